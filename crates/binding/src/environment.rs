@@ -1,0 +1,72 @@
+//! The native half of one JavaScript environment: the main thread, or a Worker.
+
+use std::mem;
+
+use fdpass_core::ControlBuffer;
+use napi::bindgen_prelude::{Int32Array, Uint8Array};
+
+use crate::Backend;
+use crate::dispatcher::Dispatcher;
+use crate::reactor::Reactor;
+use crate::table::Table;
+
+/// Memory that JavaScript reads and writes too, so that a call costs no values made per message.
+pub(crate) struct Shared<T> {
+  memory: *mut T,
+  length: usize,
+}
+
+impl<T> Shared<T> {
+  /// The array. JavaScript does not run while it is borrowed.
+  pub(crate) fn get(&mut self) -> &mut [T] {
+    // SAFETY: the array is referenced for the environment's life and never detached (`open_environment`).
+    unsafe { std::slice::from_raw_parts_mut(self.memory, self.length) }
+  }
+}
+
+macro_rules! shared {
+  ($array:expr) => {{
+    let mut array = $array;
+    // SAFETY: JavaScript does not run during this call; only the address and the length are kept.
+    let memory = unsafe { array.as_mut() };
+    let shared = Shared { memory: memory.as_mut_ptr(), length: memory.len() };
+    // Referenced until the environment ends, which frees its references itself.
+    mem::forget(array);
+    shared
+  }};
+}
+
+/// What one JavaScript environment has open, and the memory that it shares with the calls.
+pub(crate) struct Environment {
+  pub(crate) table: Table,
+  pub(crate) control: ControlBuffer,
+  /// The bytes to send, or room for those received.
+  pub(crate) bytes: Shared<u8>,
+  /// Descriptor numbers, in either direction.
+  pub(crate) fds: Shared<i32>,
+  /// What a receive tells beside the number of bytes: how many descriptors, what became of them, the packet's size.
+  pub(crate) outcome: Shared<i32>,
+}
+
+impl Environment {
+  /// Opens the reactor. The environment's end frees what the pointer names; no JavaScript runs after that.
+  pub(crate) fn open(
+    env: &napi::Env,
+    backend: Backend,
+    dispatcher: Dispatcher,
+    bytes: Uint8Array,
+    fds: Int32Array,
+    outcome: Int32Array,
+  ) -> napi::Result<*mut Self> {
+    if fds.len() < fdpass_core::MAX_RECEIVED_FDS || outcome.len() < 3 {
+      return Err(napi::Error::new(napi::Status::InvalidArg, "the shared arrays are too short"));
+    }
+    Reactor::open(env, backend, dispatcher, |reactor| Self {
+      table: Table::new(reactor),
+      control: ControlBuffer::default(),
+      bytes: shared!(bytes),
+      fds: shared!(fds),
+      outcome: shared!(outcome),
+    })
+  }
+}

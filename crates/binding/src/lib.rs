@@ -1,0 +1,93 @@
+//! The native half of fdpass: the sockets and descriptors of one JavaScript environment, and the reactor that tells
+//! when a socket is ready. What a message is, and all that belongs to descriptors, is `fdpass-core`'s.
+
+mod calls;
+mod close_task;
+mod dispatcher;
+mod environment;
+mod reactor;
+mod table;
+mod thread;
+mod uv;
+
+use napi::bindgen_prelude::{FnArgs, Function, Int32Array, Uint8Array};
+use napi_derive::napi;
+
+/// Nothing can be done now; the reactor will say when.
+#[napi]
+pub const AGAIN: i32 = -0x1_0000;
+
+/// Nothing can be done now, and no event will announce when: try again after a pause.
+#[napi]
+pub const BUSY: i32 = -0x1_0001;
+
+/// The end of a connection.
+#[napi]
+pub const END: i32 = -0x1_0002;
+
+/// The event that a socket has something to receive.
+#[napi]
+pub const READABLE: i32 = 1;
+
+/// The event that a socket has room to send.
+#[napi]
+pub const WRITABLE: i32 = 2;
+
+/// The most descriptors that one message may carry.
+#[napi]
+pub const MAX_SENT_FDS: i32 = fdpass_core::MAX_SENT_FDS as i32;
+
+/// The most descriptors that the kernel can deliver in one message.
+#[napi]
+pub const MAX_RECEIVED_FDS: i32 = fdpass_core::MAX_RECEIVED_FDS as i32;
+
+/// How readiness is learnt.
+#[napi(string_enum = "lowercase")]
+pub enum Backend {
+  /// `uv_poll` on the environment's own loop: Node and Electron.
+  Uv,
+  /// A thread with epoll or kqueue: runtimes without a working `uv_poll`.
+  Thread,
+}
+
+/// The name and the text of an error number.
+#[napi(object, object_from_js = false)]
+pub struct ErrnoText {
+  /// `'EPIPE'`
+  pub name: String,
+  /// `'Broken pipe'`
+  pub text: String,
+}
+
+/// Describe a positive error number of this platform.
+#[napi]
+pub fn describe_errno(errno: i32) -> ErrnoText {
+  let (name, text) = fdpass_core::describe(errno);
+  ErrnoText { name, text: text.into() }
+}
+
+/// Whether this process has a libuv whose `uv_poll` can be used. It does not tell that it works: Bun exports one that
+/// aborts, and Deno one that fires once. Ask the runtime's name first.
+#[napi]
+pub fn uv_supported() -> bool {
+  uv::Library::get().is_some()
+}
+
+/// Open this environment's reactor and give the calls on its sockets and descriptors. Everything that it still owns
+/// is closed when the environment ends: at a Worker's end, however it ends.
+///
+/// `dispatch` is called with a socket's number, the events it is ready for, and those it is still armed for. `bytes`, `fds` and `outcome` are the
+/// memory that the calls share with JavaScript; they must not be detached.
+#[napi]
+pub fn open_environment<'env>(
+  env: &'env napi::Env,
+  backend: Backend,
+  dispatch: Function<'env, FnArgs<(i32, i32, i32)>, ()>,
+  bytes: Uint8Array,
+  fds: Int32Array,
+  outcome: Int32Array,
+) -> napi::Result<calls::Calls<'env>> {
+  let dispatcher = dispatcher::Dispatcher::new(env, &dispatch)?;
+  let environment = environment::Environment::open(env, backend, dispatcher, bytes, fds, outcome)?;
+  calls::Calls::new(env, environment)
+}

@@ -1,0 +1,74 @@
+//! Descriptors on their own: taken over, duplicated, closed.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::sys;
+
+/// Takes over a descriptor by its number and makes it close-on-exec.
+///
+/// `EBADF` where the number is not open; then nothing is owned.
+///
+/// # Safety
+/// No other part of the process closes the number from now on.
+pub unsafe fn adopt(number: RawFd) -> nix::Result<OwnedFd> {
+  if number < 0 {
+    return Err(Errno::EBADF);
+  }
+  // SAFETY: borrowed for the two calls below, which fail with EBADF where it is not open.
+  set_close_on_exec(unsafe { BorrowedFd::borrow_raw(number) })?;
+  // SAFETY: it is open, as the calls have shown, and the caller promises that it is ours.
+  Ok(unsafe { sys::own(number) })
+}
+
+/// Makes a descriptor close-on-exec: `fcntl(F_SETFD, FD_CLOEXEC)`.
+pub(crate) fn set_close_on_exec(fd: impl AsFd) -> nix::Result<()> {
+  let flags = FdFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFD)?);
+  if !flags.contains(FdFlag::FD_CLOEXEC) {
+    fcntl(&fd, FcntlArg::F_SETFD(flags | FdFlag::FD_CLOEXEC))?;
+  }
+  Ok(())
+}
+
+/// A second descriptor of the same open file description, close-on-exec: `fcntl(F_DUPFD_CLOEXEC)`.
+pub fn duplicate(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+  fd.try_clone_to_owned().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EBADF)))
+}
+
+/// Closes a descriptor: `close(2)`.
+///
+/// The number is free afterwards even where an error is reported (a late write error of a network file system, say):
+/// Linux closes first.
+pub fn close(fd: OwnedFd) -> nix::Result<()> {
+  match nix::unistd::close(fd) {
+    // close(2): after EINTR the descriptor is closed on Linux and must not be closed again.
+    Err(Errno::EINTR) => Ok(()),
+    result => result,
+  }
+}
+
+/// Closes many descriptors, neighbouring numbers with one `close_range(2)` where the kernel has it.
+pub fn close_all(fds: Vec<OwnedFd>) {
+  sys::close_runs(fds);
+}
+
+/// How many descriptors this process may have open: the soft `RLIMIT_NOFILE`.
+pub fn limit() -> nix::Result<u64> {
+  getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _hard)| soft)
+}
+
+/// Runs what may switch a descriptor to non-blocking mode, and puts the mode back.
+///
+/// `O_NONBLOCK` belongs to the open file description: whoever shares it, the process at the other end of a pair's
+/// inherited half included, would see the change.
+pub fn keep_status_flags<T>(fd: BorrowedFd<'_>, change: impl FnOnce() -> T) -> nix::Result<T> {
+  let before = fcntl(fd, FcntlArg::F_GETFL)?;
+  let result = change();
+  if fcntl(fd, FcntlArg::F_GETFL)? != before {
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::from_bits_retain(before)))?;
+  }
+  Ok(result)
+}

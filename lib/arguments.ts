@@ -1,0 +1,53 @@
+import { addAbortListener } from 'node:events'
+import { types } from 'node:util'
+import { aborted, invalidType, outOfRange } from './errors.ts'
+
+/** What can be sent; a string goes as UTF-8. */
+export type Bytes = Uint8Array | string
+
+/** An option that ends an operation. */
+export interface Abortable {
+  /** Ends the operation: it rejects with an `AbortError` whose `cause` is the signal's reason. */
+  signal?: AbortSignal | undefined
+}
+
+/** The largest number that a C `int` holds. */
+export const MAX_INT = 0x7fff_ffff
+
+/** The bytes of a `data` argument. */
+export function bytesOf(data: unknown): Uint8Array {
+  if (typeof data === 'string') return Buffer.from(data)
+  if (types.isUint8Array(data)) return data
+  throw invalidType('data', 'of type string or an instance of Uint8Array', data)
+}
+
+/** An integer between two bounds. */
+export function integer(name: string, value: unknown, least: number, most: number): number {
+  if (typeof value !== 'number') throw invalidType(name, 'of type number', value)
+  if (!Number.isInteger(value)) throw outOfRange(name, 'an integer', value)
+  if (value < least || value > most) throw outOfRange(name, `>= ${least} and <= ${most}`, value)
+  return value
+}
+
+/** An `options` argument. */
+export function optionsOf<T extends object>(options: T | undefined): T | undefined {
+  if (options === undefined) return undefined
+  if (typeof options !== 'object' || options === null) throw invalidType('options', 'of type object', options)
+  return options
+}
+
+/** The signal of an operation; throws where it has already been aborted. */
+export function signalOf(options: Abortable | undefined): AbortSignal | undefined {
+  const signal = options?.signal
+  if (signal === undefined) return undefined
+  if (typeof signal !== 'object' || signal === null || !('aborted' in signal)) {
+    throw invalidType('options.signal', 'an instance of AbortSignal', signal)
+  }
+  if (signal.aborted) throw aborted(signal)
+  return signal
+}
+
+/** Calls back at an abort; the result stops that. */
+export function onAbort(signal: AbortSignal | undefined, abort: () => void): Disposable | undefined {
+  return signal === undefined ? undefined : addAbortListener(signal, abort)
+}

@@ -1,0 +1,212 @@
+import { setTimeout } from 'node:timers'
+import { MAX_INT, integer } from './arguments.ts'
+import { warnOnce } from './warning.ts'
+import { descriptorClosed, invalidValue, systemError } from './errors.ts'
+import { borrow } from './fd-source.ts'
+import { fds, native } from './native.ts'
+import { openReactor } from './reactor.ts'
+
+const made = Symbol('made')
+const CLOSED = -1
+
+// The class sets these: they reach its private fields.
+/** Takes the number out of a descriptor, which is closed from then on; throws if it already was. */
+export let disown: (descriptor: Descriptor) => number
+/** Takes the numbers out of those descriptors that are still open. */
+export let disownAll: (descriptors: readonly Descriptor[]) => number[]
+let watch: (descriptor: Descriptor) => void
+
+/**
+ * An open descriptor that belongs to this program until it is closed, released, or given to something else.
+ *
+ * It is close-on-exec. Close it as soon as you are done: one that the garbage collector finds open is closed with a
+ * process warning, long after, or not at all if `fd` was ever read.
+ */
+export class Descriptor implements Disposable, AsyncDisposable {
+  #fd: number
+  /** What the finalizer knows of this descriptor, once it is no longer young. */
+  #watch: Watch | undefined
+  #read = false
+
+  /** @internal Use {@link Descriptor.from}. */
+  constructor(fd: number, key: typeof made) {
+    if (key !== made) throw invalidValue('key', 'is private: use Descriptor.from()')
+    this.#fd = fd
+  }
+
+  /**
+   * Take over an open descriptor by its number, and make it close-on-exec.
+   *
+   * The number is this object's from now on: nothing else in the program may close it.
+   *
+   * @param fd an open descriptor's number
+   * @throws `EBADF` if it is not open; ERR_INVALID_ARG_VALUE if fdpass already owns it; ERR_INVALID_ARG_TYPE and
+   *   ERR_OUT_OF_RANGE for what is no descriptor's number
+   */
+  static from(fd: number): Descriptor {
+    openReactor()
+    integer('fd', fd, 0, MAX_INT)
+    adopt('fd', fd)
+    return own(fd)
+  }
+
+  /**
+   * The number, for calls that take one. It stays this object's: do not close it by number.
+   *
+   * @throws ERR_DESCRIPTOR_CLOSED after `close`, `closeSync`, `release`, or once something else took it over
+   */
+  get fd(): number {
+    const fd = this[borrow]()
+    this.#read = true
+    if (this.#watch !== undefined) this.#watch.read = true
+    return fd
+  }
+
+  /**
+   * A second descriptor of the same open file description, which shares offset and status flags: `F_DUPFD_CLOEXEC`.
+   *
+   * @returns the duplicate, which is to be closed by itself
+   * @throws `EMFILE` if the descriptor table is full; ERR_DESCRIPTOR_CLOSED
+   */
+  duplicate(): Descriptor {
+    fds[0] = this[borrow]()
+    const code = native.duplicate(1)
+    if (code < 0) throw systemError(code, 'fcntl')
+    return own(fds[0]!)
+  }
+
+  /**
+   * Give the descriptor up without closing it.
+   *
+   * @returns its number, which the caller has to close, and which is close-on-exec
+   * @throws ERR_DESCRIPTOR_CLOSED
+   */
+  release(): number {
+    const fd = disown(this)
+    native.release(fd)
+    return fd
+  }
+
+  /**
+   * Close the descriptor on the thread pool: close(2) can block for as long as a network file system's server does.
+   *
+   * @returns resolves when it is closed, at once if it already was; rejects with what close(2) reports, such as `EIO` for
+   *   a write that failed late. It is closed all the same.
+   */
+  async close(): Promise<void> {
+    if (this.#fd === CLOSED) return
+    const code = await closeFdsLater([disown(this)])
+    if (code < 0) throw systemError(code, 'close')
+  }
+
+  /**
+   * Close the descriptor before the call returns; nothing happens if it already is.
+   *
+   * @throws what close(2) reports; it is closed all the same
+   */
+  closeSync(): void {
+    if (this.#fd === CLOSED) return
+    const code = native.close(disown(this))
+    if (code < 0) throw systemError(code, 'close')
+  }
+
+  /** Close, for `using`. */
+  [Symbol.dispose](): void {
+    this.closeSync()
+  }
+
+  /** Close on the thread pool, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  /** @internal Lend the number for one call. */
+  [borrow](): number {
+    if (this.#fd === CLOSED) throw descriptorClosed()
+    return this.#fd
+  }
+
+  static {
+    disown = (descriptor) => {
+      const fd = descriptor[borrow]()
+      descriptor.#fd = CLOSED
+      if (descriptor.#watch !== undefined) {
+        finalizer.unregister(descriptor.#watch)
+        descriptor.#watch = undefined
+      }
+      return fd
+    }
+    disownAll = (descriptors) => descriptors.filter((descriptor) => descriptor.#fd !== CLOSED).map(disown)
+    watch = (descriptor) => {
+      if (descriptor.#fd === CLOSED) return
+      descriptor.#watch = { fd: descriptor.#fd, read: descriptor.#read }
+      finalizer.register(descriptor, descriptor.#watch, descriptor.#watch)
+    }
+  }
+}
+
+/** Makes the object for a number that the native side owns. */
+export function own(fd: number): Descriptor {
+  const descriptor = new Descriptor(fd, made)
+  young.push(descriptor)
+  if (young.length === 1) setTimeout(watchYoung, YOUTH).unref()
+  else if (young.length >= MOST_YOUNG) watchYoung()
+  return descriptor
+}
+
+/** Closes numbers that the native side owns, runs of them with one system call. */
+export function closeFds(numbers: readonly number[]): void {
+  for (let from = 0; from < numbers.length; from += fds.length) {
+    const part = numbers.slice(from, from + fds.length)
+    fds.set(part)
+    native.closeAll(part.length)
+  }
+}
+
+/** As `closeFds`, on the thread pool; resolves to 0, or to the first error number, negative. */
+export async function closeFdsLater(numbers: readonly number[]): Promise<number> {
+  const codes: Promise<number>[] = []
+  for (let from = 0; from < numbers.length; from += fds.length) {
+    const part = numbers.slice(from, from + fds.length)
+    fds.set(part)
+    codes.push(native.closeLater(part.length))
+  }
+  return (await Promise.all(codes)).find((code) => code < 0) ?? 0
+}
+
+/** Hands a number of the process to the native side. */
+export function adopt(name: string, fd: number): void {
+  const code = native.adopt(fd)
+  if (code === 0) return
+  const error = systemError(code, 'fcntl')
+  throw error.code === 'EEXIST' ? invalidValue(name, `is already owned by fdpass: ${fd}`) : error
+}
+
+// Telling the garbage collector of a descriptor costs as much as a system call, and most are closed soon after they
+// came: it is told of those that outlive some milliseconds.
+const YOUTH = 5
+const MOST_YOUNG = 1024
+let young: Descriptor[] = []
+
+function watchYoung(): void {
+  const grown = young
+  young = []
+  grown.forEach(watch)
+}
+
+/** What the finalizer needs to know of a descriptor: not the descriptor itself. */
+interface Watch {
+  readonly fd: number
+  read: boolean
+}
+
+const finalizer = new FinalizationRegistry<Watch>(({ fd, read }) => {
+  // A number that was read may have been closed by whoever read it, and be somebody else's now.
+  if (!read) native.close(fd)
+  warnOnce(
+    read
+      ? 'A Descriptor was garbage-collected while it was open. Its number had been read, so it was left open'
+      : 'A Descriptor was garbage-collected while it was open, and was closed',
+    fd
+  )
+})

@@ -1,0 +1,127 @@
+import { inspect } from 'node:util'
+import { describeErrno } from './native.ts'
+
+/** An error of the system, in Node's shape. */
+export interface SystemError extends Error {
+  /** The error's symbolic name, such as `'EPIPE'`. */
+  code: string
+  /** The platform's error number, negative. */
+  errno: number
+  /** The system call that failed, such as `'sendmsg'`. */
+  syscall: string
+}
+
+/** The error of a message whose descriptors could not be delivered: all of them are closed, its bytes are here. */
+export interface ControlError extends Error {
+  code: 'ERR_CONTROL_TRUNCATED' | 'ERR_TOO_MANY_DESCRIPTORS' | 'ERR_UNEXPECTED_CONTROL'
+  /** The bytes of the message. */
+  data: Uint8Array
+}
+
+function withCode<E extends Error>(error: E, code: string): E & { code: string } {
+  return Object.assign(error, { code })
+}
+
+/** `EPIPE: broken pipe, sendmsg`, from a negative error number. */
+export function systemError(errno: number, syscall: string): SystemError {
+  const { name, text } = describeErrno(-errno)
+  const error = new Error(`${name}: ${text.charAt(0).toLowerCase()}${text.slice(1)}, ${syscall}`)
+  return Object.assign(error, { code: name, errno, syscall })
+}
+
+/** An argument of the wrong type. `accepted` ends the sentence "must be …". */
+export function invalidType(name: string, accepted: string, value: unknown): TypeError {
+  return withCode(
+    new TypeError(`The ${quote(name)} must be ${accepted}. Received ${show(value)}`),
+    'ERR_INVALID_ARG_TYPE'
+  )
+}
+
+/** An argument of the right type that cannot be taken, and why. */
+export function invalidValue(name: string, reason: string): TypeError {
+  return withCode(new TypeError(`The ${quote(name)} ${reason}`), 'ERR_INVALID_ARG_VALUE')
+}
+
+/** A number outside of what is accepted. */
+export function outOfRange(name: string, accepted: string, value: unknown): RangeError {
+  return withCode(
+    new RangeError(`The value of ${quote(name, '')} is out of range. It must be ${accepted}. Received ${show(value)}`),
+    'ERR_OUT_OF_RANGE'
+  )
+}
+
+// Node's words: an argument, or a property of an argument.
+function quote(name: string, kind = name.includes('.') ? ' property' : ' argument'): string {
+  return `"${name}"${kind}`
+}
+
+function show(value: unknown): string {
+  if (value === null || value === undefined) return String(value)
+  if (typeof value === 'function') return `function ${value.name}`
+  if (typeof value === 'object') return `an instance of ${value.constructor?.name ?? 'Object'}`
+  return `type ${typeof value} (${inspect(value)})`
+}
+
+/** An operation that its signal ended. */
+export function aborted(signal: AbortSignal): Error {
+  const error = withCode(new Error('The operation was aborted', { cause: signal.reason }), 'ABORT_ERR')
+  error.name = 'AbortError'
+  return error
+}
+
+/** An operation on a socket that is closed, or that was closed while it waited. */
+export function socketClosed(): Error {
+  return withCode(new Error('The socket is closed'), 'ERR_SOCKET_CLOSED')
+}
+
+/** A socket given up while it held messages that were received ahead. */
+export function socketNotEmpty(messages: number): Error {
+  return withCode(
+    new Error(`The socket holds ${messages} messages that an iteration received ahead: receive or close them first`),
+    'ERR_SOCKET_NOT_EMPTY'
+  )
+}
+
+/** A descriptor that was closed, released, sent into a Node object, or made a socket. */
+export function descriptorClosed(): Error {
+  return withCode(new Error('The descriptor is closed or was given away'), 'ERR_DESCRIPTOR_CLOSED')
+}
+
+/** A platform whose kernel passes no descriptors, or for which there is no binary. */
+export function unsupportedPlatform(cause: unknown): Error {
+  const platform = `${process.platform}-${process.arch}`
+  const reason =
+    process.platform === 'win32'
+      ? "Windows' Unix domain sockets carry no descriptors"
+      : `no native binary of fdpass could be loaded for ${platform}`
+  return withCode(new Error(`fdpass does not work here: ${reason}`, { cause }), 'ERR_UNSUPPORTED_PLATFORM')
+}
+
+const controlErrors = [
+  ['ERR_CONTROL_TRUNCATED', 'Descriptors were lost: the descriptor table is full, or a security module refused one'],
+  ['ERR_TOO_MANY_DESCRIPTORS', 'The message carried more descriptors than are accepted'],
+  ['ERR_UNEXPECTED_CONTROL', 'The message carried a control message that was not asked for']
+] as const
+
+/** The outcomes of a receive that `controlError` tells apart; the third is an unexpected control message. */
+export const TRUNCATED = 1
+export const TOO_MANY = 2
+
+/** What became of a message whose descriptors could not be delivered. */
+export function controlError(outcome: number, data: Uint8Array): ControlError {
+  const [code, text] = controlErrors[outcome - 1]!
+  return Object.assign(new Error(`${text}. All its descriptors are closed; its bytes are in \`data\``), { code, data })
+}
+
+/**
+ * A rejection with the stack of who awaits.
+ *
+ * An error made in a callback of the event loop knows no caller. V8 finds the awaiting functions where an error is made
+ * in a microtask whose promise they await: resolve the waiting promise with this one. That takes effect a microtask
+ * later, and so the error has to be made after the second one.
+ */
+export async function rejection(error: () => Error): Promise<never> {
+  await undefined
+  await undefined
+  throw error()
+}

@@ -1,0 +1,48 @@
+import { ReadStream, WriteStream, type promises } from 'node:fs'
+import { MAX_INT, integer } from './arguments.ts'
+import type { Descriptor } from './descriptor.ts'
+import { invalidType, invalidValue, outOfRange } from './errors.ts'
+import { MAX_SENT_FDS, fds } from './native.ts'
+import type { UnixSocket } from './unix-socket.ts'
+
+/** What names a descriptor to be sent: its number, or an object that holds one. It stays the caller's. */
+export type FdSource = number | Descriptor | UnixSocket | promises.FileHandle | ReadStream | WriteStream
+
+/** The key of the method by which our own objects lend their number; it throws when they are closed. */
+export const borrow = Symbol('borrow')
+
+/** The number that a source means now. */
+function numberOf(name: string, source: unknown): number {
+  if (typeof source === 'number') return integer(name, source, 0, MAX_INT)
+  if (typeof source === 'object' && source !== null) {
+    if (borrow in source) return (source[borrow] as () => number)()
+    if (source instanceof ReadStream || source instanceof WriteStream || source.constructor?.name === 'FileHandle') {
+      const fd: unknown = 'fd' in source ? source.fd : undefined
+      // A stream has null before it is open, a closed FileHandle -1.
+      if (typeof fd !== 'number' || fd < 0) throw invalidValue(name, 'is not open')
+      return fd
+    }
+  }
+  throw invalidType(
+    name,
+    'of type number or an instance of Descriptor, UnixSocket, FileHandle, fs.ReadStream or fs.WriteStream',
+    source
+  )
+}
+
+/** Puts the number of one source where the native calls expect it. */
+export function putFd(source: unknown): 1 {
+  fds[0] = numberOf('fd', source)
+  return 1
+}
+
+/** Puts the numbers of sources where the native calls expect them, and counts them. */
+export function putFds(sources: unknown): number {
+  if (sources === undefined || sources === null) return 0
+  if (!Array.isArray(sources)) throw invalidType('options.fds', 'an instance of Array', sources)
+  if (sources.length > MAX_SENT_FDS) {
+    throw outOfRange('options.fds.length', `<= ${MAX_SENT_FDS}, the most that one message carries`, sources.length)
+  }
+  for (let i = 0; i < sources.length; i++) fds[i] = numberOf(`options.fds[${i}]`, sources[i])
+  return sources.length
+}

@@ -1,0 +1,72 @@
+import { createRequire } from 'node:module'
+import type * as Binding from '#binding'
+
+/** Why the binary could not be loaded, where it could not. */
+export let loadFailure: unknown
+
+function load(): typeof Binding | undefined {
+  if (process.platform === 'win32') return undefined // its AF_UNIX carries no descriptors
+  try {
+    return createRequire(import.meta.url)('#binding')
+  } catch (error) {
+    loadFailure = error
+    return undefined
+  }
+}
+
+const binding = load()
+
+/** Whether descriptors can be passed here: false on Windows, and where no prebuilt binary fits. */
+export const isSupported: boolean = binding !== undefined
+
+/** What a call gives when the reactor will say that it can be made again. */
+export const AGAIN = binding?.AGAIN
+/** What a call gives when it should be made again after a pause, as no event will announce it. */
+export const BUSY = binding?.BUSY
+/** What a receive gives at the end of a connection. */
+export const END = binding?.END
+/** Something can be received. */
+export const READABLE = binding?.READABLE ?? 0
+/** Something can be sent. */
+export const WRITABLE = binding?.WRITABLE ?? 0
+/** The most descriptors that one message may carry. */
+export const MAX_SENT_FDS = binding?.MAX_SENT_FDS ?? 0
+/** The most descriptors that the kernel can deliver in one message. */
+export const MAX_RECEIVED_FDS = binding?.MAX_RECEIVED_FDS ?? 0
+
+// Memory shared with the native calls: a call over it makes no values.
+/** The bytes of a small message to be sent, or of one received. */
+export const bytes = new Uint8Array(65_536)
+/** Descriptor numbers, in either direction. */
+export const fds = new Int32Array(512)
+/** What a receive tells beside its count: the number of descriptors, what became of them, the packet's size. */
+export const outcome = new Int32Array(3)
+
+/** The native calls; `openNative` sets them. */
+export let native: Binding.Calls
+
+/** What the reactor tells about sockets. */
+export type Dispatch = (fd: number, events: number, armed: number) => void
+
+/**
+ * Open the native half of this environment, once. Only where `isSupported`.
+ *
+ * The back end is libuv's `uv_poll` where it works. Bun exports one that aborts the process and Deno one that fires
+ * once, so that the runtime is asked for its name before any libuv function is called. FDPASS_BACKEND chooses for
+ * tests.
+ */
+export function openNative(dispatch: Dispatch): void {
+  native ??= binding!.openEnvironment(backend(binding!), dispatch, bytes, fds, outcome)
+}
+
+function backend({ uvSupported }: typeof Binding): Binding.Backend {
+  const chosen = process.env.FDPASS_BACKEND
+  if (chosen === 'uv' || chosen === 'thread') return chosen
+  const { bun, deno } = process.versions as Record<string, string | undefined>
+  return bun === undefined && deno === undefined && uvSupported() ? 'uv' : 'thread'
+}
+
+/** The name and the text of a positive error number. */
+export function describeErrno(errno: number): Binding.ErrnoText {
+  return binding?.describeErrno(errno) ?? { name: `E${errno}`, text: 'unknown error' }
+}

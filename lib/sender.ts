@@ -1,0 +1,181 @@
+import { clearTimeout, setTimeout } from 'node:timers'
+import { onAbort } from './arguments.ts'
+import { closeFds } from './descriptor.ts'
+import type { Endpoint } from './endpoint.ts'
+import { aborted, rejection, systemError } from './errors.ts'
+import { AGAIN, BUSY, bytes, fds, native } from './native.ts'
+import { Queue } from './queue.ts'
+import { nextTurn, spend } from './turn.ts'
+
+/** Copying so few bytes costs less than telling the native side where an array's memory is. */
+const SMALL = 64
+
+/** How many messages one wake sends before it lets the event loop go on. */
+const PER_WAKE = 64
+
+const FIRST_PAUSE = 1
+const LONGEST_PAUSE = 64
+
+const done: Promise<void> = Promise.resolve()
+const none: readonly number[] = []
+
+/** A send that has to wait for room. */
+interface Pending {
+  /** Keeps the socket from being collected. */
+  readonly socket: object
+  readonly data: Uint8Array
+  /** How much of `data` has gone. */
+  offset: number
+  /** Duplicates, made when `send` was called; none once they have gone with the first byte. */
+  fds: readonly number[]
+  readonly resolve: (value: void | PromiseLike<void>) => void
+  abortion: Disposable | undefined
+}
+
+/** The sending half of a socket: what does not go out at once goes in order. */
+export class Sender {
+  readonly #endpoint: Endpoint
+  readonly #queue = new Queue<Pending>()
+  #timer: NodeJS.Timeout | undefined
+  #pause = FIRST_PAUSE
+
+  constructor(endpoint: Endpoint) {
+    this.#endpoint = endpoint
+  }
+
+  /** Whether the reactor should tell when there is room: not while a pause runs, whose end nothing announces. */
+  get waitsForRoom(): boolean {
+    return this.#queue.length > 0 && this.#timer === undefined
+  }
+
+  /** Whether a pause keeps the process alive. */
+  set referenced(on: boolean) {
+    if (on) this.#timer?.ref()
+    else this.#timer?.unref()
+  }
+
+  /**
+   * Sends a message with the first `count` descriptors of the shared numbers, or captures it: a duplicate means what
+   * the number meant at the call, whatever becomes of the number.
+   */
+  send(socket: object, data: Uint8Array, count: number, signal: AbortSignal | undefined): Promise<void> {
+    let offset = 0
+    if (this.#queue.length === 0) {
+      const sent = this.#try(data, 0, count)
+      if (sent >= 0) {
+        if (this.#isWhole(sent, data, 0)) return spend() ? done : nextTurn()
+        offset = sent
+        count = 0 // they went with the first byte
+      } else if (sent !== AGAIN && sent !== BUSY) {
+        return Promise.reject(systemError(sent, 'sendmsg'))
+      } else if (sent === BUSY) {
+        this.#wait()
+      }
+    }
+    let captured = none
+    if (count > 0) {
+      const code = native.duplicate(count)
+      if (code < 0) return Promise.reject(systemError(code, 'fcntl'))
+      captured = Array.from(fds.subarray(0, count))
+    }
+    return new Promise((resolve) => {
+      const pending: Pending = { socket, data, offset, fds: captured, resolve, abortion: undefined }
+      pending.abortion = onAbort(signal, () => this.#abort(pending, signal!))
+      this.#queue.push(pending)
+      this.#endpoint.update()
+    })
+  }
+
+  /** A stream takes as much as it has room for, a packet goes whole or not at all. */
+  #isWhole(sent: number, data: Uint8Array, offset: number): boolean {
+    return offset + sent >= data.length || this.#endpoint.typeCode !== 0
+  }
+
+  /** One sendmsg, with the first `count` of the shared numbers. */
+  #try(data: Uint8Array, offset: number, count: number): number {
+    const { fd, typeCode } = this.#endpoint
+    const length = data.length
+    if (length > SMALL || offset > 0) return native.sendFrom(data, fd, typeCode, offset, count)
+    for (let i = 0; i < length; i++) bytes[i] = data[i]!
+    return native.send(fd, typeCode, length, count)
+  }
+
+  /** Sends what waits, as far as there is room. */
+  flush(): void {
+    for (let left = PER_WAKE; left > 0; left--) {
+      const pending = this.#queue.peek()
+      if (pending === undefined) break
+      fds.set(pending.fds)
+      const sent = this.#try(pending.data, pending.offset, pending.fds.length)
+      if (sent === AGAIN) break
+      if (sent === BUSY) {
+        this.#wait()
+        break
+      }
+      this.#pause = FIRST_PAUSE
+      if (sent < 0) {
+        this.#queue.shift()
+        settle(
+          pending,
+          rejection(() => systemError(sent, 'sendmsg'))
+        )
+      } else if (this.#isWhole(sent, pending.data, pending.offset)) {
+        this.#queue.shift()
+        settle(pending, undefined)
+      } else {
+        pending.offset += sent
+        closeDuplicates(pending)
+      }
+    }
+  }
+
+  /** Tries again after a pause, each longer than the last. */
+  #wait(): void {
+    if (this.#timer !== undefined) return
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined
+      this.flush()
+      this.#endpoint.update()
+    }, this.#pause)
+    this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE)
+    this.referenced = this.#endpoint.referenced
+  }
+
+  #abort(pending: Pending, signal: AbortSignal): void {
+    if (!this.#queue.remove(pending)) return
+    // Half a message has gone: whatever followed would be taken for its other half.
+    if (pending.offset > 0) native.shutdown(this.#endpoint.fd, this.#endpoint.typeCode, 1)
+    settle(
+      pending,
+      rejection(() => aborted(signal))
+    )
+    this.#stopWaitingForNothing()
+    this.#endpoint.update()
+  }
+
+  /** Ends everything that waits. */
+  fail(error: () => Error): void {
+    for (let pending = this.#queue.shift(); pending !== undefined; pending = this.#queue.shift()) {
+      settle(pending, rejection(error))
+    }
+    this.#stopWaitingForNothing()
+  }
+
+  #stopWaitingForNothing(): void {
+    if (this.#queue.length > 0 || this.#timer === undefined) return
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+  }
+}
+
+function settle(pending: Pending, result: Promise<never> | undefined): void {
+  closeDuplicates(pending)
+  pending.abortion?.[Symbol.dispose]()
+  pending.resolve(result)
+}
+
+function closeDuplicates(pending: Pending): void {
+  if (pending.fds.length === 0) return
+  closeFds(pending.fds)
+  pending.fds = none
+}

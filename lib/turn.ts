@@ -1,0 +1,34 @@
+import { setImmediate } from 'node:timers'
+
+/** How many operations may complete at once before the event loop gets its turn. */
+const PER_TURN = 64
+
+let spent = 0
+let next: Promise<void> | undefined
+
+/**
+ * Count operations that complete at once; false where the event loop's turn has come.
+ *
+ * A loop of awaits that never have to wait stays in the microtask queue, and timers and all other I/O would starve.
+ */
+export function spend(operations = 1): boolean {
+  spent += operations
+  return spent <= PER_TURN
+}
+
+/** The event loop has had its turn. */
+export function beginTurn(): void {
+  spent = 0
+}
+
+/** Resolves when the event loop has had its turn. */
+export function nextTurn(): Promise<void> {
+  next ??= new Promise((resolve) => {
+    setImmediate(() => {
+      next = undefined
+      beginTurn()
+      resolve()
+    })
+  })
+  return next
+}

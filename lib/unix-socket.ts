@@ -1,0 +1,352 @@
+import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from './arguments.ts'
+import { Descriptor, adopt, disown } from './descriptor.ts'
+import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
+import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError } from './errors.ts'
+import { type FdSource, borrow, putFd, putFds } from './fd-source.ts'
+import { MessageIterator } from './message-iterator.ts'
+import { type Message, ReceivedFd } from './message.ts'
+import { MAX_RECEIVED_FDS, fds, native } from './native.ts'
+import { openReactor } from './reactor.ts'
+import { type Limits, type Shape, defaultLimits } from './receiver.ts'
+import { warnOnce } from './warning.ts'
+
+/** Options of {@link UnixSocket.send}. */
+export interface SendOptions extends Abortable {
+  /** What goes with the first byte, at most 253; each stays the caller's. */
+  fds?: readonly FdSource[] | null | undefined
+}
+
+/** Options of {@link UnixSocket.recv} and {@link UnixSocket.messages}. */
+export interface RecvOptions extends Abortable {
+  /** The most bytes to take, at least 1 (default 65,536). A longer datagram or packet is cut. */
+  maxBytes?: number | undefined
+  /** The most descriptors to take (default: the platform's limit); a message with more is refused as a whole. */
+  maxFds?: number | undefined
+}
+
+/** Options of {@link UnixSocket.recvFd}. */
+export interface RecvFdOptions extends Abortable {
+  /** The most bytes to take, at least 1 (default 65,536). A longer datagram or packet is cut. */
+  maxBytes?: number | undefined
+}
+
+/** The byte that carries a descriptor where nobody says which (UNP's write_fd). */
+const CARRIER = Uint8Array.of(0)
+
+const oneFd: Limits = { ...defaultLimits, maxFds: 1 }
+
+const directions = ['read', 'write', 'both']
+
+const made = Symbol('made')
+
+const toMessage: Shape<Message | null> = (message) => message
+
+const toReceivedFd: Shape<ReceivedFd | null> = (message) =>
+  message === null ? null : new ReceivedFd(message.fds[0] ?? null, message.data)
+
+/**
+ * A Unix domain socket, and its handle in the event loop.
+ *
+ * Operations go out or come in at once where they can and wait otherwise; those of one kind keep their order. A waiting
+ * one keeps the process alive, unless {@link UnixSocket.unref} was called. The descriptor is close-on-exec, and its
+ * blocking mode, which it may share with other processes, is left as it is: every call passes `MSG_DONTWAIT`.
+ */
+export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disposable {
+  readonly #endpoint: Endpoint
+
+  /** @internal Use {@link socketpair} or {@link UnixSocket.from}. */
+  constructor(endpoint: Endpoint, key: typeof made) {
+    if (key !== made) throw invalidValue('key', 'is private: use UnixSocket.from() or socketpair()')
+    this.#endpoint = endpoint
+    unused.register(this, endpoint, endpoint)
+  }
+
+  /**
+   * Take over an open socket: one that was inherited, or one that was received.
+   *
+   * The number, or the Descriptor, belongs to the new object from then on. Its type is found out.
+   *
+   * @param source a descriptor's number, or a Descriptor, which is closed by this
+   * @throws `EBADF`, `ENOTSOCK`; `EAFNOSUPPORT` if it is no Unix domain socket; ERR_INVALID_ARG_VALUE if fdpass owns the
+   *   number already; ERR_DESCRIPTOR_CLOSED; the source is unchanged then
+   */
+  static from(source: number | Descriptor): UnixSocket {
+    openReactor()
+    if (source instanceof Descriptor) {
+      const typeCode = typeOf(source[borrow]())
+      return open(disown(source), typeCode)
+    }
+    if (typeof source !== 'number') throw invalidType('source', 'of type number or an instance of Descriptor', source)
+    integer('source', source, 0, MAX_INT)
+    const typeCode = typeOf(source)
+    adopt('source', source)
+    return open(source, typeCode)
+  }
+
+  /** `'stream'`, `'seqpacket'` or `'dgram'`. */
+  get type(): SocketType {
+    return this.#endpoint.type
+  }
+
+  /** Whether this side was closed or released. */
+  get closed(): boolean {
+    return this.#endpoint.closed
+  }
+
+  /**
+   * Send bytes, and descriptors with the first of them: sendmsg(2).
+   *
+   * What a descriptor means now is what is sent: it may be closed, and its number used again, as soon as this has
+   * returned. On a stream, bytes sent before a message with descriptors may arrive together with it; only frames that
+   * count their descriptors keep messages apart.
+   *
+   * @param data the bytes, unchanged until the promise settles; on a stream at least one with descriptors
+   * @returns resolves when the kernel has taken the whole message. The descriptors stay open here.
+   *
+   *   Rejects with `EPIPE` or `ECONNRESET` when the peer is gone, `EBADF` for a number that is not open (nothing is sent
+   *   then), `EMFILE` if it has to wait and the table has no room for duplicates, `EMSGSIZE` for a packet that is too
+   *   long; ERR_SOCKET_CLOSED; ERR_OUT_OF_RANGE for more than 253 descriptors; AbortError. An abort before the first byte
+   *   sends nothing; after it, the sending side of the stream is shut down.
+   */
+  send(data: Bytes, options?: SendOptions): Promise<void> {
+    try {
+      const content = bytesOf(data)
+      const signal = signalOf(optionsOf(options))
+      const { sender, typeCode } = this.#open()
+      const count = putFds(options?.fds)
+      if (content.length === 0 && typeCode === 0) {
+        if (count === 0) return Promise.resolve()
+        throw carrierMissing()
+      }
+      return sender.send(this, content, count, signal)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  /**
+   * Receive one message: recvmsg(2).
+   *
+   * @param options `maxBytes`, `maxFds`, `signal`
+   * @returns resolves to the message, whose descriptors are the caller's to close; to null at the end of a stream or
+   *   seqpacket connection. An empty packet is told from the end only while the peer can still send.
+   *
+   *   Rejects with `ECONNRESET` where the peer closed without reading all; ERR_CONTROL_TRUNCATED,
+   *   ERR_TOO_MANY_DESCRIPTORS, ERR_UNEXPECTED_CONTROL where the message's descriptors could not be delivered (they are
+   *   closed, its bytes are in `data`); ERR_SOCKET_CLOSED; AbortError, which loses nothing.
+   */
+  recv(options?: RecvOptions): Promise<Message | null> {
+    return this.#receive(options, defaultLimits, toMessage)
+  }
+
+  /**
+   * Send one descriptor: UNP's write_fd.
+   *
+   * @param fd the descriptor, which stays the caller's and open
+   * @param data the bytes that carry it, one zero byte by default
+   * @returns as {@link UnixSocket.send}
+   */
+  sendFd(fd: FdSource, data: Bytes = CARRIER, options?: Abortable): Promise<void> {
+    try {
+      const content = bytesOf(data)
+      const signal = signalOf(optionsOf(options))
+      const { sender, typeCode } = this.#open()
+      const count = putFd(fd)
+      if (content.length === 0 && typeCode === 0) throw carrierMissing()
+      return sender.send(this, content, count, signal)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  /**
+   * Receive at most one descriptor: UNP's read_fd.
+   *
+   * @returns resolves to the bytes and the descriptor, which is the caller's to close, or null in its place where bytes
+   *   came without one; to null at the end of the connection. Rejects as {@link UnixSocket.recv}, with
+   *   ERR_TOO_MANY_DESCRIPTORS for more than one.
+   */
+  recvFd(options?: RecvFdOptions): Promise<ReceivedFd | null> {
+    return this.#receive(options, oneFd, toReceivedFd)
+  }
+
+  /**
+   * The messages as they come, until the end of the connection or this side's close.
+   *
+   * Several may be received at once: at most 64 messages, 250 descriptors, and a quarter of the free descriptor table are
+   * held. They belong to the socket: after the iteration is left, the next `recv`, `recvFd` or iteration takes them. An
+   * error is thrown as {@link UnixSocket.recv} rejects; a new iteration goes on behind it.
+   *
+   * @param options `maxBytes`, `maxFds` of each message, `signal` for the whole
+   */
+  messages(options?: RecvOptions): AsyncIterableIterator<Message, undefined> {
+    const limits = limitsOf(optionsOf(options), defaultLimits)
+    return new MessageIterator(this, this.#endpoint, limits, signalOf(options))
+  }
+
+  /** {@link UnixSocket.messages} without options. */
+  [Symbol.asyncIterator](): AsyncIterableIterator<Message, undefined> {
+    return this.messages()
+  }
+
+  /**
+   * End a half of the connection: shutdown(2).
+   *
+   * @param how `'write'`: the peer sees the end; `'read'`: nothing more is received; `'both'` (default)
+   * @throws `ENOTCONN`; ERR_SOCKET_CLOSED
+   */
+  shutdown(how: 'read' | 'write' | 'both' = 'both'): void {
+    const direction = directions.indexOf(how)
+    if (direction < 0) throw invalidValue('how', "must be 'read', 'write' or 'both'")
+    const { fd, typeCode } = this.#open()
+    const code = native.shutdown(fd, typeCode, direction)
+    if (code < 0) throw systemError(code, 'shutdown')
+  }
+
+  /** Let operations that wait keep the process alive, as they do at first. */
+  ref(): this {
+    this.#endpoint.referenced = true
+    return this
+  }
+
+  /** Let the process end although operations wait. */
+  unref(): this {
+    this.#endpoint.referenced = false
+    return this
+  }
+
+  /**
+   * Give the socket up without closing it. What waits rejects with ERR_SOCKET_CLOSED.
+   *
+   * @returns its number, which the caller has to close; in the blocking mode in which it came, and close-on-exec
+   * @throws ERR_SOCKET_NOT_EMPTY while it holds messages that an iteration received ahead; ERR_SOCKET_CLOSED
+   */
+  release(): number {
+    const endpoint = this.#open()
+    if (endpoint.receiver.held > 0) throw socketNotEmpty(endpoint.receiver.held)
+    unused.unregister(endpoint)
+    return endpoint.release()
+  }
+
+  /**
+   * Close the socket, and what it holds that was received ahead, at once; nothing happens if it already is.
+   *
+   * What waits rejects with ERR_SOCKET_CLOSED; an iteration ends. A message that has not gone out is not sent: await your
+   * sends first.
+   */
+  close(): void {
+    unused.unregister(this.#endpoint)
+    this.#endpoint.close()
+  }
+
+  /** Close, for `using`. */
+  [Symbol.dispose](): void {
+    this.close()
+  }
+
+  /** As {@link UnixSocket.close}, with the closing of descriptors, which can block, on the thread pool. */
+  [Symbol.asyncDispose](): Promise<void> {
+    unused.unregister(this.#endpoint)
+    return this.#endpoint.closeLater()
+  }
+
+  /** @internal Lend the number for one call. */
+  [borrow](): number {
+    return this.#open().fd
+  }
+
+  #open(): Endpoint {
+    if (this.#endpoint.closed) throw socketClosed()
+    return this.#endpoint
+  }
+
+  #receive<T>(options: RecvOptions | undefined, defaults: Limits, shape: Shape<T>): Promise<T> {
+    try {
+      if (options === undefined) return this.#open().receiver.receive(this, defaults, shape, undefined)
+      const limits = limitsOf(optionsOf(options), defaults)
+      const signal = signalOf(options)
+      return this.#open().receiver.receive(this, limits, shape, signal)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+}
+
+/** Closes sockets that nobody uses any more. Descriptors they hold are found by their own finalizer. */
+const unused = new FinalizationRegistry<Endpoint>((endpoint) => {
+  endpoint.close()
+  warnOnce('A UnixSocket was garbage-collected while it was open, and was closed', endpoint.fd)
+})
+
+function open(fd: number, typeCode: number): UnixSocket {
+  return new UnixSocket(new Endpoint(fd, typeCode), made)
+}
+
+function typeOf(fd: number): number {
+  const typeCode = native.socketType(fd)
+  if (typeCode < 0) throw systemError(typeCode, 'getsockopt')
+  return typeCode
+}
+
+function limitsOf(options: RecvOptions | undefined, defaults: Limits): Limits {
+  const { maxBytes = defaults.maxBytes, maxFds } = options ?? {}
+  return {
+    maxBytes: integer('options.maxBytes', maxBytes, 1, MAX_INT),
+    maxFds:
+      defaults === oneFd || maxFds === undefined
+        ? defaults.maxFds
+        : Math.min(integer('options.maxFds', maxFds, 0, MAX_INT), MAX_RECEIVED_FDS)
+  }
+}
+
+function carrierMissing(): TypeError {
+  return invalidValue('data', 'must hold at least one byte to carry descriptors on a stream')
+}
+
+/** Options of {@link socketpair}. */
+export interface SocketpairOptions {
+  /** `'stream'` (default), `'seqpacket'` or `'dgram'`. */
+  type?: SocketType | undefined
+}
+
+/**
+ * Make two connected sockets: socketpair(2). Each is open, close-on-exec and in blocking mode.
+ *
+ * @param options `type`
+ * @returns both ends, which are the caller's to close
+ * @throws `EMFILE`; `EPROTONOSUPPORT` for seqpacket on macOS; ERR_UNSUPPORTED_PLATFORM
+ */
+export function socketpair(options?: SocketpairOptions): [UnixSocket, UnixSocket] {
+  const { type = 'stream' } = optionsOf(options) ?? {}
+  const typeCode = socketTypes.indexOf(type)
+  if (typeCode < 0) throw invalidValue('options.type', "must be 'stream', 'seqpacket' or 'dgram'")
+  openReactor()
+  const code = native.socketpair(typeCode)
+  if (code < 0) throw systemError(code, 'socketpair')
+  const [a, b] = [fds[0]!, fds[1]!]
+  return [open(a, typeCode), open(b, typeCode)]
+}
+
+/**
+ * Send one descriptor: UNP's write_fd. See {@link UnixSocket.sendFd}.
+ *
+ * @param socket where to
+ * @param fd the descriptor, which stays the caller's and open
+ * @param data the bytes that carry it, one zero byte by default
+ */
+export function sendFd(socket: UnixSocket, fd: FdSource, data?: Bytes, options?: Abortable): Promise<void> {
+  return socket instanceof UnixSocket ? socket.sendFd(fd, data, options) : notASocket(socket)
+}
+
+/**
+ * Receive at most one descriptor: UNP's read_fd. See {@link UnixSocket.recvFd}.
+ *
+ * @param socket where from
+ */
+export function recvFd(socket: UnixSocket, options?: RecvFdOptions): Promise<ReceivedFd | null> {
+  return socket instanceof UnixSocket ? socket.recvFd(options) : notASocket(socket)
+}
+
+function notASocket(socket: unknown): Promise<never> {
+  return Promise.reject(invalidType('socket', 'an instance of UnixSocket', socket))
+}
