@@ -1,1 +1,47 @@
-console.log('todo')
+// mycat [FILE…]: cat, by way of another process, which opens each file and passes the descriptor (UNP vol. 1, 15.7).
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createReadStream } from 'node:fs'
+import { extname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { getSystemErrorMap } from 'node:util'
+import { UnixSocket, recvFd, socketpair } from 'fdpass'
+
+const openfile = fileURLToPath(new URL(`openfile${extname(import.meta.url)}`, import.meta.url))
+
+/** The file, opened by openfile. Rejects with the error that openfile met. */
+async function open(path: string): Promise<NodeJS.ReadableStream> {
+  const [socket, theirs] = socketpair()
+  const number = theirs.release()
+  spawn(process.execPath, [openfile, '3', path], { stdio: ['inherit', 'inherit', 'inherit', number] })
+  UnixSocket.from(number).close()
+  const received = await recvFd(socket)
+  socket.close()
+  if (received === null) throw new Error('openfile ended without an answer')
+  if (received.fd === null) throw Object.assign(new Error(), { errno: Number(Buffer.from(received.data)) })
+  return createReadStream('', { fd: received.fd.release(), highWaterMark: 262_144 })
+}
+
+function complain(about: string, { errno, message }: NodeJS.ErrnoException): void {
+  const [code, text] = getSystemErrorMap().get(errno ?? 0) ?? ['', message]
+  const asCat = code === 'EISDIR' ? 'Is a directory' : text.charAt(0).toUpperCase() + text.slice(1)
+  console.error(`mycat: ${about}: ${asCat}`)
+  process.exitCode = 1
+}
+
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(128 + 13) // as a shell reports a cat that SIGPIPE ended
+  complain('write error', error)
+  process.exit()
+})
+
+const paths = process.argv.length > 2 ? process.argv.slice(2) : ['-']
+for (const path of paths) {
+  try {
+    for await (const chunk of path === '-' ? process.stdin : await open(path)) {
+      if (!process.stdout.write(chunk)) await once(process.stdout, 'drain')
+    }
+  } catch (error) {
+    complain(path, error as NodeJS.ErrnoException)
+  }
+}

@@ -1,4 +1,15 @@
-import { fstatSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import {
+  constants,
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -61,3 +72,21 @@ export function statusFlags(fd: number): number {
 
 /** `O_CLOEXEC` as fdinfo shows it. */
 export const CLOEXEC = 0o2000000
+
+/** Both ends of a new pipe; the caller closes them. */
+export function openPipe(): { read: number; write: number } {
+  const path = join(folder, `pipe-${files++}`)
+  execFileSync('mkfifo', [path])
+  const read = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  return { read, write: openSync(path, constants.O_WRONLY) }
+}
+
+/** Whether a pipe that nothing was written to has a writing end anywhere, be it in a message that nobody received. */
+export function hasWriter(read: number): boolean {
+  try {
+    return readSync(read, Buffer.alloc(1)) > 0
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return true
+    throw error
+  }
+}

@@ -56,7 +56,7 @@ pub fn close_all(fds: Vec<OwnedFd>) {
 }
 
 /// How many descriptors this process may have open: the soft `RLIMIT_NOFILE`.
-pub fn limit() -> nix::Result<u64> {
+pub fn limit() -> nix::Result<libc::rlim_t> {
   getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _hard)| soft)
 }
 

@@ -1,0 +1,123 @@
+import { type SpawnOptions, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, openSync, truncateSync } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Writable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { fileURLToPath } from 'node:url'
+import test from 'ava'
+import { temporaryFile, temporaryFolder } from './helpers/descriptors.ts'
+
+const program = fileURLToPath(new URL('../examples/mycat.js', import.meta.url))
+
+interface Result {
+  readonly code: number | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+async function mycat(
+  args: readonly string[],
+  options: SpawnOptions = {},
+  nodeArgs: readonly string[] = []
+): Promise<Result> {
+  const child = spawn(process.execPath, [...nodeArgs, program, ...args], options)
+  const result = { stdout: '', stderr: '' }
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => (result.stdout += text))
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => (result.stderr += text))
+  const [code] = (await once(child, 'close')) as [number | null]
+  return { code, ...result }
+}
+
+test('mycat prints files to the byte, in their order', async (t) => {
+  const paths = [temporaryFile('first\n'), temporaryFile(''), temporaryFile('läßt\0 sich '.repeat(50_000))]
+  const { code, stdout, stderr } = await mycat(paths)
+  t.deepEqual({ code, stderr }, { code: 0, stderr: '' })
+  t.is(stdout, `first\n${'läßt\0 sich '.repeat(50_000)}`)
+})
+
+test('mycat prints what cat prints of files that cannot be read, goes on, and ends with 1', async (t) => {
+  const folder = temporaryFolder()
+  const missing = join(folder, 'missing')
+  const paths = [temporaryFile('before\n'), missing, folder, temporaryFile('after\n')]
+  const { code, stdout, stderr } = await mycat(paths)
+  const cat = spawnSync('cat', paths, { encoding: 'utf8', env: { LC_ALL: 'C' } })
+  t.is(code, 1)
+  t.is(cat.status, 1)
+  t.is(stdout, cat.stdout)
+  t.deepEqual(stderr.replaceAll('mycat: ', ''), cat.stderr.replaceAll('cat: ', ''))
+})
+
+const root = process.getuid?.() === 0
+const asNobody = root ? { uid: 65_534, gid: 65_534 } : {}
+
+test('mycat prints a file that may not be opened as cat does', async (t) => {
+  const path = temporaryFile('secret')
+  chmodSync(path, 0)
+  const { code, stdout, stderr } = await mycat([path], asNobody)
+  t.deepEqual({ code, stdout }, { code: 1, stdout: '' })
+  t.is(stderr, `mycat: ${path}: Permission denied\n`)
+})
+
+test('mycat waits for the writer of a FIFO and prints what it writes', async (t) => {
+  const fifo = join(temporaryFolder(), 'fifo')
+  t.is(spawnSync('mkfifo', [fifo]).status, 0)
+  const printed = mycat([fifo])
+  const writer = await open(fifo, 'w')
+  await writer.writeFile('through a FIFO\n')
+  await writer.close()
+  t.deepEqual(await printed, { code: 0, stdout: 'through a FIFO\n', stderr: '' })
+})
+
+test('mycat without a FILE, and with -, copies its standard input', async (t) => {
+  for (const args of [[], ['-']]) {
+    const input = openSync(temporaryFile('from standard input\n'), 'r')
+    const result = await mycat(args, { stdio: [input, 'pipe', 'pipe'] })
+    t.deepEqual(result, { code: 0, stdout: 'from standard input\n', stderr: '' })
+  }
+})
+
+test('mycat copies a file of 1 GiB in constant memory', async (t) => {
+  const GIB = 1024 ** 3
+  const path = temporaryFile()
+  truncateSync(path, GIB)
+  const tellMemory = "data:text/javascript,process.on('exit',()=>console.error(process.resourceUsage().maxRSS))"
+  const child = spawn(process.execPath, ['--import', tellMemory, program, path])
+  let [stderr, bytes] = ['', 0]
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  const closed = once(child, 'close')
+  await pipeline(
+    child.stdout,
+    new Writable({
+      write(chunk: Buffer, _, next) {
+        bytes += chunk.length
+        next()
+      }
+    })
+  )
+  t.deepEqual(await closed, [0, null])
+  t.is(bytes, GIB)
+  t.true(Number(stderr) < 200 * 1024, `${stderr} KiB`)
+})
+
+test('mycat ends without a word when nobody reads on, as a cat that SIGPIPE ends', async (t) => {
+  const path = temporaryFile('x'.repeat(4 * 1024 * 1024))
+  const child = spawn(process.execPath, [program, path])
+  let stderr = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  const closed = once(child, 'close')
+  await once(child.stdout, 'readable')
+  child.stdout.destroy()
+  t.deepEqual(await closed, [128 + 13, null])
+  t.is(stderr, '')
+})
+
+const onLinux = process.platform === 'linux' ? test : test.skip
+
+onLinux('mycat tells of a standard output that takes nothing as cat does (needs /dev/full: Linux)', async (t) => {
+  const path = temporaryFile('x')
+  const full = openSync('/dev/full', 'w')
+  const { code, stderr } = await mycat([path], { stdio: ['ignore', full, 'pipe'] })
+  t.deepEqual({ code, stderr }, { code: 1, stderr: 'mycat: write error: No space left on device\n' })
+})

@@ -1,0 +1,8 @@
+// All that CI checks, in CI's order; the first failure ends it.
+import { spawnSync } from 'node:child_process'
+
+for (const script of ['setup', 'lint', 'test']) {
+  console.error(`# npm run ${script}`)
+  const { status } = spawnSync('npm', ['run', '--silent', script], { stdio: 'inherit' })
+  if (status !== 0) process.exit(status ?? 1)
+}

@@ -1,0 +1,103 @@
+// The JavaScript suite on every runtime that the package supports, each installed from npm by name:
+//
+//   npm run test:runtimes [-- RUNTIME…]      node@20 node@22 node@24 node@26 bun deno
+//
+// Node runs everything, on each back end. Bun and Deno run the data path: the files below. Which tests of those do not
+// apply, and why, stands in their titles.
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const installed = join(root, 'node_modules', '.fdpass', 'runtimes')
+const ava = join(root, 'node_modules', 'ava', 'entrypoints', 'cli.mjs')
+
+const everything = []
+const dataPath = ['transfer', 'streams', 'iteration', 'abort', 'lifecycle'].map(
+  (name) => `build/__test__/${name}.spec.js`
+)
+
+// ava's last act is v8.takeCoverage(), which neither has.
+const preload = join(installed, 'no-coverage.mjs')
+
+const runtimes = {
+  'node@20': { bin: 'node', args: [], backends: ['uv', 'thread'], files: everything },
+  'node@22': { bin: 'node', args: [], backends: ['uv', 'thread'], files: everything },
+  'node@24': { bin: 'node', args: [], backends: ['uv', 'thread'], files: everything },
+  'node@26': { bin: 'node', args: [], backends: ['uv', 'thread'], files: everything },
+  bun: { bin: 'bun', args: ['--bun', '--preload', preload], backends: ['thread'], files: dataPath },
+  deno: { bin: 'deno', args: ['run', '--allow-all', '--preload', preload], backends: ['thread'], files: dataPath }
+}
+
+/** The runtime's executable; installs it first. */
+function install(name, { bin }) {
+  const prefix = join(installed, name.replace('@', '-'))
+  const executable = join(prefix, 'node_modules', '.bin', bin)
+  const works = () => existsSync(executable) && spawnSync(executable, ['--version']).status === 0
+  if (!works()) {
+    mkdirSync(prefix, { recursive: true })
+    writeFileSync(join(prefix, 'package.json'), '{}')
+    spawnSync('npm', ['install', '--no-audit', '--no-fund', name], { cwd: prefix, stdio: ['ignore', 2, 2] })
+    // The packages put the executable in place by an install script, which npm may have been told not to run.
+    const script = join(prefix, 'node_modules', bin)
+    for (const file of ['install.js', 'install.cjs', 'installArchSpecificPackage.js']) {
+      if (!works() && existsSync(join(script, file)))
+        spawnSync(process.execPath, [file], { cwd: script, stdio: ['ignore', 2, 2] })
+    }
+  }
+  if (!works()) throw new Error(`${name} could not be installed: ${readdirSync(prefix).join(', ')}`)
+  return executable
+}
+
+/** One run of ava; its TAP output goes to standard output. */
+function run(executable, args, env) {
+  const child = spawn(executable, args, {
+    cwd: root,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
+  let output = ''
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    output += text
+    if (process.env.FDPASS_VERBOSE) process.stdout.write(text)
+  })
+  return new Promise((resolve) => child.on('close', (code) => resolve({ code, output })))
+}
+
+const count = (output, pattern) => Number(pattern.exec(output)?.[1] ?? 0)
+
+if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+mkdirSync(installed, { recursive: true })
+writeFileSync(preload, "import v8 from 'node:v8'\nv8.takeCoverage = () => {}\n")
+
+const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(runtimes)
+let passed = 0
+let failed = 0
+for (const name of chosen) {
+  const runtime = runtimes[name]
+  if (runtime === undefined) throw new Error(`Unknown runtime ${name}; known: ${Object.keys(runtimes).join(' ')}`)
+  const executable = install(name, runtime)
+  const version = spawnSync(executable, ['--version'], { encoding: 'utf8' }).stdout.split('\n')[0]
+  for (const backend of runtime.backends) {
+    const { code, output } = await run(executable, [...runtime.args, ava, '--tap', ...runtime.files], {
+      FDPASS_BACKEND: backend
+    })
+    const [pass, fail] = [count(output, /^# pass (\d+)$/m), count(output, /^# fail (\d+)$/m)]
+    const skipped = count(output, /^# skip (\d+)$/m)
+    passed += pass
+    failed += code !== 0 && fail === 0 ? 1 : fail
+    console.log(
+      `${name} (${version}), back end ${backend}: ${pass} passed, ${fail} failed, ${skipped} skipped, exit ${code}`
+    )
+    if (code !== 0)
+      console.log(
+        output
+          .split('\n')
+          .filter((line) => !line.startsWith('ok '))
+          .join('\n')
+      )
+  }
+}
+console.log(`${passed} passed, ${failed} failed`)
+process.exit(failed === 0 && passed > 0 ? 0 : 1)
