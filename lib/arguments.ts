@@ -40,7 +40,7 @@ export function optionsOf<T extends object>(options: T | undefined): T | undefin
 export function signalOf(options: Abortable | undefined): AbortSignal | undefined {
   const signal = options?.signal
   if (signal === undefined) return undefined
-  if (typeof signal !== 'object' || signal === null || !('aborted' in signal)) {
+  if (typeof signal !== 'object' || signal === null || !('aborted' in signal && 'addEventListener' in signal)) {
     throw invalidType('options.signal', 'an instance of AbortSignal', signal)
   }
   if (signal.aborted) throw aborted(signal)

@@ -1,7 +1,7 @@
 import { closeFds, closeFdsLater } from './descriptor.ts'
 import { socketClosed, systemError } from './errors.ts'
 import { READABLE, WRITABLE, native } from './native.ts'
-import { type Watched, setWatcher } from './reactor.ts'
+import { type Watched, hold, setWatcher } from './reactor.ts'
 import { Receiver } from './receiver.ts'
 import { Sender } from './sender.ts'
 
@@ -20,7 +20,7 @@ export const socketTypes: readonly SocketType[] = ['stream', 'seqpacket', 'dgram
 export class Endpoint implements Watched {
   readonly fd: number
   readonly type: SocketType
-  readonly typeCode: number
+  readonly isStream: boolean
   readonly sender: Sender = new Sender(this)
   readonly receiver: Receiver = new Receiver(this)
   closed = false
@@ -30,8 +30,8 @@ export class Endpoint implements Watched {
 
   constructor(fd: number, typeCode: number) {
     this.fd = fd
-    this.typeCode = typeCode
     this.type = socketTypes[typeCode]!
+    this.isStream = this.type === 'stream'
     setWatcher(fd, this)
   }
 
@@ -73,7 +73,7 @@ export class Endpoint implements Watched {
     }
     const held = this.#referenced && (reading || writing)
     if (held !== this.#held) {
-      native.hold(this.fd, held ? 1 : 0)
+      hold(held)
       this.#held = held
     }
   }
@@ -89,6 +89,8 @@ export class Endpoint implements Watched {
   #detach(): number[] {
     this.closed = true
     setWatcher(this.fd, undefined)
+    if (this.#held) hold(false)
+    this.#held = false
     this.receiver.close()
     this.sender.fail(socketClosed)
     return [this.fd, ...this.receiver.takeHeldFds()]

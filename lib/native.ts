@@ -41,6 +41,8 @@ export const bytes = new Uint8Array(65_536)
 export const fds = new Int32Array(512)
 /** What a receive tells beside its count: the number of descriptors, what became of them, the packet's size. */
 export const outcome = new Int32Array(3)
+/** Whether a callback of the event loop is running, and how many sockets hold the process. */
+export const turn = new Int32Array(2)
 
 /** The native calls; `openNative` sets them. */
 export let native: Binding.Calls
@@ -56,7 +58,7 @@ export type Dispatch = (fd: number, events: number, armed: number) => void
  * tests.
  */
 export function openNative(dispatch: Dispatch): void {
-  native ??= binding!.openEnvironment(backend(binding!), dispatch, bytes, fds, outcome)
+  native ??= binding!.openEnvironment(backend(binding!), dispatch, bytes, fds, outcome, turn)
 }
 
 function backend({ uvSupported }: typeof Binding): Binding.Backend {

@@ -1,5 +1,5 @@
 import { unsupportedPlatform } from './errors.ts'
-import { type Dispatch, isSupported, loadFailure, openNative } from './native.ts'
+import { type Dispatch, isSupported, loadFailure, native, openNative, turn } from './native.ts'
 import { beginTurn } from './turn.ts'
 
 /** What the reactor tells a socket. */
@@ -20,6 +20,19 @@ const dispatch: Dispatch = (fd, events, armed) => {
 export function openReactor(): void {
   if (!isSupported) throw unsupportedPlatform(loadFailure)
   openNative(dispatch)
+}
+
+const RUNNING = 0
+const HELD = 1
+
+/**
+ * Counts a socket that keeps the process alive, or one that no longer does. In a callback of the loop the count is all:
+ * the native side looks at it when the callback and its microtasks have run, so that letting go and holding again, as
+ * each message of a ping-pong does, costs no call.
+ */
+export function hold(on: boolean): void {
+  turn[HELD]! += on ? 1 : -1
+  if (turn[RUNNING] === 0) native.hold(turn[HELD] === 0 ? 0 : 1)
 }
 
 /** Tells `watcher` of a socket's events; undefined for no more. */

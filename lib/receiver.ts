@@ -125,17 +125,17 @@ export class Receiver {
 
   /** One recvmsg. */
   #tryReceive({ maxBytes, maxFds }: Limits): Received {
-    const { fd, typeCode } = this.#endpoint
+    const { fd } = this.#endpoint
     let data: Uint8Array
     if (maxBytes <= bytes.length) {
-      const count = native.receive(fd, typeCode, maxBytes, maxFds)
+      const count = native.receive(fd, maxBytes, maxFds)
       if (count < 0) return nothing(count)
       data = new Uint8Array(count)
       if (count <= SMALL) for (let i = 0; i < count; i++) data[i] = bytes[i]!
       else data.set(bytes.subarray(0, count))
     } else {
       const { buffer } = Buffer.allocUnsafeSlow(maxBytes)
-      const count = native.receiveInto(new Uint8Array(buffer), fd, typeCode, maxFds)
+      const count = native.receiveInto(new Uint8Array(buffer), fd, maxFds)
       if (count < 0) return nothing(count)
       data = new Uint8Array(buffer, 0, count)
       if (count < maxBytes / 2) data = data.slice() // a short message should not keep so much memory
@@ -211,7 +211,7 @@ export class Receiver {
     if (typeof message === 'function') return message
     const { data } = message
     if (data.length > maxBytes) {
-      const isStream = this.#endpoint.typeCode === 0
+      const { isStream } = this.#endpoint
       if (isStream) this.#rest = new Message(data.slice(maxBytes), data.length - maxBytes, noDescriptors)
       message = new Message(data.slice(0, maxBytes), isStream ? maxBytes : message.size, message.fds)
     }

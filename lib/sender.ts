@@ -13,6 +13,9 @@ const SMALL = 64
 /** How many messages one wake sends before it lets the event loop go on. */
 const PER_WAKE = 64
 
+/** The native side's code for ending the sending half. */
+const SHUT_WRITE = 1
+
 const FIRST_PAUSE = 1
 const LONGEST_PAUSE = 64
 
@@ -88,16 +91,16 @@ export class Sender {
 
   /** A stream takes as much as it has room for, a packet goes whole or not at all. */
   #isWhole(sent: number, data: Uint8Array, offset: number): boolean {
-    return offset + sent >= data.length || this.#endpoint.typeCode !== 0
+    return offset + sent >= data.length || !this.#endpoint.isStream
   }
 
   /** One sendmsg, with the first `count` of the shared numbers. */
   #try(data: Uint8Array, offset: number, count: number): number {
-    const { fd, typeCode } = this.#endpoint
+    const { fd } = this.#endpoint
     const length = data.length
-    if (length > SMALL || offset > 0) return native.sendFrom(data, fd, typeCode, offset, count)
+    if (length > SMALL || offset > 0) return native.sendFrom(data, fd, offset, count)
     for (let i = 0; i < length; i++) bytes[i] = data[i]!
-    return native.send(fd, typeCode, length, count)
+    return native.send(fd, length, count)
   }
 
   /** Sends what waits, as far as there is room. */
@@ -144,7 +147,7 @@ export class Sender {
   #abort(pending: Pending, signal: AbortSignal): void {
     if (!this.#queue.remove(pending)) return
     // Half a message has gone: whatever followed would be taken for its other half.
-    if (pending.offset > 0) native.shutdown(this.#endpoint.fd, this.#endpoint.typeCode, 1)
+    if (pending.offset > 0) native.shutdown(this.#endpoint.fd, SHUT_WRITE)
     settle(
       pending,
       rejection(() => aborted(signal))

@@ -1,11 +1,11 @@
 import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from './arguments.ts'
 import { Descriptor, adopt, disown } from './descriptor.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
-import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError } from './errors.ts'
+import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError, unsupportedPlatform } from './errors.ts'
 import { type FdSource, borrow, putFd, putFds } from './fd-source.ts'
 import { MessageIterator } from './message-iterator.ts'
 import { type Message, ReceivedFd } from './message.ts'
-import { MAX_RECEIVED_FDS, fds, native } from './native.ts'
+import { MAX_RECEIVED_FDS, fds, isSupported, loadFailure, native } from './native.ts'
 import { openReactor } from './reactor.ts'
 import { type Limits, type Shape, defaultLimits } from './receiver.ts'
 import { warnOnce } from './warning.ts'
@@ -78,9 +78,9 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     }
     if (typeof source !== 'number') throw invalidType('source', 'of type number or an instance of Descriptor', source)
     integer('source', source, 0, MAX_INT)
-    const typeCode = typeOf(source)
+    typeOf(source) // before anything changes
     adopt('source', source)
-    return open(source, typeCode)
+    return open(source, typeOf(source))
   }
 
   /** `'stream'`, `'seqpacket'` or `'dgram'`. */
@@ -112,9 +112,9 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     try {
       const content = bytesOf(data)
       const signal = signalOf(optionsOf(options))
-      const { sender, typeCode } = this.#open()
+      const { sender, isStream } = this.#open()
       const count = putFds(options?.fds)
-      if (content.length === 0 && typeCode === 0) {
+      if (content.length === 0 && isStream) {
         if (count === 0) return Promise.resolve()
         throw carrierMissing()
       }
@@ -150,9 +150,9 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     try {
       const content = bytesOf(data)
       const signal = signalOf(optionsOf(options))
-      const { sender, typeCode } = this.#open()
+      const { sender, isStream } = this.#open()
       const count = putFd(fd)
-      if (content.length === 0 && typeCode === 0) throw carrierMissing()
+      if (content.length === 0 && isStream) throw carrierMissing()
       return sender.send(this, content, count, signal)
     } catch (error) {
       return Promise.reject(error)
@@ -198,8 +198,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   shutdown(how: 'read' | 'write' | 'both' = 'both'): void {
     const direction = directions.indexOf(how)
     if (direction < 0) throw invalidValue('how', "must be 'read', 'write' or 'both'")
-    const { fd, typeCode } = this.#open()
-    const code = native.shutdown(fd, typeCode, direction)
+    const code = native.shutdown(this.#open().fd, direction)
     if (code < 0) throw systemError(code, 'shutdown')
   }
 
@@ -282,6 +281,7 @@ function open(fd: number, typeCode: number): UnixSocket {
   return new UnixSocket(new Endpoint(fd, typeCode), made)
 }
 
+/** The native code of a socket's type, which it notes for a number that it owns. */
 function typeOf(fd: number): number {
   const typeCode = native.socketType(fd)
   if (typeCode < 0) throw systemError(typeCode, 'getsockopt')
@@ -348,5 +348,7 @@ export function recvFd(socket: UnixSocket, options?: RecvFdOptions): Promise<Rec
 }
 
 function notASocket(socket: unknown): Promise<never> {
-  return Promise.reject(invalidType('socket', 'an instance of UnixSocket', socket))
+  return Promise.reject(
+    isSupported ? invalidType('socket', 'an instance of UnixSocket', socket) : unsupportedPlatform(loadFailure)
+  )
 }

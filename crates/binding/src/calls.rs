@@ -146,7 +146,7 @@ pub struct Calls<'env> {
   /// Make a connected pair and put the two numbers into `fds`: socketpair(2).
   #[napi(ts_type = "(type: number) => number")]
   pub socketpair: Unknown<'env>,
-  /// Find out the type of a socket, which may be anybody's.
+  /// Find out the type of a socket, which may be anybody's; one that is owned here can be used as one from then on.
   #[napi(ts_type = "(fd: number) => number")]
   pub socket_type: Unknown<'env>,
   /// Take over a number of the process, close-on-exec from now on; EEXIST if it is already owned.
@@ -168,27 +168,27 @@ pub struct Calls<'env> {
   #[napi(ts_type = "(count: number) => Promise<number>")]
   pub close_later: Unknown<'env>,
   /// Send the first `length` of `bytes` with the first `count` of `fds`: sendmsg(2). Gives the bytes taken.
-  #[napi(ts_type = "(socket: number, type: number, length: number, count: number) => number")]
+  #[napi(ts_type = "(socket: number, length: number, count: number) => number")]
   pub send: Unknown<'env>,
   /// As `send`, from an array, beginning at an offset.
-  #[napi(ts_type = "(data: Uint8Array, socket: number, type: number, offset: number, count: number) => number")]
+  #[napi(ts_type = "(data: Uint8Array, socket: number, offset: number, count: number) => number")]
   pub send_from: Unknown<'env>,
   /// Receive at most `maxBytes` into `bytes` and at most `maxFds` descriptors into `fds`: recvmsg(2). Gives the bytes
   /// received; `outcome` holds the number of descriptors, what became of them (0 complete, 1 truncated, 2 too many,
   /// 3 unexpected), and the packet's size.
-  #[napi(ts_type = "(socket: number, type: number, maxBytes: number, maxFds: number) => number")]
+  #[napi(ts_type = "(socket: number, maxBytes: number, maxFds: number) => number")]
   pub receive: Unknown<'env>,
   /// As `receive`, into an array.
-  #[napi(ts_type = "(buffer: Uint8Array, socket: number, type: number, maxFds: number) => number")]
+  #[napi(ts_type = "(buffer: Uint8Array, socket: number, maxFds: number) => number")]
   pub receive_into: Unknown<'env>,
   /// Ask for events of a socket, in place of those asked for before; 0 for none.
   #[napi(ts_type = "(socket: number, events: number) => number")]
   pub watch: Unknown<'env>,
-  /// Whether a watched socket keeps the process alive (1) or not (0).
-  #[napi(ts_type = "(socket: number, on: number) => number")]
+  /// Keep the process alive (1) or no longer (0).
+  #[napi(ts_type = "(on: number) => number")]
   pub hold: Unknown<'env>,
   /// End one half of a connection (0 reading, 1 writing) or both (2): shutdown(2).
-  #[napi(ts_type = "(socket: number, type: number, how: number) => number")]
+  #[napi(ts_type = "(socket: number, how: number) => number")]
   pub shutdown: Unknown<'env>,
   /// How many descriptors the process may have open.
   #[napi(ts_type = "() => number")]
@@ -207,13 +207,13 @@ impl<'env> Calls<'env> {
       close: call("close", integers!(close, 1))?,
       close_all: call("closeAll", integers!(close_all, 1))?,
       close_later: call("closeLater", close_later)?,
-      send: call("send", integers!(send, 4))?,
-      send_from: call("sendFrom", array_and_integers!(send_from, 4))?,
-      receive: call("receive", integers!(receive, 4))?,
-      receive_into: call("receiveInto", array_and_integers!(receive_into, 3))?,
+      send: call("send", integers!(send, 3))?,
+      send_from: call("sendFrom", array_and_integers!(send_from, 3))?,
+      receive: call("receive", integers!(receive, 3))?,
+      receive_into: call("receiveInto", array_and_integers!(receive_into, 2))?,
       watch: call("watch", integers!(watch, 2))?,
-      hold: call("hold", integers!(hold, 2))?,
-      shutdown: call("shutdown", integers!(shutdown, 3))?,
+      hold: call("hold", integers!(hold, 1))?,
+      shutdown: call("shutdown", integers!(shutdown, 2))?,
       limit: call("limit", integers!(limit, 0))?,
     })
   }
@@ -221,14 +221,6 @@ impl<'env> Calls<'env> {
 
 /// A count, or what went wrong.
 type Outcome = Result<i32, Errno>;
-
-fn socket_type_of(code: i32) -> SocketType {
-  match code {
-    0 => SocketType::Stream,
-    1 => SocketType::Seqpacket,
-    _ => SocketType::Dgram,
-  }
-}
 
 /// Lends numbers that JavaScript has checked to be no less than zero.
 ///
@@ -243,15 +235,23 @@ fn borrowed(numbers: &[RawFd]) -> Result<&[BorrowedFd<'_>], Errno> {
 }
 
 fn socketpair(environment: &mut Environment, [kind]: [i32; 1]) -> Outcome {
-  let (a, b) = fdpass_core::socketpair(socket_type_of(kind))?;
+  let socket_type = match kind {
+    0 => SocketType::Stream,
+    1 => SocketType::Seqpacket,
+    _ => SocketType::Dgram,
+  };
+  let (a, b) = fdpass_core::socketpair(socket_type)?;
   let pair = [environment.table.insert(a), environment.table.insert(b)];
+  pair.iter().for_each(|&number| environment.table.set_socket_type(number, socket_type));
   environment.fds.get()[..2].copy_from_slice(&pair);
   Ok(0)
 }
 
-fn socket_type(_: &mut Environment, [fd]: [i32; 1]) -> Outcome {
+fn socket_type(environment: &mut Environment, [fd]: [i32; 1]) -> Outcome {
   let fds = [fd];
-  Ok(Socket::new(borrowed(&fds)?[0])?.socket_type() as i32)
+  let socket_type = Socket::new(borrowed(&fds)?[0])?.socket_type();
+  environment.table.set_socket_type(fd, socket_type);
+  Ok(socket_type as i32)
 }
 
 fn adopt(environment: &mut Environment, [fd]: [i32; 1]) -> Outcome {
@@ -305,36 +305,28 @@ unsafe extern "C" fn close_later(env: sys::napi_env, info: sys::napi_callback_in
   unsafe { AsyncTask::to_napi_value(env, task) }.unwrap_or(ptr::null_mut())
 }
 
-fn send(environment: &mut Environment, [socket, kind, length, count]: [i32; 4]) -> Outcome {
+fn send(environment: &mut Environment, [socket, length, count]: [i32; 3]) -> Outcome {
   let Environment { table, bytes, fds, .. } = environment;
-  send_bytes(table, &bytes.get()[..length as usize], &fds.get()[..count as usize], socket, kind)
+  send_bytes(table, &bytes.get()[..length as usize], &fds.get()[..count as usize], socket)
 }
 
-fn send_from(environment: &mut Environment, data: &mut [u8], [socket, kind, offset, count]: [i32; 4]) -> Outcome {
+fn send_from(environment: &mut Environment, data: &mut [u8], [socket, offset, count]: [i32; 3]) -> Outcome {
   let Environment { table, fds, .. } = environment;
   // An array that was detached while its send waited has become empty.
   let data = data.get(offset as usize..).ok_or(Errno::EFAULT)?;
-  send_bytes(table, data, &fds.get()[..count as usize], socket, kind)
+  send_bytes(table, data, &fds.get()[..count as usize], socket)
 }
 
-fn send_bytes(table: &Table, data: &[u8], fds: &[i32], socket: RawFd, kind: i32) -> Outcome {
-  let sent = Socket::known(table.get(socket)?, socket_type_of(kind)).send(data, borrowed(fds)?)?;
-  Ok(sent as i32)
+fn send_bytes(table: &Table, data: &[u8], fds: &[i32], socket: RawFd) -> Outcome {
+  Ok(table.socket(socket)?.send(data, borrowed(fds)?)? as i32)
 }
 
-fn receive(environment: &mut Environment, [socket, kind, max_bytes, max_fds]: [i32; 4]) -> Outcome {
+fn receive(environment: &mut Environment, [socket, max_bytes, max_fds]: [i32; 3]) -> Outcome {
   let Environment { table, control, bytes, fds, outcome } = environment;
-  receive_bytes(
-    table,
-    control,
-    &mut bytes.get()[..max_bytes as usize],
-    fds.get(),
-    outcome.get(),
-    [socket, kind, max_fds],
-  )
+  receive_bytes(table, control, &mut bytes.get()[..max_bytes as usize], fds.get(), outcome.get(), [socket, max_fds])
 }
 
-fn receive_into(environment: &mut Environment, buffer: &mut [u8], integers: [i32; 3]) -> Outcome {
+fn receive_into(environment: &mut Environment, buffer: &mut [u8], integers: [i32; 2]) -> Outcome {
   let Environment { table, control, fds, outcome, .. } = environment;
   receive_bytes(table, control, buffer, fds.get(), outcome.get(), integers)
 }
@@ -345,10 +337,9 @@ fn receive_bytes(
   buffer: &mut [u8],
   numbers: &mut [i32],
   outcome: &mut [i32],
-  [socket, kind, max_fds]: [i32; 3],
+  [socket, max_fds]: [i32; 2],
 ) -> Outcome {
-  let socket = Socket::known(table.get(socket)?, socket_type_of(kind));
-  let Some(message) = socket.recv(buffer, control, max_fds as usize)? else { return Ok(END) };
+  let Some(message) = table.socket(socket)?.recv(buffer, control, max_fds as usize)? else { return Ok(END) };
   (outcome[0], outcome[1], outcome[2]) = (0, 0, message.size as i32);
   match message.control {
     Control::Complete(fds) => {
@@ -369,18 +360,18 @@ fn watch(environment: &mut Environment, [socket, events]: [i32; 2]) -> Outcome {
   Ok(0)
 }
 
-fn hold(environment: &mut Environment, [socket, on]: [i32; 2]) -> Outcome {
-  environment.table.hold(socket, on != 0);
+fn hold(environment: &mut Environment, [on]: [i32; 1]) -> Outcome {
+  environment.table.hold(on != 0);
   Ok(0)
 }
 
-fn shutdown(environment: &mut Environment, [socket, kind, how]: [i32; 3]) -> Outcome {
+fn shutdown(environment: &mut Environment, [socket, how]: [i32; 2]) -> Outcome {
   let direction = match how {
     0 => Direction::Read,
     1 => Direction::Write,
     _ => Direction::Both,
   };
-  Socket::known(environment.table.get(socket)?, socket_type_of(kind)).shutdown(direction)?;
+  environment.table.socket(socket)?.shutdown(direction)?;
   Ok(0)
 }
 

@@ -36,6 +36,34 @@ macro_rules! shared {
   }};
 }
 
+/// What JavaScript and the loop tell each other around a callback, so that holding and letting go of the loop for each
+/// operation costs no call: while one is running, JavaScript only counts, and the loop looks at the count after it.
+pub(crate) struct Turn(*mut i32);
+
+impl Turn {
+  const RUNNING: usize = 0;
+  const HELD: usize = 1;
+
+  fn new(turn: Int32Array) -> napi::Result<Self> {
+    let mut shared = shared!(turn);
+    match shared.get() {
+      [_, _] => Ok(Self(shared.memory)),
+      _ => Err(too_short()),
+    }
+  }
+
+  pub(crate) fn set_running(&self, on: bool) {
+    // SAFETY: two integers, which live as long as the environment; JavaScript does not run now.
+    unsafe { self.0.wrapping_add(Self::RUNNING).write(on.into()) };
+  }
+
+  /// Whether operations wait that should keep the process alive.
+  pub(crate) fn is_held(&self) -> bool {
+    // SAFETY: as above.
+    unsafe { self.0.wrapping_add(Self::HELD).read() > 0 }
+  }
+}
+
 /// What one JavaScript environment has open, and the memory that it shares with the calls.
 pub(crate) struct Environment {
   pub(crate) table: Table,
@@ -57,11 +85,12 @@ impl Environment {
     bytes: Uint8Array,
     fds: Int32Array,
     outcome: Int32Array,
+    turn: Int32Array,
   ) -> napi::Result<*mut Self> {
     if fds.len() < fdpass_core::MAX_RECEIVED_FDS || outcome.len() < 3 {
-      return Err(napi::Error::new(napi::Status::InvalidArg, "the shared arrays are too short"));
+      return Err(too_short());
     }
-    Reactor::open(env, backend, dispatcher, |reactor| Self {
+    Reactor::open(env, backend, dispatcher, Turn::new(turn)?, |reactor| Self {
       table: Table::new(reactor),
       control: ControlBuffer::default(),
       bytes: shared!(bytes),
@@ -69,4 +98,8 @@ impl Environment {
       outcome: shared!(outcome),
     })
   }
+}
+
+fn too_short() -> napi::Error {
+  napi::Error::new(napi::Status::InvalidArg, "the shared arrays are too short")
 }

@@ -76,8 +76,8 @@ pub fn uv_supported() -> bool {
 /// Open this environment's reactor and give the calls on its sockets and descriptors. Everything that it still owns
 /// is closed when the environment ends: at a Worker's end, however it ends.
 ///
-/// `dispatch` is called with a socket's number, the events it is ready for, and those it is still armed for. `bytes`, `fds` and `outcome` are the
-/// memory that the calls share with JavaScript; they must not be detached.
+/// `dispatch` is called with a socket's number, the events it is ready for, and those it is still armed for. `bytes`, `fds`,
+/// `outcome` and `turn` are the memory that the calls share with JavaScript; they must not be detached.
 #[napi]
 pub fn open_environment<'env>(
   env: &'env napi::Env,
@@ -86,8 +86,9 @@ pub fn open_environment<'env>(
   bytes: Uint8Array,
   fds: Int32Array,
   outcome: Int32Array,
+  turn: Int32Array,
 ) -> napi::Result<calls::Calls<'env>> {
   let dispatcher = dispatcher::Dispatcher::new(env, &dispatch)?;
-  let environment = environment::Environment::open(env, backend, dispatcher, bytes, fds, outcome)?;
+  let environment = environment::Environment::open(env, backend, dispatcher, bytes, fds, outcome, turn)?;
   calls::Calls::new(env, environment)
 }

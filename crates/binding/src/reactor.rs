@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use fdpass_core::Errno;
 
 use crate::dispatcher::Dispatcher;
-use crate::environment::Environment;
+use crate::environment::{Environment, Turn};
 use crate::{Backend, thread, uv};
 
 /// The reactor of one environment.
@@ -26,10 +26,11 @@ impl Reactor {
     env: &napi::Env,
     backend: Backend,
     dispatcher: Dispatcher,
+    turn: Turn,
     environment: impl FnOnce(Self) -> Environment,
   ) -> napi::Result<*mut Environment> {
     match backend {
-      Backend::Uv => uv::Loop::open(env, dispatcher, |uv_loop| environment(Self::Uv(uv_loop))),
+      Backend::Uv => uv::Loop::open(env, dispatcher, turn, |uv_loop| environment(Self::Uv(uv_loop))),
       Backend::Thread => thread::Poller::open(env, dispatcher, |poller| environment(Self::Thread(poller))),
     }
   }
@@ -40,6 +41,14 @@ impl Reactor {
       Self::Thread(poller) => poller.register(fd).map(Watch::Thread),
     }
   }
+
+  /// Keeps the process alive, or no longer. It does not at first.
+  pub(crate) fn hold(&self, on: bool) {
+    match self {
+      Self::Uv(uv_loop) => uv_loop.hold(on),
+      Self::Thread(poller) => poller.hold(on),
+    }
+  }
 }
 
 impl Watch {
@@ -48,14 +57,6 @@ impl Watch {
     match self {
       Self::Uv(handle) => handle.arm(events),
       Self::Thread(registration) => registration.arm(events),
-    }
-  }
-
-  /// Whether it keeps the process alive. It does not at first.
-  pub(crate) fn hold(&mut self, on: bool) {
-    match self {
-      Self::Uv(handle) => handle.hold(on),
-      Self::Thread(registration) => registration.hold(on),
     }
   }
 

@@ -32,8 +32,6 @@ struct State {
   dispatcher: Dispatcher,
   environment: Cell<*mut Environment>,
   function: Cell<sys::napi_threadsafe_function>,
-  /// Sockets that keep the process alive.
-  held: Cell<usize>,
   stop: Arc<AtomicBool>,
   thread: OnceCell<JoinHandle<()>>,
 }
@@ -59,7 +57,6 @@ impl Poller {
       dispatcher,
       environment: Cell::new(ptr::null_mut()),
       function: Cell::new(ptr::null_mut()),
-      held: Cell::new(0),
       stop: Arc::new(AtomicBool::new(false)),
       thread: OnceCell::new(),
     });
@@ -75,13 +72,20 @@ impl Poller {
     Ok(environment)
   }
 
+  pub(crate) fn hold(&self, on: bool) {
+    let State { env, function, .. } = &*self.state;
+    let change = if on { sys::napi_ref_threadsafe_function } else { sys::napi_unref_threadsafe_function };
+    // SAFETY: on the environment's thread; the function lives as long as the environment.
+    unsafe { change(*env, function.get()) };
+  }
+
   /// Makes the poller know a socket, not armed.
   pub(crate) fn register(&self, fd: BorrowedFd<'_>) -> Result<Registration, Errno> {
     let number = fd.as_raw_fd();
     // SAFETY: `Registration::drop` removes it before the socket is closed.
     unsafe { self.state.poller.add_with_mode(number, Event::none(number as usize), PollMode::Oneshot) }
       .map_err(errno)?;
-    Ok(Registration { state: self.state.clone(), fd: number, armed: 0, held: false })
+    Ok(Registration { state: self.state.clone(), fd: number, armed: 0 })
   }
 }
 
@@ -118,20 +122,6 @@ impl State {
     let _ = self.thread.set(thread);
     Ok(())
   }
-
-  /// The process lives as long as one socket holds it.
-  fn count_held(&self, change: isize) {
-    let before = self.held.get();
-    let after = before.wrapping_add_signed(change);
-    self.held.set(after);
-    if before == 0 && after == 1 {
-      // SAFETY: on the environment's thread; the function lives as long as the environment.
-      unsafe { sys::napi_ref_threadsafe_function(self.env, self.function.get()) };
-    } else if before == 1 && after == 0 {
-      // SAFETY: as above.
-      unsafe { sys::napi_unref_threadsafe_function(self.env, self.function.get()) };
-    }
-  }
 }
 
 /// A socket that the poller knows. Dropping it makes the poller forget it.
@@ -139,7 +129,6 @@ pub(crate) struct Registration {
   state: Rc<State>,
   fd: RawFd,
   armed: i32,
-  held: bool,
 }
 
 impl Registration {
@@ -160,18 +149,10 @@ impl Registration {
   pub(crate) fn reported(&mut self) {
     self.armed = 0;
   }
-
-  pub(crate) fn hold(&mut self, on: bool) {
-    if self.held != on {
-      self.held = on;
-      self.state.count_held(if on { 1 } else { -1 });
-    }
-  }
 }
 
 impl Drop for Registration {
   fn drop(&mut self) {
-    self.hold(false);
     // It fails only for a socket that the poller does not know: one whose number was closed behind our back.
     let _ = self.state.poller.delete(self.socket());
   }

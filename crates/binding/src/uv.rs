@@ -15,11 +15,13 @@ use fdpass_core::Errno;
 use napi::{Env, check_status, sys};
 
 use crate::dispatcher::Dispatcher;
-use crate::environment::Environment;
+use crate::environment::{Environment, Turn};
 use crate::{READABLE, WRITABLE};
 
 /// `UV_POLL` of `uv_handle_type`; the look-up below checks that the number still means it.
 const UV_POLL: c_int = 8;
+/// `UV_ASYNC`, likewise.
+const UV_ASYNC: c_int = 1;
 
 type PollCallback = unsafe extern "C" fn(*mut c_void, c_int, c_int);
 type CloseCallback = unsafe extern "C" fn(*mut c_void);
@@ -34,7 +36,9 @@ pub(crate) struct Library {
   unreference: unsafe extern "C" fn(*mut c_void),
   set_data: unsafe extern "C" fn(*mut c_void, *mut c_void),
   get_data: unsafe extern "C" fn(*const c_void) -> *mut c_void,
+  async_init: unsafe extern "C" fn(*mut c_void, *mut c_void, Option<CloseCallback>) -> c_int,
   poll_size: usize,
+  async_size: usize,
 }
 
 impl Library {
@@ -56,17 +60,15 @@ impl Library {
     if unsafe { version() } >> 16 != 1 {
       return None;
     }
-    // SAFETY: gives a static string, or null for an unknown type.
-    let name = unsafe { type_name(UV_POLL) };
-    // SAFETY: checked for null, static otherwise.
-    if name.is_null() || unsafe { CStr::from_ptr(name) } != c"poll" {
-      return None;
-    }
-    // SAFETY: no precondition.
-    let poll_size = unsafe { handle_size(UV_POLL) };
-    if !(64..=4096).contains(&poll_size) {
-      return None;
-    }
+    let size_of_handle = |handle_type, expected: &CStr| {
+      // SAFETY: gives a static string, or null for an unknown type.
+      let name = unsafe { type_name(handle_type) };
+      // SAFETY: checked for null, static otherwise.
+      let is_expected = !name.is_null() && unsafe { CStr::from_ptr(name) } == expected;
+      // SAFETY: no precondition.
+      let size = unsafe { handle_size(handle_type) };
+      (is_expected && (64..=4096).contains(&size)).then_some(size)
+    };
     Some(Self {
       // SAFETY: `int uv_poll_init(uv_loop_t *, uv_poll_t *, int)`.
       poll_init: unsafe { symbol(c"uv_poll_init") }?,
@@ -84,7 +86,10 @@ impl Library {
       set_data: unsafe { symbol(c"uv_handle_set_data") }?,
       // SAFETY: `void *uv_handle_get_data(const uv_handle_t *)`.
       get_data: unsafe { symbol(c"uv_handle_get_data") }?,
-      poll_size,
+      // SAFETY: `int uv_async_init(uv_loop_t *, uv_async_t *, uv_async_cb)`.
+      async_init: unsafe { symbol(c"uv_async_init") }?,
+      poll_size: size_of_handle(UV_POLL, c"poll")?,
+      async_size: size_of_handle(UV_ASYNC, c"async")?,
     })
   }
 }
@@ -115,12 +120,16 @@ struct LoopState {
   environment: Cell<*mut Environment>,
   cleanup: Cell<sys::napi_async_cleanup_hook_handle>,
   ended: Cell<bool>,
+  /// A `uv_async_t` that is never sent: an open handle that may hold the loop.
+  keeper: Cell<*mut c_void>,
+  turn: Turn,
 }
 
 impl Loop {
   pub(crate) fn open(
     env: &Env,
     dispatcher: Dispatcher,
+    turn: Turn,
     environment: impl FnOnce(Self) -> Environment,
   ) -> napi::Result<*mut Environment> {
     let uv = Library::get().ok_or_else(|| napi::Error::from_reason("this process has no libuv with uv_poll"))?;
@@ -132,7 +141,10 @@ impl Loop {
       environment: Cell::new(ptr::null_mut()),
       cleanup: Cell::new(ptr::null_mut()),
       ended: Cell::new(false),
+      keeper: Cell::new(ptr::null_mut()),
+      turn,
     });
+    state.open_keeper()?;
     let environment = Box::into_raw(Box::new(environment(Self { state: state.clone() })));
     state.environment.set(environment);
     // A Worker unloads the image at its end, maybe before libuv has called `on_close` in it.
@@ -153,7 +165,12 @@ impl Loop {
     Ok(environment)
   }
 
-  /// Makes the handle of a socket, neither armed nor holding the loop.
+  /// Keeps the loop running although no socket is busy.
+  pub(crate) fn hold(&self, on: bool) {
+    self.state.hold(on);
+  }
+
+  /// Makes the handle of a socket, not armed. It does not hold the loop.
   pub(crate) fn handle(&self, fd: BorrowedFd<'_>) -> Result<Handle, Errno> {
     let uv = self.state.uv;
     // SAFETY: as many zeroed bytes as libuv says that its handle needs.
@@ -223,13 +240,6 @@ impl Handle {
     note.armed.set(events);
     Ok(())
   }
-
-  pub(crate) fn hold(&mut self, on: bool) {
-    let uv = self.note().state.uv;
-    let change = if on { uv.reference } else { uv.unreference };
-    // SAFETY: an open handle; both calls are idempotent.
-    unsafe { change(self.raw) };
-  }
 }
 
 impl Drop for Handle {
@@ -240,16 +250,16 @@ impl Drop for Handle {
   }
 }
 
-/// The note of a handle that libuv calls back with.
-fn note_of(raw: *mut c_void) -> *mut Note {
+/// The data of a handle that libuv calls back with.
+fn data_of(raw: *mut c_void) -> *mut c_void {
   let uv = Library::get().expect("libuv called back");
-  // SAFETY: an initialised handle, whose data `Loop::handle` has set.
-  unsafe { (uv.get_data)(raw) }.cast()
+  // SAFETY: an initialised handle.
+  unsafe { (uv.get_data)(raw) }
 }
 
 unsafe extern "C" fn on_poll(raw: *mut c_void, status: c_int, events: c_int) {
   // SAFETY: an open handle's note, which lives until `on_close`.
-  let note = unsafe { &*note_of(raw) };
+  let note = unsafe { &*data_of(raw).cast::<Note>() };
   let events = if status < 0 {
     // libuv reports POLLERR as UV_EBADF and has stopped the handle. The system call will tell the real error.
     note.armed.set(0);
@@ -257,14 +267,17 @@ unsafe extern "C" fn on_poll(raw: *mut c_void, status: c_int, events: c_int) {
   } else {
     events & (READABLE | WRITABLE)
   };
-  let (dispatcher, event) = (note.state.dispatcher, [note.fd, events, note.armed.get()]);
+  let (state, event) = (note.state.clone(), [note.fd, events, note.armed.get()]);
+  state.turn.set_running(true);
   // SAFETY: on the loop's thread, outside of JavaScript. The note is not used again: JavaScript may close the socket.
-  unsafe { dispatcher.call_from_loop(event) };
+  unsafe { state.dispatcher.call_from_loop(event) };
+  state.turn.set_running(false);
+  state.hold(state.turn.is_held());
 }
 
 unsafe extern "C" fn on_close(raw: *mut c_void) {
   // SAFETY: called once for a handle, which gives its note back.
-  let note = unsafe { Box::from_raw(note_of(raw)) };
+  let note = unsafe { Box::from_raw(data_of(raw).cast::<Note>()) };
   // SAFETY: allocated by `Loop::handle`; libuv is done with it.
   unsafe { libc::free(raw) };
   let state = note.state;
@@ -278,11 +291,46 @@ unsafe extern "C" fn on_environment_end(_: sys::napi_async_cleanup_hook_handle, 
   let state = unsafe { Rc::from_raw(argument.cast::<LoopState>()) };
   // SAFETY: made by `Loop::open`; nothing calls into the environment after JavaScript's end.
   drop(unsafe { Box::from_raw(state.environment.replace(ptr::null_mut())) });
+  // SAFETY: opened by `open_keeper`, closed here only.
+  unsafe { (state.uv.close)(state.keeper.get(), on_keeper_close) };
   state.ended.set(true);
   state.finish_if_idle();
 }
 
+unsafe extern "C" fn on_keeper_close(raw: *mut c_void) {
+  // SAFETY: the reference that `open_keeper` gave; the handle is closed once.
+  let state = unsafe { Rc::from_raw(data_of(raw).cast::<LoopState>()) };
+  // SAFETY: allocated by `open_keeper`; libuv is done with it.
+  unsafe { libc::free(raw) };
+  state.handles.set(state.handles.get() - 1);
+  state.finish_if_idle();
+}
+
 impl LoopState {
+  fn open_keeper(self: &Rc<Self>) -> napi::Result<()> {
+    // SAFETY: as many zeroed bytes as libuv says that its handle needs.
+    let raw = unsafe { libc::calloc(1, self.uv.async_size) };
+    // SAFETY: memory for the handle, a loop that lives; without a callback, as it is never sent.
+    if raw.is_null() || unsafe { (self.uv.async_init)(self.uv_loop, raw, None) } != 0 {
+      // SAFETY: allocated above, or null; libuv does not know it.
+      unsafe { libc::free(raw) };
+      return Err(napi::Error::from_reason("uv_async_init failed"));
+    }
+    // SAFETY: an initialised handle; `on_keeper_close` takes the reference back.
+    unsafe { (self.uv.set_data)(raw, Rc::into_raw(self.clone()).cast_mut().cast()) };
+    // SAFETY: an initialised handle.
+    unsafe { (self.uv.unreference)(raw) };
+    self.keeper.set(raw);
+    self.handles.set(1);
+    Ok(())
+  }
+
+  fn hold(&self, on: bool) {
+    let change = if on { self.uv.reference } else { self.uv.unreference };
+    // SAFETY: open as long as JavaScript runs; both calls are idempotent.
+    unsafe { change(self.keeper.get()) };
+  }
+
   /// Lets the environment go once libuv has closed the last handle.
   fn finish_if_idle(&self) {
     if self.ended.get() && self.handles.get() == 0 {

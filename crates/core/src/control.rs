@@ -48,3 +48,31 @@ impl ControlBuffer {
     &self.bytes
   }
 }
+
+#[cfg(test)]
+mod tests {
+  use super::*;
+
+  #[test]
+  fn the_buffer_has_room_for_all_descriptors_behind_what_nobody_asked_for() {
+    // SAFETY: arithmetic on its argument.
+    let space = |size: usize| unsafe { libc::CMSG_SPACE(size as libc::c_uint) } as usize;
+    let label = 128; // of SO_PASSSEC
+    let other = space(size_of::<libc::timeval>()) + space(3 * size_of::<u32>()) + space(label) + space(4);
+    assert!(ControlBuffer::default().bytes().len() >= other + space(MAX_RECEIVED_FDS * size_of::<RawFd>()));
+  }
+
+  #[test]
+  fn the_buffer_is_aligned_for_a_header() {
+    assert_eq!(align_of::<ControlBuffer>() % align_of::<libc::cmsghdr>(), 0);
+    let buffer = ControlBuffer::default();
+    assert!(buffer.bytes().as_ptr().cast::<libc::cmsghdr>().is_aligned());
+  }
+
+  #[test]
+  fn a_cleared_buffer_is_zero() {
+    let mut buffer = ControlBuffer::default();
+    buffer.cleared().fill(0xff);
+    assert!(buffer.cleared().iter().all(|&byte| byte == 0));
+  }
+}

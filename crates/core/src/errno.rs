@@ -5,3 +5,14 @@ pub fn describe(errno: i32) -> (String, &'static str) {
   let errno = Errno::from_raw(errno);
   (format!("{errno:?}"), errno.desc())
 }
+
+#[cfg(test)]
+mod tests {
+  use super::*;
+
+  #[test]
+  fn an_error_number_has_a_name_and_a_text() {
+    assert_eq!(describe(libc::EPIPE), ("EPIPE".into(), "Broken pipe"));
+    assert_eq!(describe(libc::EAGAIN).0, "EAGAIN");
+  }
+}

@@ -155,7 +155,8 @@ impl<'fd> Socket<'fd> {
   /// Every descriptor that the kernel installed is owned from here on and is close-on-exec. On a stream a message is
   /// what the kernel gives: bytes that were sent without descriptors may come before those that carry some (unix(7)).
   ///
-  /// More than `max_fds` descriptors are refused as a whole. `EAGAIN` where nothing is there; `ECONNRESET` where the peer closed with bytes of ours unread.
+  /// More than `max_fds` descriptors are refused as a whole. `EAGAIN` where nothing is there; `ECONNRESET`, once, where
+  /// the peer closed with bytes of ours unread: on a stream after what it sent, on a seqpacket connection before.
   pub fn recv(&self, buffer: &mut [u8], control: &mut ControlBuffer, max_fds: usize) -> nix::Result<Option<Received>> {
     let packets = self.socket_type != SocketType::Stream;
     let mut flags = MsgFlags::MSG_DONTWAIT;
@@ -184,7 +185,9 @@ impl<'fd> Socket<'fd> {
     #[cfg(target_vendor = "apple")]
     decoded.rights.iter().try_for_each(descriptor::set_close_on_exec)?;
 
-    if bytes == 0 && capacity > 0 && !truncated && decoded.is_empty() && self.at_end()? {
+    // Where SO_PASSCRED is on, Linux gives credentials of nobody with the end of a stream.
+    let nothing_sent = decoded.rights.is_empty() && !truncated && !(packets && decoded.unexpected);
+    if bytes == 0 && capacity > 0 && nothing_sent && self.at_end()? {
       return Ok(None);
     }
     let length = bytes.min(capacity);
@@ -251,14 +254,14 @@ impl Decoded {
           decoded.rights = sys::own_received(numbers);
         }
         ControlMessageOwned::ScmRights(numbers) => decoded.rights.extend(sys::own_received(numbers)),
+        ControlMessageOwned::Unknown(message) => {
+          drop(sys::own_unknown(&message));
+          decoded.unexpected = true;
+        }
         _ => decoded.unexpected = true,
       }
     }
     debug_assert!(decoded.rights.len() <= MAX_RECEIVED_FDS);
     decoded
-  }
-
-  fn is_empty(&self) -> bool {
-    self.rights.is_empty() && !self.unexpected
   }
 }

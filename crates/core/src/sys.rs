@@ -4,12 +4,39 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::socket::UnknownCmsg;
+
+/// The pidfd of the sender, which `SO_PASSPIDFD` adds to every message: linux/socket.h. libc has no name for it.
+const SCM_PIDFD: libc::c_int = 4;
 
 /// Takes ownership of descriptors that `recvmsg` has just installed.
 pub(crate) fn own_received(numbers: Vec<RawFd>) -> Vec<OwnedFd> {
   // SAFETY: the numbers come out of an SCM_RIGHTS message of this process's own recvmsg: they are open, and nobody
   // else knows them.
   numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
+}
+
+/// Takes ownership of the descriptor in a control message that nix does not know, if it holds one.
+pub(crate) fn own_unknown(message: &UnknownCmsg) -> Vec<OwnedFd> {
+  if holds_descriptors(&message.cmsg_header) {
+    own_received(numbers(&message.data_bytes).collect())
+  } else {
+    Vec::new()
+  }
+}
+
+fn holds_descriptors(header: &libc::cmsghdr) -> bool {
+  let pidfds = cfg!(any(target_os = "linux", target_os = "android"));
+  header.cmsg_level == libc::SOL_SOCKET
+    && (header.cmsg_type == libc::SCM_RIGHTS || pidfds && header.cmsg_type == SCM_PIDFD)
+}
+
+/// The numbers in the data of a control message that holds descriptors.
+fn numbers(data: &[u8]) -> impl Iterator<Item = RawFd> {
+  let numbers = data.chunks_exact(size_of::<RawFd>());
+  let numbers = numbers.map(|number| RawFd::from_ne_bytes(number.try_into().expect("a chunk of four bytes")));
+  // A pidfd that the kernel could not make is an error number, negative.
+  numbers.filter(|&number| number >= 0)
 }
 
 /// Takes ownership of the descriptors in the control data of a truncated receive.
@@ -21,7 +48,7 @@ pub(crate) fn own_truncated(control: &[u8]) -> Vec<OwnedFd> {
   const HEADER: usize = size_of::<libc::cmsghdr>();
   // SAFETY: CMSG_LEN and CMSG_SPACE are arithmetic on their argument, without a precondition.
   let data_offset = unsafe { libc::CMSG_LEN(0) } as usize;
-  let mut numbers = Vec::new();
+  let mut received = Vec::new();
   let mut rest = control;
   while rest.len() >= HEADER {
     // SAFETY: `rest` holds at least a header's bytes, any bit pattern is a valid cmsghdr, and the read is unaligned.
@@ -31,15 +58,14 @@ pub(crate) fn own_truncated(control: &[u8]) -> Vec<OwnedFd> {
     if length < data_offset {
       break;
     }
-    if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-      let data = rest[data_offset..length].chunks_exact(size_of::<RawFd>());
-      numbers.extend(data.map(|number| RawFd::from_ne_bytes(number.try_into().expect("a chunk of four bytes"))));
+    if holds_descriptors(&header) {
+      received.extend(numbers(&rest[data_offset..length]));
     }
     // SAFETY: as for CMSG_LEN above.
     let space = unsafe { libc::CMSG_SPACE((length - data_offset) as libc::c_uint) } as usize;
     rest = &rest[space.min(rest.len())..];
   }
-  own_received(numbers)
+  own_received(received)
 }
 
 /// Takes ownership of a number that the caller says is its own.
@@ -122,4 +148,172 @@ pub(crate) fn set_no_sigpipe(socket: BorrowedFd<'_>) -> nix::Result<()> {
     )
   };
   Errno::result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+  use std::fs::File;
+  use std::os::fd::IntoRawFd;
+
+  use super::*;
+
+  const RIGHTS: (libc::c_int, libc::c_int) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+  const OTHER: (libc::c_int, libc::c_int) = (libc::SOL_SOCKET, 0x7fff);
+  const ALIGNMENT: usize = if cfg!(target_vendor = "apple") { 4 } else { 8 };
+
+  /// A control message as the kernel lays it out: header, data, padding.
+  fn message((level, kind): (libc::c_int, libc::c_int), data: &[u8]) -> Vec<u8> {
+    // SAFETY: arithmetic on its argument.
+    claiming(unsafe { libc::CMSG_LEN(data.len() as libc::c_uint) } as usize, (level, kind), data)
+  }
+
+  /// One whose header claims any length.
+  fn claiming(length: usize, (level, kind): (libc::c_int, libc::c_int), data: &[u8]) -> Vec<u8> {
+    // SAFETY: a structure of integers.
+    let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+    header.cmsg_len = length as _;
+    header.cmsg_level = level;
+    header.cmsg_type = kind;
+    // SAFETY: the header's own bytes, which have no padding between them that was not zeroed.
+    let header = unsafe { std::slice::from_raw_parts((&raw const header).cast::<u8>(), size_of::<libc::cmsghdr>()) };
+    let mut bytes = header.to_vec();
+    bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+    bytes.extend(data);
+    bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+    bytes
+  }
+
+  /// Open descriptors that nobody owns, as a receive leaves them.
+  fn installed(count: usize) -> Vec<RawFd> {
+    (0..count).map(|_| File::open("/dev/null").unwrap().into_raw_fd()).collect()
+  }
+
+  fn data(numbers: &[RawFd]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+  }
+
+  #[track_caller]
+  fn assert_owned(control: &[u8], numbers: &[RawFd]) {
+    let owned = own_truncated(control);
+    assert_eq!(owned.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
+  }
+
+  #[test]
+  fn nothing_is_owned_of_an_empty_buffer() {
+    assert_owned(&[], &[]);
+    assert_owned(&[0; 1], &[]);
+    assert_owned(&[0; 1024], &[]);
+  }
+
+  #[test]
+  fn every_descriptor_of_a_header_is_owned_whatever_the_padding() {
+    for count in 0..5 {
+      let numbers = installed(count);
+      let control = message(RIGHTS, &data(&numbers));
+      assert_owned(&[control, vec![0; 64]].concat(), &numbers);
+    }
+  }
+
+  #[test]
+  fn a_header_may_end_with_the_buffer() {
+    for count in 1..5 {
+      let numbers = installed(count);
+      assert_owned(&message(RIGHTS, &data(&numbers)), &numbers);
+    }
+  }
+
+  #[test]
+  fn a_last_header_may_lack_its_padding() {
+    let numbers = installed(1);
+    let mut control = message(RIGHTS, &data(&numbers));
+    // SAFETY: arithmetic on its argument.
+    control.truncate(unsafe { libc::CMSG_LEN(size_of::<RawFd>() as libc::c_uint) } as usize);
+    assert_owned(&control, &numbers);
+  }
+
+  #[test]
+  fn the_descriptors_of_several_headers_are_owned() {
+    let numbers = installed(6);
+    let parts = [&numbers[..1], &numbers[1..3], &numbers[3..]];
+    let control = parts.map(|part| message(RIGHTS, &data(part))).concat();
+    assert_owned(&[control, vec![0; 64]].concat(), &numbers);
+  }
+
+  #[test]
+  fn a_header_of_another_kind_is_stepped_over() {
+    let numbers = installed(3);
+    for other in [OTHER, (libc::IPPROTO_IP, libc::SCM_RIGHTS)] {
+      for length in [0, 1, 12, 17] {
+        let between = message(other, &vec![0xff; length]);
+        assert_owned(&[between.clone(), between].concat(), &[]);
+      }
+    }
+    let control = [
+      message(OTHER, &[0xff; 12]),
+      message(RIGHTS, &data(&numbers[..1])),
+      message(OTHER, &[0xff; 1]),
+      message(RIGHTS, &data(&numbers[1..])),
+      vec![0; 64],
+    ];
+    assert_owned(&control.concat(), &numbers);
+  }
+
+  #[test]
+  fn a_header_that_claims_more_than_the_buffer_holds_is_clamped() {
+    let numbers = installed(2);
+    for length in [1 << 10, u32::MAX as usize] {
+      let control = [message(OTHER, &[0xff; 4]), claiming(length, RIGHTS, &data(&numbers))].concat();
+      let owned = own_truncated(&control);
+      assert_eq!(owned.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
+      owned.into_iter().for_each(std::mem::forget); // for the next length
+    }
+    drop(own_received(numbers));
+  }
+
+  #[test]
+  fn a_number_that_is_cut_off_is_none() {
+    let numbers = installed(1);
+    let mut control = claiming(1 << 10, RIGHTS, &data(&numbers));
+    // SAFETY: arithmetic on its argument.
+    control.truncate(unsafe { libc::CMSG_LEN(size_of::<RawFd>() as libc::c_uint) } as usize);
+    control.extend([1, 0, 0]);
+    assert_owned(&control, &numbers);
+  }
+
+  #[test]
+  fn a_header_too_short_to_be_one_ends_the_walk() {
+    let numbers = installed(1);
+    for length in [0, 1, size_of::<libc::cmsghdr>() - 1] {
+      let control = [claiming(length, RIGHTS, &[]), message(RIGHTS, &data(&numbers))].concat();
+      assert_owned(&control, &[]);
+    }
+    drop(own_received(numbers));
+  }
+
+  #[test]
+  fn a_header_without_room_for_itself_ends_the_walk() {
+    let numbers = installed(1);
+    let control = [message(RIGHTS, &data(&numbers)), vec![0xff; size_of::<libc::cmsghdr>() - 1]].concat();
+    assert_owned(&control, &numbers);
+  }
+
+  #[test]
+  fn the_buffer_may_lie_at_an_odd_address() {
+    let numbers = installed(3);
+    let control = [vec![0], message(OTHER, &[0xff; 5]), message(RIGHTS, &data(&numbers)), vec![0; 64]].concat();
+    assert_owned(&control[1..], &numbers);
+  }
+
+  #[test]
+  #[cfg(any(target_os = "linux", target_os = "android"))]
+  fn a_pidfd_is_owned_and_an_error_number_in_its_place_is_not() {
+    let numbers = installed(2);
+    let control = [
+      message(RIGHTS, &data(&numbers[..1])),
+      message((libc::SOL_SOCKET, SCM_PIDFD), &data(&numbers[1..])),
+      message((libc::SOL_SOCKET, SCM_PIDFD), &data(&[-libc::EMFILE])),
+      vec![0; 64],
+    ];
+    assert_owned(&control.concat(), &numbers);
+  }
 }

@@ -40,7 +40,7 @@ fn every_number_of_descriptors_arrives_in_order() {
   }
 }
 
-/// macOS begins with 256.
+/// macOS begins with a limit of 256.
 fn make_room_for_descriptors() {
   let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
   setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(4096)), hard).unwrap();
@@ -368,6 +368,7 @@ fn a_socket_may_be_sent_over_itself() {
 #[test]
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn credentials_that_nobody_asked_for_are_told_and_close_the_descriptors() {
+  make_room_for_descriptors();
   for &socket_type in TYPES {
     let (a, b) = pair(socket_type);
     switch_on(&b, libc::SO_PASSCRED).unwrap();
