@@ -1,14 +1,18 @@
-/** First in, first out; taking and putting cost the same at any length, which `Array.shift` does not. */
+/** How much memory an empty queue may keep, in items. */
+const KEPT = 1024
+
+/** First in, first out; putting and taking cost the same at any length, and nothing is allocated for a short one. */
 export class Queue<T> {
   #items: (T | undefined)[] = []
   #head = 0
+  #tail = 0
 
   get length(): number {
-    return this.#items.length - this.#head
+    return this.#tail - this.#head
   }
 
   push(item: T): void {
-    this.#items.push(item)
+    this.#items[this.#tail++] = item
   }
 
   peek(): T | undefined {
@@ -19,11 +23,12 @@ export class Queue<T> {
     const item = this.#items[this.#head]
     if (item === undefined) return undefined
     this.#items[this.#head++] = undefined
-    if (this.#head === this.#items.length) {
-      this.#items.length = 0
-      this.#head = 0
-    } else if (this.#head >= 1024 && this.#head * 2 >= this.#items.length) {
-      this.#items = this.#items.slice(this.#head)
+    if (this.#head === this.#tail) {
+      if (this.#tail > KEPT) this.#items = []
+      this.#head = this.#tail = 0
+    } else if (this.#head > KEPT && this.#head * 2 > this.#tail) {
+      this.#items = this.#items.slice(this.#head, this.#tail)
+      this.#tail -= this.#head
       this.#head = 0
     }
     return item
@@ -34,6 +39,7 @@ export class Queue<T> {
     const index = this.#items.indexOf(item, this.#head)
     if (index < 0) return false
     this.#items.splice(index, 1)
+    this.#tail--
     return true
   }
 }

@@ -150,8 +150,8 @@ export class Receiver {
     this.#mostFds = Math.max(this.#mostFds, count)
     this.#lastFd = fds[count - 1]!
     const size = outcome[2]!
-    const descriptors: Descriptor[] = []
-    for (let i = 0; i < count; i++) descriptors.push(own(fds[i]!))
+    const descriptors = [own(fds[0]!)]
+    for (let i = 1; i < count; i++) descriptors.push(own(fds[i]!))
     return new Message(data, size, descriptors)
   }
 

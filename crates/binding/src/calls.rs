@@ -1,6 +1,6 @@
 //! The calls that JavaScript makes on sockets and descriptors: plain Node-API functions over integers and shared
-//! arrays. Such a call costs 25 to 30 ns, a method of a napi-rs class 360 to 545 (it takes a lock), and a value made per
-//! message about 200; at three system calls of 300 to 700 ns per descriptor that decides.
+//! arrays. A method of a napi-rs class takes a lock and costs many times such a call, about as much as the system call it
+//! would make; and so does each value made per message.
 //!
 //! Each gives a count, or an error number, negative. None runs JavaScript, so that the environment is borrowed by one
 //! at a time.

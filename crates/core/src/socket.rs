@@ -159,15 +159,13 @@ impl<'fd> Socket<'fd> {
   /// the peer closed with bytes of ours unread: on a stream after what it sent, on a seqpacket connection before.
   pub fn recv(&self, buffer: &mut [u8], control: &mut ControlBuffer, max_fds: usize) -> nix::Result<Option<Received>> {
     let packets = self.socket_type != SocketType::Stream;
-    let mut flags = MsgFlags::MSG_DONTWAIT;
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    if packets {
-      flags |= MsgFlags::MSG_TRUNC; // recv(2): give the packet's length even where it does not fit
-    }
     #[cfg(not(target_vendor = "apple"))]
-    {
-      flags |= MsgFlags::MSG_CMSG_CLOEXEC;
-    }
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    #[cfg(target_vendor = "apple")]
+    let flags = MsgFlags::MSG_DONTWAIT;
+    // recv(2): give the packet's length even where it does not fit.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let flags = if packets { flags | MsgFlags::MSG_TRUNC } else { flags };
     let capacity = buffer.len();
     let (bytes, message_flags, decoded) = loop {
       let room = control.cleared();
@@ -207,7 +205,8 @@ impl<'fd> Socket<'fd> {
   /// Whether a receive of no bytes and no control data was the end.
   ///
   /// On a stream it always is, on a datagram socket never. A seqpacket connection gives the same for an empty packet;
-  /// it has not ended while the peer can still send (no `POLLRDHUP`) or while more is queued.
+  /// it has not ended while the peer can still send (no `POLLRDHUP`) or while more is queued. Empty packets that nothing
+  /// but the peer's close follows cannot be told from the end.
   fn at_end(&self) -> nix::Result<bool> {
     match self.socket_type {
       SocketType::Stream => Ok(true),

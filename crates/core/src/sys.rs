@@ -11,8 +11,8 @@ const SCM_PIDFD: libc::c_int = 4;
 
 /// Takes ownership of descriptors that `recvmsg` has just installed.
 pub(crate) fn own_received(numbers: Vec<RawFd>) -> Vec<OwnedFd> {
-  // SAFETY: the numbers come out of an SCM_RIGHTS message of this process's own recvmsg: they are open, and nobody
-  // else knows them.
+  // SAFETY: the numbers come out of a control message of this process's own recvmsg: they are open, and nobody else
+  // knows them.
   numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
 }
 

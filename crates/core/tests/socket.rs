@@ -236,6 +236,17 @@ fn an_empty_packet_with_more_behind_it_is_not_the_end_of_a_hung_up_connection() 
 }
 
 #[test]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn empty_packets_that_only_the_close_follows_are_taken_for_the_end() {
+  let (a, b) = pair(SocketType::Seqpacket);
+  a.send(b"last", &[]).unwrap();
+  a.send(b"", &[]).unwrap();
+  drop(a);
+  assert_eq!(b.complete().0, b"last");
+  b.assert_ended();
+}
+
+#[test]
 fn an_empty_packet_is_not_the_end_where_only_our_half_is_shut_down() {
   for &socket_type in PACKET_TYPES {
     let (a, b) = pair(socket_type);
