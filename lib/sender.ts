@@ -132,6 +132,18 @@ export class Sender {
     }
   }
 
+  /**
+   * Fails what waits after the sending side was shut down: poll(2) reports no room on a stream that is full, although a
+   * send would fail at once.
+   */
+  flushEnded(): void {
+    let before: number
+    do {
+      before = this.#queue.length
+      this.flush()
+    } while (this.#queue.length < before)
+  }
+
   /** Tries again after a pause, each longer than the last. */
   #wait(): void {
     if (this.#timer !== undefined) return
@@ -146,12 +158,15 @@ export class Sender {
 
   #abort(pending: Pending, signal: AbortSignal): void {
     if (!this.#queue.remove(pending)) return
-    // Half a message has gone: whatever followed would be taken for its other half.
-    if (pending.offset > 0) native.shutdown(this.#endpoint.fd, SHUT_WRITE)
     settle(
       pending,
       rejection(() => aborted(signal))
     )
+    // Half a message has gone: whatever followed would be taken for its other half.
+    if (pending.offset > 0) {
+      native.shutdown(this.#endpoint.fd, SHUT_WRITE)
+      this.flushEnded()
+    }
     this.#stopWaitingForNothing()
     this.#endpoint.update()
   }
