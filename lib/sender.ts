@@ -142,6 +142,7 @@ export class Sender {
       before = this.#queue.length
       this.flush()
     } while (this.#queue.length < before)
+    this.#endpoint.update()
   }
 
   /** Tries again after a pause, each longer than the last. */
@@ -165,7 +166,7 @@ export class Sender {
     // Half a message has gone: whatever followed would be taken for its other half.
     if (pending.offset > 0) {
       native.shutdown(this.#endpoint.fd, SHUT_WRITE)
-      this.flushEnded()
+      queueMicrotask(() => this.flushEnded()) // not before the signal has ended what else it ends
     }
     this.#stopWaitingForNothing()
     this.#endpoint.update()

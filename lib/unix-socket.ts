@@ -200,10 +200,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     if (direction < 0) throw invalidValue('how', "must be 'read', 'write' or 'both'")
     const code = native.shutdown(this.#open().fd, direction)
     if (code < 0) throw systemError(code, 'shutdown')
-    if (how !== 'read') {
-      this.#endpoint.sender.flushEnded()
-      this.#endpoint.update()
-    }
+    if (how !== 'read') this.#endpoint.sender.flushEnded()
   }
 
   /** Let operations that wait keep the process alive, as they do at first. */

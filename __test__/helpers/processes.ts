@@ -1,7 +1,8 @@
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { UnixSocket, socketpair } from 'fdpass'
+import { type SocketType, UnixSocket, socketpair } from 'fdpass'
 
 /** A child program, the socket that ends in it, and what it printed. */
 export interface Fixture {
@@ -17,18 +18,42 @@ export function fixturePath(name: string): string {
   return fileURLToPath(new URL(`../fixtures/${name}.js`, import.meta.url))
 }
 
-/** Starts any program with one end of a new stream pair as its descriptor 3. */
-export function startProgram(command: string, args: readonly string[], options: SpawnOptions = {}): Fixture {
-  const [socket, theirs] = socketpair()
+/** How a program is started. */
+export interface ProgramOptions extends SpawnOptions {
+  /** The first three descriptors of the child. */
+  standard?: readonly [Standard, Standard, Standard]
+  /** The number that the socket has in the child; 3 unless given. */
+  socketAt?: number
+  /** The type of the pair; a stream unless given. */
+  type?: SocketType
+}
+
+type Standard = 'ignore' | 'pipe' | 'inherit' | number
+
+/** Starts any program with one end of a new pair as its descriptor 3. */
+export function startProgram(command: string, args: readonly string[], options: ProgramOptions = {}): Fixture {
+  const { standard = ['ignore', 'pipe', 'inherit'], socketAt = 3, type = 'stream', ...rest } = options
+  const [socket, theirs] = socketpair({ type })
   const number = theirs.release()
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit', number], ...options })
+  const between = Array.from({ length: socketAt - 3 }, () => 'ignore' as const)
+  const child = spawn(command, args, { stdio: [...standard, ...between, number], ...rest })
   UnixSocket.from(number).close() // only the child holds that end from now on
   return { child, socket, done: finish(child) }
 }
 
 /** Starts a program of `__test__/fixtures` on the Node that runs the test. */
-export function startFixture(name: string, args: readonly string[] = [], options: SpawnOptions = {}): Fixture {
+export function startFixture(name: string, args: readonly string[] = [], options: ProgramOptions = {}): Fixture {
   return startProgram(process.execPath, [...process.execArgv, fixturePath(name), ...args], options)
+}
+
+/** The path of a file of `__test__/fixtures` that is not compiled with the tests, which run in the repository's root. */
+export function fixtureSource(name: string): string {
+  return join('__test__', 'fixtures', name)
+}
+
+/** Starts a scene of `peer.py`. */
+export function startPython(scene: string, args: readonly string[] = [], options: ProgramOptions = {}): Fixture {
+  return startProgram('python3', [fixtureSource('peer.py'), String(options.socketAt ?? 3), scene, ...args], options)
 }
 
 /** Resolves at a child's end to what it printed; rejects unless it ended with code 0. */
