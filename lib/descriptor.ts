@@ -1,7 +1,7 @@
 import { setTimeout } from 'node:timers'
 import { MAX_INT, integer } from './arguments.ts'
 import { warnOnce } from './warning.ts'
-import { descriptorClosed, invalidValue, systemError } from './errors.ts'
+import { descriptorClosed, invalidType, invalidValue, systemError } from './errors.ts'
 import { borrow } from './fd-source.ts'
 import { fds, native } from './native.ts'
 import { openReactor } from './reactor.ts'
@@ -122,6 +122,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
 
   /** @internal Lend the number for one call. */
   [borrow](): number {
+    if (!(#fd in this)) throw invalidType('fd', 'an instance of Descriptor', this)
     if (this.#fd === CLOSED) throw descriptorClosed()
     return this.#fd
   }

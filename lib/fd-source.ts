@@ -19,8 +19,8 @@ function numberOf(name: string, source: unknown): number {
     if (source instanceof ReadStream || source instanceof WriteStream || source.constructor?.name === 'FileHandle') {
       const fd: unknown = 'fd' in source ? source.fd : undefined
       // A stream has null before it is open, a closed FileHandle -1.
-      if (typeof fd !== 'number' || fd < 0) throw invalidValue(name, 'is not open')
-      return fd
+      if (fd === null || fd === -1) throw invalidValue(name, 'is not open')
+      return integer(name, fd, 0, MAX_INT)
     }
   }
   throw invalidType(

@@ -112,7 +112,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     try {
       const content = bytesOf(data)
       const signal = signalOf(optionsOf(options))
-      const { sender, isStream } = this.#open()
+      const { sender, isStream } = UnixSocket.#open(this)
       const count = putFds(options?.fds)
       if (content.length === 0 && isStream) {
         if (count === 0) return Promise.resolve()
@@ -136,7 +136,11 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    *   closed, its bytes are in `data`); ERR_SOCKET_CLOSED; AbortError, which loses nothing.
    */
   recv(options?: RecvOptions): Promise<Message | null> {
-    return this.#receive(options, defaultLimits, toMessage)
+    try {
+      return UnixSocket.#receive(this, options, defaultLimits, toMessage)
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /**
@@ -150,7 +154,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     try {
       const content = bytesOf(data)
       const signal = signalOf(optionsOf(options))
-      const { sender, isStream } = this.#open()
+      const { sender, isStream } = UnixSocket.#open(this)
       const count = putFd(fd)
       if (content.length === 0 && isStream) throw carrierMissing()
       return sender.send(this, content, count, signal)
@@ -167,7 +171,11 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    *   ERR_TOO_MANY_DESCRIPTORS for more than one.
    */
   recvFd(options?: RecvFdOptions): Promise<ReceivedFd | null> {
-    return this.#receive(options, oneFd, toReceivedFd)
+    try {
+      return UnixSocket.#receive(this, options, oneFd, toReceivedFd)
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /**
@@ -198,7 +206,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   shutdown(how: 'read' | 'write' | 'both' = 'both'): void {
     const direction = directions.indexOf(how)
     if (direction < 0) throw invalidValue('how', "must be 'read', 'write' or 'both'")
-    const code = native.shutdown(this.#open().fd, direction)
+    const code = native.shutdown(UnixSocket.#open(this).fd, direction)
     if (code < 0) throw systemError(code, 'shutdown')
     if (how !== 'read') this.#endpoint.sender.flushEnded()
   }
@@ -222,7 +230,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * @throws ERR_SOCKET_NOT_EMPTY while it holds messages that an iteration received ahead; ERR_SOCKET_CLOSED
    */
   release(): number {
-    const endpoint = this.#open()
+    const endpoint = UnixSocket.#open(this)
     if (endpoint.receiver.held > 0) throw socketNotEmpty(endpoint.receiver.held)
     unused.unregister(endpoint)
     return endpoint.release()
@@ -245,30 +253,33 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 
   /** As {@link UnixSocket.close}, with the closing of descriptors, which can block, on the thread pool. */
-  [Symbol.asyncDispose](): Promise<void> {
+  async [Symbol.asyncDispose](): Promise<void> {
     unused.unregister(this.#endpoint)
-    return this.#endpoint.closeLater()
+    await this.#endpoint.closeLater()
   }
 
   /** @internal Lend the number for one call. */
   [borrow](): number {
-    return this.#open().fd
+    return UnixSocket.#open(this).fd
   }
 
-  #open(): Endpoint {
-    if (this.#endpoint.closed) throw socketClosed()
-    return this.#endpoint
+  // Static, because a private method fails without a code on an object that only has this class's prototype.
+  static #open(socket: UnixSocket): Endpoint {
+    if (!(#endpoint in socket)) throw invalidType('socket', 'an instance of UnixSocket', socket)
+    if (socket.#endpoint.closed) throw socketClosed()
+    return socket.#endpoint
   }
 
-  #receive<T>(options: RecvOptions | undefined, defaults: Limits, shape: Shape<T>): Promise<T> {
-    try {
-      if (options === undefined) return this.#open().receiver.receive(this, defaults, shape, undefined)
-      const limits = limitsOf(optionsOf(options), defaults)
-      const signal = signalOf(options)
-      return this.#open().receiver.receive(this, limits, shape, signal)
-    } catch (error) {
-      return Promise.reject(error)
-    }
+  static #receive<T>(
+    socket: UnixSocket,
+    options: RecvOptions | undefined,
+    defaults: Limits,
+    shape: Shape<T>
+  ): Promise<T> {
+    if (options === undefined) return UnixSocket.#open(socket).receiver.receive(socket, defaults, shape, undefined)
+    const limits = limitsOf(optionsOf(options), defaults)
+    const signal = signalOf(options)
+    return UnixSocket.#open(socket).receiver.receive(socket, limits, shape, signal)
   }
 }
 
