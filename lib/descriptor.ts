@@ -116,8 +116,8 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /** Close on the thread pool, for `await using`. */
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close()
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
   }
 
   /** @internal Lend the number for one call. */
