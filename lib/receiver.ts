@@ -74,9 +74,8 @@ export class Receiver {
   #luck = MOST_LUCK
   /** Descriptors were lost once, maybe to a full table: receiving ahead would lose more. */
   #careful = false
-  /** The most descriptors that a message had, and the last number of the last. */
+  /** The most descriptors that a message had. */
   #mostFds = 0
-  #lastFd = 0
 
   constructor(endpoint: Endpoint) {
     this.#endpoint = endpoint
@@ -134,7 +133,12 @@ export class Receiver {
       if (count <= SMALL) for (let i = 0; i < count; i++) data[i] = bytes[i]!
       else data.set(bytes.subarray(0, count))
     } else {
-      const { buffer } = Buffer.allocUnsafeSlow(maxBytes)
+      let buffer: ArrayBufferLike
+      try {
+        ;({ buffer } = Buffer.allocUnsafeSlow(maxBytes))
+      } catch (error) {
+        return () => error as Error // out of memory
+      }
       const count = native.receiveInto(new Uint8Array(buffer), fd, maxFds)
       if (count < 0) return nothing(count)
       data = new Uint8Array(buffer, 0, count)
@@ -148,7 +152,6 @@ export class Receiver {
     const count = outcome[0]!
     if (count === 0) return new Message(data, outcome[2]!, noDescriptors)
     this.#mostFds = Math.max(this.#mostFds, count)
-    this.#lastFd = fds[count - 1]!
     const size = outcome[2]!
     const descriptors = [own(fds[0]!)]
     for (let i = 1; i < count; i++) descriptors.push(own(fds[i]!))
@@ -182,11 +185,12 @@ export class Receiver {
     if (this.#luck <= 0 && ++this.#luck <= 0) return
     let taken = 0
     let fdsTaken = 0
-    let mostFds = -1
+    let room: number | undefined
     while (taken < PER_WAKE && !this.#careful) {
       if (this.#mostFds > 0) {
-        if (mostFds < 0) mostFds = this.#roomForFds()
-        if (fdsTaken + this.#mostFds > mostFds) break
+        room ??= native.room()
+        // What is held must not take the room of a message that would have been received without it.
+        if (fdsTaken + this.#mostFds > Math.min(FDS_PER_WAKE, room / 4) || fdsTaken + limits.maxFds > room) break
       }
       const received = this.#tryReceive(limits)
       if (received === undefined || received === null) break // the end is there to be received again
@@ -197,11 +201,6 @@ export class Receiver {
     }
     spend(taken)
     if (taken === 0) this.#miss()
-  }
-
-  /** How many descriptors may be received ahead: a quarter of the free table, in which the lowest number is given out. */
-  #roomForFds(): number {
-    return Math.min(FDS_PER_WAKE, (native.limit() - this.#lastFd - 1) / 4)
   }
 
   /** What was received ahead, within the limits of whoever takes it. */

@@ -190,9 +190,9 @@ pub struct Calls<'env> {
   /// End one half of a connection (0 reading, 1 writing) or both (2): shutdown(2).
   #[napi(ts_type = "(socket: number, how: number) => number")]
   pub shutdown: Unknown<'env>,
-  /// How many descriptors the process may have open.
+  /// How many more descriptors the process may open.
   #[napi(ts_type = "() => number")]
-  pub limit: Unknown<'env>,
+  pub room: Unknown<'env>,
 }
 
 impl<'env> Calls<'env> {
@@ -214,7 +214,7 @@ impl<'env> Calls<'env> {
       watch: call("watch", integers!(watch, 2))?,
       hold: call("hold", integers!(hold, 1))?,
       shutdown: call("shutdown", integers!(shutdown, 2))?,
-      limit: call("limit", integers!(limit, 0))?,
+      room: call("room", integers!(room, 0))?,
     })
   }
 }
@@ -375,6 +375,6 @@ fn shutdown(environment: &mut Environment, [socket, how]: [i32; 2]) -> Outcome {
   Ok(0)
 }
 
-fn limit(_: &mut Environment, []: [i32; 0]) -> Outcome {
-  Ok(i32::try_from(fdpass_core::limit()?).unwrap_or(i32::MAX))
+fn room(_: &mut Environment, []: [i32; 0]) -> Outcome {
+  Ok(i32::try_from(fdpass_core::room()?).unwrap_or(i32::MAX))
 }

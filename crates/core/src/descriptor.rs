@@ -35,7 +35,11 @@ pub(crate) fn set_close_on_exec(fd: impl AsFd) -> nix::Result<()> {
 
 /// A second descriptor of the same open file description, close-on-exec: `fcntl(F_DUPFD_CLOEXEC)`.
 pub fn duplicate(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
-  fd.try_clone_to_owned().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EBADF)))
+  fd.try_clone_to_owned().map_err(errno)
+}
+
+fn errno(error: std::io::Error) -> Errno {
+  Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// Closes a descriptor: `close(2)`.
@@ -55,9 +59,17 @@ pub fn close_all(fds: Vec<OwnedFd>) {
   sys::close_runs(fds);
 }
 
-/// How many descriptors this process may have open: the soft `RLIMIT_NOFILE`.
-pub fn limit() -> nix::Result<libc::rlim_t> {
-  getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _hard)| soft)
+/// How many more descriptors this process may open: the soft `RLIMIT_NOFILE` less those that are open.
+///
+/// From Linux 6.2 on the size of /proc/self/fd is their number; elsewhere they are counted one by one.
+pub fn room() -> nix::Result<u64> {
+  let (limit, _hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+  let table = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
+  let open = std::fs::metadata(table).map_err(errno)?.len();
+  let open =
+    if cfg!(target_os = "linux") && open > 0 { open } else { std::fs::read_dir(table).map_err(errno)?.count() as u64 };
+  #[allow(clippy::unnecessary_cast, reason = "rlim_t is an i64 on FreeBSD")]
+  Ok((limit as u64).saturating_sub(open))
 }
 
 /// Runs what may switch a descriptor to non-blocking mode, and puts the mode back.

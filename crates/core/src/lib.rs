@@ -15,7 +15,7 @@ mod socket;
 mod sys;
 
 pub use control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
-pub use descriptor::{adopt, close, close_all, duplicate, keep_status_flags, limit};
+pub use descriptor::{adopt, close, close_all, duplicate, keep_status_flags, room};
 pub use errno::describe;
 pub use nix::errno::Errno;
 pub use socket::{Control, Direction, Received, Socket, SocketType, socketpair};

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fdpass_core::{Control, Errno, SocketType, duplicate, limit, socketpair};
+use fdpass_core::{Control, Errno, SocketType, duplicate, room, socketpair};
 use fixtures::*;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -98,10 +98,14 @@ fn a_pair_without_room_for_both_ends_fails_and_leaves_none() {
 }
 
 #[test]
-fn the_limit_is_the_one_in_force() {
+fn the_room_is_what_the_limit_leaves_wherever_it_lies() {
   let _alone = alone();
-  let _table = Table::with_room_for(0);
-  assert_eq!(limit(), Ok(LIMIT));
+  for left in [0, 1, 5] {
+    let mut table = Table::with_room_for(left);
+    assert_eq!(room(), Ok(left as u64));
+    table.fillers.swap_remove(0); // a low number
+    assert_eq!(room(), Ok(left as u64 + 1));
+  }
 }
 
 const LIMIT: libc::rlim_t = 1024;
