@@ -326,38 +326,41 @@ test.serial('500 receives in a race with their aborts lose nothing and leak noth
   b.close()
 })
 
-test.serial('one signal serves ten operations at once, and hundreds in turn, without a warning [D6]', async (t) => {
-  const warnings: string[] = []
-  const listen = ({ name }: Error) => warnings.push(name)
-  process.on('warning', listen)
-  const [a, b] = socketpair()
-  const controller = new AbortController()
-  const { signal } = controller
-  for (let i = 0; i < 100; i++) {
-    const waiting = b.recv({ signal })
-    await a.send('x', { signal })
-    await waiting
+test.serial(
+  'one signal serves a hundred operations at once, and as many in turn, without a warning [D6]',
+  async (t) => {
+    const warnings: string[] = []
+    const listen = ({ name }: Error) => warnings.push(name)
+    process.on('warning', listen)
+    const [a, b] = socketpair()
+    const controller = new AbortController()
+    const { signal } = controller
+    for (let i = 0; i < 100; i++) {
+      const waiting = b.recv({ signal })
+      await a.send('x', { signal })
+      await waiting
+    }
+    t.is(getEventListeners(signal, 'abort').length, 0)
+    const operations = [a.send(large, { signal })]
+    for (let i = 0; i < 49; i++) operations.push(a.send('x', { signal }))
+    const receives = Array.from({ length: 50 }, () => a.recv({ signal }))
+    await turns()
+    controller.abort()
+    for (const operation of [...operations, ...receives]) await isAbortError(t, operation)
+    await turns()
+    t.deepEqual(warnings, [])
+    process.off('warning', listen)
+    a.close()
+    b.close()
   }
-  t.is(getEventListeners(signal, 'abort').length, 0)
-  const operations = [a.send(large, { signal })]
-  for (let i = 0; i < 4; i++) operations.push(a.send('x', { signal }))
-  const receives = Array.from({ length: 5 }, () => a.recv({ signal }))
-  await turns()
-  controller.abort()
-  for (const operation of [...operations, ...receives]) await isAbortError(t, operation)
-  await turns()
-  t.deepEqual(warnings, [])
-  process.off('warning', listen)
-  a.close()
-  b.close()
-})
+)
 
 test.serial('closing a socket takes its operations off their signals [D6]', async (t) => {
   const [a, b] = socketpair()
   const { signal } = new AbortController()
   const operations = [a.send(large, { signal }), a.recv({ signal }), a.recvFd({ signal })]
   const iteration = a.messages({ signal }).next()
-  t.is(getEventListeners(signal, 'abort').length, 4)
+  t.is(getEventListeners(signal, 'abort').length, 1)
   a.close()
   t.is(getEventListeners(signal, 'abort').length, 0)
   for (const operation of operations) await t.throwsAsync(operation, { code: 'ERR_SOCKET_CLOSED' })

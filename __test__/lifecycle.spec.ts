@@ -435,8 +435,9 @@ test('a number that is used again after close() has nothing of the socket before
   for (let i = 0; i < 100; i++) {
     const [a, b] = socketpair()
     const stale = t.throwsAsync(b.recv(), { code: 'ERR_SOCKET_CLOSED' })
-    await a.send('ready')
+    const sent = a.send('ready') // is there when b closes
     b.close()
+    await sent
     a.close()
     const [c, d] = socketpair()
     const fresh = d.recv()

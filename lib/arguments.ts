@@ -47,7 +47,33 @@ export function signalOf(options: Abortable | undefined): AbortSignal | undefine
   return signal
 }
 
-/** Calls back at an abort; the result stops that. */
+/** What the operations of one signal do at its abort. */
+const abortions = new WeakMap<AbortSignal, { readonly callbacks: Set<() => void>; readonly listener: Disposable }>()
+
+/**
+ * Calls back at an abort; the result stops that.
+ *
+ * One listener serves all operations of a signal: Node warns of a leak where a signal has more than ten.
+ */
 export function onAbort(signal: AbortSignal | undefined, abort: () => void): Disposable | undefined {
-  return signal === undefined ? undefined : addAbortListener(signal, abort)
+  if (signal === undefined) return undefined
+  let abortion = abortions.get(signal)
+  if (abortion === undefined) {
+    const callbacks = new Set<() => void>()
+    const listener = addAbortListener(signal, () => {
+      for (const callback of callbacks) callback()
+    })
+    abortion = { callbacks, listener }
+    abortions.set(signal, abortion)
+  }
+  const { callbacks, listener } = abortion
+  callbacks.add(abort)
+  return {
+    [Symbol.dispose]() {
+      callbacks.delete(abort)
+      if (callbacks.size > 0) return
+      listener[Symbol.dispose]()
+      abortions.delete(signal)
+    }
+  }
 }

@@ -5,6 +5,7 @@ const PER_TURN = 64
 
 let spent = 0
 let next: Promise<void> | undefined
+let resume: (() => void) | undefined
 
 /**
  * Count operations that complete at once; false where the event loop's turn has come.
@@ -19,16 +20,15 @@ export function spend(operations = 1): boolean {
 /** The event loop has had its turn. */
 export function beginTurn(): void {
   spent = 0
+  resume?.()
+  resume = next = undefined
 }
 
 /** Resolves when the event loop has had its turn. */
 export function nextTurn(): Promise<void> {
   next ??= new Promise((resolve) => {
-    setImmediate(() => {
-      next = undefined
-      beginTurn()
-      resolve()
-    })
+    resume = resolve
+    setImmediate(beginTurn)
   })
   return next
 }
