@@ -30,7 +30,8 @@ function complain(about: string, { errno, message }: NodeJS.ErrnoException): voi
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(128 + 13) // as a shell reports a cat that SIGPIPE ended
+  // As a shell reports a cat that SIGPIPE ended. A socket in a pipe's place may say ECONNRESET.
+  if (error.code === 'EPIPE' || error.code === 'ECONNRESET') process.exit(128 + 13)
   complain('write error', error)
   process.exit()
 })

@@ -15,3 +15,4 @@ try {
   if (errno === undefined) throw error
   await socket.send(String(errno))
 }
+socket.close()

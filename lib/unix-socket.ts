@@ -131,7 +131,8 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * @returns resolves to the message, whose descriptors are the caller's to close; to null at the end of a stream or
    *   seqpacket connection. An empty packet is told from the end only while the peer can still send.
    *
-   *   Rejects with `ECONNRESET` where the peer closed without reading all; ERR_CONTROL_TRUNCATED,
+   *   Rejects with `ECONNRESET`, once, where the peer closed without reading all (on a stream after what it sent, on a
+   *   seqpacket connection before: Linux reports it first); ERR_CONTROL_TRUNCATED,
    *   ERR_TOO_MANY_DESCRIPTORS, ERR_UNEXPECTED_CONTROL where the message's descriptors could not be delivered (they are
    *   closed, its bytes are in `data`); ERR_SOCKET_CLOSED; AbortError, which loses nothing.
    */
@@ -182,7 +183,8 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * The messages as they come, until the end of the connection or this side's close.
    *
    * Several may be received at once: at most 64 messages, 250 descriptors, and a quarter of the free descriptor table are
-   * held. They belong to the socket: after the iteration is left, the next `recv`, `recvFd` or iteration takes them. An
+   * held (only a message that carries more than any before it can go beyond, once), and none that would leave no room for
+   * a message of `maxFds` descriptors. They belong to the socket: after the iteration is left, the next `recv`, `recvFd` or iteration takes them. An
    * error is thrown as {@link UnixSocket.recv} rejects; a new iteration goes on behind it.
    *
    * @param options `maxBytes`, `maxFds` of each message, `signal` for the whole

@@ -4,12 +4,11 @@
 //
 // Node runs everything, on each back end. Bun runs the data path with the tests that use Node's own modules to prove what
 // arrives; Deno's node:fs and node:net take no foreign descriptors, so that it runs the data path by the package alone.
-import { spawn, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
+import { root, run, sum } from './run.mjs'
 
-const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const installed = join(root, 'node_modules', '.fdpass', 'runtimes')
 const ava = join(root, 'node_modules', 'ava', 'entrypoints', 'cli.mjs')
 
@@ -58,23 +57,6 @@ function install(name, { bin }) {
   return executable
 }
 
-/** One run of ava; its TAP output goes to standard output. */
-function run(executable, args, env) {
-  const child = spawn(executable, args, {
-    cwd: root,
-    env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'inherit']
-  })
-  let output = ''
-  child.stdout.setEncoding('utf8').on('data', (text) => {
-    output += text
-    if (process.env.FDPASS_VERBOSE) process.stdout.write(text)
-  })
-  return new Promise((resolve) => child.on('close', (code) => resolve({ code, output })))
-}
-
-const count = (output, pattern) => Number(pattern.exec(output)?.[1] ?? 0)
-
 if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
 mkdirSync(installed, { recursive: true })
 writeFileSync(preload, "import v8 from 'node:v8'\nv8.takeCoverage = () => {}\n")
@@ -89,10 +71,11 @@ for (const name of chosen) {
   const version = spawnSync(executable, ['--version'], { encoding: 'utf8' }).stdout.split('\n')[0]
   for (const backend of runtime.backends) {
     const { code, output } = await run(executable, [...runtime.args, ava, '--tap', ...runtime.files], {
-      FDPASS_BACKEND: backend
+      env: { FDPASS_BACKEND: backend },
+      show: false
     })
-    const [pass, fail] = [count(output, /^# pass (\d+)$/m), count(output, /^# fail (\d+)$/m)]
-    const skipped = count(output, /^# skip (\d+)$/m)
+    const [pass, fail] = [sum(output, /^# pass (\d+)$/gm), sum(output, /^# fail (\d+)$/gm)]
+    const skipped = sum(output, /^# skip (\d+)$/gm)
     passed += pass
     failed += code !== 0 && fail === 0 ? 1 : fail
     console.log(

@@ -1,0 +1,29 @@
+import { spawn } from 'node:child_process'
+import { dirname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+/** The project's folder. */
+export const root = dirname(dirname(fileURLToPath(import.meta.url)))
+
+/** Runs a command in the project's folder, shows what it prints if asked to, and gives its exit code and its output. */
+export function run(command, args, { env = {}, show = true } = {}) {
+  const child = spawn(command, args, {
+    cwd: root,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
+  let output = ''
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    output += text
+    if (show) process.stdout.write(text)
+  })
+  return new Promise((resolve) => {
+    child.on('error', (error) => resolve({ code: error.code, output }))
+    child.on('close', (code) => resolve({ code, output }))
+  })
+}
+
+/** Adds up the number that each matching line names. */
+export function sum(output, pattern) {
+  return [...output.matchAll(pattern)].reduce((total, [, number]) => total + Number(number), 0)
+}
