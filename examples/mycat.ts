@@ -2,14 +2,13 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createReadStream } from 'node:fs'
-import { extname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { getSystemErrorMap } from 'node:util'
 import { UnixSocket, recvFd, socketpair } from 'fdpass'
 
-const openfile = fileURLToPath(new URL(`openfile${extname(import.meta.url)}`, import.meta.url))
+const openfile = fileURLToPath(import.meta.url).replace(/mycat(?=\.\w+$)/, 'openfile')
 
-/** The file, opened by openfile. Rejects with the error that openfile met. */
+/** The file, opened by openfile; rejects with the error that openfile met. */
 async function open(path: string): Promise<NodeJS.ReadableStream> {
   const [socket, theirs] = socketpair()
   const number = theirs.release()
@@ -17,15 +16,13 @@ async function open(path: string): Promise<NodeJS.ReadableStream> {
   UnixSocket.from(number).close()
   const received = await recvFd(socket)
   socket.close()
-  if (received === null) throw new Error('openfile ended without an answer')
-  if (received.fd === null) throw Object.assign(new Error(), { errno: Number(Buffer.from(received.data)) })
-  return createReadStream('', { fd: received.fd.release(), highWaterMark: 262_144 })
+  if (received?.fd) return createReadStream('', { fd: received.fd.release(), highWaterMark: 262_144 })
+  throw Object.assign(new Error('openfile ended'), { errno: received ? Number(Buffer.from(received.data)) : 0 })
 }
 
 function complain(about: string, { errno, message }: NodeJS.ErrnoException): void {
   const [code, text] = getSystemErrorMap().get(errno ?? 0) ?? ['', message]
-  const asCat = code === 'EISDIR' ? 'Is a directory' : text.charAt(0).toUpperCase() + text.slice(1)
-  console.error(`mycat: ${about}: ${asCat}`)
+  console.error(`mycat: ${about}: ${code === 'EISDIR' ? 'Is a directory' : text[0]!.toUpperCase() + text.slice(1)}`)
   process.exitCode = 1
 }
 
@@ -36,8 +33,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   process.exit()
 })
 
-const paths = process.argv.length > 2 ? process.argv.slice(2) : ['-']
-for (const path of paths) {
+for (const path of process.argv.length > 2 ? process.argv.slice(2) : ['-']) {
   try {
     for await (const chunk of path === '-' ? process.stdin : await open(path)) {
       if (!process.stdout.write(chunk)) await once(process.stdout, 'drain')
