@@ -71,11 +71,14 @@ export class Endpoint implements Watched {
       if (code < 0) return this.#fail(code)
       this.#armed = events
     }
-    const held = this.#referenced && (reading || writing)
-    if (held !== this.#held) {
-      hold(held)
-      this.#held = held
-    }
+    this.#hold(this.#referenced && (reading || writing))
+  }
+
+  /** Keeps the process alive, or no longer. */
+  #hold(on: boolean): void {
+    if (on === this.#held) return
+    this.#held = on
+    hold(on)
   }
 
   /** What waits cannot be told when to go on. */
@@ -83,14 +86,14 @@ export class Endpoint implements Watched {
     const error = () => systemError(code, 'uv_poll_start')
     this.receiver.fail(error)
     this.sender.fail(error)
+    this.#hold(false)
   }
 
   /** Ends what waits and gives the numbers to the caller: the socket's, and those of what was received ahead. */
   #detach(): number[] {
     this.closed = true
     setWatcher(this.fd, undefined)
-    if (this.#held) hold(false)
-    this.#held = false
+    this.#hold(false)
     this.receiver.close()
     this.sender.fail(socketClosed)
     return [this.fd, ...this.receiver.takeHeldFds()]
