@@ -1,7 +1,5 @@
-import { closeFds, closeFdsLater } from './descriptor.ts'
-import { socketClosed, systemError } from './errors.ts'
-import { READABLE, WRITABLE, native } from './native.ts'
-import { type Watched, hold, setWatcher } from './reactor.ts'
+import { socketClosed } from './errors.ts'
+import { Handle } from './handle.ts'
 import { Receiver } from './receiver.ts'
 import { Sender } from './sender.ts'
 
@@ -11,108 +9,75 @@ export type SocketType = 'stream' | 'seqpacket' | 'dgram'
 /** The types by the native side's code for them. */
 export const socketTypes: readonly SocketType[] = ['stream', 'seqpacket', 'dgram']
 
-/**
- * A socket as the reactor knows it: its number, what waits on it, and what it is armed for.
- *
- * It does not refer to its `UnixSocket`, so that one which nobody uses any more can be collected; an operation that
- * waits does.
- */
-export class Endpoint implements Watched {
-  readonly fd: number
+/** A socket that sends and receives. */
+export class Endpoint extends Handle {
   readonly type: SocketType
   readonly isStream: boolean
+  readonly isDatagram: boolean
+  /** Whether descriptors are received; otherwise a message that carries some is refused. */
+  readonly takesFds: boolean
   readonly sender: Sender = new Sender(this)
   readonly receiver: Receiver = new Receiver(this)
-  closed = false
-  #armed = 0
-  #held = false
-  #referenced = true
+  /** Those that wait to send to an address of their own, by address: one full receiver does not keep the others waiting. */
+  readonly #senders = new Map<string, Sender>()
 
-  constructor(fd: number, typeCode: number) {
-    this.fd = fd
+  constructor(fd: number, typeCode: number, takesFds: boolean) {
+    super(fd)
     this.type = socketTypes[typeCode]!
     this.isStream = this.type === 'stream'
-    setWatcher(fd, this)
+    this.isDatagram = this.type === 'dgram'
+    this.takesFds = takesFds
   }
 
-  /** Whether the reactor watches for something to receive. */
-  get armedForReading(): boolean {
-    return (this.#armed & READABLE) !== 0
+  override get referenced(): boolean {
+    return super.referenced
   }
 
-  /** Whether operations that wait keep the process alive. */
-  get referenced(): boolean {
-    return this.#referenced
+  override set referenced(on: boolean) {
+    super.referenced = on
+    for (const sender of this.#allSenders()) sender.referenced = on
   }
 
-  set referenced(on: boolean) {
-    this.#referenced = on
-    this.sender.referenced = on
-    this.update()
+  /** The sender to an address. It is known for as long as something waits in it. */
+  senderTo(address: string): Sender {
+    return this.#senders.get(address) ?? new Sender(this, address)
   }
 
-  ready(events: number, armed: number): void {
-    this.#armed = armed
-    // Arming costs a system call, so a socket stays armed for receiving until it reports in vain.
-    const inVain = (events & READABLE) !== 0 && !this.receiver.waiting ? READABLE : 0
-    if ((events & READABLE) !== 0) this.receiver.flush()
-    if ((events & WRITABLE) !== 0) this.sender.flush()
-    this.update(inVain)
+  /** Notes whether something waits in the sender to an address. */
+  setWaiting(address: string, sender: Sender, waits: boolean): void {
+    if (waits) this.#senders.set(address, sender)
+    else this.#senders.delete(address)
   }
 
-  /** Brings the reactor in line with what waits. */
-  update(inVain = 0): void {
-    if (this.closed) return
-    const reading = this.receiver.waiting
-    const writing = this.sender.waitsForRoom
-    const events = (reading ? READABLE : this.#armed & READABLE & ~inVain) | (writing ? WRITABLE : 0)
-    if (events !== this.#armed) {
-      const code = native.watch(this.fd, events)
-      if (code < 0) return this.#fail(code)
-      this.#armed = events
-    }
-    this.#hold(this.#referenced && (reading || writing))
+  *#allSenders(): Iterable<Sender> {
+    yield this.sender
+    yield* this.#senders.values()
   }
 
-  /** Keeps the process alive, or no longer. */
-  #hold(on: boolean): void {
-    if (on === this.#held) return
-    this.#held = on
-    hold(on)
+  protected get waitsForInput(): boolean {
+    return this.receiver.waiting
   }
 
-  /** What waits cannot be told when to go on. */
-  #fail(code: number): void {
-    const error = () => systemError(code, 'uv_poll_start')
+  protected get waitsForRoom(): boolean {
+    return this.sender.waitsForRoom
+  }
+
+  protected flushInput(): void {
+    this.receiver.flush()
+  }
+
+  protected flushOutput(): void {
+    this.sender.flush()
+  }
+
+  protected fail(error: () => Error): void {
     this.receiver.fail(error)
     this.sender.fail(error)
-    this.#hold(false)
   }
 
-  /** Ends what waits and gives the numbers to the caller: the socket's, and those of what was received ahead. */
-  #detach(): number[] {
-    this.closed = true
-    setWatcher(this.fd, undefined)
-    this.#hold(false)
+  protected end(): number[] {
     this.receiver.close()
-    this.sender.fail(socketClosed)
-    return [this.fd, ...this.receiver.takeHeldFds()]
-  }
-
-  /** Closes the socket and all that belongs to it. */
-  close(): void {
-    if (!this.closed) closeFds(this.#detach())
-  }
-
-  /** As `close`, on the thread pool. */
-  async closeLater(): Promise<void> {
-    if (!this.closed) await closeFdsLater(this.#detach())
-  }
-
-  /** Gives the number up; nothing may be held. */
-  release(): number {
-    this.#detach()
-    native.release(this.fd)
-    return this.fd
+    for (const sender of this.#allSenders()) sender.fail(socketClosed)
+    return this.receiver.takeHeldFds()
   }
 }

@@ -9,6 +9,8 @@ export interface SystemError extends Error {
   errno: number
   /** The system call that failed, such as `'sendmsg'`. */
   syscall: string
+  /** The address that was named, if one was. */
+  address?: string
 }
 
 /** The error of a message whose descriptors could not be delivered: all of them are closed, its bytes are here. */
@@ -22,11 +24,12 @@ function withCode<E extends Error>(error: E, code: string): E & { code: string }
   return Object.assign(error, { code })
 }
 
-/** `EPIPE: broken pipe, sendmsg`, from a negative error number. */
-export function systemError(errno: number, syscall: string): SystemError {
+/** `EPIPE: broken pipe, sendmsg`, from a negative error number; with an address: `…, connect '/run/x'`. */
+export function systemError(errno: number, syscall: string, address?: string): SystemError {
   const { name, text } = describeErrno(-errno)
-  const error = new Error(`${name}: ${text.charAt(0).toLowerCase()}${text.slice(1)}, ${syscall}`)
-  return Object.assign(error, { code: name, errno, syscall })
+  const call = address === undefined ? syscall : `${syscall} ${inspect(address)}`
+  const error = new Error(`${name}: ${text.charAt(0).toLowerCase()}${text.slice(1)}, ${call}`)
+  return Object.assign(error, { code: name, errno, syscall }, address === undefined ? {} : { address })
 }
 
 /** An argument of the wrong type. `accepted` ends the sentence "must be …". */
@@ -74,11 +77,19 @@ export function socketClosed(): Error {
   return withCode(new Error('The socket is closed'), 'ERR_SOCKET_CLOSED')
 }
 
-/** A socket given up while it held messages that were received ahead. */
-export function socketNotEmpty(messages: number): Error {
+/** A socket given up while it held messages, or a server connections, that an iteration took ahead. */
+export function socketNotEmpty(held: string): Error {
   return withCode(
-    new Error(`The socket holds ${messages} messages that an iteration received ahead: receive or close them first`),
+    new Error(`The socket holds ${held} that an iteration took ahead: take them first`),
     'ERR_SOCKET_NOT_EMPTY'
+  )
+}
+
+/** A callback of the caller's that gave what it should not. */
+export function invalidReturn(name: string, accepted: string, value: unknown): TypeError {
+  return withCode(
+    new TypeError(`Expected ${accepted} to be returned from the "${name}" function. Received ${show(value)}`),
+    'ERR_INVALID_RETURN_VALUE'
   )
 }
 
@@ -120,7 +131,7 @@ export function controlError(outcome: number, data: Uint8Array): ControlError {
  * in a microtask whose promise they await: resolve the waiting promise with this one. That takes effect a microtask
  * later, and so the error has to be made after the second one.
  */
-export async function rejection(error: () => Error): Promise<never> {
+export async function rejection(error: () => unknown): Promise<never> {
   await undefined
   await undefined
   throw error()

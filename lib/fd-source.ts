@@ -3,10 +3,11 @@ import { MAX_INT, integer } from './arguments.ts'
 import type { Descriptor } from './descriptor.ts'
 import { invalidType, invalidValue, outOfRange } from './errors.ts'
 import { MAX_SENT_FDS, fds } from './native.ts'
+import type { UnixServer } from './unix-server.ts'
 import type { UnixSocket } from './unix-socket.ts'
 
 /** What names a descriptor to be sent: its number, or an object that holds one. It stays the caller's. */
-export type FdSource = number | Descriptor | UnixSocket | promises.FileHandle | ReadStream | WriteStream
+export type FdSource = number | Descriptor | UnixSocket | UnixServer | promises.FileHandle | ReadStream | WriteStream
 
 /** The key of the method by which our own objects lend their number; it throws when they are closed. */
 export const borrow = Symbol('borrow')
@@ -25,7 +26,7 @@ function numberOf(name: string, source: unknown): number {
   }
   throw invalidType(
     name,
-    'of type number or an instance of Descriptor, UnixSocket, FileHandle, fs.ReadStream or fs.WriteStream',
+    'of type number or an instance of Descriptor, UnixSocket, UnixServer, FileHandle, fs.ReadStream or fs.WriteStream',
     source
   )
 }

@@ -1,3 +1,5 @@
+import type { Address } from './address.ts'
+import type { Credentials } from './credentials.ts'
 import { type Descriptor, closeFds, disownAll } from './descriptor.ts'
 
 /**
@@ -12,16 +14,50 @@ export class Message implements Disposable {
   /** The descriptors, in the order in which they were sent. */
   readonly fds: readonly Descriptor[]
 
+  /**
+   * Who sent it, where the socket was made with `credentials: true` (`SCM_CREDENTIALS`): the process that called sendmsg,
+   * whoever connected. The kernel fills them in, or checks what the sender claims; root may claim to be anybody. Of
+   * bytes that were sent before the option was on, Linux knows nothing: pid null, uid and gid 65534.
+   */
+  readonly credentials?: Credentials | undefined
+  /**
+   * The process that sent it, where the socket was made with `pidfd: true` (`SCM_PIDFD`), and if the kernel still knows
+   * it. It is the receiver's to close, as `fds` are.
+   */
+  readonly pidfd?: Descriptor | undefined
+  /** The sender's address, or null if it has none: on datagram sockets. */
+  readonly address?: Address | null | undefined
+
   /** @internal */
-  constructor(data: Uint8Array, size: number, fds: readonly Descriptor[]) {
+  constructor(
+    data: Uint8Array,
+    size: number,
+    fds: readonly Descriptor[],
+    credentials?: Credentials,
+    pidfd?: Descriptor,
+    address?: Address | null
+  ) {
     this.data = data
     this.size = size
     this.fds = fds
+    this.credentials = credentials
+    this.pidfd = pidfd
+    this.address = address
+  }
+
+  /** @internal How many descriptors came with it. */
+  get fdCount(): number {
+    return this.fds.length + (this.pidfd === undefined ? 0 : 1)
+  }
+
+  /** @internal Take the numbers of all descriptors that are still open out of it. */
+  disown(): number[] {
+    return disownAll(this.pidfd === undefined ? this.fds : [...this.fds, this.pidfd])
   }
 
   /** Close at once every descriptor of the message that is not yet closed, released or given to something else. */
   close(): void {
-    closeFds(disownAll(this.fds))
+    closeFds(this.disown())
   }
 
   /** Close, for `using`. */

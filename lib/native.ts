@@ -33,14 +33,21 @@ export const WRITABLE = binding?.WRITABLE ?? 0
 export const MAX_SENT_FDS = binding?.MAX_SENT_FDS ?? 0
 /** The most descriptors that the kernel can deliver in one message. */
 export const MAX_RECEIVED_FDS = binding?.MAX_RECEIVED_FDS ?? 0
+/** The most bytes of a socket's path. */
+export const MAX_PATH = binding?.MAX_PATH ?? 0
 
 // Memory shared with the native calls: a call over it makes no values.
 /** The bytes of a small message to be sent, or of one received. */
 export const bytes = new Uint8Array(65_536)
 /** Descriptor numbers, in either direction. */
 export const fds = new Int32Array(512)
-/** What a receive tells beside its count: the number of descriptors, what became of them, the packet's size. */
-export const outcome = new Int32Array(3)
+/**
+ * What a receive tells beside its count: the number of descriptors, what became of them, the packet's size; what else
+ * came, the sender's pid, uid, gid and pidfd; the length of its address.
+ */
+export const outcome = new Int32Array(9)
+/** An address, in either direction. */
+export const name = new Uint8Array(128)
 /** Whether a callback of the event loop is running, and how many sockets hold the process. */
 export const turn = new Int32Array(2)
 
@@ -58,14 +65,20 @@ export type Dispatch = (fd: number, events: number, armed: number) => void
  * tests.
  */
 export function openNative(dispatch: Dispatch): void {
-  native ??= binding!.openEnvironment(backend(binding!), dispatch, bytes, fds, outcome, turn)
+  native ??= binding!.openEnvironment(backend(), dispatch, { bytes, fds, outcome, name, turn })
 }
 
-function backend({ uvSupported }: typeof Binding): Binding.Backend {
+/** What the kernel can do; it is tried out each time. Only where `isSupported`. */
+export function probeKernel(): Binding.KernelCapabilities {
+  return binding!.probeKernel()
+}
+
+/** The back end that this environment uses. Only where `isSupported`. */
+export function backend(): Binding.Backend {
   const chosen = process.env.FDPASS_BACKEND
   if (chosen === 'uv' || chosen === 'thread') return chosen
   const { bun, deno } = process.versions as Record<string, string | undefined>
-  return bun === undefined && deno === undefined && uvSupported() ? 'uv' : 'thread'
+  return bun === undefined && deno === undefined && binding!.uvSupported() ? 'uv' : 'thread'
 }
 
 /** The name and the text of a positive error number. */

@@ -1,5 +1,7 @@
+import { takeName } from './address.ts'
 import { onAbort } from './arguments.ts'
-import { type Descriptor, disownAll, own } from './descriptor.ts'
+import { takeCredentials, takePidfd } from './credentials.ts'
+import { type Descriptor, own } from './descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
 import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, systemError } from './errors.ts'
 import { Message } from './message.ts'
@@ -123,8 +125,9 @@ export class Receiver {
   }
 
   /** One recvmsg. */
-  #tryReceive({ maxBytes, maxFds }: Limits): Received {
-    const { fd } = this.#endpoint
+  #tryReceive({ maxBytes, maxFds: limit }: Limits): Received {
+    const { fd, takesFds, isDatagram } = this.#endpoint
+    const maxFds = takesFds ? limit : 0
     let data: Uint8Array
     if (maxBytes <= bytes.length) {
       const count = native.receive(fd, maxBytes, maxFds)
@@ -150,12 +153,27 @@ export class Receiver {
       return () => controlError(control, data)
     }
     const count = outcome[0]!
-    if (count === 0) return new Message(data, outcome[2]!, noDescriptors)
-    this.#mostFds = Math.max(this.#mostFds, count)
     const size = outcome[2]!
-    const descriptors = [own(fds[0]!)]
-    for (let i = 1; i < count; i++) descriptors.push(own(fds[i]!))
-    return new Message(data, size, descriptors)
+    const more = outcome[3] !== 0 // than descriptors
+    let descriptors = noDescriptors
+    if (count > 0) {
+      const received = [own(fds[0]!)]
+      for (let i = 1; i < count; i++) received.push(own(fds[i]!))
+      descriptors = received
+    } else if (!more && !isDatagram) {
+      return new Message(data, size, noDescriptors)
+    }
+    const pidfd = more ? takePidfd() : undefined
+    const message = new Message(
+      data,
+      size,
+      descriptors,
+      more ? takeCredentials() : undefined,
+      pidfd === undefined ? undefined : own(pidfd),
+      isDatagram ? takeName(outcome[8]!) : undefined
+    )
+    this.#mostFds = Math.max(this.#mostFds, message.fdCount)
+    return message
   }
 
   /** Serves those who wait, as far as messages are there. */
@@ -172,7 +190,7 @@ export class Receiver {
         continue
       }
       settle(pending, pending.shape(received))
-      fdsLeft -= received?.fds.length ?? 0
+      fdsLeft -= received?.fdCount ?? 0
       if (pending.shape.ahead === true && received !== null && !this.waiting) {
         this.#receiveAhead(pending.limits)
         return
@@ -197,7 +215,7 @@ export class Receiver {
       this.#ahead.push(received)
       taken++
       if (typeof received === 'function') break
-      fdsTaken += received.fds.length
+      fdsTaken += received.fdCount
     }
     spend(taken)
     if (taken === 0) this.#miss()
@@ -211,8 +229,10 @@ export class Receiver {
     const { data } = message
     if (data.length > maxBytes) {
       const { isStream } = this.#endpoint
-      if (isStream) this.#rest = new Message(data.slice(maxBytes), data.length - maxBytes, noDescriptors)
-      message = new Message(data.slice(0, maxBytes), isStream ? maxBytes : message.size, message.fds)
+      const { credentials, pidfd, address } = message
+      if (isStream) this.#rest = new Message(data.slice(maxBytes), data.length - maxBytes, noDescriptors, credentials)
+      const size = isStream ? maxBytes : message.size
+      message = new Message(data.slice(0, maxBytes), size, message.fds, credentials, pidfd, address)
     }
     if (message.fds.length <= maxFds) return message
     message.close()
@@ -225,7 +245,7 @@ export class Receiver {
     const numbers: number[] = []
     this.#rest = undefined // its descriptors went with its first part
     for (let held = this.#ahead.shift(); held !== undefined; held = this.#ahead.shift()) {
-      if (held instanceof Message) numbers.push(...disownAll(held.fds))
+      if (held instanceof Message) numbers.push(...held.disown())
     }
     return numbers
   }

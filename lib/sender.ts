@@ -1,9 +1,12 @@
 import { clearTimeout, setTimeout } from 'node:timers'
+import { putName } from './address.ts'
 import { onAbort } from './arguments.ts'
+import type { Claim } from './credentials.ts'
 import { closeFds } from './descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
 import { aborted, rejection, systemError } from './errors.ts'
 import { AGAIN, BUSY, bytes, fds, native } from './native.ts'
+import { FIRST_PAUSE, LONGEST_PAUSE } from './pause.ts'
 import { Queue } from './queue.ts'
 import { nextTurn, spend } from './turn.ts'
 
@@ -15,9 +18,6 @@ const PER_WAKE = 64
 
 /** The native side's code for ending the sending half. */
 const SHUT_WRITE = 1
-
-const FIRST_PAUSE = 1
-const LONGEST_PAUSE = 64
 
 const done: Promise<void> = Promise.resolve()
 const none: readonly number[] = []
@@ -31,19 +31,26 @@ interface Pending {
   offset: number
   /** Duplicates, made when `send` was called; none once they have gone with the first byte. */
   fds: readonly number[]
+  /** The credentials that go with every part of it, as a receiver may see the parts apart. */
+  readonly claim: Claim | undefined
   readonly resolve: (value: void | PromiseLike<void>) => void
   abortion: Disposable | undefined
 }
 
-/** The sending half of a socket: what does not go out at once goes in order. */
+/** The sending half of a socket, or its datagrams to one address: what does not go out at once goes in order. */
 export class Sender {
   readonly #endpoint: Endpoint
+  /** Where to, if not to the socket's peer. */
+  readonly #address: string | undefined
+  readonly #name: Uint8Array | undefined
   readonly #queue = new Queue<Pending>()
   #timer: NodeJS.Timeout | undefined
   #pause = FIRST_PAUSE
 
-  constructor(endpoint: Endpoint) {
+  constructor(endpoint: Endpoint, address?: string) {
     this.#endpoint = endpoint
+    this.#address = address
+    this.#name = address === undefined ? undefined : Buffer.from(address)
   }
 
   /** Whether the reactor should tell when there is room: not while a pause runs, whose end nothing announces. */
@@ -61,16 +68,16 @@ export class Sender {
    * Sends a message with the first `count` descriptors of the shared numbers, or captures it: a duplicate means what
    * the number meant at the call, whatever becomes of the number.
    */
-  send(socket: object, data: Uint8Array, count: number, signal: AbortSignal | undefined): Promise<void> {
+  send(socket: object, data: Uint8Array, count: number, signal: AbortSignal | undefined, claim?: Claim): Promise<void> {
     let offset = 0
     if (this.#queue.length === 0) {
-      const sent = this.#try(data, 0, count)
+      const sent = this.#try(data, 0, count, claim)
       if (sent >= 0) {
         if (this.#isWhole(sent, data, 0)) return spend() ? done : nextTurn()
         offset = sent
         count = 0 // they went with the first byte
       } else if (sent !== AGAIN && sent !== BUSY) {
-        return Promise.reject(systemError(sent, 'sendmsg'))
+        return Promise.reject(this.#error(sent))
       } else if (sent === BUSY) {
         this.#wait()
       }
@@ -82,10 +89,10 @@ export class Sender {
       captured = Array.from(fds.subarray(0, count))
     }
     return new Promise((resolve) => {
-      const pending: Pending = { socket, data, offset, fds: captured, resolve, abortion: undefined }
+      const pending: Pending = { socket, data, offset, fds: captured, claim, resolve, abortion: undefined }
       pending.abortion = onAbort(signal, () => this.#abort(pending, signal!))
       this.#queue.push(pending)
-      this.#endpoint.update()
+      this.#update()
     })
   }
 
@@ -95,12 +102,37 @@ export class Sender {
   }
 
   /** One sendmsg, with the first `count` of the shared numbers. */
-  #try(data: Uint8Array, offset: number, count: number): number {
+  #try(data: Uint8Array, offset: number, count: number, claim: Claim | undefined): number {
     const { fd } = this.#endpoint
     const length = data.length
+    if (this.#name !== undefined || claim !== undefined) return this.#tryMessage(data, offset, count, claim)
     if (length > SMALL || offset > 0) return native.sendFrom(data, fd, offset, count)
     for (let i = 0; i < length; i++) bytes[i] = data[i]!
     return native.send(fd, length, count)
+  }
+
+  #tryMessage(data: Uint8Array, offset: number, count: number, claim: Claim | undefined): number {
+    const { fd } = this.#endpoint
+    const length = this.#name === undefined ? 0 : putName(this.#name)
+    const { pid, uid, gid } = claim ?? { pid: 0, uid: 0, gid: 0 }
+    const sent = native.sendMessage(data, fd, offset, count, length, claim === undefined ? 0 : 1, pid, uid, gid)
+    // poll(2) asks whether this socket has room, not whether the receiver has (unix_dgram_poll in af_unix.c).
+    return sent === AGAIN && length > 0 ? BUSY! : sent
+  }
+
+  #error(code: number): Error {
+    return systemError(code, 'sendmsg', this.#address)
+  }
+
+  /** Tells the socket what waits. */
+  #update(): void {
+    if (this.#address === undefined) {
+      this.#endpoint.update()
+      return
+    }
+    const waits = this.#queue.length > 0
+    this.#endpoint.setWaiting(this.#address, this, waits)
+    if (waits) this.#wait()
   }
 
   /** Sends what waits, as far as there is room. */
@@ -109,7 +141,7 @@ export class Sender {
       const pending = this.#queue.peek()
       if (pending === undefined) break
       fds.set(pending.fds)
-      const sent = this.#try(pending.data, pending.offset, pending.fds.length)
+      const sent = this.#try(pending.data, pending.offset, pending.fds.length, pending.claim)
       if (sent === AGAIN) break
       if (sent === BUSY) {
         this.#wait()
@@ -120,7 +152,7 @@ export class Sender {
         this.#queue.shift()
         settle(
           pending,
-          rejection(() => systemError(sent, 'sendmsg'))
+          rejection(() => this.#error(sent))
         )
       } else if (this.#isWhole(sent, pending.data, pending.offset)) {
         this.#queue.shift()
@@ -142,7 +174,7 @@ export class Sender {
       before = this.#queue.length
       this.flush()
     } while (this.#queue.length < before)
-    this.#endpoint.update()
+    this.#update()
   }
 
   /** Tries again after a pause, each longer than the last. */
@@ -151,7 +183,7 @@ export class Sender {
     this.#timer = setTimeout(() => {
       this.#timer = undefined
       this.flush()
-      this.#endpoint.update()
+      this.#update()
     }, this.#pause)
     this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE)
     this.referenced = this.#endpoint.referenced
@@ -169,7 +201,7 @@ export class Sender {
       queueMicrotask(() => this.flushEnded()) // not before the signal has ended what else it ends
     }
     this.#stopWaitingForNothing()
-    this.#endpoint.update()
+    this.#update()
   }
 
   /** Ends everything that waits. */

@@ -1,11 +1,16 @@
+import type { Socket } from 'node:net'
+import { type Address, addressOf, takeName } from './address.ts'
 import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from './arguments.ts'
-import { Descriptor, adopt, disown } from './descriptor.ts'
+import { type Credentials, type Receiving, claimOf, receivingOf } from './credentials.ts'
+import { Descriptor, adopt, closeFds, disown, own } from './descriptor.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
 import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError, unsupportedPlatform } from './errors.ts'
 import { type FdSource, borrow, putFd, putFds } from './fd-source.ts'
-import { MessageIterator } from './message-iterator.ts'
+import { Iteration, end } from './iteration.ts'
 import { type Message, ReceivedFd } from './message.ts'
 import { MAX_RECEIVED_FDS, fds, isSupported, loadFailure, native } from './native.ts'
+import { duplicateOf, isNetSocket } from './node-handle.ts'
+import { peerOf } from './peer.ts'
 import { openReactor } from './reactor.ts'
 import { type Limits, type Shape, defaultLimits } from './receiver.ts'
 import { warnOnce } from './warning.ts'
@@ -14,6 +19,16 @@ import { warnOnce } from './warning.ts'
 export interface SendOptions extends Abortable {
   /** What goes with the first byte, at most 253; each stays the caller's. */
   fds?: readonly FdSource[] | null | undefined
+  /**
+   * Where a datagram goes; without it to the socket's peer. If the receiver's queue is full, the message is tried again
+   * after pauses, as no event tells when there is room; messages to other addresses do not wait for it.
+   */
+  to?: Address | undefined
+  /**
+   * The credentials that a receiver gets who asks for them: `true` for this process's own, with the real user and group.
+   * The kernel refuses others with `EPERM`, except from root. It gives a receiver who asks the true ones in any case.
+   */
+  credentials?: true | Credentials | undefined
 }
 
 /** Options of {@link UnixSocket.recv} and {@link UnixSocket.messages}. */
@@ -30,6 +45,8 @@ export interface RecvFdOptions extends Abortable {
   maxBytes?: number | undefined
 }
 
+type Result = IteratorResult<Message, undefined>
+
 /** The byte that carries a descriptor where nobody says which (UNP's write_fd). */
 const CARRIER = Uint8Array.of(0)
 
@@ -41,8 +58,18 @@ const made = Symbol('made')
 
 const toMessage: Shape<Message | null> = (message) => message
 
-const toReceivedFd: Shape<ReceivedFd | null> = (message) =>
-  message === null ? null : new ReceivedFd(message.fds[0] ?? null, message.data)
+const toReceivedFd: Shape<ReceivedFd | null> = (message) => (message === null ? null : toReceived(message))
+
+/** The end of the connection ends an iteration, and so does this side's close. */
+const toResult: Shape<Result> = Object.assign(
+  (message: Message | null): Result => (message === null ? end : { done: false, value: message }),
+  { ahead: true, closed: () => end }
+)
+
+function toReceived(message: Message): ReceivedFd {
+  message.pidfd?.closeSync() // it has no place in the result
+  return new ReceivedFd(message.fds[0] ?? null, message.data)
+}
 
 /**
  * A Unix domain socket, and its handle in the event loop.
@@ -54,33 +81,64 @@ const toReceivedFd: Shape<ReceivedFd | null> = (message) =>
 export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disposable {
   readonly #endpoint: Endpoint
 
-  /** @internal Use {@link socketpair} or {@link UnixSocket.from}. */
+  /** @internal Use {@link socketpair}, {@link connect}, {@link bind} or {@link UnixSocket.from}. */
   constructor(endpoint: Endpoint, key: typeof made) {
-    if (key !== made) throw invalidValue('key', 'is private: use UnixSocket.from() or socketpair()')
+    if (key !== made) throw invalidValue('key', 'is private: use UnixSocket.from(), socketpair(), connect() or bind()')
     this.#endpoint = endpoint
     unused.register(this, endpoint, endpoint)
   }
 
   /**
-   * Take over an open socket: one that was inherited, or one that was received.
+   * Take over an open socket: one that was inherited, one that was received, or one of Node's.
    *
-   * The number, or the Descriptor, belongs to the new object from then on. Its type is found out.
+   * A number or a Descriptor belongs to the new object from then on. A `net.Socket` is destroyed, and its connection goes on
+   * here, under another number. Its handle may have read what was meant for this object, and dropped the descriptors that
+   * came with it: call this in the `'connect'` handler, or in the `'connection'` handler of a server with
+   * `pauseOnConnect: true`. The type is found out.
    *
-   * @param source a descriptor's number, or a Descriptor, which is closed by this
-   * @throws `EBADF`, `ENOTSOCK`; `EAFNOSUPPORT` if it is no Unix domain socket; ERR_INVALID_ARG_VALUE if fdpass owns the
-   *   number already; ERR_DESCRIPTOR_CLOSED; the source is unchanged then
+   * @param source a descriptor's number, a Descriptor, which is closed by this, or a connected `net.Socket`
+   * @param options `credentials`, `pidfd`: what to tell with each message. Messages that are already waiting come
+   *   with credentials of nobody and without a pidfd
+   * @throws `EBADF`, `ENOTSOCK`; `EAFNOSUPPORT` if it is no Unix domain socket; ERR_INVALID_ARG_VALUE if it listens, if fdpass
+   *   owns the number already, or if the `net.Socket` is a TLSSocket (its keys would stay behind), is still connecting,
+   *   is destroyed, has read bytes, or has bytes waiting to be written; `ENOPROTOOPT` for an option that the kernel
+   *   lacks; ERR_DESCRIPTOR_CLOSED; the source is unchanged then
    */
-  static from(source: number | Descriptor): UnixSocket {
+  static from(source: number | Descriptor | Socket, options?: Receiving): UnixSocket {
     openReactor()
+    const receiving = receivingOf(optionsOf(options))
     if (source instanceof Descriptor) {
-      const typeCode = typeOf(source[borrow]())
-      return open(disown(source), typeCode)
+      const fd = source[borrow]()
+      const typeCode = connectedType(fd)
+      ask(fd, receiving)
+      return openSocket(disown(source), typeCode)
     }
-    if (typeof source !== 'number') throw invalidType('source', 'of type number or an instance of Descriptor', source)
+    if (isNetSocket(source)) {
+      const fd = duplicateOf(source)
+      try {
+        const typeCode = connectedType(fd)
+        ask(fd, receiving)
+        source.destroy()
+        return openSocket(fd, typeCode)
+      } catch (error) {
+        closeFds([fd])
+        throw error
+      }
+    }
+    if (typeof source !== 'number') {
+      throw invalidType('source', 'of type number or an instance of Descriptor or net.Socket', source)
+    }
     integer('source', source, 0, MAX_INT)
-    typeOf(source) // before anything changes
+    connectedType(source) // before anything changes
     adopt('source', source)
-    return open(source, typeOf(source))
+    const typeCode = connectedType(source)
+    try {
+      ask(source, receiving)
+    } catch (error) {
+      native.release(source)
+      throw error
+    }
+    return openSocket(source, typeCode)
   }
 
   /** `'stream'`, `'seqpacket'` or `'dgram'`. */
@@ -93,6 +151,16 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     return this.#endpoint.closed
   }
 
+  /** The socket's own address: getsockname(2). Null if it has none, and once it is closed. */
+  get localAddress(): Address | null {
+    return this.closed ? null : takeName(native.localName(this.#endpoint.fd))
+  }
+
+  /** The peer's address: getpeername(2). Null if it has none, where there is no peer, and once the socket is closed. */
+  get remoteAddress(): Address | null {
+    return this.closed ? null : takeName(native.remoteName(this.#endpoint.fd))
+  }
+
   /**
    * Send bytes, and descriptors with the first of them: sendmsg(2).
    *
@@ -103,7 +171,9 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * @param data the bytes, unchanged until the promise settles; on a stream at least one with descriptors
    * @returns resolves when the kernel has taken the whole message. The descriptors stay open here.
    *
-   *   Rejects with `EPIPE` or `ECONNRESET` when the peer is gone, `EBADF` for a number that is not open (nothing is sent
+   *   Rejects with `EPIPE` or `ECONNRESET` when the peer is gone, `ECONNREFUSED` or `ENOENT` for a datagram that nobody
+   *   would receive, `ENOTCONN` without a peer; `EPERM` for credentials that are not the caller's, and where the receiver
+   *   refuses descriptors (`SO_PASSRIGHTS`); `EBADF` for a number that is not open (nothing is sent
    *   then), `EMFILE` if it has to wait and the table has no room for duplicates, `EMSGSIZE` for a packet that is too
    *   long; ERR_SOCKET_CLOSED; ERR_OUT_OF_RANGE for more than 253 descriptors; AbortError. An abort before the first byte
    *   sends nothing; after it, the sending side of the stream is shut down.
@@ -112,13 +182,20 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     try {
       const content = bytesOf(data)
       const signal = signalOf(optionsOf(options))
-      const { sender, isStream } = UnixSocket.#open(this)
+      const endpoint = UnixSocket.#open(this)
+      const { to } = options ?? {}
+      const claim = claimOf(options?.credentials)
+      if (to !== undefined) {
+        if (!endpoint.isDatagram) throw invalidValue('options.to', 'is for datagram sockets: this one has a connection')
+        addressOf('options.to', to, 'sendmsg')
+      }
       const count = putFds(options?.fds)
-      if (content.length === 0 && isStream) {
+      if (content.length === 0 && endpoint.isStream) {
         if (count === 0) return Promise.resolve()
         throw carrierMissing()
       }
-      return sender.send(this, content, count, signal)
+      const sender = to === undefined ? endpoint.sender : endpoint.senderTo(to)
+      return sender.send(this, content, count, signal, claim)
     } catch (error) {
       return Promise.reject(error)
     }
@@ -191,12 +268,43 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    */
   messages(options?: RecvOptions): AsyncIterableIterator<Message, undefined> {
     const limits = limitsOf(optionsOf(options), defaultLimits)
-    return new MessageIterator(this, this.#endpoint, limits, signalOf(options))
+    const signal = signalOf(options)
+    const endpoint = this.#endpoint
+    return new Iteration(endpoint, () => endpoint.receiver.receive(this, limits, toResult, signal), signal)
   }
 
   /** {@link UnixSocket.messages} without options. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Message, undefined> {
     return this.messages()
+  }
+
+  /**
+   * Tell who made the other end of the connection: `SO_PEERCRED`, on macOS and FreeBSD `LOCAL_PEERCRED`.
+   *
+   * The kernel noted it when the peer called connect(2), or listen(2) if it is the server, or when somebody called
+   * socketpair(2), who is the peer of both ends. It stays that, whoever holds the socket now: a process that inherited it or
+   * was sent it is another. Who sent a message is told by its `credentials`.
+   *
+   * @throws `ENOTCONN` where nobody is known: on a datagram socket that is not half of a pair; ERR_SOCKET_CLOSED
+   */
+  peer(): Credentials {
+    return peerOf(UnixSocket.#open(this).fd)
+  }
+
+  /**
+   * Open a pidfd of who made the other end of the connection: `SO_PEERPIDFD`.
+   *
+   * Unlike the pid that {@link UnixSocket.peer} tells, it cannot come to mean another process.
+   *
+   * @returns a descriptor, which is the caller's to close
+   * @throws `ENOPROTOOPT` before Linux 6.5 and on other systems, and never a descriptor made from the pid instead;
+   *   `ESRCH` or `EINVAL` where that process is gone and the kernel cannot name it; `ENODATA` where nobody is known;
+   *   ERR_SOCKET_CLOSED
+   */
+  peerPidfd(): Descriptor {
+    const code = native.peerPidfd(UnixSocket.#open(this).fd)
+    if (code < 0) throw systemError(code, 'getsockopt')
+    return own(code)
   }
 
   /**
@@ -233,7 +341,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    */
   release(): number {
     const endpoint = UnixSocket.#open(this)
-    if (endpoint.receiver.held > 0) throw socketNotEmpty(endpoint.receiver.held)
+    if (endpoint.receiver.held > 0) throw socketNotEmpty(`${endpoint.receiver.held} messages`)
     unused.unregister(endpoint)
     return endpoint.release()
   }
@@ -291,15 +399,44 @@ const unused = new FinalizationRegistry<Endpoint>((endpoint) => {
   warnOnce('A UnixSocket was garbage-collected while it was open, and was closed', endpoint.fd)
 })
 
-function open(fd: number, typeCode: number): UnixSocket {
-  return new UnixSocket(new Endpoint(fd, typeCode), made)
+/** Makes the object for a socket that the native side owns. */
+export function openSocket(fd: number, typeCode: number, takesFds = true): UnixSocket {
+  return new UnixSocket(new Endpoint(fd, typeCode, takesFds), made)
 }
 
-/** The native code of a socket's type, which it notes for a number that it owns. */
-function typeOf(fd: number): number {
+/** The native code of the type of a socket that can send and receive; the native side notes it for one that it owns. */
+function connectedType(fd: number): number {
   const typeCode = native.socketType(fd)
   if (typeCode < 0) throw systemError(typeCode, 'getsockopt')
+  if (native.isListening(fd) === 1) throw invalidValue('source', 'is a listening socket: it can only accept')
   return typeCode
+}
+
+/** The native code of an `options.type`. */
+export function typeCodeOf(type: unknown): number {
+  const typeCode = socketTypes.indexOf(type as SocketType)
+  if (typeCode < 0) throw invalidValue('options.type', "must be 'stream', 'seqpacket' or 'dgram'")
+  return typeCode
+}
+
+/** Makes a socket without a name or a peer; its number is owned by the native side. */
+export function makeSocket(typeCode: number, receiving: number): number {
+  const fd = native.socket(typeCode)
+  if (fd < 0) throw systemError(fd, 'socket')
+  try {
+    ask(fd, receiving)
+  } catch (error) {
+    closeFds([fd])
+    throw error
+  }
+  return fd
+}
+
+/** Has the kernel tell more with each message. */
+function ask(fd: number, receiving: number): void {
+  if (receiving === 0) return
+  const code = native.ask(fd, receiving)
+  if (code < 0) throw systemError(code, 'setsockopt')
 }
 
 function limitsOf(options: RecvOptions | undefined, defaults: Limits): Limits {
@@ -318,7 +455,7 @@ function carrierMissing(): TypeError {
 }
 
 /** Options of {@link socketpair}. */
-export interface SocketpairOptions {
+export interface SocketpairOptions extends Receiving {
   /** `'stream'` (default), `'seqpacket'` or `'dgram'`. */
   type?: SocketType | undefined
 }
@@ -326,19 +463,27 @@ export interface SocketpairOptions {
 /**
  * Make two connected sockets: socketpair(2). Each is open, close-on-exec and in blocking mode.
  *
- * @param options `type`
+ * @param options `type`; `credentials`, `pidfd`: what both ends have the kernel tell with each message
  * @returns both ends, which are the caller's to close
- * @throws `EMFILE`; `EPROTONOSUPPORT` for seqpacket on macOS; ERR_UNSUPPORTED_PLATFORM
+ * @throws `EMFILE`; `EPROTONOSUPPORT` for seqpacket on macOS; `ENOPROTOOPT` for an option that the kernel lacks;
+ *   ERR_UNSUPPORTED_PLATFORM
  */
 export function socketpair(options?: SocketpairOptions): [UnixSocket, UnixSocket] {
   const { type = 'stream' } = optionsOf(options) ?? {}
-  const typeCode = socketTypes.indexOf(type)
-  if (typeCode < 0) throw invalidValue('options.type', "must be 'stream', 'seqpacket' or 'dgram'")
+  const typeCode = typeCodeOf(type)
+  const receiving = receivingOf(options)
   openReactor()
   const code = native.socketpair(typeCode)
   if (code < 0) throw systemError(code, 'socketpair')
   const [a, b] = [fds[0]!, fds[1]!]
-  return [open(a, typeCode), open(b, typeCode)]
+  try {
+    ask(a, receiving)
+    ask(b, receiving)
+  } catch (error) {
+    closeFds([a, b])
+    throw error
+  }
+  return [openSocket(a, typeCode), openSocket(b, typeCode)]
 }
 
 /**

@@ -6,16 +6,19 @@
 //! at a time.
 
 use std::ffi::c_void;
-use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use fdpass_core::{Control, ControlBuffer, Direction, Errno, Socket, SocketType};
-use napi::bindgen_prelude::{AsyncTask, ToNapiValue, Unknown};
+use fdpass_core::{
+  Address, Control, ControlBuffer, Credentials, Direction, Envelope, Errno, Receiving, Socket, SocketType,
+};
+use napi::bindgen_prelude::{AsyncTask, Either, ToNapiValue, Unknown};
 use napi::{Env, check_status, sys};
 use napi_derive::napi;
 
 use crate::close_task::CloseTask;
 use crate::environment::Environment;
+use crate::peer::Peer;
 use crate::table::Table;
 use crate::{AGAIN, BUSY, END};
 
@@ -146,6 +149,41 @@ pub struct Calls<'env> {
   /// Make a connected pair and put the two numbers into `fds`: socketpair(2).
   #[napi(ts_type = "(type: number) => number")]
   pub socketpair: Unknown<'env>,
+  /// Make a socket: socket(2). Gives its number.
+  #[napi(ts_type = "(type: number) => number")]
+  pub socket: Unknown<'env>,
+  /// Have the kernel tell more with each message that a socket receives: 1 credentials, 2 pidfd.
+  #[napi(ts_type = "(socket: number, receiving: number) => number")]
+  pub ask: Unknown<'env>,
+  /// Give a socket the first `length` of `name` as its address, or with none one of the kernel's choice: bind(2). The
+  /// file has `mode`, or the umask's where that is negative, and is removed when the socket is closed. AGAIN while
+  /// another process is about to replace the file.
+  #[napi(ts_type = "(socket: number, length: number, mode: number) => number")]
+  pub bind: Unknown<'env>,
+  /// Let others connect: listen(2). Descriptors that they send are refused if `descriptors` is 0 and the kernel can.
+  #[napi(ts_type = "(socket: number, backlog: number, descriptors: number) => number")]
+  pub listen: Unknown<'env>,
+  /// Connect to the first `length` of `name`: connect(2). AGAIN where the backlog is full; no event announces room.
+  #[napi(ts_type = "(socket: number, length: number) => number")]
+  pub connect: Unknown<'env>,
+  /// Take a connection off the backlog: accept(2). Gives its number.
+  #[napi(ts_type = "(socket: number) => number")]
+  pub accept: Unknown<'env>,
+  /// Whether a socket, which may be anybody's, listens (1) or not (0).
+  #[napi(ts_type = "(fd: number) => number")]
+  pub is_listening: Unknown<'env>,
+  /// Put a socket's own address into `name`: getsockname(2). Gives its length, 0 where it has none.
+  #[napi(ts_type = "(socket: number) => number")]
+  pub local_name: Unknown<'env>,
+  /// Put the address of a socket's peer into `name`: getpeername(2). Gives its length, 0 where it has none.
+  #[napi(ts_type = "(socket: number) => number")]
+  pub remote_name: Unknown<'env>,
+  /// Tell who made the other end of a connection.
+  #[napi(ts_type = "(socket: number) => Peer | number")]
+  pub peer: Unknown<'env>,
+  /// Open a pidfd of who made the other end of a connection. Gives its number.
+  #[napi(ts_type = "(socket: number) => number")]
+  pub peer_pidfd: Unknown<'env>,
   /// Find out the type of a socket, which may be anybody's; one that is owned here can be used as one from then on.
   #[napi(ts_type = "(fd: number) => number")]
   pub socket_type: Unknown<'env>,
@@ -155,7 +193,7 @@ pub struct Calls<'env> {
   /// Replace the first `count` numbers in `fds`, anybody's, by duplicates: all or none.
   #[napi(ts_type = "(count: number) => number")]
   pub duplicate: Unknown<'env>,
-  /// Give a number up without closing it.
+  /// Give a number up without closing it, in the mode in which it came; its file stays.
   #[napi(ts_type = "(fd: number) => number")]
   pub release: Unknown<'env>,
   /// Close a number: close(2).
@@ -173,9 +211,15 @@ pub struct Calls<'env> {
   /// As `send`, from an array, beginning at an offset.
   #[napi(ts_type = "(data: Uint8Array, socket: number, offset: number, count: number) => number")]
   pub send_from: Unknown<'env>,
+  /// As `sendFrom`, to the first `length` of `name` unless that is 0, and with credentials if `claims` is 1.
+  #[napi(
+    ts_type = "(data: Uint8Array, socket: number, offset: number, count: number, length: number, claims: number, pid: number, uid: number, gid: number) => number"
+  )]
+  pub send_message: Unknown<'env>,
   /// Receive at most `maxBytes` into `bytes` and at most `maxFds` descriptors into `fds`: recvmsg(2). Gives the bytes
-  /// received; `outcome` holds the number of descriptors, what became of them (0 complete, 1 truncated, 2 too many,
-  /// 3 unexpected), and the packet's size.
+  /// received. `outcome` holds the number of descriptors; what became of them (0 complete, 1 truncated, 2 too many,
+  /// 3 unexpected); the packet's size; what else came (1 credentials, 2 pidfd); the sender's pid (0 unknown), uid, gid
+  /// and pidfd; and the length of its address in `name`.
   #[napi(ts_type = "(socket: number, maxBytes: number, maxFds: number) => number")]
   pub receive: Unknown<'env>,
   /// As `receive`, into an array.
@@ -200,6 +244,17 @@ impl<'env> Calls<'env> {
     let call = |name: &str, callback: Callback| function(env, name, callback, environment);
     Ok(Self {
       socketpair: call("socketpair", integers!(socketpair, 1))?,
+      socket: call("socket", integers!(socket, 1))?,
+      ask: call("ask", integers!(ask, 2))?,
+      bind: call("bind", integers!(bind, 3))?,
+      listen: call("listen", integers!(listen, 3))?,
+      connect: call("connect", integers!(connect, 2))?,
+      accept: call("accept", integers!(accept, 1))?,
+      is_listening: call("isListening", integers!(is_listening, 1))?,
+      local_name: call("localName", integers!(local_name, 1))?,
+      remote_name: call("remoteName", integers!(remote_name, 1))?,
+      peer: call("peer", peer)?,
+      peer_pidfd: call("peerPidfd", integers!(peer_pidfd, 1))?,
       socket_type: call("socketType", integers!(socket_type, 1))?,
       adopt: call("adopt", integers!(adopt, 1))?,
       duplicate: call("duplicate", integers!(duplicate, 1))?,
@@ -209,6 +264,7 @@ impl<'env> Calls<'env> {
       close_later: call("closeLater", close_later)?,
       send: call("send", integers!(send, 3))?,
       send_from: call("sendFrom", array_and_integers!(send_from, 3))?,
+      send_message: call("sendMessage", array_and_integers!(send_message, 8))?,
       receive: call("receive", integers!(receive, 3))?,
       receive_into: call("receiveInto", array_and_integers!(receive_into, 2))?,
       watch: call("watch", integers!(watch, 2))?,
@@ -234,23 +290,124 @@ fn borrowed(numbers: &[RawFd]) -> Result<&[BorrowedFd<'_>], Errno> {
   Ok(unsafe { &*(ptr::from_ref(numbers) as *const [BorrowedFd<'_>]) })
 }
 
-fn socketpair(environment: &mut Environment, [kind]: [i32; 1]) -> Outcome {
-  let socket_type = match kind {
+fn socket_type_of(kind: i32) -> SocketType {
+  match kind {
     0 => SocketType::Stream,
     1 => SocketType::Seqpacket,
     _ => SocketType::Dgram,
-  };
+  }
+}
+
+fn receiving_of(bits: i32) -> Receiving {
+  Receiving { credentials: bits & Told::CREDENTIALS != 0, pidfd: bits & Told::PIDFD != 0 }
+}
+
+fn socketpair(environment: &mut Environment, [kind]: [i32; 1]) -> Outcome {
+  let socket_type = socket_type_of(kind);
   let (a, b) = fdpass_core::socketpair(socket_type)?;
   let pair = [environment.table.insert(a), environment.table.insert(b)];
-  pair.iter().for_each(|&number| environment.table.set_socket_type(number, socket_type));
+  pair.iter().for_each(|&number| environment.table.set_socket(number, socket_type, Receiving::default()));
   environment.fds.get()[..2].copy_from_slice(&pair);
   Ok(0)
+}
+
+fn socket(environment: &mut Environment, [kind]: [i32; 1]) -> Outcome {
+  let socket_type = socket_type_of(kind);
+  let number = environment.table.insert(fdpass_core::socket(socket_type)?);
+  environment.table.set_socket(number, socket_type, Receiving::default());
+  Ok(number)
+}
+
+fn ask(environment: &mut Environment, [number, receiving]: [i32; 2]) -> Outcome {
+  let receiving = receiving_of(receiving);
+  let socket = environment.table.socket(number)?;
+  socket.ask(receiving)?;
+  let socket_type = socket.socket_type();
+  environment.table.set_socket(number, socket_type, receiving);
+  Ok(0)
+}
+
+/// The address that JavaScript has put into the shared name.
+fn address(environment: &mut Environment, length: i32) -> Result<Address, Errno> {
+  Address::new(&environment.name.get()[..length as usize])
+}
+
+fn bind(environment: &mut Environment, [number, length, mode]: [i32; 3]) -> Outcome {
+  let address = if length == 0 { Address::autobind() } else { Some(address(environment, length)?) };
+  let Some(address) = address else { return Ok(0) }; // a socket without a name is all that there is
+  let file = fdpass_core::bind(environment.table.socket(number)?, &address, u32::try_from(mode).ok())?;
+  environment.table.set_file(number, file)?;
+  Ok(0)
+}
+
+fn listen(environment: &mut Environment, [number, backlog, descriptors]: [i32; 3]) -> Outcome {
+  let socket = environment.table.socket(number)?;
+  if descriptors == 0 {
+    match socket.refuse_descriptors() {
+      Err(Errno::ENOPROTOOPT) => {} // JavaScript closes and refuses what comes
+      result => result?,
+    }
+  }
+  socket.listen(backlog)?;
+  Ok(0)
+}
+
+fn connect(environment: &mut Environment, [number, length]: [i32; 2]) -> Outcome {
+  let address = address(environment, length)?;
+  environment.table.socket(number)?.connect(&address)?;
+  Ok(0)
+}
+
+fn accept(environment: &mut Environment, [listener]: [i32; 1]) -> Outcome {
+  environment.table.accept(listener)
+}
+
+fn is_listening(_: &mut Environment, [fd]: [i32; 1]) -> Outcome {
+  let fds = [fd];
+  Ok(Socket::new(borrowed(&fds)?[0])?.is_listening()?.into())
+}
+
+/// Puts an address where JavaScript finds it, and gives its length.
+fn put_name(name: &mut [u8], address: Option<Address>) -> i32 {
+  let Some(address) = address else { return 0 };
+  let bytes = address.bytes();
+  name[..bytes.len()].copy_from_slice(bytes);
+  bytes.len() as i32
+}
+
+fn local_name(environment: &mut Environment, [number]: [i32; 1]) -> Outcome {
+  let address = environment.table.socket(number)?.local_address()?;
+  Ok(put_name(environment.name.get(), address))
+}
+
+fn remote_name(environment: &mut Environment, [number]: [i32; 1]) -> Outcome {
+  let address = environment.table.socket(number)?.peer_address()?;
+  Ok(put_name(environment.name.get(), address))
+}
+
+unsafe extern "C" fn peer(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
+  // SAFETY: called by the runtime, with the environment that `function` gave.
+  let (environment, [number]) = unsafe { arguments::<1>(env, info) };
+  let socket = environment.table.socket(integer(env, number));
+  let peer = match socket.and_then(|socket| fdpass_core::peer(socket.as_fd())) {
+    Ok(peer) => Either::A(Peer::from(peer)),
+    Err(errno) => Either::B(code(errno)),
+  };
+  // SAFETY: in a call from JavaScript. The environment is not used again.
+  unsafe { Either::to_napi_value(env, peer) }.unwrap_or(ptr::null_mut())
+}
+
+fn peer_pidfd(environment: &mut Environment, [number]: [i32; 1]) -> Outcome {
+  let pidfd = fdpass_core::peer_pidfd(environment.table.socket(number)?.as_fd())?;
+  Ok(environment.table.insert(pidfd))
 }
 
 fn socket_type(environment: &mut Environment, [fd]: [i32; 1]) -> Outcome {
   let fds = [fd];
   let socket_type = Socket::new(borrowed(&fds)?[0])?.socket_type();
-  environment.table.set_socket_type(fd, socket_type);
+  if environment.table.socket(fd).is_err() {
+    environment.table.set_socket(fd, socket_type, Receiving::default());
+  }
   Ok(socket_type as i32)
 }
 
@@ -276,9 +433,8 @@ fn duplicate(environment: &mut Environment, [count]: [i32; 1]) -> Outcome {
 }
 
 fn release(environment: &mut Environment, [fd]: [i32; 1]) -> Outcome {
-  let fd = environment.table.take(fd)?;
   // The program that asked for the number owns it now.
-  let _ = fd.into_raw_fd();
+  let _ = environment.table.release(fd)?.into_raw_fd();
   Ok(0)
 }
 
@@ -307,40 +463,71 @@ unsafe extern "C" fn close_later(env: sys::napi_env, info: sys::napi_callback_in
 
 fn send(environment: &mut Environment, [socket, length, count]: [i32; 3]) -> Outcome {
   let Environment { table, bytes, fds, .. } = environment;
-  send_bytes(table, &bytes.get()[..length as usize], &fds.get()[..count as usize], socket)
+  let data = &bytes.get()[..length as usize];
+  send_bytes(table, data, &fds.get()[..count as usize], socket, Envelope::default())
 }
 
 fn send_from(environment: &mut Environment, data: &mut [u8], [socket, offset, count]: [i32; 3]) -> Outcome {
   let Environment { table, fds, .. } = environment;
-  // An array that was detached while its send waited has become empty.
-  let data = data.get(offset as usize..).ok_or(Errno::EFAULT)?;
-  send_bytes(table, data, &fds.get()[..count as usize], socket)
+  send_bytes(table, from(data, offset)?, &fds.get()[..count as usize], socket, Envelope::default())
 }
 
-fn send_bytes(table: &Table, data: &[u8], fds: &[i32], socket: RawFd) -> Outcome {
-  Ok(table.socket(socket)?.send(data, borrowed(fds)?)? as i32)
+fn send_message(
+  environment: &mut Environment,
+  data: &mut [u8],
+  [socket, offset, count, length, claims, pid, uid, gid]: [i32; 8],
+) -> Outcome {
+  let to = if length == 0 { None } else { Some(address(environment, length)?) };
+  let credentials = Credentials { pid: Some(pid).filter(|&pid| pid > 0), uid: uid as u32, gid: gid as u32 };
+  let envelope = Envelope { to: to.as_ref(), credentials: (claims != 0).then_some(credentials) };
+  let Environment { table, fds, .. } = environment;
+  send_bytes(table, from(data, offset)?, &fds.get()[..count as usize], socket, envelope)
+}
+
+/// What is left of an array. One that was detached while its send waited has become empty.
+fn from(data: &[u8], offset: i32) -> Result<&[u8], Errno> {
+  data.get(offset as usize..).ok_or(Errno::EFAULT)
+}
+
+fn send_bytes(table: &Table, data: &[u8], fds: &[i32], socket: RawFd, envelope: Envelope<'_>) -> Outcome {
+  Ok(table.socket(socket)?.send(data, borrowed(fds)?, envelope)? as i32)
 }
 
 fn receive(environment: &mut Environment, [socket, max_bytes, max_fds]: [i32; 3]) -> Outcome {
-  let Environment { table, control, bytes, fds, outcome } = environment;
-  receive_bytes(table, control, &mut bytes.get()[..max_bytes as usize], fds.get(), outcome.get(), [socket, max_fds])
+  let Environment { table, control, bytes, fds, outcome, name } = environment;
+  let told = Told { fds: fds.get(), outcome: outcome.get(), name: name.get() };
+  receive_bytes(table, control, &mut bytes.get()[..max_bytes as usize], told, [socket, max_fds])
 }
 
 fn receive_into(environment: &mut Environment, buffer: &mut [u8], integers: [i32; 2]) -> Outcome {
-  let Environment { table, control, fds, outcome, .. } = environment;
-  receive_bytes(table, control, buffer, fds.get(), outcome.get(), integers)
+  let Environment { table, control, fds, outcome, name, .. } = environment;
+  let told = Told { fds: fds.get(), outcome: outcome.get(), name: name.get() };
+  receive_bytes(table, control, buffer, told, integers)
+}
+
+/// Where a receive puts what it tells beside the number of bytes.
+pub(crate) struct Told<'a> {
+  fds: &'a mut [i32],
+  outcome: &'a mut [i32],
+  name: &'a mut [u8],
+}
+
+impl Told<'_> {
+  /// How many integers `outcome` has.
+  pub(crate) const COUNT: usize = 9;
+  const CREDENTIALS: i32 = 1;
+  const PIDFD: i32 = 2;
 }
 
 fn receive_bytes(
   table: &mut Table,
   control: &mut ControlBuffer,
   buffer: &mut [u8],
-  numbers: &mut [i32],
-  outcome: &mut [i32],
+  Told { fds: numbers, outcome, name }: Told<'_>,
   [socket, max_fds]: [i32; 2],
 ) -> Outcome {
   let Some(message) = table.socket(socket)?.recv(buffer, control, max_fds as usize)? else { return Ok(END) };
-  (outcome[0], outcome[1], outcome[2]) = (0, 0, message.size as i32);
+  outcome[..Told::COUNT].copy_from_slice(&[0, 0, message.size as i32, 0, 0, 0, 0, 0, 0]);
   match message.control {
     Control::Complete(fds) => {
       outcome[0] = fds.len() as i32;
@@ -348,9 +535,21 @@ fn receive_bytes(
         *number = table.insert(fd);
       }
     }
+    // What else came, a pidfd for one, is closed with the message.
     Control::Truncated => outcome[1] = 1,
     Control::TooMany => outcome[1] = 2,
     Control::Unexpected => outcome[1] = 3,
+  }
+  if outcome[1] == 0 {
+    if let Some(Credentials { pid, uid, gid }) = message.credentials {
+      outcome[3] |= Told::CREDENTIALS;
+      outcome[4..7].copy_from_slice(&[pid.unwrap_or(0), uid as i32, gid as i32]);
+    }
+    if let Some(pidfd) = message.pidfd {
+      outcome[3] |= Told::PIDFD;
+      outcome[7] = table.insert(pidfd);
+    }
+    outcome[8] = put_name(name, message.address);
   }
   Ok(message.length as i32)
 }

@@ -3,12 +3,12 @@
 use std::mem;
 
 use fdpass_core::ControlBuffer;
-use napi::bindgen_prelude::{Int32Array, Uint8Array};
+use napi::bindgen_prelude::Int32Array;
 
-use crate::Backend;
 use crate::dispatcher::Dispatcher;
 use crate::reactor::Reactor;
 use crate::table::Table;
+use crate::{Backend, SharedArrays};
 
 /// Memory that JavaScript reads and writes too, so that a call costs no values made per message.
 pub(crate) struct Shared<T> {
@@ -72,22 +72,24 @@ pub(crate) struct Environment {
   pub(crate) bytes: Shared<u8>,
   /// Descriptor numbers, in either direction.
   pub(crate) fds: Shared<i32>,
-  /// What a receive tells beside the number of bytes: how many descriptors, what became of them, the packet's size.
+  /// What a receive tells beside the number of bytes; see [`crate::calls::Told`].
   pub(crate) outcome: Shared<i32>,
+  /// The bytes of an address, in either direction.
+  pub(crate) name: Shared<u8>,
 }
 
 impl Environment {
-  /// Opens the reactor. The environment's end frees what the pointer names; no JavaScript runs after that.
+  /// Opens the reactor over the shared arrays. The environment's end frees what the pointer names; no JavaScript runs after that.
   pub(crate) fn open(
     env: &napi::Env,
     backend: Backend,
     dispatcher: Dispatcher,
-    bytes: Uint8Array,
-    fds: Int32Array,
-    outcome: Int32Array,
-    turn: Int32Array,
+    SharedArrays { bytes, fds, outcome, name, turn }: SharedArrays,
   ) -> napi::Result<*mut Self> {
-    if fds.len() < fdpass_core::MAX_RECEIVED_FDS || outcome.len() < 3 {
+    let long_enough = fds.len() >= fdpass_core::MAX_RECEIVED_FDS
+      && outcome.len() >= crate::calls::Told::COUNT
+      && name.len() > fdpass_core::Address::MAX_PATH;
+    if !long_enough {
       return Err(too_short());
     }
     Reactor::open(env, backend, dispatcher, Turn::new(turn)?, |reactor| Self {
@@ -96,6 +98,7 @@ impl Environment {
       bytes: shared!(bytes),
       fds: shared!(fds),
       outcome: shared!(outcome),
+      name: shared!(name),
     })
   }
 }

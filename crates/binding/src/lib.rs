@@ -5,6 +5,7 @@ mod calls;
 mod close_task;
 mod dispatcher;
 mod environment;
+mod peer;
 mod reactor;
 mod table;
 mod thread;
@@ -73,22 +74,71 @@ pub fn uv_supported() -> bool {
   uv::Library::get().is_some()
 }
 
+/// What this kernel can do.
+#[napi(object, object_from_js = false)]
+pub struct KernelCapabilities {
+  /// Addresses without a file.
+  pub abstract_addresses: bool,
+  /// Sockets of type seqpacket.
+  pub seqpacket: bool,
+  /// The sender's credentials with each message.
+  pub credentials: bool,
+  /// A pidfd of the sender with each message.
+  pub pidfd: bool,
+  /// A pidfd of a connection's peer.
+  pub peer_pidfd: bool,
+  /// Refusing descriptors where they are sent.
+  pub pass_rights: bool,
+  /// Received descriptors are close-on-exec from the start.
+  pub close_on_exec: bool,
+}
+
+/// Try out what this kernel can do.
+#[napi]
+pub fn probe_kernel() -> KernelCapabilities {
+  let probed = fdpass_core::Capabilities::probe();
+  KernelCapabilities {
+    abstract_addresses: probed.abstract_addresses,
+    seqpacket: probed.seqpacket,
+    credentials: probed.credentials,
+    pidfd: probed.pidfd,
+    peer_pidfd: probed.peer_pidfd,
+    pass_rights: probed.pass_rights,
+    close_on_exec: probed.close_on_exec,
+  }
+}
+
+/// The longest path of a socket, in bytes.
+#[napi]
+pub const MAX_PATH: i32 = fdpass_core::Address::MAX_PATH as i32;
+
+/// The memory that the calls share with JavaScript; it must not be detached.
+#[napi(object, object_to_js = false)]
+pub struct SharedArrays {
+  /// The bytes of a small message.
+  pub bytes: Uint8Array,
+  /// Descriptor numbers.
+  pub fds: Int32Array,
+  /// What a receive tells beside the number of bytes.
+  pub outcome: Int32Array,
+  /// The bytes of an address.
+  pub name: Uint8Array,
+  /// Whether a callback of the loop is running, and how many sockets hold the process.
+  pub turn: Int32Array,
+}
+
 /// Open this environment's reactor and give the calls on its sockets and descriptors. Everything that it still owns
 /// is closed when the environment ends: at a Worker's end, however it ends.
 ///
-/// `dispatch` is called with a socket's number, the events it is ready for, and those it is still armed for. `bytes`, `fds`,
-/// `outcome` and `turn` are the memory that the calls share with JavaScript; they must not be detached.
+/// `dispatch` is called with a socket's number, the events it is ready for, and those it is still armed for.
 #[napi]
 pub fn open_environment<'env>(
   env: &'env napi::Env,
   backend: Backend,
   dispatch: Function<'env, FnArgs<(i32, i32, i32)>, ()>,
-  bytes: Uint8Array,
-  fds: Int32Array,
-  outcome: Int32Array,
-  turn: Int32Array,
+  shared: SharedArrays,
 ) -> napi::Result<calls::Calls<'env>> {
   let dispatcher = dispatcher::Dispatcher::new(env, &dispatch)?;
-  let environment = environment::Environment::open(env, backend, dispatcher, bytes, fds, outcome, turn)?;
+  let environment = environment::Environment::open(env, backend, dispatcher, shared)?;
   calls::Calls::new(env, environment)
 }

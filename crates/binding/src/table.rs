@@ -2,17 +2,27 @@
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
-use fdpass_core::{Errno, Socket, SocketType};
+use fdpass_core::{Errno, Receiving, Socket, SocketFile, SocketType, set_blocking};
 
 use crate::reactor::{Reactor, Watch};
 
-/// A descriptor that this environment owns, and the reactor's watch over it if it is a socket that had to wait.
+/// A descriptor that this environment owns, and what belongs to it.
 struct Open {
   // Before `fd`, and so dropped before it: a watch must be gone from the loop when the number becomes free.
   watch: Option<Watch>,
+  /// The file of a socket that was bound here, to be removed while the socket is still open.
+  file: Option<SocketFile>,
   fd: OwnedFd,
   /// What it is, if it is known to be a Unix domain socket.
-  socket_type: Option<SocketType>,
+  socket: Option<(SocketType, Receiving)>,
+  /// Whether it came in blocking mode, and was switched.
+  was_blocking: bool,
+}
+
+impl Open {
+  fn new(fd: OwnedFd) -> Self {
+    Self { watch: None, file: None, fd, socket: None, was_blocking: false }
+  }
 }
 
 /// The owner of all descriptors of one JavaScript environment, whether JavaScript knows them by a `UnixSocket`, a
@@ -35,7 +45,7 @@ impl Table {
     if index >= self.open.len() {
       self.open.resize_with((index + 1).next_power_of_two(), || None);
     }
-    if let Some(stale) = self.open[index].replace(Open { watch: None, fd, socket_type: None }) {
+    if let Some(stale) = self.open[index].replace(Open::new(fd)) {
       // Somebody closed the number behind our back, and the kernel has given it out again: it is the new owner's.
       let _ = stale.fd.into_raw_fd();
     }
@@ -47,29 +57,73 @@ impl Table {
     usize::try_from(number).is_ok_and(|index| self.open.get(index).is_some_and(Option::is_some))
   }
 
-  /// Lends the socket that is owned under a number.
-  pub(crate) fn socket(&self, number: RawFd) -> Result<Socket<'_>, Errno> {
-    let open = usize::try_from(number).ok().and_then(|index| self.open.get(index)?.as_ref());
-    let Open { fd, socket_type, .. } = open.ok_or(Errno::EBADF)?;
-    Ok(Socket::known(fd.as_fd(), socket_type.ok_or(Errno::ENOTSOCK)?))
+  fn get(&self, number: RawFd) -> Result<&Open, Errno> {
+    usize::try_from(number).ok().and_then(|index| self.open.get(index)?.as_ref()).ok_or(Errno::EBADF)
   }
 
-  /// Notes what an owned number is.
-  pub(crate) fn set_socket_type(&mut self, number: RawFd, socket_type: SocketType) {
-    let open = usize::try_from(number).ok().and_then(|index| self.open.get_mut(index)?.as_mut());
-    if let Some(open) = open {
-      open.socket_type = Some(socket_type);
+  fn get_mut(&mut self, number: RawFd) -> Result<&mut Open, Errno> {
+    usize::try_from(number).ok().and_then(|index| self.open.get_mut(index)?.as_mut()).ok_or(Errno::EBADF)
+  }
+
+  /// Lends the socket that is owned under a number.
+  pub(crate) fn socket(&self, number: RawFd) -> Result<Socket<'_>, Errno> {
+    let Open { fd, socket, .. } = self.get(number)?;
+    let (socket_type, receiving) = socket.ok_or(Errno::ENOTSOCK)?;
+    Ok(Socket::known(fd.as_fd(), socket_type, receiving))
+  }
+
+  /// Notes what an owned number is, if it is one.
+  pub(crate) fn set_socket(&mut self, number: RawFd, socket_type: SocketType, receiving: Receiving) {
+    if let Ok(open) = self.get_mut(number) {
+      open.socket = Some((socket_type, receiving));
     }
   }
 
-  /// Gives what is owned under a number away; the reactor forgets it first.
+  /// Takes over the file of a socket that was bound.
+  pub(crate) fn set_file(&mut self, number: RawFd, file: Option<SocketFile>) -> Result<(), Errno> {
+    self.get_mut(number)?.file = file;
+    Ok(())
+  }
+
+  /// Takes a connection off a listener, without waiting. accept(2) has no flag for that, so that the listener goes into
+  /// non-blocking mode until it is released.
+  pub(crate) fn accept(&mut self, listener: RawFd) -> Result<RawFd, Errno> {
+    let open = self.get_mut(listener)?;
+    if !open.was_blocking {
+      open.was_blocking = set_blocking(open.fd.as_fd(), false)?;
+    }
+    let socket = self.socket(listener)?;
+    let (socket_type, receiving) = (socket.socket_type(), socket.receiving());
+    let connection = socket.accept()?;
+    let number = self.insert(connection);
+    self.set_socket(number, socket_type, receiving);
+    Ok(number)
+  }
+
+  /// Gives what is owned under a number away; the reactor forgets it first, and a bound socket's file is removed.
   pub(crate) fn take(&mut self, number: RawFd) -> Result<OwnedFd, Errno> {
-    let open = usize::try_from(number).ok().and_then(|index| self.open.get_mut(index)?.take());
-    open.map(|open| open.fd).ok_or(Errno::EBADF)
+    self.remove(number).map(|open| open.fd)
+  }
+
+  /// Gives what is owned under a number away as it came; a bound socket's file stays.
+  pub(crate) fn release(&mut self, number: RawFd) -> Result<OwnedFd, Errno> {
+    let mut open = self.remove(number)?;
+    if let Some(file) = open.file.take() {
+      file.keep();
+    }
+    if open.was_blocking {
+      set_blocking(open.fd.as_fd(), true)?;
+    }
+    Ok(open.fd)
+  }
+
+  fn remove(&mut self, number: RawFd) -> Result<Open, Errno> {
+    usize::try_from(number).ok().and_then(|index| self.open.get_mut(index)?.take()).ok_or(Errno::EBADF)
   }
 
   /// Asks to be told when a socket is ready for `events`; none ends it.
   pub(crate) fn watch(&mut self, number: RawFd, events: i32) -> Result<(), Errno> {
+    // Not by `get_mut`: the reactor is needed while the entry is borrowed.
     let open = usize::try_from(number).ok().and_then(|index| self.open.get_mut(index)?.as_mut());
     let Open { watch, fd, .. } = open.ok_or(Errno::EBADF)?;
     match watch {
@@ -85,12 +139,8 @@ impl Table {
 
   /// Notes that the thread back end has reported a socket, which it does once for each time it is armed.
   pub(crate) fn reported(&mut self, number: RawFd) {
-    if let Some(watch) = self.watch_of(number) {
+    if let Ok(Open { watch: Some(watch), .. }) = self.get_mut(number) {
       watch.reported();
     }
-  }
-
-  fn watch_of(&mut self, number: RawFd) -> Option<&mut Watch> {
-    self.open.get_mut(usize::try_from(number).ok()?)?.as_mut()?.watch.as_mut()
   }
 }

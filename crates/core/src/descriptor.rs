@@ -38,7 +38,7 @@ pub fn duplicate(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
   fd.try_clone_to_owned().map_err(errno)
 }
 
-fn errno(error: std::io::Error) -> Errno {
+pub(crate) fn errno(error: std::io::Error) -> Errno {
   Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
@@ -83,4 +83,26 @@ pub fn keep_status_flags<T>(fd: BorrowedFd<'_>, change: impl FnOnce() -> T) -> n
     fcntl(fd, FcntlArg::F_SETFL(OFlag::from_bits_retain(before)))?;
   }
   Ok(result)
+}
+
+/// Makes a call that would wait in blocking mode.
+///
+/// `O_NONBLOCK` belongs to the open file description, so this is for a socket that nobody else has yet.
+pub(crate) fn without_blocking<T>(fd: BorrowedFd<'_>, call: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+  let was_blocking = set_blocking(fd, false)?;
+  let result = call();
+  if was_blocking {
+    set_blocking(fd, true)?;
+  }
+  result
+}
+
+/// Switches blocking mode on or off, for all who share the open file description; gives what it was.
+pub fn set_blocking(fd: BorrowedFd<'_>, blocking: bool) -> nix::Result<bool> {
+  let before = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+  let after = if blocking { before - OFlag::O_NONBLOCK } else { before | OFlag::O_NONBLOCK };
+  if after != before {
+    fcntl(fd, FcntlArg::F_SETFL(after))?;
+  }
+  Ok(!before.contains(OFlag::O_NONBLOCK))
 }

@@ -3,19 +3,31 @@
 //! [`Socket::send`] and [`Socket::recv`] are `sendmsg(2)` and `recvmsg(2)` with one `SCM_RIGHTS` control message, as
 //! in Stevens' *UNIX Network Programming*, volume 1, section 15.7. Descriptors go in as [`BorrowedFd`] and come out as
 //! [`OwnedFd`]: what a caller does not take is closed, on every path. No call waits: all pass `MSG_DONTWAIT`, so a
-//! socket's blocking mode, which it shares with every process that holds it, is never changed.
+//! socket's blocking mode, which it shares with every process that holds it, is never changed. `accept(2)`, which has no
+//! such flag, is the exception: a listener's owner switches it.
+//!
+//! Section 15.8, the sender's credentials, is [`peer`], [`peer_pidfd`], [`Receiving`] and [`Envelope`]; addresses and
+//! the files of bound sockets are [`Address`] and [`bind`].
 //!
 //! [`BorrowedFd`]: std::os::fd::BorrowedFd
 //! [`OwnedFd`]: std::os::fd::OwnedFd
 
+mod address;
+mod capabilities;
 mod control;
+mod credentials;
 mod descriptor;
 mod errno;
 mod socket;
+mod socket_file;
 mod sys;
 
+pub use address::Address;
+pub use capabilities::Capabilities;
 pub use control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
-pub use descriptor::{adopt, close, close_all, duplicate, keep_status_flags, room};
+pub use credentials::{Credentials, Peer, peer, peer_pidfd};
+pub use descriptor::{adopt, close, close_all, duplicate, keep_status_flags, room, set_blocking};
 pub use errno::describe;
 pub use nix::errno::Errno;
-pub use socket::{Control, Direction, Received, Socket, SocketType, socketpair};
+pub use socket::{Control, Direction, Envelope, Received, Receiving, Socket, SocketType, socket, socketpair};
+pub use socket_file::{SocketFile, bind};

@@ -1,15 +1,16 @@
-//! `AF_UNIX` sockets: `socketpair`, `sendmsg`, `recvmsg`, `shutdown`.
+//! `AF_UNIX` sockets: made, connected, accepted; `sendmsg`, `recvmsg`, `shutdown`.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-  self as net, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+  self as net, AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+  SockaddrLike, UnixAddr,
 };
 
 use crate::control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
-use crate::{descriptor, sys};
+use crate::{Address, Credentials, descriptor, sys};
 
 /// The type of a socket, which decides what a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,28 @@ pub enum Direction {
   Both,
 }
 
-/// What came beside the bytes of a message.
+/// What a socket asks the kernel to tell with each message.
+///
+/// Ask before the first byte can arrive: what was sent before comes without, or as from nobody (no process, user 65534
+/// on Linux).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receiving {
+  /// The sender's credentials: `SO_PASSCRED`, on FreeBSD `LOCAL_CREDS_PERSISTENT`.
+  pub credentials: bool,
+  /// A pidfd of the sender: `SO_PASSPIDFD`, from Linux 6.5 on.
+  pub pidfd: bool,
+}
+
+/// What goes with a message beside its bytes and descriptors.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Envelope<'a> {
+  /// Where a datagram goes; without it to the socket's peer.
+  pub to: Option<&'a Address>,
+  /// Who is said to have sent it. The kernel refuses a lie with `EPERM`, except from root.
+  pub credentials: Option<Credentials>,
+}
+
+/// What became of the descriptors of a message.
 #[derive(Debug)]
 pub enum Control {
   /// The descriptors that were sent with it, in their order; none is an answer too.
@@ -67,27 +89,55 @@ pub struct Received {
   pub size: usize,
   /// What came beside them.
   pub control: Control,
+  /// Who sent it, if [`Receiving`] asks.
+  pub credentials: Option<Credentials>,
+  /// The process that sent it, if [`Receiving`] asks and the kernel still knows it.
+  pub pidfd: Option<OwnedFd>,
+  /// On a datagram socket, the sender's address if it has one.
+  pub address: Option<Address>,
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+const CLOSE_ON_EXEC: SockFlag = SockFlag::SOCK_CLOEXEC;
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+const CLOSE_ON_EXEC: SockFlag = SockFlag::empty();
+
+/// A new socket, without a name and not connected, close-on-exec and in blocking mode: `socket(2)`.
+pub fn socket(socket_type: SocketType) -> nix::Result<OwnedFd> {
+  let fd = net::socket(AddressFamily::Unix, socket_type.into(), CLOSE_ON_EXEC, None)?;
+  prepare(fd.as_fd())?;
+  Ok(fd)
 }
 
 /// Two connected sockets, close-on-exec and in blocking mode: `socketpair(2)`.
 pub fn socketpair(socket_type: SocketType) -> nix::Result<(OwnedFd, OwnedFd)> {
-  #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-  let flags = SockFlag::SOCK_CLOEXEC;
-  #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-  let flags = SockFlag::empty();
-  let (a, b) = net::socketpair(AddressFamily::Unix, socket_type.into(), None, flags)?;
-  for end in [&a, &b] {
-    descriptor::set_close_on_exec(end)?;
-    Socket { fd: end.as_fd(), socket_type }.ignore_sigpipe()?;
-  }
+  let (a, b) = net::socketpair(AddressFamily::Unix, socket_type.into(), None, CLOSE_ON_EXEC)?;
+  prepare(a.as_fd())?;
+  prepare(b.as_fd())?;
   Ok((a, b))
 }
 
-/// A borrowed `AF_UNIX` socket and its type.
+/// What every socket of ours is: close-on-exec, and a send to a peer that is gone fails with `EPIPE` and does not end the
+/// process. Elsewhere than on macOS each send says so by `MSG_NOSIGNAL`.
+fn prepare(socket: BorrowedFd<'_>) -> nix::Result<()> {
+  descriptor::set_close_on_exec(socket)?;
+  #[cfg(target_vendor = "apple")]
+  sys::set_no_sigpipe(socket)?;
+  Ok(())
+}
+
+/// A borrowed `AF_UNIX` socket, its type, and what it asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Socket<'fd> {
   fd: BorrowedFd<'fd>,
   socket_type: SocketType,
+  receiving: Receiving,
+}
+
+impl AsFd for Socket<'_> {
+  fn as_fd(&self) -> BorrowedFd<'_> {
+    self.fd
+  }
 }
 
 impl<'fd> Socket<'fd> {
@@ -105,19 +155,103 @@ impl<'fd> Socket<'fd> {
       Some(AddressFamily::Unix) => {}
       _ => return Err(Errno::EAFNOSUPPORT),
     }
-    let socket = Self { fd, socket_type };
-    socket.ignore_sigpipe()?;
-    Ok(socket)
+    #[cfg(target_vendor = "apple")]
+    sys::set_no_sigpipe(fd)?;
+    Ok(Self { fd, socket_type, receiving: Receiving::default() })
   }
 
-  /// A socket that [`Socket::new`] or [`socketpair`] has already seen.
-  pub fn known(fd: BorrowedFd<'fd>, socket_type: SocketType) -> Self {
-    Self { fd, socket_type }
+  /// A socket that [`Socket::new`] or [`socketpair`] has already seen, and what was asked of it.
+  pub fn known(fd: BorrowedFd<'fd>, socket_type: SocketType, receiving: Receiving) -> Self {
+    Self { fd, socket_type, receiving }
+  }
+
+  /// Has the kernel tell with each message what `receiving` asks for. What is already told goes on.
+  ///
+  /// `ENOPROTOOPT` where the platform cannot.
+  pub fn ask(&self, receiving: Receiving) -> nix::Result<()> {
+    if receiving.credentials {
+      sys::pass_credentials(self.fd)?;
+    }
+    if receiving.pidfd {
+      sys::pass_pidfd(self.fd)?;
+    }
+    Ok(())
   }
 
   /// Its type.
   pub fn socket_type(&self) -> SocketType {
     self.socket_type
+  }
+
+  /// What it asks the kernel to tell.
+  pub fn receiving(&self) -> Receiving {
+    self.receiving
+  }
+
+  /// Connects to a listening socket, or gives a datagram socket its peer: `connect(2)`, without waiting.
+  ///
+  /// `EAGAIN` where the listener's backlog is full, which no event announces the end of; the BSDs say `ECONNREFUSED`,
+  /// as they do where nobody listens.
+  pub fn connect(&self, address: &Address) -> nix::Result<()> {
+    descriptor::without_blocking(self.fd, || {
+      loop {
+        match net::connect(self.fd.as_raw_fd(), address.raw()) {
+          Err(Errno::EINTR) => {}
+          result => return result,
+        }
+      }
+    })
+  }
+
+  /// Lets others connect: `listen(2)`. The kernel cuts the backlog to its own limit.
+  pub fn listen(&self, backlog: i32) -> nix::Result<()> {
+    // nix takes a backlog of up to SOMAXCONN as it was at compile time.
+    let backlog = Backlog::new(backlog).unwrap_or(Backlog::MAXCONN);
+    net::listen(&self.fd, backlog)
+  }
+
+  /// Whether it listens: such a socket accepts, and neither sends nor receives.
+  pub fn is_listening(&self) -> nix::Result<bool> {
+    net::getsockopt(&self.fd, net::sockopt::AcceptConn)
+  }
+
+  /// Takes a connection off the backlog, close-on-exec and in blocking mode: `accept(2)`. It asks for what the listener
+  /// asks for.
+  ///
+  /// There is no `MSG_DONTWAIT` here: with the listener in blocking mode the call waits where there is none. `EAGAIN`
+  /// otherwise. After `EMFILE` the connection is still in the backlog.
+  pub fn accept(&self) -> nix::Result<OwnedFd> {
+    loop {
+      match sys::accept(self.fd) {
+        // The second: accept(2), of a connection whose peer has gone meanwhile.
+        Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+        Err(errno) => return Err(errno),
+        Ok(connection) => {
+          #[cfg(not(any(target_os = "linux", target_os = "android")))]
+          {
+            prepare(connection.as_fd())?;
+            Self::known(connection.as_fd(), self.socket_type, self.receiving).ask(self.receiving)?;
+          }
+          return Ok(connection);
+        }
+      }
+    }
+  }
+
+  /// Has peers that send descriptors refused with `EPERM`: `SO_PASSRIGHTS`, from Linux 6.16 on. On a listener it holds
+  /// for connections that are made from then on. `ENOPROTOOPT` elsewhere.
+  pub fn refuse_descriptors(&self) -> nix::Result<()> {
+    sys::refuse_rights(self.fd)
+  }
+
+  /// Its own address, if it has one: `getsockname(2)`.
+  pub fn local_address(&self) -> nix::Result<Option<Address>> {
+    net::getsockname::<UnixAddr>(self.fd.as_raw_fd()).map(Address::named)
+  }
+
+  /// Its peer's address, if it has one: `getpeername(2)`. `ENOTCONN` without a peer.
+  pub fn peer_address(&self) -> nix::Result<Option<Address>> {
+    net::getpeername::<UnixAddr>(self.fd.as_raw_fd()).map(Address::named)
   }
 
   /// Sends bytes, and with the first of them the descriptors: `sendmsg(2)`, without waiting and without `SIGPIPE`.
@@ -126,8 +260,10 @@ impl<'fd> Socket<'fd> {
   /// have gone all the same and must not be sent again with the rest. The caller's descriptors stay open.
   ///
   /// Errors, besides those of sendmsg(2): `EINVAL` for descriptors without a byte on a stream, which would lose them
-  /// without a word (unix(7): at least one byte of real data), and for more than [`MAX_SENT_FDS`].
-  pub fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<usize> {
+  /// without a word (unix(7): at least one byte of real data), and for more than [`MAX_SENT_FDS`]; `ENOPROTOOPT` for
+  /// credentials where the platform sends none, or only the true ones. `EAGAIN` for a datagram to an address of its own
+  /// can mean that the receiver's queue is full, which no event announces the end of.
+  pub fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>], envelope: Envelope<'_>) -> nix::Result<usize> {
     if fds.len() > MAX_SENT_FDS || (!fds.is_empty() && data.is_empty() && self.socket_type == SocketType::Stream) {
       return Err(Errno::EINVAL);
     }
@@ -136,14 +272,32 @@ impl<'fd> Socket<'fd> {
       *number = fd.as_raw_fd();
     }
     // One message of rights: several in one call are merged by Linux and refused elsewhere.
-    let rights = [ControlMessage::ScmRights(&numbers[..fds.len()])];
-    let control = if fds.is_empty() { &rights[..0] } else { &rights[..] };
+    let rights = ControlMessage::ScmRights(&numbers[..fds.len()]);
+    let claimed = envelope.credentials.map(sys::Claim::new).transpose()?;
+    let both;
+    let one;
+    let control: &[ControlMessage<'_>] = match (&claimed, fds.is_empty()) {
+      (None, true) => &[],
+      (None, false) => {
+        one = [rights];
+        &one
+      }
+      (Some(claim), true) => {
+        one = [claim.message()];
+        &one
+      }
+      (Some(claim), false) => {
+        both = [claim.message(), rights];
+        &both
+      }
+    };
     #[cfg(not(target_vendor = "apple"))]
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     #[cfg(target_vendor = "apple")]
     let flags = MsgFlags::MSG_DONTWAIT;
+    let to = envelope.to.map(Address::raw);
     loop {
-      match net::sendmsg::<()>(self.fd.as_raw_fd(), &[IoSlice::new(data)], control, flags, None) {
+      match net::sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(data)], control, flags, to) {
         Err(Errno::EINTR) => {}
         result => return result,
       }
@@ -158,6 +312,20 @@ impl<'fd> Socket<'fd> {
   /// More than `max_fds` descriptors are refused as a whole. `EAGAIN` where nothing is there; `ECONNRESET`, once, where
   /// the peer closed with bytes of ours unread: on a stream after what it sent, on a seqpacket connection before.
   pub fn recv(&self, buffer: &mut [u8], control: &mut ControlBuffer, max_fds: usize) -> nix::Result<Option<Received>> {
+    // Only a datagram can come from elsewhere than the peer.
+    match self.socket_type {
+      SocketType::Dgram => self.recv_from::<UnixAddr>(buffer, control, max_fds, Address::named),
+      _ => self.recv_from::<()>(buffer, control, max_fds, |()| None),
+    }
+  }
+
+  fn recv_from<A: SockaddrLike>(
+    &self,
+    buffer: &mut [u8],
+    control: &mut ControlBuffer,
+    max_fds: usize,
+    address: impl Fn(A) -> Option<Address>,
+  ) -> nix::Result<Option<Received>> {
     let packets = self.socket_type != SocketType::Stream;
     #[cfg(not(target_vendor = "apple"))]
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
@@ -167,13 +335,14 @@ impl<'fd> Socket<'fd> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let flags = if packets { flags | MsgFlags::MSG_TRUNC } else { flags };
     let capacity = buffer.len();
-    let (bytes, message_flags, decoded) = loop {
+    let (bytes, message_flags, decoded, address) = loop {
       let room = control.cleared();
-      match net::recvmsg::<()>(self.fd.as_raw_fd(), &mut [IoSliceMut::new(buffer)], Some(room), flags) {
+      match net::recvmsg::<A>(self.fd.as_raw_fd(), &mut [IoSliceMut::new(buffer)], Some(room), flags) {
         Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno),
         Ok(message) => {
-          break (message.bytes, message.flags, message.cmsgs().map(Decoded::from_messages).unwrap_or_default());
+          let decoded = message.cmsgs().map(|messages| Decoded::new(messages, self.receiving)).unwrap_or_default();
+          break (message.bytes, message.flags, decoded, message.address.and_then(address));
         }
       }
     };
@@ -184,21 +353,25 @@ impl<'fd> Socket<'fd> {
     decoded.rights.iter().try_for_each(descriptor::set_close_on_exec)?;
 
     // Where SO_PASSCRED is on, Linux gives credentials of nobody with the end of a stream.
-    let nothing_sent = decoded.rights.is_empty() && !truncated && !(packets && decoded.unexpected);
+    let nothing_sent = decoded.rights.is_empty() && !truncated && !(packets && decoded.has_others());
     if bytes == 0 && capacity > 0 && nothing_sent && self.at_end()? {
       return Ok(None);
     }
     let length = bytes.min(capacity);
     let cut = packets && message_flags.contains(MsgFlags::MSG_TRUNC);
+    let Decoded { rights, unexpected, lost, credentials, pidfd } = decoded;
     Ok(Some(Received {
       length,
       size: if cut { bytes.max(length + 1) } else { length },
-      control: match decoded {
-        _ if truncated => Control::Truncated,
-        Decoded { unexpected: true, .. } => Control::Unexpected,
-        Decoded { rights, .. } if rights.len() > max_fds => Control::TooMany,
-        Decoded { rights, .. } => Control::Complete(rights),
+      control: match rights {
+        _ if truncated || lost => Control::Truncated,
+        _ if unexpected => Control::Unexpected,
+        rights if rights.len() > max_fds => Control::TooMany,
+        rights => Control::Complete(rights),
       },
+      credentials,
+      pidfd,
+      address,
     }))
   }
 
@@ -226,25 +399,21 @@ impl<'fd> Socket<'fd> {
       },
     )
   }
-
-  /// A send to a peer that is gone must fail with `EPIPE`, not end the process. Elsewhere than on macOS each send says
-  /// so by `MSG_NOSIGNAL`.
-  fn ignore_sigpipe(&self) -> nix::Result<()> {
-    #[cfg(target_vendor = "apple")]
-    sys::set_no_sigpipe(self.fd)?;
-    Ok(())
-  }
 }
 
 /// The control messages of one receive.
 #[derive(Default)]
 struct Decoded {
   rights: Vec<OwnedFd>,
+  credentials: Option<Credentials>,
+  pidfd: Option<OwnedFd>,
   unexpected: bool,
+  /// The table had no room for a pidfd.
+  lost: bool,
 }
 
 impl Decoded {
-  fn from_messages(messages: impl Iterator<Item = ControlMessageOwned>) -> Self {
+  fn new(messages: impl Iterator<Item = ControlMessageOwned>, asked: Receiving) -> Self {
     let mut decoded = Self::default();
     for message in messages {
       match message {
@@ -253,14 +422,28 @@ impl Decoded {
           decoded.rights = sys::own_received(numbers);
         }
         ControlMessageOwned::ScmRights(numbers) => decoded.rights.extend(sys::own_received(numbers)),
-        ControlMessageOwned::Unknown(message) => {
-          drop(sys::own_unknown(&message));
-          decoded.unexpected = true;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        ControlMessageOwned::ScmCredentials(sender) if asked.credentials => {
+          decoded.credentials = Some(crate::credentials::from_ucred(sender.into()));
         }
+        ControlMessageOwned::Unknown(message) => match sys::own_unknown(&message) {
+          sys::Unknown::Pidfd(Ok(pidfd)) if asked.pidfd => decoded.pidfd = Some(pidfd),
+          sys::Unknown::Pidfd(Err(errno)) if asked.pidfd => {
+            // Otherwise the sender has ended, and nothing names it any more.
+            decoded.lost |= matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM);
+          }
+          sys::Unknown::Credentials(sender) if asked.credentials => decoded.credentials = Some(sender),
+          _ => decoded.unexpected = true,
+        },
         _ => decoded.unexpected = true,
       }
     }
     debug_assert!(decoded.rights.len() <= MAX_RECEIVED_FDS);
     decoded
+  }
+
+  /// Whether anything but descriptors came.
+  fn has_others(&self) -> bool {
+    self.unexpected || self.credentials.is_some() || self.pidfd.is_some()
   }
 }

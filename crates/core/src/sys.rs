@@ -1,10 +1,15 @@
 //! Every `unsafe` operation of this crate: numbers that the kernel handed out become owners here, and nowhere else.
 
-use std::mem::size_of;
+use std::ffi::OsStr;
+use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::UnknownCmsg;
+use nix::sys::socket::{self as net, ControlMessage, SockaddrLike, UnixAddr, UnknownCmsg};
+
+use crate::Credentials;
 
 /// The pidfd of the sender, which `SO_PASSPIDFD` adds to every message: linux/socket.h. libc has no name for it.
 const SCM_PIDFD: libc::c_int = 4;
@@ -16,13 +21,40 @@ pub(crate) fn own_received(numbers: Vec<RawFd>) -> Vec<OwnedFd> {
   numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
 }
 
-/// Takes ownership of the descriptor in a control message that nix does not know, if it holds one.
-pub(crate) fn own_unknown(message: &UnknownCmsg) -> Vec<OwnedFd> {
-  if holds_descriptors(&message.cmsg_header) {
-    own_received(numbers(&message.data_bytes).collect())
-  } else {
-    Vec::new()
+/// What a control message that nix does not know turns out to be.
+pub(crate) enum Unknown {
+  /// `SCM_PIDFD`, or why the kernel could not make it.
+  Pidfd(Result<OwnedFd, Errno>),
+  /// FreeBSD's `SCM_CREDS2`.
+  #[cfg_attr(not(target_os = "freebsd"), allow(dead_code, reason = "only FreeBSD sends it"))]
+  Credentials(Credentials),
+  /// Something else. What descriptors it held are closed.
+  Other,
+}
+
+/// Takes ownership of what is in a control message that nix does not know.
+pub(crate) fn own_unknown(message: &UnknownCmsg) -> Unknown {
+  #[cfg(target_os = "freebsd")]
+  if (message.cmsg_header.cmsg_level, message.cmsg_header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDS2) {
+    return own_sockcred2(&message.data_bytes).map_or(Unknown::Other, Unknown::Credentials);
   }
+  if !holds_descriptors(&message.cmsg_header) {
+    return Unknown::Other;
+  }
+  let received = own_received(numbers(&message.data_bytes).collect()).pop();
+  match (message.cmsg_header.cmsg_type, message.data_bytes.first_chunk()) {
+    (SCM_PIDFD, Some(&number)) => {
+      Unknown::Pidfd(received.ok_or_else(|| Errno::from_raw(RawFd::from_ne_bytes(number).wrapping_neg())))
+    }
+    _ => Unknown::Other,
+  }
+}
+
+/// The effective user and group of a `struct sockcred2`: version, pid, uid, euid, gid, egid, …, four bytes each.
+#[cfg(target_os = "freebsd")]
+fn own_sockcred2(data: &[u8]) -> Option<Credentials> {
+  let word = |index: usize| Some(u32::from_ne_bytes(data.get(index * 4..index * 4 + 4)?.try_into().ok()?));
+  Some(Credentials { pid: Some(word(1)? as i32).filter(|&pid| pid > 0), uid: word(3)?, gid: word(5)? })
 }
 
 fn holds_descriptors(header: &libc::cmsghdr) -> bool {
@@ -133,21 +165,179 @@ pub(crate) fn bytes_waiting(socket: BorrowedFd<'_>) -> usize {
   if result == 0 { bytes.max(0) as usize } else { 0 }
 }
 
-/// No `SIGPIPE` for sends on this socket: macOS has no `MSG_NOSIGNAL`.
-#[cfg(target_vendor = "apple")]
-pub(crate) fn set_no_sigpipe(socket: BorrowedFd<'_>) -> nix::Result<()> {
-  let on: libc::c_int = 1;
-  // SAFETY: SO_NOSIGPIPE reads one int of the length given from the address given.
+/// The size of `sun_path`.
+pub(crate) const SUN_PATH: usize = size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
+
+/// The bytes of an address, as many as it says that it has.
+///
+/// Not by nix: a path that fills `sun_path` has no final NUL, Linux counts one all the same, and nix would read it; and
+/// of the empty address of a datagram's sender, nix subtracts more than there is.
+pub(crate) fn sun_path(address: &UnixAddr) -> &[u8] {
+  // SAFETY: the address is borrowed for as long as the result.
+  let sun_path = unsafe { &(*address.as_ptr()).sun_path };
+  let length = (address.len() as usize).saturating_sub(offset_of!(libc::sockaddr_un, sun_path)).min(sun_path.len());
+  // SAFETY: characters are bytes; the length is no more than there are.
+  unsafe { std::slice::from_raw_parts(sun_path.as_ptr().cast(), length) }
+}
+
+/// Bytes as a path.
+pub(crate) fn path(bytes: &[u8]) -> &Path {
+  Path::new(OsStr::from_bytes(bytes))
+}
+
+/// Takes a connection: `accept4(2)`, or `accept(2)` and what it lacks.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+  #[cfg(not(target_vendor = "apple"))]
+  let number = net::accept4(listener.as_raw_fd(), net::SockFlag::SOCK_CLOEXEC)?;
+  #[cfg(target_vendor = "apple")]
+  let number = net::accept(listener.as_raw_fd())?;
+  // SAFETY: the kernel has just installed it.
+  let connection = unsafe { OwnedFd::from_raw_fd(number) };
+  #[cfg(target_vendor = "apple")]
+  {
+    use std::os::fd::AsFd;
+    crate::descriptor::set_close_on_exec(&connection)?;
+    crate::descriptor::set_blocking(connection.as_fd(), true)?; // it has the listener's mode
+  }
+  Ok(connection)
+}
+
+/// The credentials that a message claims.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) struct Claim(net::UnixCredentials);
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Claim {
+  pub(crate) fn new(Credentials { pid, uid, gid }: Credentials) -> nix::Result<Self> {
+    let pid = pid.unwrap_or_else(|| nix::unistd::getpid().as_raw());
+    Ok(Self(libc::ucred { pid, uid, gid }.into()))
+  }
+
+  pub(crate) fn message(&self) -> ControlMessage<'_> {
+    ControlMessage::ScmCredentials(&self.0)
+  }
+}
+
+/// FreeBSD's kernel fills the credentials in, so that only true ones can be sent; macOS sends none.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) struct Claim;
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+impl Claim {
+  pub(crate) fn new(credentials: Credentials) -> nix::Result<Self> {
+    let is_true = credentials.pid.is_none_or(|pid| Some(pid) == Credentials::own().pid)
+      && (credentials.uid, credentials.gid) == (Credentials::own().uid, Credentials::own().gid);
+    if cfg!(target_os = "freebsd") && is_true { Ok(Self) } else { Err(Errno::ENOPROTOOPT) }
+  }
+
+  pub(crate) fn message(&self) -> ControlMessage<'_> {
+    #[cfg(target_os = "freebsd")]
+    return ControlMessage::ScmCreds;
+    #[cfg(not(target_os = "freebsd"))]
+    return ControlMessage::ScmRights(&[]); // never made
+  }
+}
+
+/// Has the sender's credentials come with each message.
+pub(crate) fn pass_credentials(socket: BorrowedFd<'_>) -> nix::Result<()> {
+  #[cfg(any(target_os = "linux", target_os = "android"))]
+  return set_option(socket, libc::SOL_SOCKET, libc::SO_PASSCRED, 1);
+  #[cfg(target_os = "freebsd")]
+  return set_option(socket, SOL_LOCAL, libc::LOCAL_CREDS_PERSISTENT, 1);
+  #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+  {
+    let _ = socket;
+    Err(Errno::ENOPROTOOPT)
+  }
+}
+
+/// asm-generic/socket.h; neither libc nor nix has a name for it.
+const SO_PASSPIDFD: libc::c_int = 76;
+
+/// Has a pidfd of the sender come with each message.
+pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>) -> nix::Result<()> {
+  if cfg!(any(target_os = "linux", target_os = "android")) {
+    set_option(socket, libc::SOL_SOCKET, SO_PASSPIDFD, 1)
+  } else {
+    Err(Errno::ENOPROTOOPT)
+  }
+}
+
+/// asm-generic/socket.h from Linux 6.16; neither libc nor nix has a name for it.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Has sends of descriptors to this socket refused.
+pub(crate) fn refuse_rights(socket: BorrowedFd<'_>) -> nix::Result<()> {
+  if cfg!(any(target_os = "linux", target_os = "android")) {
+    set_option(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)
+  } else {
+    Err(Errno::ENOPROTOOPT)
+  }
+}
+
+/// The level of the options of local sockets on macOS and FreeBSD.
+#[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+pub(crate) const SOL_LOCAL: libc::c_int = 0;
+
+fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> nix::Result<()> {
+  // SAFETY: reads one int of the length given from the address given.
   let result = unsafe {
     libc::setsockopt(
       socket.as_raw_fd(),
-      libc::SOL_SOCKET,
-      libc::SO_NOSIGPIPE,
-      (&raw const on).cast(),
+      level,
+      name,
+      (&raw const value).cast(),
       size_of::<libc::c_int>() as libc::socklen_t,
     )
   };
   Errno::result(result).map(drop)
+}
+
+/// An option that is a structure of integers.
+#[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+pub(crate) fn option<T: Copy>(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> nix::Result<T> {
+  let mut value = std::mem::MaybeUninit::<T>::zeroed();
+  let mut length = size_of::<T>() as libc::socklen_t;
+  // SAFETY: writes at most the length given to the address given.
+  let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) };
+  Errno::result(result)?;
+  // SAFETY: integers, all of them zero or written.
+  Ok(unsafe { value.assume_init() })
+}
+
+/// An option of `SOL_SOCKET` whose length only the kernel knows.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn option_bytes(socket: BorrowedFd<'_>, name: libc::c_int) -> nix::Result<Vec<u8>> {
+  let mut value = vec![0; 256];
+  loop {
+    let mut length = value.len() as libc::socklen_t;
+    // SAFETY: writes at most the length given to the address given.
+    let result = unsafe {
+      libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, value.as_mut_ptr().cast(), &raw mut length)
+    };
+    match Errno::result(result) {
+      // The kernel has put the length that it needs in its place.
+      Err(Errno::ERANGE) if length as usize > value.len() => value.resize(length as usize, 0),
+      Err(errno) => return Err(errno),
+      Ok(_) => {
+        value.truncate(length as usize);
+        return Ok(value);
+      }
+    }
+  }
+}
+
+/// The process of FreeBSD's credentials.
+#[cfg(target_os = "freebsd")]
+pub(crate) fn pid_of(credentials: &libc::xucred) -> libc::pid_t {
+  // SAFETY: a union of the pid and of a pointer that is not used any more; zeroed where the kernel wrote neither.
+  unsafe { credentials.cr_pid__c_anonymous_union.cr_pid }
+}
+
+/// No `SIGPIPE` for sends on this socket: macOS has no `MSG_NOSIGNAL`.
+#[cfg(target_vendor = "apple")]
+pub(crate) fn set_no_sigpipe(socket: BorrowedFd<'_>) -> nix::Result<()> {
+  set_option(socket, libc::SOL_SOCKET, libc::SO_NOSIGPIPE, 1)
 }
 
 #[cfg(test)]

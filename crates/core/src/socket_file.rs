@@ -1,0 +1,176 @@
+//! The file that a socket bound to a path leaves in the file system.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf, absolute};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{self as net, AddressFamily, SockFlag, SockType};
+
+use crate::{Address, Socket, descriptor};
+
+/// The file of a bound socket. Dropping it removes the file, if it still is this one and this process made it; the
+/// socket must still be open then, which keeps the file's inode number from being used again.
+#[derive(Debug)]
+pub struct SocketFile {
+  path: PathBuf,
+  device: u64,
+  inode: u64,
+  process: u32,
+}
+
+impl SocketFile {
+  fn find(path: &Path) -> nix::Result<Self> {
+    let path = absolute(path).map_err(descriptor::errno)?; // the process may change its directory
+    let metadata = fs::symlink_metadata(&path).map_err(descriptor::errno)?;
+    Ok(Self { path, device: metadata.dev(), inode: metadata.ino(), process: std::process::id() })
+  }
+
+  /// Leaves the file where it is.
+  pub fn keep(mut self) {
+    self.path = PathBuf::new();
+  }
+
+  fn is(&self, metadata: &fs::Metadata) -> bool {
+    (metadata.dev(), metadata.ino()) == (self.device, self.inode)
+  }
+}
+
+impl Drop for SocketFile {
+  fn drop(&mut self) {
+    let still_there = fs::symlink_metadata(&self.path).is_ok_and(|metadata| self.is(&metadata));
+    // After a fork the child has the socket too, but the file is its parent's.
+    if still_there && self.process == std::process::id() {
+      let _ = fs::remove_file(&self.path);
+    }
+  }
+}
+
+/// Gives a socket its address: `bind(2)`. For a path, the result is its file.
+///
+/// `mode` is the file's, exactly; without one it is what the umask leaves of 0777. At no moment is it open to more than
+/// that.
+///
+/// A file that a socket left behind is replaced if nothing is bound to it any more. `EADDRINUSE` where something is,
+/// where the file is no socket, and where that cannot be told; `EAGAIN` while another process is finding out: its lock
+/// beside the file (`PATH.lock`) sees to it that of many at once only one replaces it.
+pub fn bind(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<Option<SocketFile>> {
+  let Some(path) = address.path() else {
+    net::bind(socket.as_fd().as_raw_fd(), address.raw())?;
+    return Ok(None);
+  };
+  match bind_file(socket, address, mode) {
+    Err(Errno::EADDRINUSE) => {
+      let _lock = Lock::take(path)?;
+      if !is_stale(path, address)? {
+        return Err(Errno::EADDRINUSE);
+      }
+      match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(descriptor::errno(error)),
+        _ => bind_file(socket, address, mode)?,
+      }
+    }
+    result => result?,
+  }
+  let file = SocketFile::find(path)?;
+  if let Some(mode) = mode {
+    widen(&file, mode)?;
+  }
+  Ok(Some(file))
+}
+
+/// Linux makes the file with the mode that the socket itself has, less the umask (`unix_bind_bsd` in af_unix.c).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<()> {
+  if let Some(mode) = mode {
+    nix::sys::stat::fchmod(socket.as_fd(), nix::sys::stat::Mode::from_bits_truncate(mode))?;
+  }
+  net::bind(socket.as_fd().as_raw_fd(), address.raw())
+}
+
+/// Elsewhere only the umask decides. It is the whole process's: a file that another thread makes at this moment is open
+/// to fewer, never to more.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<()> {
+  use nix::sys::stat::{Mode, umask};
+  let before = mode.map(|mode| umask(Mode::from_bits_truncate(!mode as libc::mode_t & 0o777)));
+  let result = net::bind(socket.as_fd().as_raw_fd(), address.raw());
+  if let Some(before) = before {
+    umask(before);
+  }
+  result
+}
+
+/// Adds to the file's mode what the umask took away.
+fn widen(file: &SocketFile, mode: u32) -> nix::Result<()> {
+  // By way of a descriptor: between two calls by name, the name can come to mean another file.
+  #[cfg(any(target_os = "linux", target_os = "android"))]
+  {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(&file.path).map_err(descriptor::errno)?;
+    let metadata = opened.metadata().map_err(descriptor::errno)?;
+    if !file.is(&metadata) {
+      return Err(Errno::EADDRINUSE);
+    }
+    if metadata.mode() & 0o777 != mode {
+      let link = format!("/proc/self/fd/{}", opened.as_raw_fd());
+      fs::set_permissions(link, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(descriptor::errno)?;
+    }
+  }
+  let _ = (file, mode);
+  Ok(())
+}
+
+/// Whether a file was left by a socket that is closed: a socket that nothing is bound to.
+///
+/// Connecting a datagram socket tells without disturbing anybody: to a stream or seqpacket socket, listening or about
+/// to, it fails with `EPROTOTYPE`, and a datagram socket does not notice.
+fn is_stale(path: &Path, address: &Address) -> nix::Result<bool> {
+  match fs::symlink_metadata(path) {
+    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true), // gone meanwhile
+    Err(error) => return Err(descriptor::errno(error)),
+    Ok(metadata) if !metadata.file_type().is_socket() => return Ok(false),
+    Ok(_) => {}
+  }
+  let probe = net::socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty(), None)?;
+  descriptor::set_close_on_exec(&probe)?;
+  Ok(net::connect(probe.as_raw_fd(), address.raw()) == Err(Errno::ECONNREFUSED))
+}
+
+/// The right to replace a file, held by one process at a time: an `flock(2)` on a file beside it.
+struct Lock {
+  path: PathBuf,
+  _file: Flock<File>,
+}
+
+impl Lock {
+  fn take(path: &Path) -> nix::Result<Self> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    loop {
+      let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&path)
+        .map_err(descriptor::errno)?;
+      let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+      // Its last holder may have removed it between the two calls.
+      if file.metadata().map_err(descriptor::errno)?.nlink() > 0 {
+        return Ok(Self { path, _file: file });
+      }
+    }
+  }
+}
+
+impl Drop for Lock {
+  fn drop(&mut self) {
+    let _ = fs::remove_file(&self.path); // while it is locked
+  }
+}

@@ -1,0 +1,44 @@
+import { constants } from 'node:os'
+import { invalidType, invalidValue } from './errors.ts'
+import { MAX_PATH, name } from './native.ts'
+
+/**
+ * The address of a socket: a path, or, where it begins with `'\0'`, a name in Linux' abstract space, as in Node's `net`.
+ *
+ * A path has at most 107 bytes (103 on macOS and FreeBSD), an abstract address 108 with its `'\0'`. Bytes that are no
+ * UTF-8, which other programs may bind, are shown as U+FFFD.
+ */
+export type Address = string
+
+/** The bytes of an address argument, for `putName`. */
+export function addressOf(argument: string, value: unknown, syscall: string): Uint8Array {
+  if (typeof value !== 'string') throw invalidType(argument, 'of type string', value)
+  if (value === '') throw invalidValue(argument, 'must not be empty')
+  const bytes = Buffer.from(value)
+  const isAbstract = bytes[0] === 0
+  if (isAbstract && process.platform !== 'linux' && process.platform !== 'android') {
+    throw invalidValue(argument, "must be a path: abstract addresses are Linux'")
+  }
+  if (!isAbstract && bytes.includes(0)) throw invalidValue(argument, 'must not contain a NUL, which would end the path')
+  const most = isAbstract ? MAX_PATH + 1 : MAX_PATH
+  if (bytes.length > most) throw tooLong(argument, value, bytes.length, most, syscall)
+  return bytes
+}
+
+function tooLong(argument: string, address: string, length: number, most: number, syscall: string): Error {
+  const kind = argument.includes('.') ? 'property' : 'argument'
+  const text = `the "${argument}" ${kind} has ${length} bytes, the platform's limit for a socket's address is ${most}`
+  const error = new Error(`ENAMETOOLONG: ${text}, ${syscall}`)
+  return Object.assign(error, { code: 'ENAMETOOLONG', errno: -constants.errno.ENAMETOOLONG, syscall, address })
+}
+
+/** Puts an address where the native calls expect it, and gives its length. */
+export function putName(address: Uint8Array): number {
+  name.set(address)
+  return address.length
+}
+
+/** The address that a native call has put there; null for that of a socket without a name. */
+export function takeName(length: number): Address | null {
+  return length > 0 ? Buffer.from(name.buffer, name.byteOffset, length).toString() : null
+}

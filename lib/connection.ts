@@ -1,0 +1,55 @@
+import { type Address, addressOf, putName } from './address.ts'
+import { type Abortable, optionsOf, signalOf } from './arguments.ts'
+import { type Receiving, receivingOf } from './credentials.ts'
+import { closeFds } from './descriptor.ts'
+import type { SocketType } from './endpoint.ts'
+import { systemError } from './errors.ts'
+import { AGAIN, native } from './native.ts'
+import { retry } from './pause.ts'
+import { openReactor } from './reactor.ts'
+import { giveName } from './socket-name.ts'
+import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'
+
+/** Options of {@link connect}. */
+export interface ConnectOptions extends Abortable, Receiving {
+  /** `'stream'` (default), `'seqpacket'` or `'dgram'`: that of the socket at the address. */
+  type?: SocketType | undefined
+  /**
+   * The new socket's own address, by which the peer knows it and where a datagram can be answered. The file of a path is
+   * removed when the socket is closed.
+   */
+  localAddress?: Address | undefined
+}
+
+/**
+ * Connect to a listening socket, or give a new datagram socket its peer: connect(2).
+ *
+ * @param address where to
+ * @param options `type`, `localAddress`, `signal`; `credentials`, `pidfd`: what to tell with each message that comes back
+ * @returns resolves to the socket, which is the caller's to close. While the listener's backlog is full it is tried again,
+ *   after pauses, as no event tells when there is room; the wait keeps the process alive. (On macOS and FreeBSD a full
+ *   backlog cannot be told from nobody listening.)
+ *
+ *   Rejects with `ENOENT`, `ECONNREFUSED` (nobody listens there), `EACCES`, `EPROTOTYPE` (a socket of another type);
+ *   `ENAMETOOLONG`; `EADDRINUSE` for the local address; `EMFILE`; `ENOPROTOOPT` for an option that the kernel lacks;
+ *   AbortError; ERR_UNSUPPORTED_PLATFORM
+ */
+export async function connect(address: Address, options?: ConnectOptions): Promise<UnixSocket> {
+  openReactor()
+  const name = addressOf('address', address, 'connect')
+  const { type = 'stream', localAddress } = optionsOf(options) ?? {}
+  const typeCode = typeCodeOf(type)
+  const localName = localAddress === undefined ? undefined : addressOf('options.localAddress', localAddress, 'bind')
+  const receiving = receivingOf(options)
+  const signal = signalOf(options)
+  const fd = makeSocket(typeCode, receiving)
+  try {
+    if (localName !== undefined) giveName(fd, localName)
+    const code = await retry(() => native.connect(fd, putName(name)), AGAIN, signal)
+    if (code < 0) throw systemError(code, 'connect', address)
+    return openSocket(fd, typeCode)
+  } catch (error) {
+    closeFds([fd])
+    throw error
+  }
+}

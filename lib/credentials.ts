@@ -1,0 +1,80 @@
+import { MAX_INT, integer } from './arguments.ts'
+import { invalidType } from './errors.ts'
+import { outcome } from './native.ts'
+
+/** A process as the kernel names it. */
+export interface Credentials {
+  /**
+   * Its process id; null where the kernel does not tell, as for a process outside of this one's pid namespace. It may have
+   * been given to another process since: only a pidfd cannot come to mean another one.
+   */
+  readonly pid: number | null
+  /** Its user. */
+  readonly uid: number
+  /** Its group. */
+  readonly gid: number
+  /** Its supplementary groups: of a connection's peer, where the kernel tells them. */
+  readonly groups?: number[]
+  /** Its security label (SELinux, AppArmor, Smack): of a connection's peer, where there is one. */
+  readonly label?: string
+}
+
+/** What a socket has the kernel tell with each message that it receives. */
+export interface Receiving {
+  /**
+   * The sender's credentials, in `Message.credentials`: `SO_PASSCRED`. The kernel fills them in or checks them, so that only
+   * root can pretend to be somebody else.
+   */
+  credentials?: boolean | undefined
+  /** A pidfd of the sender, in `Message.pidfd`: `SO_PASSPIDFD`, from Linux 6.5 on. */
+  pidfd?: boolean | undefined
+}
+
+// The bits by which the native side knows them.
+const CREDENTIALS = 1
+const PIDFD = 2
+
+/** The `credentials` and `pidfd` of an `options` argument. */
+export function receivingOf(options: Receiving | undefined): number {
+  const { credentials = false, pidfd = false } = options ?? {}
+  if (typeof credentials !== 'boolean') throw invalidType('options.credentials', 'of type boolean', credentials)
+  if (typeof pidfd !== 'boolean') throw invalidType('options.pidfd', 'of type boolean', pidfd)
+  return (credentials ? CREDENTIALS : 0) | (pidfd ? PIDFD : 0)
+}
+
+/** The credentials that a message claims, as the native calls take them. */
+export interface Claim {
+  readonly pid: number
+  readonly uid: number
+  readonly gid: number
+}
+
+/** The largest user or group id; one more means "none". */
+const MAX_ID = 0xffff_fffe
+
+/** The `credentials` of `send`. */
+export function claimOf(value: unknown): Claim | undefined {
+  if (value === undefined) return undefined
+  if (value === true) return { pid: process.pid, uid: process.getuid!(), gid: process.getgid!() }
+  if (typeof value !== 'object' || value === null) {
+    throw invalidType('options.credentials', 'true or an object with pid, uid and gid', value)
+  }
+  const { pid, uid, gid } = value as Partial<Credentials>
+  return {
+    pid: pid === null ? process.pid : integer('options.credentials.pid', pid, 1, MAX_INT),
+    uid: integer('options.credentials.uid', uid, 0, MAX_ID),
+    gid: integer('options.credentials.gid', gid, 0, MAX_ID)
+  }
+}
+
+/** The credentials of the message that was just received; undefined where none came. */
+export function takeCredentials(): Credentials | undefined {
+  if ((outcome[3]! & CREDENTIALS) === 0) return undefined
+  const pid = outcome[4]!
+  return { pid: pid === 0 ? null : pid, uid: outcome[5]! >>> 0, gid: outcome[6]! >>> 0 }
+}
+
+/** The number of the pidfd of the message that was just received. */
+export function takePidfd(): number | undefined {
+  return (outcome[3]! & PIDFD) === 0 ? undefined : outcome[7]!
+}

@@ -1,0 +1,111 @@
+import { closeFds, closeFdsLater } from './descriptor.ts'
+import { systemError } from './errors.ts'
+import { READABLE, WRITABLE, native } from './native.ts'
+import { type Watched, hold, setWatcher } from './reactor.ts'
+
+/**
+ * A descriptor as the reactor knows it: its number, what it is armed for, and whether it keeps the process alive.
+ *
+ * It does not refer to the public object over it, so that one which nobody uses any more can be collected; an operation
+ * that waits does.
+ */
+export abstract class Handle implements Watched {
+  readonly fd: number
+  closed = false
+  #armed = 0
+  #held = false
+  #referenced = true
+
+  constructor(fd: number) {
+    this.fd = fd
+    setWatcher(fd, this)
+  }
+
+  /** Whether somebody waits for something to come in. */
+  protected abstract get waitsForInput(): boolean
+  /** Whether somebody waits for room to send. */
+  protected abstract get waitsForRoom(): boolean
+  /** Serves those who wait for something to come in. */
+  protected abstract flushInput(): void
+  /** Serves those who wait for room. */
+  protected abstract flushOutput(): void
+  /** Fails everything that waits. */
+  protected abstract fail(error: () => Error): void
+  /** Ends everything that waits, because this side has closed, and gives the numbers of what was taken ahead. */
+  protected abstract end(): number[]
+
+  /** Whether the reactor watches for something to come in. */
+  get armedForReading(): boolean {
+    return (this.#armed & READABLE) !== 0
+  }
+
+  /** Whether operations that wait keep the process alive. */
+  get referenced(): boolean {
+    return this.#referenced
+  }
+
+  set referenced(on: boolean) {
+    this.#referenced = on
+    this.update()
+  }
+
+  ready(events: number, armed: number): void {
+    this.#armed = armed
+    // Arming costs a system call, so a handle stays armed for reading until it reports in vain.
+    const inVain = (events & READABLE) !== 0 && !this.waitsForInput ? READABLE : 0
+    if ((events & READABLE) !== 0) this.flushInput()
+    if ((events & WRITABLE) !== 0) this.flushOutput()
+    this.update(inVain)
+  }
+
+  /** Brings the reactor in line with what waits. */
+  update(inVain = 0): void {
+    if (this.closed) return
+    const reading = this.waitsForInput
+    const writing = this.waitsForRoom
+    const events = (reading ? READABLE : this.#armed & READABLE & ~inVain) | (writing ? WRITABLE : 0)
+    if (events !== this.#armed) {
+      const code = native.watch(this.fd, events)
+      if (code < 0) {
+        // What waits cannot be told when to go on.
+        this.fail(() => systemError(code, 'uv_poll_start'))
+        this.#hold(false)
+        return
+      }
+      this.#armed = events
+    }
+    this.#hold(this.#referenced && (reading || writing))
+  }
+
+  /** Keeps the process alive, or no longer. */
+  #hold(on: boolean): void {
+    if (on === this.#held) return
+    this.#held = on
+    hold(on)
+  }
+
+  /** Ends what waits and gives the numbers to the caller: its own, and those of what was taken ahead. */
+  #detach(): number[] {
+    this.closed = true
+    setWatcher(this.fd, undefined)
+    this.#hold(false)
+    return [this.fd, ...this.end()]
+  }
+
+  /** Closes the descriptor and all that belongs to it. */
+  close(): void {
+    if (!this.closed) closeFds(this.#detach())
+  }
+
+  /** As `close`, on the thread pool. */
+  async closeLater(): Promise<void> {
+    if (!this.closed) await closeFdsLater(this.#detach())
+  }
+
+  /** Gives the number up; nothing may be held that was taken ahead. */
+  release(): number {
+    this.#detach()
+    native.release(this.fd)
+    return this.fd
+  }
+}

@@ -1,0 +1,10 @@
+import type { Credentials } from './credentials.ts'
+import { systemError } from './errors.ts'
+import { native } from './native.ts'
+
+/** Who made the other end of a connection. */
+export function peerOf(fd: number): Credentials {
+  const peer = native.peer(fd)
+  if (typeof peer === 'number') throw systemError(peer, 'getsockopt')
+  return peer
+}
