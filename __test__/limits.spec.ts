@@ -7,7 +7,7 @@ import { type ControlError, Descriptor, type SocketType, UnixSocket, recvFd, soc
 import { hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
 import { countFds, hasWriter, openFile, openPipe, readAll, temporaryFile } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
-import { type Fixture, fixturePath, startProgram, startPython } from './helpers/processes.ts'
+import { startLimited, startPython } from './helpers/processes.ts'
 import { receiveBytes } from './helpers/streams.ts'
 
 const types =
@@ -24,12 +24,6 @@ function openMany(count: number): number[] {
     readSync(fd, Buffer.alloc(i))
     return fd
   })
-}
-
-/** Starts a fixture that may have so few descriptors, and no more. */
-function startLimited(limit: number, name: string, args: readonly string[], type: SocketType = 'stream'): Fixture {
-  const node = [process.execPath, ...process.execArgv, fixturePath(name), ...args]
-  return startProgram('sh', ['-c', 'ulimit -n "$0" && exec "$@"', `${limit}`, ...node], { type })
 }
 
 async function next(socket: UnixSocket): Promise<string | null> {

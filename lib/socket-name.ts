@@ -29,7 +29,14 @@ const PATIENCE = 2000
 
 const IN_USE = -constants.errno.EADDRINUSE
 
+let removesFiles = false
+
 function bind(fd: number, name: Uint8Array | null, mode: number): number {
+  if (!removesFiles) {
+    // The end of the environment removes them too, but process.exit() ends the main thread without it.
+    removesFiles = true
+    process.once('exit', () => native.removeFiles())
+  }
   return native.bind(fd, name === null ? 0 : putName(name), mode)
 }
 

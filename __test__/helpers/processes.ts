@@ -46,6 +46,17 @@ export function startFixture(name: string, args: readonly string[] = [], options
   return startProgram(process.execPath, [...process.execArgv, fixturePath(name), ...args], options)
 }
 
+/** Starts a fixture that may have so few descriptors, and no more. */
+export function startLimited(
+  limit: number,
+  name: string,
+  args: readonly string[],
+  type: SocketType = 'stream'
+): Fixture {
+  const node = [process.execPath, ...process.execArgv, fixturePath(name), ...args]
+  return startProgram('sh', ['-c', 'ulimit -n "$0" && exec "$@"', `${limit}`, ...node], { type })
+}
+
 /** The path of a file of `__test__/fixtures` that is not compiled with the tests, which run in the repository's root. */
 export function fixtureSource(name: string): string {
   return join('__test__', 'fixtures', name)

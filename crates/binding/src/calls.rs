@@ -160,6 +160,9 @@ pub struct Calls<'env> {
   /// another process is about to replace the file.
   #[napi(ts_type = "(socket: number, length: number, mode: number) => number")]
   pub bind: Unknown<'env>,
+  /// Remove the files of all sockets that are bound: process.exit() ends the process without the environment's end.
+  #[napi(ts_type = "() => number")]
+  pub remove_files: Unknown<'env>,
   /// Let others connect: listen(2). Descriptors that they send are refused if `descriptors` is 0 and the kernel can.
   #[napi(ts_type = "(socket: number, backlog: number, descriptors: number) => number")]
   pub listen: Unknown<'env>,
@@ -247,6 +250,7 @@ impl<'env> Calls<'env> {
       socket: call("socket", integers!(socket, 1))?,
       ask: call("ask", integers!(ask, 2))?,
       bind: call("bind", integers!(bind, 3))?,
+      remove_files: call("removeFiles", integers!(remove_files, 0))?,
       listen: call("listen", integers!(listen, 3))?,
       connect: call("connect", integers!(connect, 2))?,
       accept: call("accept", integers!(accept, 1))?,
@@ -337,6 +341,11 @@ fn bind(environment: &mut Environment, [number, length, mode]: [i32; 3]) -> Outc
   let Some(address) = address else { return Ok(0) }; // a socket without a name is all that there is
   let file = fdpass_core::bind(environment.table.socket(number)?, &address, u32::try_from(mode).ok())?;
   environment.table.set_file(number, file)?;
+  Ok(0)
+}
+
+fn remove_files(environment: &mut Environment, []: [i32; 0]) -> Outcome {
+  environment.table.remove_files();
   Ok(0)
 }
 

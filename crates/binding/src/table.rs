@@ -85,6 +85,11 @@ impl Table {
     Ok(())
   }
 
+  /// Removes the files of all sockets that were bound here.
+  pub(crate) fn remove_files(&mut self) {
+    self.open.iter_mut().flatten().for_each(|open| open.file = None);
+  }
+
   /// Takes a connection off a listener, without waiting. accept(2) has no flag for that, so that the listener goes into
   /// non-blocking mode until it is released.
   pub(crate) fn accept(&mut self, listener: RawFd) -> Result<RawFd, Errno> {
