@@ -203,7 +203,7 @@ for (const type of connections) {
     for (let i = 0; i < 3; i++) accepted.push(await server.accept())
     const clients = [first, ...(await Promise.all(waiting))]
     for (const [i, client] of clients.entries()) await client.send(String(i))
-    t.deepEqual((await Promise.all(accepted.map((socket) => socket.recv()))).map(text).sort(), ['0', '1', '2'])
+    t.deepEqual((await Promise.all(accepted.map((socket) => socket.recv()))).map(text).toSorted(), ['0', '1', '2'])
     for (const socket of [...clients, ...accepted]) socket.close()
     server.close()
   })

@@ -71,7 +71,7 @@ withCredentials('peer and message credentials tell who connected and who sent, o
     const pid = child.pid!
     const peer = connection.peer()
     t.deepEqual([peer.pid, peer.uid, peer.gid], [pid, user.uid, user.gid])
-    t.deepEqual([...peer.groups!].sort(), [...user.groups].sort())
+    t.deepEqual(peer.groups!.toSorted(), user.groups.toSorted())
     const message = (await connection.recv())!
     t.is(text(message), 'hello')
     t.deepEqual(message.credentials, { pid, uid: user.uid, gid: user.gid })
@@ -112,7 +112,7 @@ test('the client of a connection knows its server', async (t) => {
     const { pid, uid, gid, groups } = socket.peer()
     t.deepEqual([pid, uid, gid], [process.pid, process.geteuid!(), process.getegid!()])
     // Node adds the effective group to the supplementary ones.
-    const others = (all: readonly number[]) => all.filter((group) => group !== gid).sort()
+    const others = (all: readonly number[]) => all.filter((group) => group !== gid).toSorted()
     t.deepEqual(others(groups!), others(process.getgroups!()))
   }
   for (const socket of [client, connection, server]) socket.close()

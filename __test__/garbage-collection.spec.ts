@@ -19,6 +19,12 @@ const scenarios: Record<string, [title: string, output: string]> = {
   sending: ['a socket that only a waiting send uses is not collected before it was sent [E7]', collected],
   iterating: ['a socket that only an iteration uses is not collected [E7]', untouched],
   iteratorKept: ['a socket that only an iterator refers to is not collected [E7]', untouched],
+  server: ['a server that nobody uses is closed and its file removed, with a warning [D2]', collected],
+  accepting: ['a server that only a waiting accept uses is not collected [E7]', untouched],
+  sendingTo: [
+    'a socket that only datagrams to a full receiver use is not collected before they were sent [E7]',
+    collected
+  ],
   churn: ['1,000 pairs opened, used and closed amid garbage collection end well [E13]', untouched]
 }
 

@@ -1,12 +1,14 @@
 import { closeSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
 import test from 'ava'
-import { UnixSocket, socketpair } from 'fdpass'
-import { onlyIf } from './helpers/conditions.ts'
+import { UnixSocket, connect, socketpair } from 'fdpass'
+import { isLinux, onlyIf } from './helpers/conditions.ts'
 import { hasWriter, openFile, openPipe, readAll } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
 import { startFixture } from './helpers/processes.ts'
 import { isPending } from './helpers/promises.ts'
 
+const onLinux = onlyIf(isLinux, 'needs abstract addresses')
 const large = Buffer.alloc(4 * 1024 * 1024, 'l')
 const connected = process.platform === 'darwin' ? (['stream'] as const) : (['stream', 'seqpacket'] as const)
 
@@ -465,6 +467,23 @@ for (const scenario of ['receiving', 'referencedAgain'] as const) {
   })
 }
 
+for (const scenario of ['accepting', 'connecting', 'sendingTo'] as const) {
+  onLinux(`what waits keeps the process alive: ${scenario} [E9]`, async (t) => {
+    const { socket, child, done } = startFixture('exits', [scenario])
+    t.is(text(await socket.recv()), 'ready')
+    await delay(100) // longer than any pause between two attempts
+    t.is(child.exitCode, null)
+    if (scenario === 'accepting') {
+      ;(await connect(`\0fdpass-exits-${child.pid}`)).close()
+      t.is(await done, 'accepted\nnothing left\nexit\n')
+    } else {
+      child.kill()
+      await t.throwsAsync(done, { message: /SIGTERM/ })
+    }
+    socket.close()
+  })
+}
+
 test('an iteration keeps the process alive until the end of the connection [E9]', async (t) => {
   const { socket, done } = startFixture('exits', ['iterating'])
   t.is(text(await socket.recv()), 'ready')
@@ -491,7 +510,15 @@ const exits: Record<string, string> = {
   aborted: `AbortError\n${ended}`,
   closed: `ERR_SOCKET_CLOSED\n${ended}`,
   released: `ERR_SOCKET_CLOSED\n${ended}`,
-  processExit: 'exit\n'
+  processExit: 'exit\n',
+  ...(isLinux && {
+    listening: ended,
+    acceptingUnreferenced: ended,
+    accepted: `stream\n${ended}`,
+    acceptAborted: `AbortError\n${ended}`,
+    acceptClosed: `ERR_SOCKET_CLOSED\n${ended}`,
+    sendingToUnreferenced: ended
+  })
 }
 for (const [scenario, output] of Object.entries(exits)) {
   test(`a process ends by itself with an open socket that nothing holds: ${scenario} [E9]`, async (t) => {
