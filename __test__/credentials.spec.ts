@@ -245,7 +245,7 @@ withCredentials('what was sent before the socket was taken over comes as from no
 })
 
 onLinux("own credentials may be said, and root may say anybody's", async (t) => {
-  const [a, b] = socketpair({ credentials: true })
+  const [a, b] = socketpair({ credentials: true, pidfd: can.messagePidfd })
   await a.send('x', { credentials: true })
   t.deepEqual((await b.recv())!.credentials, own)
   await a.send('x', { credentials: { ...own, pid: null } })
@@ -257,6 +257,7 @@ onLinux("own credentials may be said, and root may say anybody's", async (t) => 
     const message = (await b.recv())!
     t.deepEqual(message.credentials, other)
     t.is(message.fds.length, 1)
+    if (can.messagePidfd) t.is(pidOf(message.pidfd!), 1, 'the pidfd is of who is claimed to have sent it')
     message.close()
   } else {
     await t.throwsAsync(lie, { code: 'EPERM' })

@@ -22,7 +22,7 @@ export class Message implements Disposable {
   readonly credentials?: Credentials | undefined
   /**
    * The process that sent it, where the socket was made with `pidfd: true` (`SCM_PIDFD`), and if the kernel still knows
-   * it. It is the receiver's to close, as `fds` are.
+   * it. Where root claims to be another process, it is that one. It is the receiver's to close, as `fds` are.
    */
   readonly pidfd?: Descriptor | undefined
   /** The sender's address, or null if it has none: on datagram sockets. */
