@@ -4,12 +4,21 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { Server } from 'node:net'
 import test, { type ExecutionContext } from 'ava'
 import { Descriptor, UnixSocket, recvFd, sendFd, socketpair } from 'fdpass'
+import {
+  type Loose,
+  RANGE,
+  TYPE,
+  VALUE,
+  loose,
+  notIntegers,
+  notNumbers,
+  notOptions,
+  notSignals,
+  rejects
+} from './helpers/arguments.ts'
 import { countFds, isOpen, openFile, readAll, temporaryFile } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
 import { receiveBytes } from './helpers/streams.ts'
-
-/** A function as plain JavaScript calls it. */
-type Loose = (...args: unknown[]) => unknown
 
 const looseSendFd = sendFd as Loose
 const looseRecvFd = recvFd as Loose
@@ -17,29 +26,7 @@ const looseSocketpair = socketpair as Loose
 const looseDescriptorFrom = Descriptor.from.bind(Descriptor) as Loose
 const looseSocketFrom = UnixSocket.from.bind(UnixSocket) as Loose
 
-const TYPE = 'ERR_INVALID_ARG_TYPE'
-const RANGE = 'ERR_OUT_OF_RANGE'
-const VALUE = 'ERR_INVALID_ARG_VALUE'
-
-/** What is no number at all, nor an object that holds one. */
-const notNumbers = [null, '3', '', true, false, 3n, Symbol('3'), () => 3, {}, [], [3], { fd: 3 }, new Date(), new Map()]
-/** What is a number, but none that counts anything. */
-const notIntegers = [NaN, 1.5, -1.5, Infinity, -Infinity]
-const notOptions = [null, 5, NaN, 'options', true, 5n, Symbol('options'), () => ({})]
 const notBytes = [null, 5, true, 5n, {}, [1, 2], new ArrayBuffer(2), new DataView(new ArrayBuffer(2)), Symbol('bytes')]
-const notSignals = [null, 5, 'signal', true, {}, new AbortController(), () => {}, [], { aborted: false }]
-
-function loose(object: object, method: string): Loose {
-  return (...args) => (object as Record<string, Loose>)[method]!(...args)
-}
-
-/** A promise function gives its errors in the promise. */
-async function rejects(t: ExecutionContext, what: string, code: string | undefined, call: () => unknown) {
-  let promise: unknown
-  t.notThrows(() => (promise = call()), `${what} throws`)
-  t.true(promise instanceof Promise, what)
-  await t.throwsAsync(promise as Promise<unknown>, code === undefined ? undefined : { code }, what)
-}
 
 /** Runs a test on a new pair, over which nothing may go and after which as much must be open as before. */
 async function withPair(

@@ -425,7 +425,7 @@ asRootOnLinux('the example prints who connected and who sent, for two users', as
     { uid: NOBODY, gid: 1000, groups: [20, 27] }
   ]) {
     const { socket, child, done: sent } = startCitizen(user, path, `I am ${user.uid}`)
-    await socket.recv() // it has connected and sent
+    while (text(await socket.recv())?.endsWith('sent') !== true); // now it has connected and sent
     socket.close()
     await sent
     const who = `pid ${child.pid}, uid ${user.uid}, gid ${user.gid}`

@@ -422,6 +422,24 @@ test('what allow throws, and what is no boolean, rejects the accept and closes t
   for (const socket of [client, connection, server]) socket.close()
 })
 
+test('a server that allow itself closes closes that connection, and accepts no other', async (t) => {
+  for (const promised of [false, true]) {
+    const server = await listen(newPath(), {
+      allow: () => {
+        server.close()
+        return promised ? Promise.resolve(true) : true
+      }
+    })
+    const clients = [await connect(server.address), await connect(server.address)]
+    for await (const _ of server) t.fail()
+    t.true(server.closed)
+    for (const client of clients) {
+      t.true(await hasEnded(client))
+      client.close()
+    }
+  }
+})
+
 test('a server that is closed while allow decides closes that connection', async (t) => {
   let asked!: (decide: (verdict: boolean) => void) => void
   const question = new Promise<(verdict: boolean) => void>((resolve) => (asked = resolve))

@@ -40,11 +40,18 @@ export function optionsOf<T extends object>(options: T | undefined): T | undefin
 export function signalOf(options: Abortable | undefined): AbortSignal | undefined {
   const signal = options?.signal
   if (signal === undefined) return undefined
-  if (typeof signal !== 'object' || signal === null || !('aborted' in signal && 'addEventListener' in signal)) {
+  if (!isSignal(signal)) {
     throw invalidType('options.signal', 'an instance of AbortSignal', signal)
   }
   if (signal.aborted) throw aborted(signal)
   return signal
+}
+
+/** Whether a value can be listened to as a signal. Not `instanceof`: other realms, and jsdom, have signals of their own. */
+function isSignal(value: unknown): value is AbortSignal {
+  if (typeof value !== 'object' || value === null) return false
+  const { aborted: state, addEventListener: add, removeEventListener: remove } = value as Partial<AbortSignal>
+  return typeof state === 'boolean' && typeof add === 'function' && typeof remove === 'function'
 }
 
 /** What the operations of one signal do at its abort. */

@@ -39,8 +39,8 @@ export class Endpoint extends Handle {
   }
 
   /** The sender to an address. It is known for as long as something waits in it. */
-  senderTo(address: string): Sender {
-    return this.#senders.get(address) ?? new Sender(this, address)
+  senderTo(address: string, name: Uint8Array): Sender {
+    return this.#senders.get(address) ?? new Sender(this, address, name)
   }
 
   /** Notes whether something waits in the sender to an address. */

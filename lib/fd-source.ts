@@ -44,6 +44,9 @@ export function putFds(sources: unknown): number {
   if (sources.length > MAX_SENT_FDS) {
     throw outOfRange('options.fds.length', `<= ${MAX_SENT_FDS}, the most that one message carries`, sources.length)
   }
-  for (let i = 0; i < sources.length; i++) fds[i] = numberOf(`options.fds[${i}]`, sources[i])
-  return sources.length
+  // Not one by one into the shared array: reading a source can run anything, another send included.
+  const numbers: number[] = []
+  for (let i = 0; i < sources.length; i++) numbers.push(numberOf(`options.fds[${i}]`, sources[i]))
+  fds.set(numbers)
+  return numbers.length
 }

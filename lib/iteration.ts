@@ -1,4 +1,4 @@
-import { aborted } from './errors.ts'
+import { aborted, invalidType } from './errors.ts'
 import type { Handle } from './handle.ts'
 
 type Result<T> = IteratorResult<T, undefined>
@@ -24,6 +24,7 @@ export class Iteration<T> implements AsyncIterableIterator<T, undefined> {
   }
 
   next(): Promise<Result<T>> {
+    if (!Iteration.#is(this)) return Promise.reject(invalidType('iterator', 'an iterator of fdpass', this))
     if (this.#left || this.#handle.closed) return Promise.resolve(end)
     if (this.#signal?.aborted === true) return Promise.reject(aborted(this.#signal))
     return this.#take()
@@ -31,11 +32,16 @@ export class Iteration<T> implements AsyncIterableIterator<T, undefined> {
 
   /** Leaving a `for await` leaves the socket open, and with it what was taken ahead. */
   return(): Promise<Result<T>> {
+    if (!Iteration.#is(this)) return Promise.reject(invalidType('iterator', 'an iterator of fdpass', this))
     this.#left = true
     return Promise.resolve(end)
   }
 
   [Symbol.asyncIterator](): this {
     return this
+  }
+
+  static #is(value: unknown): boolean {
+    return typeof value === 'object' && value !== null && #handle in value
   }
 }

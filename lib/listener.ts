@@ -68,6 +68,7 @@ export class Listener extends Handle {
   accept<T>(server: object, shape: AcceptShape<T>, signal: AbortSignal | undefined): Promise<T> {
     if (this.#queue.length === 0) {
       if (this.held === 0 && this.#spare >= 1 && spend()) this.#take(shape)
+      if (this.closed) return closedBefore(shape) // by `allow`
       const accepted = this.#accepted.shift()
       if (accepted !== undefined) return answer(accepted, shape)
     }
@@ -84,7 +85,7 @@ export class Listener extends Handle {
     const waiting = Math.max(this.#queue.length, 1)
     const most = shape.ahead === true ? Math.max(waiting, PER_WAKE) : waiting
     let room: number | undefined
-    for (let calls = 0; calls < PER_WAKE && this.held < most; calls++) {
+    for (let calls = 0; calls < PER_WAKE && this.held < most && !this.closed; calls++) {
       if (calls > 0) {
         if (this.#spare < 1) return
         // What is held must not take all the room there is.
@@ -112,7 +113,9 @@ export class Listener extends Handle {
     }
     try {
       const verdict: unknown = this.#allow(peerOf(fd))
-      if (types.isPromise(verdict)) {
+      if (this.closed) {
+        closeFds([fd]) // the server was closed by `allow`
+      } else if (types.isPromise(verdict)) {
         this.#undecided.add(fd)
         verdict.then(
           (decided) => this.#decided(fd, decided),
@@ -123,7 +126,7 @@ export class Listener extends Handle {
       }
     } catch (error) {
       closeFds([fd])
-      this.#accepted.push(() => error)
+      if (!this.closed) this.#accepted.push(() => error)
     }
   }
 
@@ -205,6 +208,11 @@ export class Listener extends Handle {
 function settle(pending: Pending, value: unknown): void {
   pending.abortion?.[Symbol.dispose]()
   pending.resolve(value)
+}
+
+async function closedBefore<T>(shape: AcceptShape<T>): Promise<T> {
+  if (shape.closed === undefined) throw socketClosed()
+  return shape.closed()
 }
 
 function answer<T>(accepted: Accepted, shape: AcceptShape<T>): Promise<T> {

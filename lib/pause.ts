@@ -20,14 +20,14 @@ export async function retry(call: () => number, busy: number | undefined, signal
 
 function pause(length: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      abortion?.[Symbol.dispose]()
-      resolve()
-    }, length)
     const abortion = onAbort(signal, () => {
       clearTimeout(timer)
       abortion![Symbol.dispose]()
       reject(aborted(signal!))
     })
+    const timer = setTimeout(() => {
+      abortion?.[Symbol.dispose]()
+      resolve()
+    }, length)
   })
 }

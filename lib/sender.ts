@@ -40,17 +40,17 @@ interface Pending {
 /** The sending half of a socket, or its datagrams to one address: what does not go out at once goes in order. */
 export class Sender {
   readonly #endpoint: Endpoint
-  /** Where to, if not to the socket's peer. */
+  /** Where to, if not to the socket's peer, as a string and as bytes. */
   readonly #address: string | undefined
   readonly #name: Uint8Array | undefined
   readonly #queue = new Queue<Pending>()
   #timer: NodeJS.Timeout | undefined
   #pause = FIRST_PAUSE
 
-  constructor(endpoint: Endpoint, address?: string) {
+  constructor(endpoint: Endpoint, address?: string, name?: Uint8Array) {
     this.#endpoint = endpoint
     this.#address = address
-    this.#name = address === undefined ? undefined : Buffer.from(address)
+    this.#name = name
   }
 
   /** Whether the reactor should tell when there is room: not while a pause runs, whose end nothing announces. */

@@ -182,19 +182,19 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     try {
       const content = bytesOf(data)
       const signal = signalOf(optionsOf(options))
-      const endpoint = UnixSocket.#open(this)
-      const { to } = options ?? {}
-      const claim = claimOf(options?.credentials)
-      if (to !== undefined) {
-        if (!endpoint.isDatagram) throw invalidValue('options.to', 'is for datagram sockets: this one has a connection')
-        addressOf('options.to', to, 'sendmsg')
+      const { to, credentials, fds: sources } = options ?? {}
+      const claim = claimOf(credentials)
+      const name = to === undefined ? undefined : addressOf('options.to', to, 'sendmsg')
+      const count = putFds(sources)
+      const endpoint = UnixSocket.#open(this) // last, as reading an option can run anything, this socket's close included
+      if (name !== undefined && !endpoint.isDatagram) {
+        throw invalidValue('options.to', 'is for datagram sockets: this one has a connection')
       }
-      const count = putFds(options?.fds)
       if (content.length === 0 && endpoint.isStream) {
         if (count === 0) return Promise.resolve()
         throw carrierMissing()
       }
-      const sender = to === undefined ? endpoint.sender : endpoint.senderTo(to)
+      const sender = name === undefined ? endpoint.sender : endpoint.senderTo(to!, name)
       return sender.send(this, content, count, signal, claim)
     } catch (error) {
       return Promise.reject(error)
@@ -232,8 +232,8 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     try {
       const content = bytesOf(data)
       const signal = signalOf(optionsOf(options))
-      const { sender, isStream } = UnixSocket.#open(this)
       const count = putFd(fd)
+      const { sender, isStream } = UnixSocket.#open(this)
       if (content.length === 0 && isStream) throw carrierMissing()
       return sender.send(this, content, count, signal)
     } catch (error) {

@@ -230,7 +230,7 @@ impl<'fd> Socket<'fd> {
           #[cfg(not(any(target_os = "linux", target_os = "android")))]
           {
             prepare(connection.as_fd())?;
-            Self::known(connection.as_fd(), self.socket_type, self.receiving).ask(self.receiving)?;
+            Socket::known(connection.as_fd(), self.socket_type, self.receiving).ask(self.receiving)?;
           }
           return Ok(connection);
         }

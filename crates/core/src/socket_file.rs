@@ -7,8 +7,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf, absolute};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{self, Flock, FlockArg, OFlag};
 use nix::sys::socket::{self as net, AddressFamily, SockFlag, SockType};
+use nix::sys::stat::Mode;
 
 use crate::{Address, Socket, descriptor};
 
@@ -63,8 +64,9 @@ pub fn bind(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Re
     return Ok(None);
   };
   match bind_file(socket, address, mode) {
-    Err(Errno::EADDRINUSE) => {
+    Err(Errno::EADDRINUSE) if is_stale(path, address)? => {
       let _lock = Lock::take(path)?;
+      // What was stale may have been replaced before the lock was ours.
       if !is_stale(path, address)? {
         return Err(Errno::EADDRINUSE);
       }
@@ -86,7 +88,7 @@ pub fn bind(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Re
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<()> {
   if let Some(mode) = mode {
-    nix::sys::stat::fchmod(socket.as_fd(), nix::sys::stat::Mode::from_bits_truncate(mode))?;
+    nix::sys::stat::fchmod(socket.as_fd(), Mode::from_bits_truncate(mode))?;
   }
   net::bind(socket.as_fd().as_raw_fd(), address.raw())
 }
@@ -95,7 +97,7 @@ fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::R
 /// to fewer, never to more.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<()> {
-  use nix::sys::stat::{Mode, umask};
+  use nix::sys::stat::umask;
   let before = mode.map(|mode| umask(Mode::from_bits_truncate(!mode as libc::mode_t & 0o777)));
   let result = net::bind(socket.as_fd().as_raw_fd(), address.raw());
   if let Some(before) = before {
@@ -147,19 +149,19 @@ struct Lock {
 }
 
 impl Lock {
+  /// `EAGAIN` while another process holds it; `EADDRINUSE` where something that is no lock has its name.
   fn take(path: &Path) -> nix::Result<Self> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let path = PathBuf::from(name);
     loop {
-      let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&path)
-        .map_err(descriptor::errno)?;
+      // Without waiting for a writer, should it be a FIFO.
+      let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+      let file = File::from(fcntl::open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+      let metadata = file.metadata().map_err(descriptor::errno)?;
+      if !metadata.is_file() || metadata.len() > 0 {
+        return Err(Errno::EADDRINUSE);
+      }
       let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
       // Its last holder may have removed it between the two calls.
       if file.metadata().map_err(descriptor::errno)?.nlink() > 0 {
