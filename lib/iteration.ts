@@ -1,4 +1,4 @@
-import { aborted, invalidType } from './errors.ts'
+import { aborted } from './errors.ts'
 import type { Handle } from './handle.ts'
 
 type Result<T> = IteratorResult<T, undefined>
@@ -24,24 +24,26 @@ export class Iteration<T> implements AsyncIterableIterator<T, undefined> {
   }
 
   next(): Promise<Result<T>> {
-    if (!Iteration.#is(this)) return Promise.reject(invalidType('iterator', 'an iterator of fdpass', this))
-    if (this.#left || this.#handle.closed) return Promise.resolve(end)
-    if (this.#signal?.aborted === true) return Promise.reject(aborted(this.#signal))
-    return this.#take()
+    try {
+      if (this.#left || this.#handle.closed) return Promise.resolve(end)
+      if (this.#signal?.aborted === true) throw aborted(this.#signal)
+      return this.#take()
+    } catch (error) {
+      return Promise.reject(error) // that of a call on something else included
+    }
   }
 
   /** Leaving a `for await` leaves the socket open, and with it what was taken ahead. */
   return(): Promise<Result<T>> {
-    if (!Iteration.#is(this)) return Promise.reject(invalidType('iterator', 'an iterator of fdpass', this))
-    this.#left = true
-    return Promise.resolve(end)
+    try {
+      this.#left = true
+      return Promise.resolve(end)
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   [Symbol.asyncIterator](): this {
     return this
-  }
-
-  static #is(value: unknown): boolean {
-    return typeof value === 'object' && value !== null && #handle in value
   }
 }
