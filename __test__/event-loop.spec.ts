@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { execFileSync, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import { createServer, connect } from 'node:net'
@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import test from 'ava'
 import { type UnixSocket, socketpair } from 'fdpass'
-import { onlyIf } from './helpers/conditions.ts'
+import { fdLimit, onlyIf } from './helpers/conditions.ts'
 import { openFile, sameFile, temporaryFolder } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
 import { finish, fixturePath, startFixture } from './helpers/processes.ts'
@@ -285,8 +285,7 @@ test.serial('the error of an operation that waited names the functions that awai
   g.close()
 })
 
-const limit = Number(execFileSync('sh', ['-c', 'ulimit -n'], { encoding: 'utf8' }).trim() || 0)
-const withManyNumbers = onlyIf(!(limit < 11_000), 'ulimit -n is less than 11,000', test.serial)
+const withManyNumbers = onlyIf(fdLimit >= 11_000, 'ulimit -n is less than 11,000', test.serial)
 withManyNumbers('10,000 idle sockets do not disturb a busy one [E9]', async (t) => {
   const pairs = Array.from({ length: 5000 }, () => socketpair())
   const waiting = pairs.map(([, b]) => b.recv())

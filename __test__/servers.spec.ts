@@ -24,7 +24,7 @@ import {
   sendFd,
   socketpair
 } from 'fdpass'
-import { hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
+import { fdLimit, hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
 import { hasWriter, openFile, openPipe, statusFlags, temporaryFolder } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
 import { finish, fixturePath, startFixture, startLimited, startPython } from './helpers/processes.ts'
@@ -33,6 +33,7 @@ import { isPending, turns } from './helpers/promises.ts'
 const O_NONBLOCK = 0o4000
 const onLinux = onlyIf(isLinux, 'needs Linux')
 const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
+const serialWithPython = onlyIf(hasPython && fdLimit > 10_100, 'needs Python 3.9 and ulimit -n 10,100', test.serial)
 const types = process.platform === 'darwin' ? (['stream'] as const) : (['stream', 'seqpacket'] as const)
 
 const folder = temporaryFolder()
@@ -254,6 +255,33 @@ for (const type of types) {
       clients.map((_, i) => `${i}`)
     )
     for (const client of clients) client.close()
+    server.close()
+  })
+}
+
+for (const way of ['iteration', 'accept'] as const) {
+  serialWithPython(`10,000 connections opened as fast as possible are all accepted, by ${way}`, async (t) => {
+    const server = await listen(newPath())
+    const { socket, done } = startPython('flood', [server.address, '10000'])
+    let accepted = 0
+    let turnsOfTheLoop = 0
+    const beat = setInterval(() => turnsOfTheLoop++)
+    const answer = async (connection: UnixSocket) => {
+      await connection.send(`${accepted++}`)
+      connection.close()
+    }
+    if (way === 'accept') {
+      for (let i = 0; i < 10_000; i++) await answer(await server.accept())
+    } else {
+      for await (const connection of server) {
+        await answer(connection)
+        if (accepted === 10_000) break
+      }
+    }
+    t.is(await done, '10000 answers, in order\n')
+    t.true(turnsOfTheLoop > 0, 'a flood does not starve timers')
+    clearInterval(beat)
+    socket.close()
     server.close()
   })
 }
