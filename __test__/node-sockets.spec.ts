@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import { type AddressInfo, Server, Socket, connect as connectNode } from 'node:net'
@@ -219,13 +219,4 @@ test('numbers and Descriptors of each type are taken over, and what is none is l
   t.true(hasWriter(read))
   closeSync(write)
   closeSync(read)
-})
-
-onNode('importing the package does not load node:net, which costs milliseconds', (t) => {
-  const program = `
-    const isLoaded = () => process.moduleLoadList.includes('NativeModule net')
-    const before = isLoaded() // from Node 22 on it is, where a program is given by -e
-    await import('fdpass')
-    console.log(isLoaded() === before)`
-  t.is(execFileSync(process.execPath, ['--input-type=module', '-e', program], { encoding: 'utf8' }), 'true\n')
 })
