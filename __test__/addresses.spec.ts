@@ -7,7 +7,7 @@ import { type Message, type SocketType, type UnixSocket, bind, connect, listen, 
 import { hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
 import { hasWriter, openFile, openPipe, readAll, temporaryFolder } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
-import { startFixture, startPython } from './helpers/processes.ts'
+import { startFixture, startLimited, startPython } from './helpers/processes.ts'
 import { isPending } from './helpers/promises.ts'
 
 const types: readonly SocketType[] =
@@ -350,6 +350,15 @@ test('closing a socket rejects the datagrams that wait, to every address', async
   to.close()
   and.close()
 })
+
+onLinux(
+  'a datagram behind one that could not be captured waits like any other, and is not sent after the close',
+  async (t) => {
+    const { socket, done } = startLimited(64, 'orphan', [])
+    socket.close()
+    t.is(await done, 'EMFILE\nERR_SOCKET_CLOSED\n')
+  }
+)
 
 test('the file of a bound datagram socket has its mode, goes with it, and is not left beside a lock', async (t) => {
   const own = temporaryFolder()

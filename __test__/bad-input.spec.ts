@@ -615,7 +615,7 @@ for (const [kind, code, put] of [
     const folder = newFolder()
     const path = join(folder, 'socket')
     leaveSocket(path)
-    put(`${path}.lock`)
+    put(`${path}.fdpass-lock`)
     await unchanged(t, folder, async () => {
       // In a process of its own, as opening a FIFO waits for a reader.
       const { socket, done } = startFixture('bad-input', ['lock', path], { timeout: 5000 })

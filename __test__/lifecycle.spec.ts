@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import test from 'ava'
-import { UnixSocket, connect, socketpair } from 'fdpass'
+import { UnixSocket, bind, connect, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from './helpers/conditions.ts'
 import { hasWriter, openFile, openPipe, readAll } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
@@ -465,6 +465,35 @@ for (const scenario of ['receiving', 'referencedAgain'] as const) {
     t.is(await done, kept)
     socket.close()
   })
+}
+
+onLinux('an accept that only waits for allow keeps the process alive [E9]', async (t) => {
+  const { socket, done } = startFixture('exits', ['deciding'])
+  t.is(await done, 'accepted\nnothing left\nexit\n')
+  socket.close()
+})
+
+for (const type of ['stream', 'seqpacket', 'dgram'] as const) {
+  onLinux(
+    `a ${type} socket whose reading half was shut down is at its end, and does not keep the loop busy`,
+    async (t) => {
+      for (const how of ['read', 'both'] as const) {
+        const [a, b] = socketpair({ type })
+        const waiting = b.recv()
+        t.true(await isPending(waiting))
+        b.shutdown(how)
+        t.is(await waiting, null)
+        t.is(await b.recv(), null)
+        for await (const _ of b) t.fail()
+        a.close()
+        b.close()
+      }
+      const socket = type === 'dgram' ? bind(null) : undefined
+      socket?.shutdown('read')
+      t.is((await socket?.recv()) ?? null, null)
+      socket?.close()
+    }
+  )
 }
 
 for (const scenario of ['accepting', 'connecting', 'sendingTo'] as const) {

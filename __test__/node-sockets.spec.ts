@@ -176,6 +176,17 @@ serialOnNode('a net.Socket that is not fresh is refused, and goes on as it was [
   const [data] = (await once(paused, 'data')) as [Buffer]
   t.is(data.toString(), 'still works')
 
+  const unshifted = connectNode(path)
+  await once(unshifted, 'connect')
+  unshifted.unshift('from elsewhere')
+  refusal(t, unshifted, /has read 14 bytes/)
+  unshifted.destroy()
+  const ended = connectNode(path)
+  await once(ended, 'connect')
+  ended.end()
+  refusal(t, ended, /is being ended/)
+  ended.destroy()
+
   connecting.destroy()
   refusal(t, connecting, /is destroyed/)
   refusal(t, new Socket(), /has no descriptor/)

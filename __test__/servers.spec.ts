@@ -34,6 +34,9 @@ const O_NONBLOCK = 0o4000
 const onLinux = onlyIf(isLinux, 'needs Linux')
 const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
 const serialWithPython = onlyIf(hasPython && fdLimit > 10_100, 'needs Python 3.9 and ulimit -n 10,100', test.serial)
+const withPython = onlyIf(hasPython, 'needs Python 3.9')
+// A thread-safe function hands on all reports that come while one is served, up to 1,000, before the loop turns.
+const onUv = onlyIf(capabilities().backend === 'uv', 'needs the uv back end')
 const types = process.platform === 'darwin' ? (['stream'] as const) : (['stream', 'seqpacket'] as const)
 
 const folder = temporaryFolder()
@@ -286,6 +289,58 @@ for (const way of ['iteration', 'accept'] as const) {
   })
 }
 
+for (const way of ['iteration', 'accept'] as const) {
+  onUv(`a long backlog leaves the event loop its turns, by ${way}`, async (t) => {
+    const server = await listen(newPath(), { backlog: 2000 })
+    const clients: UnixSocket[] = []
+    for (let i = 0; i < 1000; i++) clients.push(await connect(server.address))
+    let [accepted, since, most, running] = [0, 0, 0, true]
+    const turn = () => {
+      most = Math.max(most, since)
+      since = 0
+      if (running) setImmediate(turn)
+    }
+    setImmediate(turn)
+    const count = (connection: UnixSocket) => {
+      connection.close()
+      accepted++
+      since++
+    }
+    if (way === 'accept') {
+      for (let i = 0; i < 1000; i++) count(await server.accept())
+    } else {
+      for await (const connection of server) {
+        count(connection)
+        if (accepted === 1000) break
+      }
+    }
+    running = false
+    t.true(most > 0 && most < 300, `${most} connections between two turns`)
+    for (const client of clients) client.close()
+    server.close()
+  })
+}
+
+withPython('a listener that another process makes blocking does not block this one', async (t) => {
+  const server = await listen(newPath())
+  const { socket, done } = startPython('make_blocking')
+  await socket.sendFd(server)
+  await done
+  for (let i = 0; i < 30; i++) {
+    const [client, connection] = await Promise.all([connect(server.address), server.accept()])
+    client.close()
+    connection.close()
+  }
+  const clients = [await connect(server.address), await connect(server.address)]
+  for await (const connection of server) {
+    connection.close()
+    break
+  }
+  t.true(await isPending(server.accept().then((connection) => (connection.close(), server.accept()))))
+  for (const each of [...clients, socket]) each.close()
+  server.close()
+})
+
 test('several accepts at once each get a connection, in order', async (t) => {
   const server = await listen(newPath())
   const waiting = Array.from({ length: 10 }, () => server.accept())
@@ -450,12 +505,50 @@ test('what allow throws, and what is no boolean, rejects the accept and closes t
   for (const socket of [client, connection, server]) socket.close()
 })
 
+test('a connection about which allow never decides keeps no other waiting', async (t) => {
+  let asked = 0
+  const server = await listen(newPath(), {
+    allow: () => (asked++ === 0 ? new Promise<boolean>(() => {}) : Promise.resolve(true))
+  })
+  const abort = new AbortController()
+  const first = server.accept({ signal: abort.signal })
+  const clients = [await connect(server.address)]
+  while (asked < 1) await turns(1) // oxlint-disable-line no-unmodified-loop-condition -- `allow` modifies it
+  clients.push(await connect(server.address))
+  const connections = [await first]
+  for (let i = 0; i < 3; i++) {
+    clients.push(await connect(server.address))
+    connections.push(await server.accept())
+  }
+  t.is(asked, 5)
+  server.close()
+  t.true(await hasEnded(clients[0]!), 'the undecided one is closed with the server')
+  for (const socket of [...clients, ...connections]) socket.close()
+})
+
+test('no more than 64 connections are undecided at a time', async (t) => {
+  const decide: ((verdict: boolean) => void)[] = []
+  const server = await listen(newPath(), { allow: () => new Promise<boolean>((resolve) => decide.push(resolve)) })
+  const clients: UnixSocket[] = []
+  for (let i = 0; i < 100; i++) clients.push(await connect(server.address))
+  const waiting = Array.from({ length: 100 }, () => server.accept())
+  await turns(50)
+  t.is(decide.length, 64)
+  for (let i = 0; i < 100; i++) {
+    while (decide.length <= i) await turns(1)
+    decide[i]!(true)
+  }
+  for (const connection of await Promise.all(waiting)) connection.close()
+  for (const client of clients) client.close()
+  server.close()
+})
+
 test('a server that allow itself closes closes that connection, and accepts no other', async (t) => {
   for (const promised of [false, true]) {
     const server = await listen(newPath(), {
       allow: () => {
         server.close()
-        return promised ? Promise.resolve(true) : true
+        return promised ? Promise.reject(new Error('heard by nobody')) : true
       }
     })
     const clients = [await connect(server.address), await connect(server.address)]
@@ -567,7 +660,7 @@ test('a connection that is open is served although the server is closed', async 
 onLinux('a server waits for the lock that another process holds beside the file, and not for ever', async (t) => {
   const path = newPath()
   await leaveStale(path)
-  const holder = spawn('flock', [`${path}.lock`, 'sh', '-c', 'echo locked; read _'], {
+  const holder = spawn('flock', [`${path}.fdpass-lock`, 'sh', '-c', 'echo locked; read _'], {
     stdio: ['pipe', 'pipe', 'inherit']
   })
   await once(holder.stdout, 'readable')

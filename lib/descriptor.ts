@@ -37,7 +37,9 @@ export class Descriptor implements Disposable, AsyncDisposable {
   /**
    * Take over an open descriptor by its number, and make it close-on-exec.
    *
-   * The number is this object's from now on: nothing else in the program may close it.
+   * The number is this object's from now on: nothing else in the program may close it. (At the end of a Worker Node closes
+   * every number that `fs.open` gave there, even one that is in use again by then: start such a Worker with
+   * `trackUnmanagedFds: false`.)
    *
    * @param fd an open descriptor's number
    * @throws `EBADF` if it is not open; ERR_INVALID_ARG_VALUE if fdpass already owns it; ERR_INVALID_ARG_TYPE and

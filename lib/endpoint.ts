@@ -46,7 +46,7 @@ export class Endpoint extends Handle {
   /** Notes whether something waits in the sender to an address. */
   setWaiting(address: string, sender: Sender, waits: boolean): void {
     if (waits) this.#senders.set(address, sender)
-    else this.#senders.delete(address)
+    else if (this.#senders.get(address) === sender) this.#senders.delete(address)
   }
 
   *#allSenders(): Iterable<Sender> {
@@ -58,7 +58,7 @@ export class Endpoint extends Handle {
     return this.receiver.waiting
   }
 
-  protected get waitsForRoom(): boolean {
+  protected override get waitsForRoom(): boolean {
     return this.sender.waitsForRoom
   }
 
@@ -66,7 +66,7 @@ export class Endpoint extends Handle {
     this.receiver.flush()
   }
 
-  protected flushOutput(): void {
+  protected override flushOutput(): void {
     this.sender.flush()
   }
 

@@ -21,18 +21,27 @@ export abstract class Handle implements Watched {
     setWatcher(fd, this)
   }
 
-  /** Whether somebody waits for something to come in. */
+  /** Whether something that comes in is wanted. */
   protected abstract get waitsForInput(): boolean
-  /** Whether somebody waits for room to send. */
-  protected abstract get waitsForRoom(): boolean
-  /** Serves those who wait for something to come in. */
+  /** Takes what has come in, for those who wait. */
   protected abstract flushInput(): void
-  /** Serves those who wait for room. */
-  protected abstract flushOutput(): void
   /** Fails everything that waits. */
   protected abstract fail(error: () => Error): void
   /** Ends everything that waits, because this side has closed, and gives the numbers of what was taken ahead. */
   protected abstract end(): number[]
+
+  /** Whether somebody waits for room to send. */
+  protected get waitsForRoom(): boolean {
+    return false
+  }
+
+  /** Serves those who wait for room. */
+  protected flushOutput(): void {}
+
+  /** Whether somebody waits at all. */
+  protected get busy(): boolean {
+    return this.waitsForInput || this.waitsForRoom
+  }
 
   /** Whether the reactor watches for something to come in. */
   get armedForReading(): boolean {
@@ -61,9 +70,8 @@ export abstract class Handle implements Watched {
   /** Brings the reactor in line with what waits. */
   update(inVain = 0): void {
     if (this.closed) return
-    const reading = this.waitsForInput
-    const writing = this.waitsForRoom
-    const events = (reading ? READABLE : this.#armed & READABLE & ~inVain) | (writing ? WRITABLE : 0)
+    const reading = this.waitsForInput ? READABLE : this.#armed & READABLE & ~inVain
+    const events = reading | (this.waitsForRoom ? WRITABLE : 0)
     if (events !== this.#armed) {
       const code = native.watch(this.fd, events)
       if (code < 0) {
@@ -74,7 +82,7 @@ export abstract class Handle implements Watched {
       }
       this.#armed = events
     }
-    this.#hold(this.#referenced && (reading || writing))
+    this.#hold(this.#referenced && this.busy)
   }
 
   /** Keeps the process alive, or no longer. */

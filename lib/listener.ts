@@ -68,7 +68,7 @@ export class Listener extends Handle {
   accept<T>(server: object, shape: AcceptShape<T>, signal: AbortSignal | undefined): Promise<T> {
     if (this.#queue.length === 0) {
       if (this.held === 0 && this.#spare >= 1 && spend()) this.#take(shape)
-      if (this.closed) return closedBefore(shape) // by `allow`
+      if (this.closed) return Promise.resolve(shape.closed?.() ?? rejection(socketClosed)) // by `allow`
       const accepted = this.#accepted.shift()
       if (accepted !== undefined) return answer(accepted, shape)
     }
@@ -84,16 +84,20 @@ export class Listener extends Handle {
   #take(shape: AcceptShape<unknown>): void {
     const waiting = Math.max(this.#queue.length, 1)
     const most = shape.ahead === true ? Math.max(waiting, PER_WAKE) : waiting
+    const undecided = this.#undecided.size
+    /** How many are there for those who wait, if `allow` lets in all that it is being asked about. */
+    const taken = () => this.#accepted.length + this.#undecided.size - undecided
     let room: number | undefined
-    for (let calls = 0; calls < PER_WAKE && this.held < most && !this.closed; calls++) {
+    for (let calls = 0; calls < PER_WAKE && taken() < most && !this.#isFull && !this.closed; calls++) {
       if (calls > 0) {
         if (this.#spare < 1) return
         // What is held must not take all the room there is.
-        if (this.held >= waiting && this.held >= (room ??= native.room()) / 4) return
+        if (taken() >= waiting && this.held >= (room ??= native.room()) / 4) return
+        spend()
       }
       const code = native.accept(this.fd)
       if (code === AGAIN) {
-        this.#spare -= 1
+        this.#spare = Math.max(this.#spare - 1, 0)
         return
       }
       if (code < 0) {
@@ -113,17 +117,15 @@ export class Listener extends Handle {
     }
     try {
       const verdict: unknown = this.#allow(peerOf(fd))
-      if (this.closed) {
-        closeFds([fd]) // the server was closed by `allow`
-      } else if (types.isPromise(verdict)) {
-        this.#undecided.add(fd)
-        verdict.then(
-          (decided) => this.#decided(fd, decided),
-          (error: unknown) => this.#decided(fd, undefined, () => error)
-        )
-      } else {
-        this.#judge(fd, verdict)
-      }
+      if (this.closed)
+        closeFds([fd]) // by `allow`
+      else if (types.isPromise(verdict)) this.#undecided.add(fd)
+      else this.#judge(fd, verdict)
+      if (!types.isPromise(verdict)) return
+      verdict.then(
+        (decided) => this.#decided(fd, decided),
+        (error: unknown) => this.#decided(fd, undefined, () => error)
+      )
     } catch (error) {
       closeFds([fd])
       if (!this.closed) this.#accepted.push(() => error)
@@ -160,22 +162,25 @@ export class Listener extends Handle {
     }
   }
 
-  protected get waitsForInput(): boolean {
-    return this.#queue.length > this.#undecided.size
+  /** Whether `allow` is asked about so many connections that it should decide first. */
+  get #isFull(): boolean {
+    return this.#undecided.size >= PER_WAKE
   }
 
-  protected get waitsForRoom(): boolean {
-    return false
+  protected get waitsForInput(): boolean {
+    return this.#queue.length > 0 && !this.#isFull
+  }
+
+  protected override get busy(): boolean {
+    return this.#queue.length > 0
   }
 
   protected flushInput(): void {
     const pending = this.#queue.peek()
-    if (pending === undefined || !this.waitsForInput) return
+    if (pending === undefined || this.#isFull) return
     this.#take(pending.shape)
     this.#handOut()
   }
-
-  protected flushOutput(): void {}
 
   #abort(pending: Pending, signal: AbortSignal): void {
     if (!this.#queue.remove(pending)) return
@@ -208,11 +213,6 @@ export class Listener extends Handle {
 function settle(pending: Pending, value: unknown): void {
   pending.abortion?.[Symbol.dispose]()
   pending.resolve(value)
-}
-
-async function closedBefore<T>(shape: AcceptShape<T>): Promise<T> {
-  if (shape.closed === undefined) throw socketClosed()
-  return shape.closed()
 }
 
 function answer<T>(accepted: Accepted, shape: AcceptShape<T>): Promise<T> {

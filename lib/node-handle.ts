@@ -16,9 +16,10 @@ export function duplicateOf(socket: Socket): number {
   if ('encrypted' in socket) throw invalidValue('source', 'is a TLSSocket: its keys would stay behind')
   if (socket.connecting) throw invalidValue('source', "is still connecting: wait for 'connect'")
   if (socket.destroyed) throw invalidValue('source', 'is destroyed')
-  if (socket.bytesRead > 0) {
-    throw invalidValue('source', `has read ${socket.bytesRead} bytes, which would stay behind: pause it first`)
-  }
+  const read = Math.max(socket.bytesRead, socket.readableLength)
+  if (read > 0) throw invalidValue('source', `has read ${read} bytes, which would stay behind: pause it first`)
+  if (socket.writableEnded && !socket.writableFinished)
+    throw invalidValue('source', "is being ended: wait for 'finish'")
   if (socket.writableLength > 0) {
     throw invalidValue('source', `has ${socket.writableLength} bytes waiting to be written, which would stay behind`)
   }

@@ -70,6 +70,7 @@ export class Sender {
    */
   send(socket: object, data: Uint8Array, count: number, signal: AbortSignal | undefined, claim?: Claim): Promise<void> {
     let offset = 0
+    let busy = false
     if (this.#queue.length === 0) {
       const sent = this.#try(data, 0, count, claim)
       if (sent >= 0) {
@@ -78,9 +79,8 @@ export class Sender {
         count = 0 // they went with the first byte
       } else if (sent !== AGAIN && sent !== BUSY) {
         return Promise.reject(this.#error(sent))
-      } else if (sent === BUSY) {
-        this.#wait()
       }
+      busy = sent === BUSY
     }
     let captured = none
     if (count > 0) {
@@ -92,6 +92,7 @@ export class Sender {
       const pending: Pending = { socket, data, offset, fds: captured, claim, resolve, abortion: undefined }
       pending.abortion = onAbort(signal, () => this.#abort(pending, signal!))
       this.#queue.push(pending)
+      if (busy) this.#wait()
       this.#update()
     })
   }
@@ -216,6 +217,7 @@ export class Sender {
     if (this.#queue.length > 0 || this.#timer === undefined) return
     clearTimeout(this.#timer)
     this.#timer = undefined
+    this.#pause = FIRST_PAUSE
   }
 }
 

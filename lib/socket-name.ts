@@ -8,9 +8,9 @@ import { retry } from './pause.ts'
 /** The `mode` of an `options` argument for the file of a socket; -1 for what the umask leaves. */
 export function modeOf(mode: unknown, name: Uint8Array | null): number {
   if (mode === undefined) return -1
-  integer('options.mode', mode, 0, 0o777)
+  const permissions = integer('options.mode', mode, 0, 0o777)
   if (name === null || name[0] === 0) throw invalidValue('options.mode', 'is for a path: this socket has no file')
-  return mode as number
+  return permissions
 }
 
 /** Binds a socket; null for a name of the kernel's choice. While another process replaces the file, it is in use. */

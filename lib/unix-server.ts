@@ -10,7 +10,7 @@ import { type AcceptShape, type Allow, Listener } from './listener.ts'
 import { native } from './native.ts'
 import { openReactor } from './reactor.ts'
 import { giveNameLater, modeOf } from './socket-name.ts'
-import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'
+import { type UnixSocket, makeSocket, openSocket } from './unix-socket.ts'
 import { warnOnce } from './warning.ts'
 
 /** How many connections wait to be accepted where nobody says: as in Node's net. */
@@ -34,8 +34,8 @@ export interface ListenOptions extends Receiving {
   descriptors?: boolean | undefined
   /**
    * Decides whether a connection is taken: given {@link UnixSocket.peer}'s credentials, before the connection is handed out.
-   * One that is not is closed. What it throws rejects the accept, and the connection is closed. A pid among the
-   * credentials may have been given to another process since.
+   * One that is not is closed. What it throws rejects the accept, and the connection is closed. While it has not decided
+   * about 64 connections, no more are accepted. A pid among the credentials may have been given to another process since.
    */
   allow?: ((credentials: Credentials) => boolean | Promise<boolean>) | undefined
 }
@@ -190,7 +190,7 @@ const unused = new FinalizationRegistry<Listener>((listener) => {
  *
  * The file of a path has its permissions from the start; connecting takes the permission to write. A file that a socket
  * left behind is replaced only if nothing is bound to it any more: of several processes that try at once one does, under
- * a lock beside the file (`PATH.lock`), which is gone afterwards. The file is removed when the server is closed.
+ * a lock beside the file (`PATH.fdpass-lock`), which is gone afterwards. The file is removed when the server is closed.
  *
  * @param address where: a path, or an abstract address, which has no permissions (anybody may connect)
  * @param options `type`, `mode`, `backlog`, `descriptors`, `allow`; `credentials`, `pidfd`: what each connection tells
@@ -205,8 +205,10 @@ export async function listen(address: Address, options?: ListenOptions): Promise
   openReactor()
   const name = addressOf('address', address, 'bind')
   const { type = 'stream', backlog = DEFAULT_BACKLOG, descriptors = true, allow, mode } = optionsOf(options) ?? {}
-  const typeCode = typeCodeOf(type)
-  if (socketTypes[typeCode] === 'dgram') throw invalidValue('options.type', 'must be a connection: use bind()')
+  const typeCode = socketTypes.indexOf(type)
+  if (typeCode < 0 || type === ('dgram' as SocketType)) {
+    throw invalidValue('options.type', "must be 'stream' or 'seqpacket'; bind() makes datagram sockets")
+  }
   const permissions = modeOf(mode, name)
   integer('options.backlog', backlog, 0, MAX_INT)
   if (typeof descriptors !== 'boolean') throw invalidType('options.descriptors', 'of type boolean', descriptors)

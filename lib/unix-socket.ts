@@ -94,14 +94,15 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * A number or a Descriptor belongs to the new object from then on. A `net.Socket` is destroyed, and its connection goes on
    * here, under another number. Its handle may have read what was meant for this object, and dropped the descriptors that
    * came with it: call this in the `'connect'` handler, or in the `'connection'` handler of a server with
-   * `pauseOnConnect: true`. The type is found out.
+   * `pauseOnConnect: true`. (Node never closes the descriptor of `process.stdin`, `stdout` and `stderr`: take over 0, 1 or 2
+   * itself.) The type is found out.
    *
    * @param source a descriptor's number, a Descriptor, which is closed by this, or a connected `net.Socket`
    * @param options `credentials`, `pidfd`: what to tell with each message. Messages that are already waiting come
    *   with credentials of nobody and without a pidfd
    * @throws `EBADF`, `ENOTSOCK`; `EAFNOSUPPORT` if it is no Unix domain socket; ERR_INVALID_ARG_VALUE if it listens, if fdpass
    *   owns the number already, or if the `net.Socket` is a TLSSocket (its keys would stay behind), is still connecting,
-   *   is destroyed, has read bytes, or has bytes waiting to be written; `ENOPROTOOPT` for an option that the kernel
+   *   is destroyed or being ended, has read bytes, or has bytes waiting to be written; `ENOPROTOOPT` for an option that the kernel
    *   lacks; ERR_DESCRIPTOR_CLOSED; the source is unchanged then
    */
   static from(source: number | Descriptor | Socket, options?: Receiving): UnixSocket {
@@ -206,7 +207,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    *
    * @param options `maxBytes`, `maxFds`, `signal`
    * @returns resolves to the message, whose descriptors are the caller's to close; to null at the end of a stream or
-   *   seqpacket connection. An empty packet is told from the end only while the peer can still send.
+   *   seqpacket connection, and once this side has shut down its reading half. An empty packet is told from the end only while the peer can still send.
    *
    *   Rejects with `ECONNRESET`, once, where the peer closed without reading all (on a stream after what it sent, on a
    *   seqpacket connection before: Linux reports it first); ERR_CONTROL_TRUNCATED,

@@ -15,13 +15,13 @@ struct Open {
   fd: OwnedFd,
   /// What it is, if it is known to be a Unix domain socket.
   socket: Option<(SocketType, Receiving)>,
-  /// Whether it came in blocking mode, and was switched.
-  was_blocking: bool,
+  /// Whether it came in blocking mode, if it was switched.
+  came_blocking: Option<bool>,
 }
 
 impl Open {
   fn new(fd: OwnedFd) -> Self {
-    Self { watch: None, file: None, fd, socket: None, was_blocking: false }
+    Self { watch: None, file: None, fd, socket: None, came_blocking: None }
   }
 }
 
@@ -91,12 +91,11 @@ impl Table {
   }
 
   /// Takes a connection off a listener, without waiting. accept(2) has no flag for that, so that the listener goes into
-  /// non-blocking mode until it is released.
+  /// non-blocking mode until it is released: each time, as another process that has it may have switched it back.
   pub(crate) fn accept(&mut self, listener: RawFd) -> Result<RawFd, Errno> {
     let open = self.get_mut(listener)?;
-    if !open.was_blocking {
-      open.was_blocking = set_blocking(open.fd.as_fd(), false)?;
-    }
+    let was_blocking = set_blocking(open.fd.as_fd(), false)?;
+    open.came_blocking.get_or_insert(was_blocking);
     let socket = self.socket(listener)?;
     let (socket_type, receiving) = (socket.socket_type(), socket.receiving());
     let connection = socket.accept()?;
@@ -116,7 +115,7 @@ impl Table {
     if let Some(file) = open.file.take() {
       file.keep();
     }
-    if open.was_blocking {
+    if open.came_blocking == Some(true) {
       set_blocking(open.fd.as_fd(), true)?;
     }
     Ok(open.fd)

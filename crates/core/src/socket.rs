@@ -169,11 +169,12 @@ impl<'fd> Socket<'fd> {
   ///
   /// `ENOPROTOOPT` where the platform cannot.
   pub fn ask(&self, receiving: Receiving) -> nix::Result<()> {
-    if receiving.credentials {
-      sys::pass_credentials(self.fd)?;
-    }
+    // First what fewer kernels have, so that nothing is on after a failure.
     if receiving.pidfd {
       sys::pass_pidfd(self.fd)?;
+    }
+    if receiving.credentials {
+      sys::pass_credentials(self.fd)?;
     }
     Ok(())
   }
@@ -304,7 +305,8 @@ impl<'fd> Socket<'fd> {
     }
   }
 
-  /// Receives one message: `recvmsg(2)`, without waiting. `None` is the end of a stream or seqpacket connection.
+  /// Receives one message: `recvmsg(2)`, without waiting. `None` is the end of a stream or seqpacket connection, and of a
+  /// datagram socket whose reading half was shut down.
   ///
   /// Every descriptor that the kernel installed is owned from here on and is close-on-exec. On a stream a message is
   /// what the kernel gives: bytes that were sent without descriptors may come before those that carry some (unix(7)).
@@ -339,6 +341,8 @@ impl<'fd> Socket<'fd> {
       let room = control.cleared();
       match net::recvmsg::<A>(self.fd.as_raw_fd(), &mut [IoSliceMut::new(buffer)], Some(room), flags) {
         Err(Errno::EINTR) => {}
+        // Linux tells of the end that shutdown(2) made of a seqpacket socket, and only polls it of a datagram socket.
+        Err(Errno::EAGAIN) if self.socket_type == SocketType::Dgram && sys::hung_up(self.fd)? => return Ok(None),
         Err(errno) => return Err(errno),
         Ok(message) => {
           let decoded = message.cmsgs().map(|messages| Decoded::new(messages, self.receiving)).unwrap_or_default();

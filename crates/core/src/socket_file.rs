@@ -1,6 +1,6 @@
 //! The file that a socket bound to a path leaves in the file system.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -57,31 +57,45 @@ impl Drop for SocketFile {
 ///
 /// A file that a socket left behind is replaced if nothing is bound to it any more. `EADDRINUSE` where something is,
 /// where the file is no socket, and where that cannot be told; `EAGAIN` while another process is finding out: its lock
-/// beside the file (`PATH.lock`) sees to it that of many at once only one replaces it.
+/// beside the file (`PATH.fdpass-lock`) sees to it that of many at once only one replaces it.
 pub fn bind(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<Option<SocketFile>> {
   let Some(path) = address.path() else {
     net::bind(socket.as_fd().as_raw_fd(), address.raw())?;
     return Ok(None);
   };
-  match bind_file(socket, address, mode) {
-    Err(Errno::EADDRINUSE) if is_stale(path, address)? => {
-      let _lock = Lock::take(path)?;
-      // What was stale may have been replaced before the lock was ours.
-      if !is_stale(path, address)? {
-        return Err(Errno::EADDRINUSE);
-      }
-      match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(descriptor::errno(error)),
-        _ => bind_file(socket, address, mode)?,
-      }
-    }
-    result => result?,
-  }
+  bind_path(socket, path, address, mode)?;
   let file = SocketFile::find(path)?;
   if let Some(mode) = mode {
     widen(&file, mode)?;
   }
   Ok(Some(file))
+}
+
+fn bind_path(socket: Socket<'_>, path: &Path, address: &Address, mode: Option<u32>) -> nix::Result<()> {
+  loop {
+    match bind_file(socket, address, mode) {
+      Err(Errno::EADDRINUSE) => {}
+      result => return result,
+    }
+    match Found::at(path, address)? {
+      Found::Gone => continue,
+      Found::InUse => return Err(Errno::EADDRINUSE),
+      Found::Stale => {}
+    }
+    let _lock = Lock::take(path)?;
+    // Once more under the lock: a free path is given out without it. What this attempt meets is bound or stale, not about
+    // to be bound, because the kernel makes the file and binds it under the folder's lock, which the attempt takes too.
+    match bind_file(socket, address, mode) {
+      Err(Errno::EADDRINUSE) => {}
+      result => return result,
+    }
+    if Found::at(path, address)? == Found::Stale {
+      match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(descriptor::errno(error)),
+        _ => {}
+      }
+    }
+  }
 }
 
 /// Linux makes the file with the mode that the socket itself has, less the umask (`unix_bind_bsd` in af_unix.c).
@@ -126,38 +140,53 @@ fn widen(file: &SocketFile, mode: u32) -> nix::Result<()> {
   Ok(())
 }
 
-/// Whether a file was left by a socket that is closed: a socket that nothing is bound to.
-///
-/// Connecting a datagram socket tells without disturbing anybody: to a stream or seqpacket socket, listening or about
-/// to, it fails with `EPROTOTYPE`, and a datagram socket does not notice.
-fn is_stale(path: &Path, address: &Address) -> nix::Result<bool> {
-  match fs::symlink_metadata(path) {
-    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true), // gone meanwhile
-    Err(error) => return Err(descriptor::errno(error)),
-    Ok(metadata) if !metadata.file_type().is_socket() => return Ok(false),
-    Ok(_) => {}
+/// What is found at the path of a socket.
+#[derive(PartialEq, Eq)]
+enum Found {
+  /// Nothing, any more.
+  Gone,
+  /// What a socket left that is closed.
+  Stale,
+  /// Something else, or a socket's file of which that cannot be told.
+  InUse,
+}
+
+impl Found {
+  /// Connecting a datagram socket tells without disturbing anybody: to a stream or seqpacket socket, listening or about
+  /// to, it fails with `EPROTOTYPE`, and a datagram socket does not notice.
+  fn at(path: &Path, address: &Address) -> nix::Result<Self> {
+    match fs::symlink_metadata(path) {
+      Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Gone),
+      Err(error) => return Err(descriptor::errno(error)),
+      Ok(metadata) if !metadata.file_type().is_socket() => return Ok(Self::InUse),
+      Ok(_) => {}
+    }
+    let probe = net::socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty(), None)?;
+    descriptor::set_close_on_exec(&probe)?;
+    Ok(match net::connect(probe.as_raw_fd(), address.raw()) {
+      Err(Errno::ECONNREFUSED) => Self::Stale,
+      Err(Errno::ENOENT) => Self::Gone,
+      _ => Self::InUse,
+    })
   }
-  let probe = net::socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty(), None)?;
-  descriptor::set_close_on_exec(&probe)?;
-  Ok(net::connect(probe.as_raw_fd(), address.raw()) == Err(Errno::ECONNREFUSED))
 }
 
 /// The right to replace a file, held by one process at a time: an `flock(2)` on a file beside it.
 struct Lock {
   path: PathBuf,
-  _file: Flock<File>,
+  _file: Flock<fs::File>,
 }
 
 impl Lock {
   /// `EAGAIN` while another process holds it; `EADDRINUSE` where something that is no lock has its name.
   fn take(path: &Path) -> nix::Result<Self> {
     let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
+    name.push(".fdpass-lock");
     let path = PathBuf::from(name);
     loop {
       // Without waiting for a writer, should it be a FIFO.
       let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-      let file = File::from(fcntl::open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+      let file = fs::File::from(fcntl::open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
       let metadata = file.metadata().map_err(descriptor::errno)?;
       if !metadata.is_file() || metadata.len() > 0 {
         return Err(Errno::EADDRINUSE);

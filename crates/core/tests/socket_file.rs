@@ -127,13 +127,13 @@ fn while_another_holds_the_lock_the_file_is_left_alone() {
   let folder = tempdir().unwrap();
   let path = folder.path().join("x");
   bound(SocketType::Stream, &path, None).unwrap().1.keep(); // stale
-  let lock = fs::File::create(folder.path().join("x.lock")).unwrap();
+  let lock = fs::File::create(folder.path().join("x.fdpass-lock")).unwrap();
   let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
   assert_eq!(bound(SocketType::Stream, &path, None).unwrap_err(), Errno::EAGAIN);
   assert!(path.symlink_metadata().is_ok());
   drop(lock); // as at its holder's death: the lock's file is still there
   let (_fd, _file) = bound(SocketType::Stream, &path, None).unwrap();
-  assert!(!folder.path().join("x.lock").exists());
+  assert!(!folder.path().join("x.fdpass-lock").exists());
 }
 
 #[test]
@@ -162,6 +162,34 @@ fn of_many_threads_that_race_for_a_stale_file_exactly_one_gets_it() {
     drop(winners);
     assert_nothing_in(folder.path());
   }
+}
+
+#[test]
+fn a_live_socket_never_loses_its_file_however_many_come_and_go() {
+  let folder = tempdir().unwrap();
+  let path = folder.path().join("x");
+  let end = std::time::Instant::now() + std::time::Duration::from_secs(3);
+  let come_and_go = || {
+    let mut bound_times = 0;
+    while std::time::Instant::now() < end {
+      let Ok((_fd, file)) = bound(SocketType::Stream, &path, None) else { continue };
+      let inode = path.symlink_metadata().unwrap().ino();
+      for _ in 0..10 {
+        let found = path.symlink_metadata().map(|metadata| metadata.ino());
+        assert_eq!(found.ok(), Some(inode));
+      }
+      if bound_times % 2 == 0 {
+        file.keep(); // stale for the next one
+      }
+      bound_times += 1;
+    }
+    bound_times
+  };
+  let times: Vec<u32> = std::thread::scope(|scope| {
+    let threads: Vec<_> = (0..4).map(|_| scope.spawn(come_and_go)).collect();
+    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+  });
+  assert!(times.iter().all(|&times| times > 0), "{times:?}");
 }
 
 #[test]
