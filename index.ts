@@ -1,6 +1,21 @@
+/**
+ * - Sockets: {@link connect}, {@link listen} with {@link UnixServer}, {@link bind}, {@link socketpair}, {@link UnixSocket}
+ * - Passing: {@link UnixSocket.send}, {@link UnixSocket.recv} with {@link Message}, {@link UnixSocket.messages};
+ *   {@link sendFd}, {@link recvFd}; {@link handOver}, {@link receiveConnection}
+ * - What is passed: {@link FdSource}, {@link Descriptor} with its {@link Kind} and its casts; {@link memfd}, {@link pipe},
+ *   {@link bindListener}
+ * - Who is it: {@link UnixSocket.peer}, {@link UnixSocket.peerPidfd}, {@link Credentials}
+ * - The platform: {@link capabilities}, {@link isSupported}
+ * - Errors: {@link SystemError}, {@link ControlError}
+ *
+ * @module
+ */
 export type { Address } from './lib/address.ts'
 export type { Abortable, Bytes } from './lib/arguments.ts'
+export { type ReceiveConnectionOptions, receiveConnection } from './lib/arrivals.ts'
+export { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './lib/bound-listener.ts'
 export { type Capabilities, capabilities } from './lib/capabilities.ts'
+export type { FileStreamOptions } from './lib/cast.ts'
 export { type ConnectOptions, connect } from './lib/connection.ts'
 export type { Credentials, Receiving } from './lib/credentials.ts'
 export { type BindOptions, bind } from './lib/datagram.ts'
@@ -8,8 +23,13 @@ export { Descriptor } from './lib/descriptor.ts'
 export type { SocketType } from './lib/endpoint.ts'
 export type { ControlError, SystemError } from './lib/errors.ts'
 export type { FdSource } from './lib/fd-source.ts'
+export { handOver } from './lib/hand-over.ts'
+export type { Kind } from './lib/kind.ts'
+export { type MemfdOptions, memfd } from './lib/memory.ts'
 export type { Message, ReceivedFd } from './lib/message.ts'
 export { isSupported } from './lib/native.ts'
+export { pipe } from './lib/pipe.ts'
+export type { Seal } from './lib/seals.ts'
 export { type ListenOptions, UnixServer, listen } from './lib/unix-server.ts'
 export {
   type RecvFdOptions,

@@ -15,10 +15,10 @@ export interface Abortable {
 export const MAX_INT = 0x7fff_ffff
 
 /** The bytes of a `data` argument. */
-export function bytesOf(data: unknown): Uint8Array {
+export function bytesOf(data: unknown, name = 'data'): Uint8Array {
   if (typeof data === 'string') return Buffer.from(data)
   if (types.isUint8Array(data)) return data
-  throw invalidType('data', 'of type string or an instance of Uint8Array', data)
+  throw invalidType(name, 'of type string or an instance of Uint8Array', data)
 }
 
 /** An integer between two bounds. */
@@ -27,6 +27,14 @@ export function integer(name: string, value: unknown, least: number, most: numbe
   if (!Number.isInteger(value)) throw outOfRange(name, 'an integer', value)
   if (value < least || value > most) throw outOfRange(name, `>= ${least} and <= ${most}`, value)
   return value
+}
+
+/** How many connections wait to be accepted where nobody says: as in Node's net. */
+const DEFAULT_BACKLOG = 511
+
+/** The `backlog` of an `options` argument. */
+export function backlogOf(backlog: unknown = DEFAULT_BACKLOG): number {
+  return integer('options.backlog', backlog, 0, MAX_INT)
 }
 
 /** An `options` argument. */

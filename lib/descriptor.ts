@@ -1,20 +1,38 @@
+import type { Socket as DatagramSocket } from 'node:dgram'
+import { once } from 'node:events'
+import type { ReadStream, WriteStream } from 'node:fs'
+import type { AddressInfo, Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
 import { setTimeout } from 'node:timers'
+import { type Address, takeName } from './address.ts'
 import { MAX_INT, integer } from './arguments.ts'
-import { warnOnce } from './warning.ts'
+import * as cast from './cast.ts'
 import { descriptorClosed, invalidType, invalidValue, systemError } from './errors.ts'
 import { borrow } from './fd-source.ts'
+import { takeInternetAddress } from './internet-address.ts'
+import { type Kind, kindOf } from './kind.ts'
 import { fds, native } from './native.ts'
 import { openReactor } from './reactor.ts'
+import { type Seal, addSeals, sealsOf } from './seals.ts'
+import type { UnixServer } from './unix-server.ts'
+import type { UnixSocket } from './unix-socket.ts'
+import { warnOnce } from './warning.ts'
 
 const made = Symbol('made')
 const CLOSED = -1
 
-// The class sets these: they reach its private fields.
+// The class sets these: they reach its private members.
 /** Takes the number out of a descriptor, which is closed from then on; throws if it already was. */
 export let disown: (descriptor: Descriptor) => number
 /** Takes the numbers out of those descriptors that are still open. */
 export let disownAll: (descriptors: readonly Descriptor[]) => number[]
+let make: (fd: number) => Descriptor
 let watch: (descriptor: Descriptor) => void
+
+/** The casts to classes whose modules need this one; those modules set them. */
+export const unixCasts = {} as {
+  toUnixSocket: (descriptor: Descriptor) => UnixSocket
+  toUnixServer: (descriptor: Descriptor) => UnixServer
+}
 
 /**
  * An open descriptor that belongs to this program until it is closed, released, or given to something else.
@@ -27,9 +45,10 @@ export class Descriptor implements Disposable, AsyncDisposable {
   /** What the finalizer knows of this descriptor, once it is no longer young. */
   #watch: Watch | undefined
   #read = false
+  #kind: Kind | undefined
 
-  /** @internal Use {@link Descriptor.from}. */
-  constructor(fd: number, key: typeof made) {
+  /** Use {@link Descriptor.from}. */
+  private constructor(fd: number, key: typeof made) {
     if (key !== made) throw invalidValue('key', 'is private: use Descriptor.from()')
     this.#fd = fd
   }
@@ -65,6 +84,63 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
+   * What it is, as the kernel tells: fstat(2), getsockopt(2), and on Linux the links of /proc/self/fd. It is found out once.
+   *
+   * @throws ERR_DESCRIPTOR_CLOSED
+   */
+  get kind(): Kind {
+    const fd = this[borrow]()
+    return (this.#kind ??= kindOf(fd))
+  }
+
+  /**
+   * A socket's own address: getsockname(2). As a server's `address()` tells it: an object for TCP and UDP, a string for a Unix
+   * domain socket with a name; null otherwise.
+   *
+   * @throws ERR_DESCRIPTOR_CLOSED
+   */
+  get address(): AddressInfo | Address | null {
+    const fd = this[borrow]()
+    if (native.socketType(fd) >= 0) return takeName(native.localName(fd))
+    return takeInternetAddress(native.internetAddress(fd, 0))
+  }
+
+  /**
+   * The seals of a memfd; a file of a tmpfs has `'seal'`, and anything else none. Whoever reads memory that was passed should look for `'shrink'`, and for
+   * `'write'` if it must not change meanwhile.
+   *
+   * @throws ERR_DESCRIPTOR_CLOSED
+   */
+  get seals(): readonly Seal[] {
+    return sealsOf(this[borrow]())
+  }
+
+  /**
+   * Seal a memfd, for ever and for all who have it: `fcntl(F_ADD_SEALS)`.
+   *
+   * @param seals what nobody can do to it any more
+   * @throws `EPERM` where it is sealed against further seals, or was opened for reading only; `EBUSY` for `'write'` while somebody
+   *   has mapped it for writing; `EINVAL` of what is no memfd; ERR_DESCRIPTOR_CLOSED
+   */
+  seal(seals: readonly Seal[]): void {
+    addSeals(this[borrow](), seals)
+  }
+
+  /**
+   * Switch blocking mode on or off: `O_NONBLOCK`.
+   *
+   * It belongs to the open file description: everybody who has it sees the change, the sender included.
+   *
+   * @param blocking whether calls on it wait
+   * @throws ERR_DESCRIPTOR_CLOSED
+   */
+  setBlocking(blocking: boolean): void {
+    if (typeof blocking !== 'boolean') throw invalidType('blocking', 'of type boolean', blocking)
+    const code = native.setBlocking(this[borrow](), blocking ? 1 : 0)
+    if (code < 0) throw systemError(code, 'fcntl')
+  }
+
+  /**
    * A second descriptor of the same open file description, which shares offset and status flags: `F_DUPFD_CLOEXEC`.
    *
    * @returns the duplicate, which is to be closed by itself
@@ -87,6 +163,101 @@ export class Descriptor implements Disposable, AsyncDisposable {
     const fd = disown(this)
     native.release(fd)
     return fd
+  }
+
+  /**
+   * Make it a `net.Socket`: a TCP connection, a Unix domain stream, a pipe's end (readable or writable as it was opened), or a
+   * terminal (`tty.ReadStream`, or `tty.WriteStream` where it can only be written to).
+   *
+   * Node switches it to non-blocking mode, which is the sender's too, except for a terminal, which it opens anew. A Unix domain
+   * socket's descriptors are dropped by Node: for those, {@link Descriptor.toUnixSocket}.
+   *
+   * @param options `allowHalfOpen`, `signal`, `onread`, …, as of `new net.Socket()`
+   * @returns the socket, which closes the descriptor from now on
+   * @throws ERR_INVALID_FD_TYPE for another kind, and for what was opened with `O_PATH`; ERR_DESCRIPTOR_CLOSED; the descriptor is
+   *   unchanged then
+   */
+  toSocket(options?: SocketConstructorOpts): Socket {
+    const socket = cast.toSocket(this[borrow](), options)
+    disown(this)
+    return socket
+  }
+
+  /**
+   * Make it a `net.Server`: a TCP or Unix domain stream socket that listens. Node switches it to non-blocking mode, which is the
+   * sender's too, and its backlog to 511.
+   *
+   * @param options `allowHalfOpen`, `pauseOnConnect`, …, as of `net.createServer()`
+   * @returns resolves to the server, which listens, and closes the descriptor from now on
+   *
+   *   Rejects with ERR_INVALID_FD_TYPE for another kind; ERR_DESCRIPTOR_CLOSED; the descriptor is unchanged then.
+   */
+  async toServer(options?: ServerOpts): Promise<Server> {
+    const server = cast.toServer(this[borrow](), options)
+    if (!server.listening) await once(server, 'listening') // it has failed
+    native.release(disown(this))
+    return server
+  }
+
+  /**
+   * Make it a `dgram.Socket`: a UDP socket. It is bound already: messages come from the next turn on. One that has a peer sends
+   * to it.
+   *
+   * @returns the socket, which closes the descriptor from now on
+   * @throws ERR_INVALID_FD_TYPE for another kind; ERR_DESCRIPTOR_CLOSED; the descriptor is unchanged then
+   */
+  toDatagramSocket(): DatagramSocket {
+    const socket = cast.toDatagramSocket(this[borrow]())
+    disown(this)
+    return socket
+  }
+
+  /**
+   * Make it an `fs.ReadStream`: a file, memory or a device, opened for reading.
+   *
+   * @param options `start`, as the offset is shared with the sender, who may have left it at the end; `highWaterMark`
+   * @returns the stream, which closes the descriptor from now on
+   * @throws ERR_INVALID_FD_TYPE for another kind (a pipe's end is one for {@link Descriptor.toSocket}); ERR_DESCRIPTOR_CLOSED; the
+   *   descriptor is unchanged then
+   */
+  toReadStream(options?: cast.FileStreamOptions): ReadStream {
+    const stream = cast.toReadStream(this[borrow](), options)
+    disown(this)
+    return stream
+  }
+
+  /**
+   * Make it an `fs.WriteStream`: a file, memory or a device, opened for writing.
+   *
+   * @param options `start`, as the offset is shared with the sender; `highWaterMark`
+   * @returns the stream, which closes the descriptor from now on
+   * @throws as {@link Descriptor.toReadStream}
+   */
+  toWriteStream(options?: cast.FileStreamOptions): WriteStream {
+    const stream = cast.toWriteStream(this[borrow](), options)
+    disown(this)
+    return stream
+  }
+
+  /**
+   * Make it a {@link UnixSocket}: any Unix domain socket that does not listen.
+   *
+   * @returns the socket, which closes the descriptor from now on
+   * @throws ERR_INVALID_FD_TYPE for another kind; ERR_DESCRIPTOR_CLOSED; the descriptor is unchanged then
+   */
+  toUnixSocket(): UnixSocket {
+    return unixCasts.toUnixSocket(this)
+  }
+
+  /**
+   * Make it a {@link UnixServer}: a Unix domain socket that listens. Its file is not removed when the server is closed, as
+   * another process made it.
+   *
+   * @returns the server, which closes the descriptor from now on
+   * @throws ERR_INVALID_FD_TYPE for another kind; ERR_DESCRIPTOR_CLOSED; the descriptor is unchanged then
+   */
+  toUnixServer(): UnixServer {
+    return unixCasts.toUnixServer(this)
   }
 
   /**
@@ -130,6 +301,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   static {
+    make = (fd) => new Descriptor(fd, made)
     disown = (descriptor) => {
       const fd = descriptor[borrow]()
       descriptor.#fd = CLOSED
@@ -150,7 +322,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
 
 /** Makes the object for a number that the native side owns. */
 export function own(fd: number): Descriptor {
-  const descriptor = new Descriptor(fd, made)
+  const descriptor = make(fd)
   young.push(descriptor)
   if (young.length === 1) setTimeout(watchYoung, YOUTH).unref()
   else if (young.length >= MOST_YOUNG) watchYoung()

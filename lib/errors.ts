@@ -1,3 +1,4 @@
+import { constants } from 'node:os'
 import { inspect } from 'node:util'
 import { describeErrno } from './native.ts'
 
@@ -15,6 +16,7 @@ export interface SystemError extends Error {
 
 /** The error of a message whose descriptors could not be delivered: all of them are closed, its bytes are here. */
 export interface ControlError extends Error {
+  /** What went wrong: the descriptor table is full; more came than `maxFds`; something came that nobody asked for. */
   code: 'ERR_CONTROL_TRUNCATED' | 'ERR_TOO_MANY_DESCRIPTORS' | 'ERR_UNEXPECTED_CONTROL'
   /** The bytes of the message. */
   data: Uint8Array
@@ -98,6 +100,22 @@ export function descriptorClosed(): Error {
   return withCode(new Error('The descriptor is closed or was given away'), 'ERR_DESCRIPTOR_CLOSED')
 }
 
+/** A descriptor of a kind that cannot become what was asked for. */
+export function wrongKind(text: string): TypeError {
+  return withCode(new TypeError(`${text.charAt(0).toUpperCase()}${text.slice(1)}`), 'ERR_INVALID_FD_TYPE')
+}
+
+/** A connection that was closed while it waited to be handed over. */
+export function connectionClosed(): Error {
+  return withCode(new Error('The connection was closed before it was handed over'), 'ERR_SOCKET_CLOSED')
+}
+
+/** Something that was received and does not keep to the protocol. */
+export function protocolError(text: string): SystemError {
+  const error = new Error(`EPROTO: ${text}, recvmsg`)
+  return Object.assign(error, { code: 'EPROTO', errno: -constants.errno.EPROTO, syscall: 'recvmsg' })
+}
+
 /** A platform whose kernel passes no descriptors, or for which there is no binary. */
 export function unsupportedPlatform(cause: unknown): Error {
   const platform = `${process.platform}-${process.arch}`
@@ -117,6 +135,11 @@ const controlErrors = [
 /** The outcomes of a receive that `controlError` tells apart; the third is an unexpected control message. */
 export const TRUNCATED = 1
 export const TOO_MANY = 2
+
+/** Whether an error is that of a message whose descriptors could not be delivered. */
+export function isControlError(error: unknown): error is ControlError {
+  return error instanceof Error && 'code' in error && controlErrors.some(([code]) => code === error.code)
+}
 
 /** What became of a message whose descriptors could not be delivered. */
 export function controlError(outcome: number, data: Uint8Array): ControlError {

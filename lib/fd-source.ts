@@ -1,13 +1,35 @@
+import type { Socket as DatagramSocket } from 'node:dgram'
 import { ReadStream, WriteStream, type promises } from 'node:fs'
+import type { Server, Socket } from 'node:net'
 import { MAX_INT, integer } from './arguments.ts'
 import type { Descriptor } from './descriptor.ts'
 import { invalidType, invalidValue, outOfRange } from './errors.ts'
 import { MAX_SENT_FDS, fds } from './native.ts'
+import { isNodeObject, numberOf as nodeNumberOf } from './node-handle.ts'
 import type { UnixServer } from './unix-server.ts'
 import type { UnixSocket } from './unix-socket.ts'
 
-/** What names a descriptor to be sent: its number, or an object that holds one. It stays the caller's. */
-export type FdSource = number | Descriptor | UnixSocket | UnixServer | promises.FileHandle | ReadStream | WriteStream
+/**
+ * What names a descriptor to be sent: its number, or an object that holds one. It stays the caller's.
+ *
+ * Of a `net.Socket` only the connection is sent, not what Node has read of it: see {@link handOver}. Refused are a
+ * TLSSocket, whose keys would stay behind; what has no descriptor yet, or any more; and a server or datagram socket that the
+ * primary of a cluster made for all its workers.
+ */
+export type FdSource =
+  | number
+  | Descriptor
+  | UnixSocket
+  | UnixServer
+  | promises.FileHandle
+  | ReadStream
+  | WriteStream
+  | Socket
+  | Server
+  | DatagramSocket
+
+const classes =
+  'Descriptor, UnixSocket, UnixServer, FileHandle, fs.ReadStream, fs.WriteStream, net.Socket, net.Server or dgram.Socket'
 
 /** The key of the method by which our own objects lend their number; it throws when they are closed. */
 export const borrow = Symbol('borrow')
@@ -23,12 +45,9 @@ function numberOf(name: string, source: unknown): number {
       if (fd === null || fd === -1) throw invalidValue(name, 'is not open')
       return integer(name, fd, 0, MAX_INT)
     }
+    if (isNodeObject(source)) return nodeNumberOf(name, source)
   }
-  throw invalidType(
-    name,
-    'of type number or an instance of Descriptor, UnixSocket, UnixServer, FileHandle, fs.ReadStream or fs.WriteStream',
-    source
-  )
+  throw invalidType(name, `of type number or an instance of ${classes}`, source)
 }
 
 /** Puts the number of one source where the native calls expect it. */

@@ -38,18 +38,18 @@ export const MAX_PATH = binding?.MAX_PATH ?? 0
 
 // Memory shared with the native calls: a call over it makes no values.
 /** The bytes of a small message to be sent, or of one received. */
-export const bytes = new Uint8Array(65_536)
+export const bytes: Uint8Array = new Uint8Array(65_536)
 /** Descriptor numbers, in either direction. */
-export const fds = new Int32Array(512)
+export const fds: Int32Array = new Int32Array(512)
 /**
  * What a receive tells beside its count: the number of descriptors, what became of them, the packet's size; what else
  * came, the sender's pid, uid, gid and pidfd; the length of its address.
  */
-export const outcome = new Int32Array(9)
-/** An address, in either direction. */
-export const name = new Uint8Array(128)
+export const outcome: Int32Array = new Int32Array(9)
+/** An address, in either direction, or the name of a memfd. */
+export const name: Uint8Array = new Uint8Array(256)
 /** Whether a callback of the event loop is running, and how many sockets hold the process. */
-export const turn = new Int32Array(2)
+export const turn: Int32Array = new Int32Array(2)
 
 /** The native calls; `openNative` sets them. */
 export let native: Binding.Calls

@@ -21,18 +21,39 @@ const SHUT_WRITE = 1
 
 const done: Promise<void> = Promise.resolve()
 const none: readonly number[] = []
+const empty = new Uint8Array()
+
+/** A message that is made anew for each attempt to send it, because what it tells of its descriptor changes meanwhile. */
+export interface LateMessage {
+  /** Gives the bytes, and puts the descriptor's number where the native calls expect it. */
+  make(): Uint8Array
+  /** Nothing of it has gone. */
+  undo(): void
+  /** The descriptor has gone, with all of the bytes or with some. */
+  sent(whole: boolean): void
+}
+
+/** A late message on its way. */
+export interface Sending {
+  /** Resolves when the kernel has taken it whole. */
+  readonly taken: Promise<void>
+  /** Gives up, if it still waits. */
+  cancel(error: () => Error): void
+}
 
 /** A send that has to wait for room. */
 interface Pending {
   /** Keeps the socket from being collected. */
   readonly socket: object
-  readonly data: Uint8Array
+  data: Uint8Array
   /** How much of `data` has gone. */
   offset: number
   /** Duplicates, made when `send` was called; none once they have gone with the first byte. */
   fds: readonly number[]
   /** The credentials that go with every part of it, as a receiver may see the parts apart. */
   readonly claim: Claim | undefined
+  /** What makes `data` and the descriptor, until the first byte has gone. */
+  late: LateMessage | undefined
   readonly resolve: (value: void | PromiseLike<void>) => void
   abortion: Disposable | undefined
 }
@@ -89,12 +110,34 @@ export class Sender {
       captured = Array.from(fds.subarray(0, count))
     }
     return new Promise((resolve) => {
-      const pending: Pending = { socket, data, offset, fds: captured, claim, resolve, abortion: undefined }
-      pending.abortion = onAbort(signal, () => this.#abort(pending, signal!))
+      const pending: Pending = {
+        socket,
+        data,
+        offset,
+        fds: captured,
+        claim,
+        late: undefined,
+        resolve,
+        abortion: undefined
+      }
+      pending.abortion = onAbort(signal, () => this.#abort(pending, () => aborted(signal!)))
       this.#queue.push(pending)
       if (busy) this.#wait()
       this.#update()
     })
+  }
+
+  /** Sends a message that is made when there is room for it. */
+  sendLate(socket: object, late: LateMessage, signal: AbortSignal | undefined): Sending {
+    let pending!: Pending
+    const taken = new Promise<void>((resolve) => {
+      pending = { socket, data: empty, offset: 0, fds: none, claim: undefined, late, resolve, abortion: undefined }
+    })
+    pending.abortion = onAbort(signal, () => this.#abort(pending, () => aborted(signal!)))
+    this.#queue.push(pending)
+    if (this.#queue.length === 1) this.flush()
+    this.#update()
+    return { taken, cancel: (error) => this.#abort(pending, error) }
   }
 
   /** A stream takes as much as it has room for, a packet goes whole or not at all. */
@@ -141,14 +184,22 @@ export class Sender {
     for (let left = PER_WAKE; left > 0; left--) {
       const pending = this.#queue.peek()
       if (pending === undefined) break
-      fds.set(pending.fds)
-      const sent = this.#try(pending.data, pending.offset, pending.fds.length, pending.claim)
+      const { late } = pending
+      if (late === undefined) fds.set(pending.fds)
+      else if (!this.#make(pending, late)) continue
+      const count = late === undefined ? pending.fds.length : 1
+      const sent = this.#try(pending.data, pending.offset, count, pending.claim)
+      if (sent < 0) late?.undo()
       if (sent === AGAIN) break
       if (sent === BUSY) {
         this.#wait()
         break
       }
       this.#pause = FIRST_PAUSE
+      if (sent >= 0 && late !== undefined) {
+        late.sent(this.#isWhole(sent, pending.data, 0))
+        pending.late = undefined
+      }
       if (sent < 0) {
         this.#queue.shift()
         settle(
@@ -163,6 +214,23 @@ export class Sender {
         closeDuplicates(pending)
       }
     }
+  }
+
+  /** Makes a message for an attempt; false where there is none to be made. */
+  #make(pending: Pending, late: LateMessage): boolean {
+    try {
+      pending.data = late.make()
+      if (this.#queue.peek() === pending) return true
+      late.undo() // what the caller's function did has ended it
+    } catch (error) {
+      if (this.#queue.remove(pending)) {
+        settle(
+          pending,
+          rejection(() => error)
+        )
+      }
+    }
+    return false
   }
 
   /**
@@ -190,12 +258,9 @@ export class Sender {
     this.referenced = this.#endpoint.referenced
   }
 
-  #abort(pending: Pending, signal: AbortSignal): void {
+  #abort(pending: Pending, error: () => Error): void {
     if (!this.#queue.remove(pending)) return
-    settle(
-      pending,
-      rejection(() => aborted(signal))
-    )
+    settle(pending, rejection(error))
     // Half a message has gone: whatever followed would be taken for its other half.
     if (pending.offset > 0) {
       native.shutdown(this.#endpoint.fd, SHUT_WRITE)

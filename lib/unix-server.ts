@@ -1,7 +1,8 @@
 import { type Address, addressOf, takeName } from './address.ts'
-import { type Abortable, MAX_INT, integer, optionsOf, signalOf } from './arguments.ts'
+import { type Abortable, backlogOf, optionsOf, signalOf } from './arguments.ts'
 import { type Credentials, type Receiving, receivingOf } from './credentials.ts'
-import { closeFds } from './descriptor.ts'
+import { checkCast } from './cast.ts'
+import { closeFds, disown, unixCasts } from './descriptor.ts'
 import { type SocketType, socketTypes } from './endpoint.ts'
 import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError } from './errors.ts'
 import { borrow } from './fd-source.ts'
@@ -12,9 +13,6 @@ import { openReactor } from './reactor.ts'
 import { giveNameLater, modeOf } from './socket-name.ts'
 import { type UnixSocket, makeSocket, openSocket } from './unix-socket.ts'
 import { warnOnce } from './warning.ts'
-
-/** How many connections wait to be accepted where nobody says: as in Node's net. */
-const DEFAULT_BACKLOG = 511
 
 const made = Symbol('made')
 
@@ -36,9 +34,14 @@ export interface ListenOptions extends Receiving {
    * Decides whether a connection is taken: given {@link UnixSocket.peer}'s credentials, before the connection is handed out.
    * One that is not is closed. What it throws rejects the accept, and the connection is closed. While it has not decided
    * about 64 connections, no more are accepted. A pid among the credentials may have been given to another process since.
+   *
+   * @param credentials of who connected
    */
   allow?: ((credentials: Credentials) => boolean | Promise<boolean>) | undefined
 }
+
+// The class sets this: its constructor is private.
+let make: (fd: number, typeCode: number, address: Address, takesFds: boolean, allow: Allow | undefined) => UnixServer
 
 /**
  * A socket that listens, and accepts connections as {@link UnixSocket}s.
@@ -53,8 +56,8 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   readonly #accept: AcceptShape<UnixSocket>
   readonly #iterate: AcceptShape<IteratorResult<UnixSocket, undefined>>
 
-  /** @internal Use {@link listen}. */
-  constructor(
+  /** Use {@link listen} or {@link Descriptor.toUnixServer}. */
+  private constructor(
     fd: number,
     typeCode: number,
     address: Address,
@@ -72,6 +75,10 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
       { ahead: true, closed: () => end }
     )
     unused.register(this, this.#listener, this.#listener)
+  }
+
+  static {
+    make = (...args) => new UnixServer(...args, made)
   }
 
   /** The address on which it listens. */
@@ -92,6 +99,7 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   /**
    * Accept one connection: accept(2).
    *
+   * @param options `signal`
    * @returns resolves to the connection, which is the caller's to close
    *
    *   Rejects with `EMFILE` where the descriptor table is full, and the connection waits on; with what `allow` threw;
@@ -179,6 +187,14 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   }
 }
 
+unixCasts.toUnixServer = (descriptor) => {
+  const fd = descriptor[borrow]()
+  checkCast(fd, 'toUnixServer')
+  const typeCode = native.socketType(fd)
+  const address = takeName(native.localName(fd))! // bound, as it listens
+  return make(disown(descriptor), typeCode, address, true, undefined)
+}
+
 /** Closes servers that nobody uses any more. */
 const unused = new FinalizationRegistry<Listener>((listener) => {
   listener.close()
@@ -204,22 +220,22 @@ const unused = new FinalizationRegistry<Listener>((listener) => {
 export async function listen(address: Address, options?: ListenOptions): Promise<UnixServer> {
   openReactor()
   const name = addressOf('address', address, 'bind')
-  const { type = 'stream', backlog = DEFAULT_BACKLOG, descriptors = true, allow, mode } = optionsOf(options) ?? {}
+  const { type = 'stream', backlog, descriptors = true, allow, mode } = optionsOf(options) ?? {}
   const typeCode = socketTypes.indexOf(type)
   if (typeCode < 0 || type === ('dgram' as SocketType)) {
     throw invalidValue('options.type', "must be 'stream' or 'seqpacket'; bind() makes datagram sockets")
   }
   const permissions = modeOf(mode, name)
-  integer('options.backlog', backlog, 0, MAX_INT)
+  const waiting = backlogOf(backlog)
   if (typeof descriptors !== 'boolean') throw invalidType('options.descriptors', 'of type boolean', descriptors)
   if (allow !== undefined && typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
   const fd = makeSocket(typeCode, receivingOf(options))
   try {
     await giveNameLater(fd, name, permissions)
-    const code = native.listen(fd, backlog, descriptors ? 1 : 0)
+    const code = native.listen(fd, waiting, descriptors ? 1 : 0)
     if (code < 0) throw systemError(code, 'listen', address)
     const bound = takeName(native.localName(fd)) ?? address
-    return new UnixServer(fd, typeCode, bound, descriptors, allow, made)
+    return make(fd, typeCode, bound, descriptors, allow)
   } catch (error) {
     closeFds([fd])
     throw error

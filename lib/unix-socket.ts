@@ -2,7 +2,8 @@ import type { Socket } from 'node:net'
 import { type Address, addressOf, takeName } from './address.ts'
 import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from './arguments.ts'
 import { type Credentials, type Receiving, claimOf, receivingOf } from './credentials.ts'
-import { Descriptor, adopt, closeFds, disown, own } from './descriptor.ts'
+import { checkCast } from './cast.ts'
+import { Descriptor, adopt, closeFds, disown, own, unixCasts } from './descriptor.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
 import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError, unsupportedPlatform } from './errors.ts'
 import { type FdSource, borrow, putFd, putFds } from './fd-source.ts'
@@ -56,6 +57,9 @@ const directions = ['read', 'write', 'both']
 
 const made = Symbol('made')
 
+/** The handle of a socket that is open; throws otherwise. The class sets it: it reaches its private field. */
+export let endpointOf: (name: string, socket: UnixSocket) => Endpoint
+
 const toMessage: Shape<Message | null> = (message) => message
 
 const toReceivedFd: Shape<ReceivedFd | null> = (message) => (message === null ? null : toReceived(message))
@@ -71,6 +75,9 @@ function toReceived(message: Message): ReceivedFd {
   return new ReceivedFd(message.fds[0] ?? null, message.data)
 }
 
+// The class sets this: its constructor is private.
+let make: (endpoint: Endpoint) => UnixSocket
+
 /**
  * A Unix domain socket, and its handle in the event loop.
  *
@@ -81,8 +88,8 @@ function toReceived(message: Message): ReceivedFd {
 export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disposable {
   readonly #endpoint: Endpoint
 
-  /** @internal Use {@link socketpair}, {@link connect}, {@link bind} or {@link UnixSocket.from}. */
-  constructor(endpoint: Endpoint, key: typeof made) {
+  /** Use {@link socketpair}, {@link connect}, {@link bind} or {@link UnixSocket.from}. */
+  private constructor(endpoint: Endpoint, key: typeof made) {
     if (key !== made) throw invalidValue('key', 'is private: use UnixSocket.from(), socketpair(), connect() or bind()')
     this.#endpoint = endpoint
     unused.register(this, endpoint, endpoint)
@@ -170,6 +177,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * count their descriptors keep messages apart.
    *
    * @param data the bytes, unchanged until the promise settles; on a stream at least one with descriptors
+   * @param options `fds`, `to`, `credentials`, `signal`
    * @returns resolves when the kernel has taken the whole message. The descriptors stay open here.
    *
    *   Rejects with `EPIPE` or `ECONNRESET` when the peer is gone, `ECONNREFUSED` or `ENOENT` for a datagram that nobody
@@ -227,6 +235,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    *
    * @param fd the descriptor, which stays the caller's and open
    * @param data the bytes that carry it, one zero byte by default
+   * @param options `signal`
    * @returns as {@link UnixSocket.send}
    */
   sendFd(fd: FdSource, data: Bytes = CARRIER, options?: Abortable): Promise<void> {
@@ -245,6 +254,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   /**
    * Receive at most one descriptor: UNP's read_fd.
    *
+   * @param options `maxBytes`, `signal`
    * @returns resolves to the bytes and the descriptor, which is the caller's to close, or null in its place where bytes
    *   came without one; to null at the end of the connection. Rejects as {@link UnixSocket.recv}, with
    *   ERR_TOO_MANY_DESCRIPTORS for more than one.
@@ -374,11 +384,19 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     return UnixSocket.#open(this).fd
   }
 
+  static {
+    make = (endpoint) => new UnixSocket(endpoint, made)
+  }
+
   // Static, because a private method fails without a code on an object that only has this class's prototype.
-  static #open(socket: UnixSocket): Endpoint {
-    if (!(#endpoint in socket)) throw invalidType('socket', 'an instance of UnixSocket', socket)
+  static #open(socket: UnixSocket, name = 'socket'): Endpoint {
+    if (!(#endpoint in Object(socket))) throw invalidType(name, 'an instance of UnixSocket', socket)
     if (socket.#endpoint.closed) throw socketClosed()
     return socket.#endpoint
+  }
+
+  static {
+    endpointOf = (name, socket) => UnixSocket.#open(socket, name)
   }
 
   static #receive<T>(
@@ -394,6 +412,11 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 }
 
+unixCasts.toUnixSocket = (descriptor) => {
+  checkCast(descriptor[borrow](), 'toUnixSocket')
+  return UnixSocket.from(descriptor)
+}
+
 /** Closes sockets that nobody uses any more. Descriptors they hold are found by their own finalizer. */
 const unused = new FinalizationRegistry<Endpoint>((endpoint) => {
   endpoint.close()
@@ -402,7 +425,7 @@ const unused = new FinalizationRegistry<Endpoint>((endpoint) => {
 
 /** Makes the object for a socket that the native side owns. */
 export function openSocket(fd: number, typeCode: number, takesFds = true): UnixSocket {
-  return new UnixSocket(new Endpoint(fd, typeCode, takesFds), made)
+  return make(new Endpoint(fd, typeCode, takesFds))
 }
 
 /** The native code of the type of a socket that can send and receive; the native side notes it for one that it owns. */
@@ -493,6 +516,8 @@ export function socketpair(options?: SocketpairOptions): [UnixSocket, UnixSocket
  * @param socket where to
  * @param fd the descriptor, which stays the caller's and open
  * @param data the bytes that carry it, one zero byte by default
+ * @param options `signal`
+ * @returns as {@link UnixSocket.sendFd}
  */
 export function sendFd(socket: UnixSocket, fd: FdSource, data?: Bytes, options?: Abortable): Promise<void> {
   return socket instanceof UnixSocket ? socket.sendFd(fd, data, options) : notASocket(socket)
@@ -502,6 +527,8 @@ export function sendFd(socket: UnixSocket, fd: FdSource, data?: Bytes, options?:
  * Receive at most one descriptor: UNP's read_fd. See {@link UnixSocket.recvFd}.
  *
  * @param socket where from
+ * @param options `maxBytes`, `signal`
+ * @returns as {@link UnixSocket.recvFd}
  */
 export function recvFd(socket: UnixSocket, options?: RecvFdOptions): Promise<ReceivedFd | null> {
   return socket instanceof UnixSocket ? socket.recvFd(options) : notASocket(socket)

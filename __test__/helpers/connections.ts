@@ -1,3 +1,6 @@
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { type AddressInfo, type NetConnectOpts, Server, type ServerOpts, type Socket, connect as dial } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Address, type ConnectOptions, type UnixSocket, connect } from 'fdpass'
 
@@ -13,4 +16,42 @@ export async function connectWhenThere(address: Address, options?: ConnectOption
     }
     await delay(20)
   }
+}
+
+/** The length and the digest of some bytes. */
+export function digest(data: Uint8Array): string {
+  return `${data.length} ${createHash('sha256').update(data).digest('hex')}`
+}
+
+/** Everything that a connection says until its end. */
+export async function readAllOf(connection: Socket): Promise<Buffer> {
+  const parts: Buffer[] = []
+  connection.on('data', (part: Buffer) => parts.push(part))
+  if (!connection.readableEnded) await once(connection, 'end')
+  return Buffer.concat(parts)
+}
+
+/** Answers all that a connection says with its length and its digest. Errors are the client's to notice. */
+export function answer(connection: Socket): void {
+  connection.on('error', () => {})
+  readAllOf(connection).then(
+    (data) => connection.end(digest(data)),
+    () => {}
+  )
+}
+
+/** Both ends of a new connection, TCP or Unix domain; nothing was read of the server's. */
+export async function openConnection(
+  options: ServerOpts = {},
+  path?: string
+): Promise<{ client: Socket; connection: Socket }> {
+  const server = new Server({ allowHalfOpen: true, ...options })
+  if (path === undefined) server.listen(0, '127.0.0.1')
+  else server.listen(path)
+  await once(server, 'listening')
+  const address: NetConnectOpts = path === undefined ? { port: (server.address() as AddressInfo).port } : { path }
+  const client = dial({ host: '127.0.0.1', allowHalfOpen: true, ...address })
+  const [[connection]] = (await Promise.all([once(server, 'connection'), once(client, 'connect')])) as [[Socket], []]
+  server.close()
+  return { client, connection }
 }

@@ -24,6 +24,8 @@ export interface ProgramOptions extends SpawnOptions {
   standard?: readonly [Standard, Standard, Standard]
   /** The number that the socket has in the child; 3 unless given. */
   socketAt?: number
+  /** Options of Node itself. */
+  execArgv?: readonly string[]
   /** The type of the pair; a stream unless given. */
   type?: SocketType
 }
@@ -43,7 +45,8 @@ export function startProgram(command: string, args: readonly string[], options: 
 
 /** Starts a program of `__test__/fixtures` on the Node that runs the test. */
 export function startFixture(name: string, args: readonly string[] = [], options: ProgramOptions = {}): Fixture {
-  return startProgram(process.execPath, [...process.execArgv, fixturePath(name), ...args], options)
+  const { execArgv = [], ...rest } = options
+  return startProgram(process.execPath, [...process.execArgv, ...execArgv, fixturePath(name), ...args], rest)
 }
 
 /** Starts a fixture that may have so few descriptors, and no more. */

@@ -5,12 +5,14 @@
 //! Each gives a count, or an error number, negative. None runs JavaScript, so that the environment is borrowed by one
 //! at a time.
 
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use fdpass_core::{
-  Address, Control, ControlBuffer, Credentials, Direction, Envelope, Errno, Receiving, Socket, SocketType,
+  Access, Address, Control, ControlBuffer, Credentials, Direction, Envelope, Errno, Kind, Receiving, Socket,
+  SocketType, TcpOptions,
 };
 use napi::bindgen_prelude::{AsyncTask, Either, ToNapiValue, Unknown};
 use napi::{Env, check_status, sys};
@@ -193,6 +195,34 @@ pub struct Calls<'env> {
   /// Take over a number of the process, close-on-exec from now on; EEXIST if it is already owned.
   #[napi(ts_type = "(fd: number) => number")]
   pub adopt: Unknown<'env>,
+  /// Tell what a descriptor is: the place of its kind among `kinds`.
+  #[napi(ts_type = "(fd: number) => number")]
+  pub kind: Unknown<'env>,
+  /// Tell what a descriptor may be used for: 0 nothing (O_PATH), 1 reading, 2 writing, 3 both.
+  #[napi(ts_type = "(fd: number) => number")]
+  pub access: Unknown<'env>,
+  /// Switch a descriptor's blocking mode, for all who share its open file description.
+  #[napi(ts_type = "(fd: number, blocking: number) => number")]
+  pub set_blocking: Unknown<'env>,
+  /// Put the address of an Internet socket, or of its peer if `remote` is 1, as text into `name` and its port into
+  /// `outcome`. Gives the length.
+  #[napi(ts_type = "(fd: number, remote: number) => number")]
+  pub internet_address: Unknown<'env>,
+  /// Make a TCP socket that listens on the address that is the first `length` of `name`, as text. Gives its number.
+  #[napi(ts_type = "(length: number, port: number, backlog: number, ipv6Only: number, reusePort: number) => number")]
+  pub tcp_listener: Unknown<'env>,
+  /// Make a pipe and put the numbers into `fds`, the one to read from first: pipe2(2).
+  #[napi(ts_type = "() => number")]
+  pub pipe: Unknown<'env>,
+  /// Make memory that is called the first `length` of `name`: memfd_create(2). Gives its number.
+  #[napi(ts_type = "(length: number) => number")]
+  pub memfd: Unknown<'env>,
+  /// The seals of memory, as `F_SEAL_*` bits.
+  #[napi(ts_type = "(fd: number) => number")]
+  pub seals: Unknown<'env>,
+  /// Add seals to memory.
+  #[napi(ts_type = "(fd: number, seals: number) => number")]
+  pub seal: Unknown<'env>,
   /// Replace the first `count` numbers in `fds`, anybody's, by duplicates: all or none.
   #[napi(ts_type = "(count: number) => number")]
   pub duplicate: Unknown<'env>,
@@ -261,6 +291,15 @@ impl<'env> Calls<'env> {
       peer_pidfd: call("peerPidfd", integers!(peer_pidfd, 1))?,
       socket_type: call("socketType", integers!(socket_type, 1))?,
       adopt: call("adopt", integers!(adopt, 1))?,
+      kind: call("kind", integers!(kind, 1))?,
+      access: call("access", integers!(access, 1))?,
+      set_blocking: call("setBlocking", integers!(set_blocking, 2))?,
+      internet_address: call("internetAddress", integers!(internet_address, 2))?,
+      tcp_listener: call("tcpListener", integers!(tcp_listener, 5))?,
+      pipe: call("pipe", integers!(pipe, 0))?,
+      memfd: call("memfd", integers!(memfd, 1))?,
+      seals: call("seals", integers!(seals, 1))?,
+      seal: call("seal", integers!(seal, 2))?,
       duplicate: call("duplicate", integers!(duplicate, 1))?,
       release: call("release", integers!(release, 1))?,
       close: call("close", integers!(close, 1))?,
@@ -378,8 +417,10 @@ fn is_listening(_: &mut Environment, [fd]: [i32; 1]) -> Outcome {
 
 /// Puts an address where JavaScript finds it, and gives its length.
 fn put_name(name: &mut [u8], address: Option<Address>) -> i32 {
-  let Some(address) = address else { return 0 };
-  let bytes = address.bytes();
+  address.map_or(0, |address| put_bytes(name, address.bytes()))
+}
+
+fn put_bytes(name: &mut [u8], bytes: &[u8]) -> i32 {
   name[..bytes.len()].copy_from_slice(bytes);
   bytes.len() as i32
 }
@@ -427,6 +468,60 @@ fn adopt(environment: &mut Environment, [fd]: [i32; 1]) -> Outcome {
   // SAFETY: JavaScript hands it over, and it is none that is owned here.
   let fd = unsafe { fdpass_core::adopt(fd) }?;
   environment.table.insert(fd);
+  Ok(0)
+}
+
+fn kind(_: &mut Environment, [fd]: [i32; 1]) -> Outcome {
+  Ok(Kind::of(borrowed(&[fd])?[0])? as i32)
+}
+
+fn access(_: &mut Environment, [fd]: [i32; 1]) -> Outcome {
+  Ok(Access::of(borrowed(&[fd])?[0])? as i32)
+}
+
+fn set_blocking(_: &mut Environment, [fd, blocking]: [i32; 2]) -> Outcome {
+  fdpass_core::set_blocking(borrowed(&[fd])?[0], blocking != 0)?;
+  Ok(0)
+}
+
+fn internet_address(environment: &mut Environment, [fd, remote]: [i32; 2]) -> Outcome {
+  let fds = [fd];
+  let fd = borrowed(&fds)?[0];
+  let address = match remote {
+    0 => fdpass_core::local_internet_address(fd),
+    _ => fdpass_core::remote_internet_address(fd),
+  }?;
+  environment.outcome.get()[0] = address.port().into();
+  Ok(put_bytes(environment.name.get(), address.ip().to_string().as_bytes()))
+}
+
+fn tcp_listener(environment: &mut Environment, [length, port, backlog, ipv6_only, reuse_port]: [i32; 5]) -> Outcome {
+  let text = std::str::from_utf8(&environment.name.get()[..length as usize]).map_err(|_| Errno::EINVAL)?;
+  let address: IpAddr = text.parse().map_err(|_| Errno::EINVAL)?;
+  let options = TcpOptions { backlog, ipv6_only: ipv6_only != 0, reuse_port: reuse_port != 0 };
+  let fd = fdpass_core::tcp_listener(SocketAddr::new(address, port as u16), options)?;
+  Ok(environment.table.insert(fd))
+}
+
+fn pipe(environment: &mut Environment, []: [i32; 0]) -> Outcome {
+  let (read, write) = fdpass_core::pipe()?;
+  let ends = [environment.table.insert(read), environment.table.insert(write)];
+  environment.fds.get()[..2].copy_from_slice(&ends);
+  Ok(0)
+}
+
+fn memfd(environment: &mut Environment, [length]: [i32; 1]) -> Outcome {
+  let name = CString::new(&environment.name.get()[..length as usize]).map_err(|_| Errno::EINVAL)?;
+  let fd = fdpass_core::memfd(&name)?;
+  Ok(environment.table.insert(fd))
+}
+
+fn seals(_: &mut Environment, [fd]: [i32; 1]) -> Outcome {
+  fdpass_core::seals(borrowed(&[fd])?[0])
+}
+
+fn seal(_: &mut Environment, [fd, seals]: [i32; 2]) -> Outcome {
+  fdpass_core::seal(borrowed(&[fd])?[0], seals)?;
   Ok(0)
 }
 

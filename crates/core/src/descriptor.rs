@@ -38,6 +38,19 @@ pub fn duplicate(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
   fd.try_clone_to_owned().map_err(errno)
 }
 
+/// Both ends of a pipe, the one to read and the one to write, close-on-exec and in blocking mode: `pipe2(2)`.
+pub fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+  #[cfg(not(target_vendor = "apple"))]
+  return nix::unistd::pipe2(OFlag::O_CLOEXEC);
+  #[cfg(target_vendor = "apple")]
+  {
+    let (read, write) = nix::unistd::pipe()?;
+    set_close_on_exec(&read)?;
+    set_close_on_exec(&write)?;
+    Ok((read, write))
+  }
+}
+
 pub(crate) fn errno(error: std::io::Error) -> Errno {
   Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }

@@ -9,6 +9,8 @@
 //! Section 15.8, the sender's credentials, is [`peer`], [`peer_pidfd`], [`Receiving`] and [`Envelope`]; addresses and
 //! the files of bound sockets are [`Address`] and [`bind`].
 //!
+//! [`Kind`] tells what was received; [`pipe`], [`memfd`] and [`tcp_listener`] make what can be sent.
+//!
 //! [`BorrowedFd`]: std::os::fd::BorrowedFd
 //! [`OwnedFd`]: std::os::fd::OwnedFd
 
@@ -18,6 +20,9 @@ mod control;
 mod credentials;
 mod descriptor;
 mod errno;
+mod internet;
+mod kind;
+mod memory;
 mod socket;
 mod socket_file;
 mod sys;
@@ -26,8 +31,11 @@ pub use address::Address;
 pub use capabilities::Capabilities;
 pub use control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
 pub use credentials::{Credentials, Peer, peer, peer_pidfd};
-pub use descriptor::{adopt, close, close_all, duplicate, keep_status_flags, room, set_blocking};
+pub use descriptor::{adopt, close, close_all, duplicate, keep_status_flags, pipe, room, set_blocking};
 pub use errno::describe;
+pub use internet::{TcpOptions, local_internet_address, remote_internet_address, tcp_listener};
+pub use kind::{Access, Kind};
+pub use memory::{memfd, seal, seals};
 pub use nix::errno::Errno;
 pub use socket::{Control, Direction, Envelope, Received, Receiving, Socket, SocketType, socket, socketpair};
 pub use socket_file::{SocketFile, bind};

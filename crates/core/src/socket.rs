@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-  self as net, AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+  self as net, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
   SockaddrLike, UnixAddr,
 };
 
 use crate::control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
-use crate::{Address, Credentials, descriptor, sys};
+use crate::{Address, Credentials, descriptor, internet, sys};
 
 /// The type of a socket, which decides what a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,9 +98,9 @@ pub struct Received {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-const CLOSE_ON_EXEC: SockFlag = SockFlag::SOCK_CLOEXEC;
+pub(crate) const CLOSE_ON_EXEC: SockFlag = SockFlag::SOCK_CLOEXEC;
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-const CLOSE_ON_EXEC: SockFlag = SockFlag::empty();
+pub(crate) const CLOSE_ON_EXEC: SockFlag = SockFlag::empty();
 
 /// A new socket, without a name and not connected, close-on-exec and in blocking mode: `socket(2)`.
 pub fn socket(socket_type: SocketType) -> nix::Result<OwnedFd> {
@@ -206,9 +206,7 @@ impl<'fd> Socket<'fd> {
 
   /// Lets others connect: `listen(2)`. The kernel cuts the backlog to its own limit.
   pub fn listen(&self, backlog: i32) -> nix::Result<()> {
-    // nix takes a backlog of up to SOMAXCONN as it was at compile time.
-    let backlog = Backlog::new(backlog).unwrap_or(Backlog::MAXCONN);
-    net::listen(&self.fd, backlog)
+    internet::listen(self.fd, backlog)
   }
 
   /// Whether it listens: such a socket accepts, and neither sends nor receives.

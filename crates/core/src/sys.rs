@@ -293,8 +293,21 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
   Errno::result(result).map(drop)
 }
 
-/// An option that is a structure of integers.
-#[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+/// linux/in.h: TCP over several paths.
+pub(crate) const MPTCP: libc::c_int = 262;
+
+/// The protocol of a socket, where the kernel tells: `SO_PROTOCOL`, for which nix has no name.
+pub(crate) fn protocol(socket: BorrowedFd<'_>) -> Option<libc::c_int> {
+  #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+  return option(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok();
+  #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+  {
+    let _ = socket;
+    None
+  }
+}
+
+/// An option that is an integer or a structure of integers.
 pub(crate) fn option<T: Copy>(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> nix::Result<T> {
   let mut value = std::mem::MaybeUninit::<T>::zeroed();
   let mut length = size_of::<T>() as libc::socklen_t;

@@ -1,0 +1,158 @@
+import type { Socket } from 'node:net'
+import { type Abortable, onAbort, optionsOf, signalOf } from './arguments.ts'
+import { HEADER, MAX_HEAD } from './connection-frame.ts'
+import type { Descriptor } from './descriptor.ts'
+import { aborted, invalidType, isControlError, protocolError } from './errors.ts'
+import { openReactor } from './reactor.ts'
+import { type UnixSocket, endpointOf } from './unix-socket.ts'
+
+/** The longest packet that is received of a channel that keeps packets apart; the kernel allows less. */
+const MAX_PACKET = 1024 * 1024
+
+/** Options of {@link receiveConnection}. */
+export interface ReceiveConnectionOptions extends Abortable {
+  /** Whether the socket stays writable when its peer has ended its half (default false), as an HTTP server wants it. */
+  allowHalfOpen?: boolean | undefined
+}
+
+/**
+ * Receive a connection that {@link handOver} has sent without a `message` of the caller's.
+ *
+ * @param channel where from; receive nothing else from it meanwhile. Several calls are served in order
+ * @param options `allowHalfOpen`, `signal`
+ * @returns resolves to the connection, which is the caller's to close, and whose first bytes are what the sender's Node had
+ *   read; to null at the end of the channel
+ *
+ *   Rejects with `EPROTO` for what is no such message, or ends midway; ERR_CONTROL_TRUNCATED where the descriptor was lost to a
+ *   full table, and the next call gives the next connection; ERR_INVALID_FD_TYPE if what came is no connection; as
+ *   {@link UnixSocket.recv} otherwise. An abort loses nothing.
+ */
+export async function receiveConnection(
+  channel: UnixSocket,
+  options?: ReceiveConnectionOptions
+): Promise<Socket | null> {
+  openReactor()
+  const { isStream } = endpointOf('channel', channel)
+  const signal = signalOf(optionsOf(options))
+  const { allowHalfOpen = false } = options ?? {}
+  if (typeof allowHalfOpen !== 'boolean') throw invalidType('options.allowHalfOpen', 'of type boolean', allowHalfOpen)
+  let arrivals = arrivalsOf.get(channel)
+  if (arrivals === undefined) arrivalsOf.set(channel, (arrivals = new Arrivals(isStream)))
+  const arrived = await arrivals.next(channel, signal)
+  if (arrived === null) return null
+  const { connection, head } = arrived
+  try {
+    const socket = connection.toSocket({ allowHalfOpen })
+    if (head.length > 0) socket.unshift(head)
+    return socket
+  } catch (error) {
+    connection.closeSync()
+    throw error
+  }
+}
+
+interface Arrived {
+  readonly connection: Descriptor
+  readonly head: Uint8Array
+}
+
+const arrivalsOf = new WeakMap<UnixSocket, Arrivals>()
+
+/** The connections that come through a channel. What a call has received of one when it is aborted is the next call's. */
+class Arrivals {
+  readonly #isStream: boolean
+  /** Settles when the calls before have. */
+  #last: Promise<unknown> = Promise.resolve()
+  readonly #header = Buffer.alloc(HEADER)
+  #head: Uint8Array[] = []
+  #received = 0
+  #connection: Descriptor | undefined
+  /** Why the connection cannot be had of which the rest is still to come. */
+  #lost: Error | undefined
+  /** Why nothing can be received any more: where a message begins is not known. */
+  #broken: Error | undefined
+
+  constructor(isStream: boolean) {
+    this.#isStream = isStream
+  }
+
+  /** The next connection, when the calls before have had theirs. */
+  next(channel: UnixSocket, signal: AbortSignal | undefined): Promise<Arrived | null> {
+    const before = this.#last
+    const result = orAborted(before, signal).then(() => this.#receive(channel, signal))
+    this.#last = Promise.allSettled([before, result])
+    return result
+  }
+
+  async #receive(channel: UnixSocket, signal: AbortSignal | undefined): Promise<Arrived | null> {
+    while (this.#broken === undefined && this.#missing > 0) {
+      try {
+        const message = await channel.recv({ maxBytes: this.#missing, maxFds: 1, signal })
+        message?.pidfd?.closeSync()
+        if (message !== null) this.#add(message.data, message.size, message.fds[0])
+        else if (this.#received === 0) return null
+        else this.#broken = protocolError('the channel ended inside of a message')
+      } catch (error) {
+        if (!isControlError(error)) throw error
+        this.#lost ??= error
+        this.#add(error.data, error.data.length, undefined)
+      }
+    }
+    return this.#take()
+  }
+
+  /** How many bytes are missing; of packets, how many the next may have. */
+  get #missing(): number {
+    if (!this.#isStream) return this.#received === 0 ? MAX_PACKET : 0
+    // On a stream no byte more, which would be the next message's.
+    return HEADER - this.#received + (this.#received < HEADER ? 0 : this.#length)
+  }
+
+  get #length(): number {
+    return this.#header.readUInt32BE()
+  }
+
+  #add(data: Uint8Array, size: number, connection: Descriptor | undefined): void {
+    const isFirst = this.#received === 0
+    const header = data.subarray(0, Math.max(HEADER - this.#received, 0))
+    if (header.length > 0) this.#header.set(header, this.#received)
+    this.#head.push(data.subarray(header.length))
+    this.#received += data.length
+    if (isFirst) this.#connection = connection
+    else connection?.closeSync()
+    if (isFirst === (connection === undefined) && this.#lost === undefined) {
+      this.#fail('a message came without a connection, or a connection inside of a message')
+    } else if (this.#received >= HEADER && this.#length > MAX_HEAD) {
+      this.#fail(`a message says that it has ${this.#length} bytes`)
+    } else if (!this.#isStream && (size > data.length || this.#received !== HEADER + this.#length)) {
+      this.#fail('a packet is not as long as it says')
+    }
+  }
+
+  /** What follows on a stream could be anything; packets stay apart. */
+  #fail(text: string): void {
+    if (this.#isStream) this.#broken = protocolError(text)
+    else this.#lost ??= protocolError(text)
+  }
+
+  /** What was received; the next message begins behind it. */
+  #take(): Arrived {
+    const error = this.#broken ?? this.#lost
+    const connection = this.#connection
+    const head = Buffer.concat(this.#head)
+    this.#connection = this.#lost = undefined
+    this.#head = []
+    this.#received = 0
+    if (error === undefined) return { connection: connection!, head }
+    connection?.closeSync()
+    throw error
+  }
+}
+
+/** A promise, or its signal's abort if that comes first. */
+function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abortion = onAbort(signal, () => reject(aborted(signal!)))
+    promise.then(resolve, reject).finally(() => abortion?.[Symbol.dispose]())
+  })
+}

@@ -1,0 +1,112 @@
+import { constants } from 'node:os'
+import { type Address, addressOf, putName } from './address.ts'
+import { backlogOf, integer, optionsOf } from './arguments.ts'
+import { type Descriptor, adopt, closeFds, own } from './descriptor.ts'
+import { invalidType, invalidValue, systemError } from './errors.ts'
+import { native } from './native.ts'
+import { openReactor } from './reactor.ts'
+import { giveName, modeOf } from './socket-name.ts'
+import { makeSocket } from './unix-socket.ts'
+
+interface Backlog {
+  /** The most connections that wait to be accepted (default 511); the kernel cuts it to its own limit. */
+  backlog?: number | undefined
+}
+
+/** Options of {@link bindListener} for TCP. */
+export interface TcpListenerOptions extends Backlog {
+  /** The port; 0 for a free one, which {@link Descriptor.address} tells. */
+  port: number
+  /** An IP address; names are not looked up. Without it every address of this machine, IPv6 where there is any, and IPv4. */
+  host?: string | undefined
+  /** Take no IPv4 connections on an IPv6 address (default false). */
+  ipv6Only?: boolean | undefined
+  /** Share the port with other sockets that say so; the kernel spreads connections over them (default false). */
+  reusePort?: boolean | undefined
+  /** Not with a port. */
+  path?: never
+}
+
+/** Options of {@link bindListener} for a Unix domain stream socket. */
+export interface UnixListenerOptions extends Backlog {
+  /** A path, or an abstract address. */
+  path: Address
+  /** The permissions of the socket's file, such as 0o600. Without it, what the umask leaves of 0o777. */
+  mode?: number | undefined
+  /** Not with a path. */
+  port?: never
+  /** Not with a path. */
+  host?: never
+}
+
+/**
+ * Make a socket that listens, to be passed to whoever accepts: bind(2) and listen(2). Nobody polls it here; connections
+ * wait in its backlog. It is in blocking mode.
+ *
+ * The file of a path is made, and a stale one replaced, as by {@link listen}; it is not removed when the descriptor is closed,
+ * as others may have it.
+ *
+ * @param options `port`, `host`, `ipv6Only`, `reusePort`; or `path`, `mode`; and `backlog`
+ * @returns the listening socket, which is the caller's to close
+ * @throws `EADDRINUSE` where the address is taken, or while another process is replacing the file; `EACCES` for a port or a
+ *   folder that is not for this user; `EADDRNOTAVAIL` for an address that is not this machine's; `ENOENT` (no such folder);
+ *   `ENAMETOOLONG`; `EMFILE`; ERR_UNSUPPORTED_PLATFORM
+ */
+export function bindListener(options: TcpListenerOptions): Descriptor
+export function bindListener(options: UnixListenerOptions): Descriptor
+export function bindListener(options: TcpListenerOptions | UnixListenerOptions): Descriptor {
+  openReactor()
+  const { path, port } = optionsOf(options) ?? {}
+  if (options === undefined || (path === undefined) === (port === undefined)) {
+    throw invalidValue('options', "must have either 'port' or 'path'")
+  }
+  const backlog = backlogOf(options.backlog)
+  return own(options.port === undefined ? unixListener(options, backlog) : tcpListener(options, backlog))
+}
+
+function tcpListener(options: TcpListenerOptions, backlog: number): number {
+  const { host, ipv6Only = false, reusePort = false } = options
+  const port = integer('options.port', options.port, 0, 65_535)
+  if (typeof ipv6Only !== 'boolean') throw invalidType('options.ipv6Only', 'of type boolean', ipv6Only)
+  if (typeof reusePort !== 'boolean') throw invalidType('options.reusePort', 'of type boolean', reusePort)
+  if (host !== undefined) {
+    if (typeof host !== 'string') throw invalidType('options.host', 'of type string', host)
+    if (process.getBuiltinModule('node:net').isIP(host) === 0 || host.includes('%')) {
+      throw invalidValue(
+        'options.host',
+        `must be an IP address without a zone, as names are not looked up. Received '${host}'`
+      )
+    }
+  }
+  const listen = (address: string) =>
+    native.tcpListener(putName(Buffer.from(address)), port, backlog, ipv6Only ? 1 : 0, reusePort ? 1 : 0)
+  let fd = listen(host ?? '::')
+  // As Node's net: a machine may have no IPv6.
+  if (noIpv6.has(-fd) && host === undefined && !ipv6Only) fd = listen('0.0.0.0')
+  if (fd < 0) throw systemError(fd, 'bind', `${host ?? '::'}:${port}`)
+  return fd
+}
+
+/** What bind(2) and socket(2) say of IPv6 where there is none. */
+const noIpv6 = new Set<number>([constants.errno.EAFNOSUPPORT, constants.errno.EADDRNOTAVAIL])
+
+function unixListener({ path, mode }: UnixListenerOptions, backlog: number): number {
+  const name = addressOf('options.path', path, 'bind')
+  const permissions = modeOf(mode, name)
+  const fd = makeSocket(STREAM, 0)
+  try {
+    giveName(fd, name, permissions)
+    const code = native.listen(fd, backlog, 1)
+    if (code < 0) throw systemError(code, 'listen', path)
+  } catch (error) {
+    closeFds([fd])
+    throw error
+  }
+  // The native side leaves the file of a socket that is released where it is.
+  native.release(fd)
+  adopt('fd', fd)
+  return fd
+}
+
+/** The native code of the type 'stream'. */
+const STREAM = 0

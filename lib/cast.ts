@@ -1,0 +1,121 @@
+import type { Socket as DatagramSocket } from 'node:dgram'
+import { type ReadStream, type WriteStream, createReadStream, createWriteStream } from 'node:fs'
+import type { Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
+import { optionsOf, signalOf } from './arguments.ts'
+import { systemError, wrongKind } from './errors.ts'
+import { type Kind, READ, WRITE, accessOf, kindOf } from './kind.ts'
+import { takeInternetAddress } from './internet-address.ts'
+import { fds, native } from './native.ts'
+import { listenOn, numberOf, setConnected } from './node-handle.ts'
+
+/** The native code of the type 'seqpacket'. */
+const SEQPACKET = 1
+
+/** The range of a file that a stream reads or writes, and how much at a time. */
+export interface FileStreamOptions {
+  /** The first byte, as an offset into the file; without it from the offset that is shared with the sender. */
+  start?: number | undefined
+  /** How many bytes are read or held at a time (default 65,536 for reading, 16,384 for writing). */
+  highWaterMark?: number | undefined
+}
+
+/** What a descriptor is made into, by the name of the method that does it. */
+const castsOf: Partial<Record<Kind, readonly string[]>> = {
+  file: ['toReadStream', 'toWriteStream'],
+  memfd: ['toReadStream', 'toWriteStream'],
+  'character-device': ['toReadStream', 'toWriteStream'],
+  'block-device': ['toReadStream', 'toWriteStream'],
+  tty: ['toSocket', 'toReadStream', 'toWriteStream'],
+  fifo: ['toSocket'],
+  tcp: ['toSocket'],
+  'tcp-listener': ['toServer'],
+  udp: ['toDatagramSocket'],
+  'unix-stream': ['toSocket', 'toUnixSocket'],
+  'unix-seqpacket': ['toUnixSocket'],
+  'unix-dgram': ['toUnixSocket'],
+  'unix-listener': ['toServer', 'toUnixServer']
+}
+
+/** Throws unless a descriptor is of a kind that a method takes; gives the kind. */
+export function checkCast(fd: number, method: string): Kind {
+  const kind = kindOf(fd)
+  if (accessOf(fd) === 0) throw wrongKind(`a descriptor opened with O_PATH cannot be used, and so has no ${method}()`)
+  const methods = castsOf[kind] ?? []
+  if (methods.includes(method)) return kind
+  const others = methods.length > 0 ? `: it has ${methods.join('() and ')}()` : ''
+  throw wrongKind(`a descriptor of kind '${kind}' has no ${method}()${others}`)
+}
+
+// Each takes a number over from the native side, for an object that closes it; what throws has taken nothing.
+
+/** A connection, a pipe's end or a terminal. */
+export function toSocket(fd: number, options: SocketConstructorOpts | undefined): Socket {
+  const kind = checkCast(fd, 'toSocket')
+  signalOf(optionsOf(options)) // Node's constructor opens the descriptor in a socket that an aborted signal has destroyed
+  const access = accessOf(fd)
+  const halves = { readable: (access & READ) !== 0, writable: (access & WRITE) !== 0 }
+  if (kind === 'tty') {
+    // Throws for what no options are, which would be after libuv has replaced the descriptor.
+    void new (process.getBuiltinModule('node:net').Socket)({ ...halves, ...options, signal: undefined })
+    const tty = process.getBuiltinModule('node:tty')
+    const socket = halves.readable ? new tty.ReadStream(fd, { ...halves, ...options }) : new tty.WriteStream(fd)
+    // libuv opens a terminal anew, so as not to set O_NONBLOCK for all who share the description (uv_tty_init).
+    if (numberOf('fd', socket) === fd) native.release(fd)
+    else native.close(fd)
+    return socket
+  }
+  const socket = new (process.getBuiltinModule('node:net').Socket)({ ...halves, ...options, fd })
+  native.release(fd)
+  return socket
+}
+
+/** A server that is being started; the number is taken over only when it listens. */
+export function toServer(fd: number, options: ServerOpts | undefined): Server {
+  checkCast(fd, 'toServer')
+  if (native.socketType(fd) === SEQPACKET) throw wrongKind("Node's net has no seqpacket: use toUnixServer()")
+  return listenOn(process.getBuiltinModule('node:net').createServer(optionsOf(options)), fd)
+}
+
+export function toDatagramSocket(fd: number): DatagramSocket {
+  checkCast(fd, 'toDatagramSocket')
+  const local = takeInternetAddress(native.internetAddress(fd, 0))
+  const hasPeer = native.internetAddress(fd, 1) > 0
+  const { createSocket } = process.getBuiltinModule('node:dgram')
+  const socket = createSocket(local?.family === 'IPv6' ? 'udp6' : 'udp4')
+  if (fd > 0) {
+    socket.bind({ fd, exclusive: true })
+    native.release(fd)
+  } else {
+    // bind() takes 0, which inetd gives, for a missing number.
+    fds[0] = fd
+    const code = native.duplicate(1)
+    if (code < 0) throw systemError(code, 'fcntl')
+    const duplicate = fds[0]!
+    try {
+      socket.bind({ fd: duplicate, exclusive: true })
+    } catch (error) {
+      native.close(duplicate)
+      throw error
+    }
+    native.release(duplicate)
+    native.close(fd)
+  }
+  if (hasPeer) setConnected(socket)
+  return socket
+}
+
+export function toReadStream(fd: number, options: FileStreamOptions | undefined): ReadStream {
+  checkCast(fd, 'toReadStream')
+  if ((accessOf(fd) & READ) === 0) throw wrongKind('a descriptor opened for writing only has no toReadStream()')
+  const stream = createReadStream('', { ...optionsOf(options), fd })
+  native.release(fd)
+  return stream
+}
+
+export function toWriteStream(fd: number, options: FileStreamOptions | undefined): WriteStream {
+  checkCast(fd, 'toWriteStream')
+  if ((accessOf(fd) & WRITE) === 0) throw wrongKind('a descriptor opened for reading only has no toWriteStream()')
+  const stream = createWriteStream('', { ...optionsOf(options), fd })
+  native.release(fd)
+  return stream
+}

@@ -1,0 +1,19 @@
+import { type Descriptor, own } from './descriptor.ts'
+import { systemError } from './errors.ts'
+import { fds, native } from './native.ts'
+import { openReactor } from './reactor.ts'
+
+/**
+ * Make a pipe: pipe2(2). What is written to its second end is read from the first; both are close-on-exec and in blocking
+ * mode, for programs that expect it of their standard input or output.
+ *
+ * @returns the end to read from and the end to write to, which are the caller's to close
+ * @throws `EMFILE`; ERR_UNSUPPORTED_PLATFORM
+ */
+export function pipe(): [read: Descriptor, write: Descriptor] {
+  openReactor()
+  const code = native.pipe()
+  if (code < 0) throw systemError(code, 'pipe')
+  const [read, write] = [fds[0]!, fds[1]!]
+  return [own(read), own(write)]
+}
