@@ -1,0 +1,115 @@
+import * as fdpass from 'fdpass'
+import type {
+  Abortable,
+  Address,
+  BindOptions,
+  Bytes,
+  Capabilities,
+  ConnectOptions,
+  ControlError,
+  Credentials,
+  FdSource,
+  FileStreamOptions,
+  Kind,
+  ListenOptions,
+  MemfdOptions,
+  Message,
+  ReceiveConnectionOptions,
+  ReceivedFd,
+  Receiving,
+  RecvFdOptions,
+  RecvOptions,
+  Seal,
+  SendOptions,
+  SocketType,
+  SocketpairOptions,
+  SystemError,
+  TcpListenerOptions,
+  UnixListenerOptions
+} from 'fdpass'
+import { exactly, same } from './exactly.ts'
+
+same<
+  keyof typeof fdpass,
+  | 'Descriptor'
+  | 'UnixServer'
+  | 'UnixSocket'
+  | 'bind'
+  | 'bindListener'
+  | 'capabilities'
+  | 'connect'
+  | 'handOver'
+  | 'isSupported'
+  | 'listen'
+  | 'memfd'
+  | 'pipe'
+  | 'receiveConnection'
+  | 'recvFd'
+  | 'sendFd'
+  | 'socketpair'
+>()
+
+export type Types = [
+  Abortable,
+  Address,
+  BindOptions,
+  Bytes,
+  Capabilities,
+  ConnectOptions,
+  ControlError,
+  Credentials,
+  FdSource,
+  FileStreamOptions,
+  Kind,
+  ListenOptions,
+  MemfdOptions,
+  Message,
+  ReceiveConnectionOptions,
+  ReceivedFd,
+  Receiving,
+  RecvFdOptions,
+  RecvOptions,
+  Seal,
+  SendOptions,
+  SocketType,
+  SocketpairOptions,
+  SystemError,
+  TcpListenerOptions,
+  UnixListenerOptions
+]
+
+same<Address, string>()
+same<SocketType, 'stream' | 'seqpacket' | 'dgram'>()
+same<Bytes, Uint8Array | string>()
+
+// Neither is for the caller to make.
+// @ts-expect-error
+new fdpass.Message()
+// @ts-expect-error
+new fdpass.ReceivedFd()
+
+// What the modules share among themselves is not the package's.
+// @ts-expect-error
+export { own } from 'fdpass'
+// @ts-expect-error
+export type { Calls } from 'fdpass/binding.cjs'
+// @ts-expect-error
+export { Endpoint } from 'fdpass/dist/lib/endpoint.js'
+
+exactly<boolean>()(fdpass.isSupported)
+// @ts-expect-error
+fdpass.isSupported = true
+
+const capabilities = fdpass.capabilities()
+exactly<Capabilities>()(capabilities)
+exactly<'uv' | 'thread'>()(capabilities.backend)
+exactly<number>()(capabilities.maxFds)
+exactly<boolean>()(capabilities.abstract)
+exactly<boolean>()(capabilities.seqpacket)
+exactly<boolean>()(capabilities.messageCredentials)
+exactly<boolean>()(capabilities.messagePidfd)
+exactly<boolean>()(capabilities.peerPidfd)
+exactly<boolean>()(capabilities.passRights)
+exactly<boolean>()(capabilities.closeOnExec)
+// @ts-expect-error
+capabilities.maxFds = 1
