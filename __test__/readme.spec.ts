@@ -1,20 +1,56 @@
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import test from 'ava'
+import type { ExecutionContext } from 'ava'
+import { hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
+import { connectWhenThere } from './helpers/connections.ts'
+import { temporaryFolder } from './helpers/descriptors.ts'
+import { runs, start } from './helpers/programs.ts'
 
-test("README's example prints what README says", (t) => {
-  const readme = readFileSync('README.md', 'utf8')
-  const programs = [...readme.matchAll(/```js\n(\/\/ (\S+\.mjs)\n[^]*?)```/g)]
-  const printed = /```text\n([^]*?)```/.exec(readme)![1]!
-  const folder = join('build', 'readme') // inside the package, so that `fdpass` is found by its own name
-  mkdirSync(folder, { recursive: true })
-  for (const [, text, name] of programs) writeFileSync(join(folder, name!), text!)
-  writeFileSync(join(folder, 'greeting.txt'), 'hello\n')
-  t.deepEqual(
-    programs.map(([, , name]) => name),
-    ['parent.mjs', 'child.mjs']
-  )
-  const { stdout, stderr, status } = spawnSync(process.execPath, ['parent.mjs'], { cwd: folder, encoding: 'utf8' })
-  t.deepEqual({ stdout, stderr, status }, { stdout: printed, stderr: '', status: 0 })
-})
+/** Starts what an example expects to be there already, and gives the environment that tells of it. */
+type Surroundings = (t: ExecutionContext) => Promise<NodeJS.ProcessEnv>
+
+async function weston(t: ExecutionContext): Promise<NodeJS.ProcessEnv> {
+  const env = { XDG_RUNTIME_DIR: temporaryFolder(), WAYLAND_DISPLAY: 'display' }
+  const args = ['--backend=headless-backend.so', '--no-config', '--socket=display']
+  start(t, 'weston', args, { stdio: 'ignore', env: { ...process.env, ...env } })
+  ;(await connectWhenThere(join(env.XDG_RUNTIME_DIR, 'display'))).close()
+  return env
+}
+
+/** What a machine must have for an example. */
+const needs: Record<string, [boolean, string, Surroundings?]> = {
+  Memory: [isLinux, 'needs Linux'],
+  Peers: [isLinux, 'needs Linux'],
+  'D-Bus': [runs('dbus-run-session', '--version'), 'needs dbus-run-session'],
+  Wayland: [runs('weston', '--version'), 'needs Weston', weston],
+  systemd: [runs('systemd-socket-activate', '--version'), 'needs systemd-socket-activate'],
+  Consoles: [hasPython, 'needs Python 3.9']
+}
+
+const examples = readFileSync('README.md', 'utf8')
+  .split(/^## /m)
+  .filter((section) => section.includes('```text'))
+
+for (const section of examples) {
+  const title = section.slice(0, section.indexOf('\n'))
+  const [condition, reason, surround] = needs[title] ?? [true, '']
+  onlyIf(condition, reason)(`README's example prints what README says: ${title}`, async (t) => {
+    const folder = join('build', 'readme', title) // inside the package, so that `fdpass` is found by its own name
+    rmSync(folder, { recursive: true, force: true })
+    mkdirSync(folder, { recursive: true })
+    for (const [, text, name] of section.matchAll(/```(?:js|py)\n((?:\/\/|#) ([\w-]+\.\w+)[^]*?)```/g)) {
+      writeFileSync(join(folder, name!), text!)
+    }
+    const [, commands] = /```sh\n([^]*?)```/.exec(section)!
+    const [, printed] = /```text\n([^]*?)```/.exec(section)!
+    const env = { ...process.env, ...(await surround?.(t)) }
+    const { stdout, status } = spawnSync('sh', ['-ec', commands!], {
+      cwd: folder,
+      encoding: 'utf8',
+      env,
+      timeout: 60_000
+    })
+    t.deepEqual({ stdout, status }, { stdout: printed, status: 0 })
+  })
+}

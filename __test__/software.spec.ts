@@ -1,4 +1,4 @@
-import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, execFile } from 'node:child_process'
 import { chmodSync, closeSync, fstatSync, openSync, readlinkSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -8,12 +8,8 @@ import { hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
 import { connectWhenThere } from './helpers/connections.ts'
 import { openFile, readAll, temporaryFile, temporaryFolder } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
-import { finish, fixturePath, fixtureSource } from './helpers/processes.ts'
-
-/** Whether a command can be run, and ends well. */
-function runs(command: string, ...args: string[]): boolean {
-  return isLinux && spawnSync(command, args, { stdio: 'ignore' }).status === 0
-}
+import { fixturePath, fixtureSource } from './helpers/processes.ts'
+import { type Program, receive, runs, start } from './helpers/programs.ts'
 
 const NOBODY = 65534
 const isRoot = process.getuid?.() === 0
@@ -57,32 +53,6 @@ function manage(t: ExecutionContext, kind: Kind): { socket: UnixSocket; env: Nod
   const socket = bind(ours, { credentials: true, ...(kind === 'path' && { mode: 0o666 }) })
   t.teardown(() => socket.close())
   return { socket, env: { ...process.env, NOTIFY_SOCKET: theirs } }
-}
-
-/** Receives a message that another program has to send soon. */
-async function receive(socket: UnixSocket): Promise<Message> {
-  const message = await socket.recv({ signal: AbortSignal.timeout(30_000) })
-  if (message === null) throw new Error('The connection has ended')
-  return message
-}
-
-/** A program that was started, and what it printed, once it has ended well. */
-interface Program {
-  readonly child: ChildProcess
-  readonly done: Promise<string>
-}
-
-/** Starts a program with this as its input. It does not outlive the test. */
-function start(t: ExecutionContext, command: string, args: readonly string[], options = {}, input = ''): Program {
-  const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'], ...options })
-  child.stdin!.end(input)
-  const done = finish(child)
-  const settled = done.catch(() => {}) // a test that fails before it awaits this has its own error
-  t.teardown(async () => {
-    child.kill('SIGKILL')
-    await settled
-  })
-  return { child, done }
 }
 
 /** Receives the message by which a service waits, and lets it go on. */
