@@ -194,6 +194,33 @@ test('handOver waits until everything is written', async (t) => {
   t.is(digest(await heard), digest(Buffer.concat([written, Buffer.from('from elsewhere')])))
 })
 
+test('a channel that is closed while the socket is still writing is not mistaken for the next one of its number', async (t) => {
+  const [a] = openChannel(t)
+  const pair = await open(t, 'head, ')
+  pair.client.pause()
+  pair.connection.write(Buffer.alloc(16 * MEBIBYTE))
+  const handing = handOver(a, pair.connection)
+  await turns()
+  a.close()
+  const others = Array.from({ length: 4 }, () => openChannel(t)) // one of them has the number now
+  pair.client.resume()
+  await t.throwsAsync(handing, { code: 'ERR_SOCKET_CLOSED' })
+  t.false(pair.connection.destroyed)
+  t.is(pair.connection.readableLength, 6)
+  for (const end of others.flat()) t.true(await isPending(end.recv()))
+})
+
+test('a channel that is closed in the middle of a message closes the connection that has come', async (t) => {
+  const [a, b] = openChannel(t)
+  const { client, connection } = await open(t)
+  await handOver(a, connection, () => Buffer.from([0, 0, 0, 9]))
+  const receiving = receiveConnection(b)
+  t.true(await isPending(receiving))
+  b.close()
+  await t.throwsAsync(receiving, { code: 'ERR_SOCKET_CLOSED' })
+  t.is(String(await readAllOf(client)), '')
+})
+
 test('handOver waits for the end that was written, and the other half goes on elsewhere', async (t) => {
   const [a, b] = openChannel(t)
   const { client, connection } = await open(t)

@@ -93,7 +93,10 @@ class Arrivals {
         else if (this.#received === 0) return null
         else this.#broken = protocolError('the channel ended inside of a message')
       } catch (error) {
-        if (!isControlError(error)) throw error
+        if (!isControlError(error)) {
+          if (channel.closed) this.#connection?.closeSync() // nobody can receive the rest
+          throw error
+        }
         this.#lost ??= error
         this.#add(error.data, error.data.length, undefined)
       }

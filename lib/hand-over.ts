@@ -5,7 +5,7 @@ import { aborted, connectionClosed, invalidReturn, invalidType, invalidValue } f
 import { fds } from './native.ts'
 import { isNetSocket, numberOf, stopReading } from './node-handle.ts'
 import { openReactor } from './reactor.ts'
-import type { LateMessage, Sender } from './sender.ts'
+import type { LateMessage } from './sender.ts'
 import { nextTurn, spend } from './turn.ts'
 import { type UnixSocket, endpointOf } from './unix-socket.ts'
 
@@ -14,8 +14,9 @@ import { type UnixSocket, endpointOf } from './unix-socket.ts'
  *
  * In one turn of the event loop it takes what Node has read and nobody has consumed, sends it together with the descriptor,
  * and destroys Node's side once the kernel has taken the message. While the channel is full the bytes are back in the
- * socket; the next attempt takes them again, with what came meanwhile. What arrives from then on is read by whoever receives the
- * connection, which is in non-blocking mode, as Node has it. It waits until the socket is connected, and has written what was given to it to write.
+ * socket; the next attempt takes them again, with what came meanwhile. What arrives from then on is read by whoever receives
+ * the connection, which is in non-blocking mode, as Node has it. It waits until the socket is connected, and has written what
+ * was given to it to write.
  *
  * From the call on leave the socket alone: write nothing, and read nothing. It is paused, if it was flowing, and its errors are
  * this promise's. What was consumed before, such as the request of an HTTP upgrade, is the caller's to add in `message`.
@@ -40,7 +41,7 @@ export async function handOver(
   options?: Abortable
 ): Promise<void> {
   openReactor()
-  const { sender, isStream } = endpointOf('channel', channel)
+  const { isStream } = endpointOf('channel', channel)
   if (!isNetSocket(socket)) throw invalidType('socket', 'an instance of net.Socket', socket)
   const connecting = socket.connecting && !('encrypted' in socket)
   if (!connecting) numberOf('socket', socket)
@@ -50,7 +51,7 @@ export async function handOver(
   const connection = new Leaving(socket, message, isStream)
   try {
     if (connecting) await connection.until(signal, (done) => socket.once('connect', () => done()))
-    while (!connection.isWritten || !(await connection.send(sender, channel, signal))) await connection.written(signal)
+    while (!connection.isWritten || !(await connection.send(channel, signal))) await connection.written(signal)
     if (!spend()) await nextTurn()
   } catch (error) {
     connection.stay()
@@ -141,8 +142,9 @@ class Leaving implements LateMessage {
   }
 
   /** Sends it; false where something has to be written first. */
-  async send(sender: Sender, channel: UnixSocket, signal: AbortSignal | undefined): Promise<boolean> {
-    const sending = sender.sendLate(channel, this, signal)
+  async send(channel: UnixSocket, signal: AbortSignal | undefined): Promise<boolean> {
+    // Asked again: the channel may have been closed meanwhile, and its number be another socket's.
+    const sending = endpointOf('channel', channel).sender.sendLate(channel, this, signal)
     const closed = () => {
       if (this.#goOn === undefined) sending.cancel(() => connectionError(this.#socket))
     }
