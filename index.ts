@@ -2,6 +2,7 @@
  * - Sockets: {@link connect}, {@link listen} with {@link UnixServer}, {@link bind}, {@link socketpair}, {@link UnixSocket}
  * - Passing: {@link UnixSocket.send}, {@link UnixSocket.recv} with {@link Message}, {@link UnixSocket.messages};
  *   {@link sendFd}, {@link recvFd}; {@link handOver}, {@link receiveConnection}
+ * - Messages that keep their descriptors, and requests: {@link Channel} with {@link ChannelMessage}
  * - What is passed: {@link FdSource}, {@link Descriptor} with its {@link Kind} and its casts; {@link memfd}, {@link pipe},
  *   {@link bindListener}
  * - Who is it: {@link UnixSocket.peer}, {@link UnixSocket.peerPidfd}, {@link Credentials}
@@ -16,6 +17,8 @@ export { type ReceiveConnectionOptions, receiveConnection } from './lib/arrivals
 export { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './lib/bound-listener.ts'
 export { type Capabilities, capabilities } from './lib/capabilities.ts'
 export type { FileStreamOptions } from './lib/cast.ts'
+export { Channel, type ChannelOptions, type ChannelReply, type RequestOptions } from './lib/channel.ts'
+export type { ChannelMessage, ChannelRequest } from './lib/channel-message.ts'
 export { type ConnectOptions, connect } from './lib/connection.ts'
 export type { Credentials, Receiving } from './lib/credentials.ts'
 export { type BindOptions, bind } from './lib/datagram.ts'

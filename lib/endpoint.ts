@@ -9,6 +9,22 @@ export type SocketType = 'stream' | 'seqpacket' | 'dgram'
 /** The types by the native side's code for them. */
 export const socketTypes: readonly SocketType[] = ['stream', 'seqpacket', 'dgram']
 
+/** What takes the place of a socket's own sender and receiver: the two halves of a channel. */
+export interface Framing {
+  /** Whether frames that come in are wanted. */
+  readonly waitsForInput: boolean
+  /** Whether frames wait for room, and the reactor should tell when there is some. */
+  readonly waitsForRoom: boolean
+  /** Whether a pause keeps the process alive. */
+  set referenced(on: boolean)
+  flushInput(): void
+  flushOutput(): void
+  /** Fails everything that waits. */
+  fail(error: () => Error): void
+  /** Ends everything that waits, because this side has closed. */
+  end(): void
+}
+
 /** A socket that sends and receives. */
 export class Endpoint extends Handle {
   readonly type: SocketType
@@ -18,6 +34,8 @@ export class Endpoint extends Handle {
   readonly takesFds: boolean
   readonly sender: Sender = new Sender(this)
   readonly receiver: Receiver = new Receiver(this)
+  /** The channel that the socket belongs to. */
+  framing: Framing | undefined
   /** Those that wait to send to an address of their own, by address: one full receiver does not keep the others waiting. */
   readonly #senders = new Map<string, Sender>()
 
@@ -36,6 +54,7 @@ export class Endpoint extends Handle {
   override set referenced(on: boolean) {
     super.referenced = on
     for (const sender of this.#allSenders()) sender.referenced = on
+    if (this.framing !== undefined) this.framing.referenced = on
   }
 
   /** The sender to an address. It is known for as long as something waits in it. */
@@ -55,27 +74,29 @@ export class Endpoint extends Handle {
   }
 
   protected get waitsForInput(): boolean {
-    return this.receiver.waiting
+    return (this.framing ?? this.receiver).waitsForInput
   }
 
   protected override get waitsForRoom(): boolean {
-    return this.sender.waitsForRoom
+    return (this.framing ?? this.sender).waitsForRoom
   }
 
   protected flushInput(): void {
-    this.receiver.flush()
+    ;(this.framing ?? this.receiver).flushInput()
   }
 
   protected override flushOutput(): void {
-    this.sender.flush()
+    ;(this.framing ?? this.sender).flushOutput()
   }
 
   protected fail(error: () => Error): void {
+    this.framing?.fail(error)
     this.receiver.fail(error)
     this.sender.fail(error)
   }
 
   protected end(): number[] {
+    this.framing?.end()
     this.receiver.close()
     for (const sender of this.#allSenders()) sender.fail(socketClosed)
     return this.receiver.takeHeldFds()

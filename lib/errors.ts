@@ -79,6 +79,19 @@ export function socketClosed(): Error {
   return withCode(new Error('The socket is closed'), 'ERR_SOCKET_CLOSED')
 }
 
+/** A call on a socket that belongs to a channel. */
+export function inChannel(): Error {
+  return withCode(new Error('The socket belongs to a Channel: its bytes are frames'), 'ERR_INVALID_STATE')
+}
+
+/** More than a channel lets wait. */
+export function tooManyPending(what: string, most: number): Error {
+  return withCode(
+    new Error(`${most} ${what} are waiting already, as many as options.maxPending lets: await them`),
+    'ERR_TOO_MANY_PENDING'
+  )
+}
+
 /** A socket given up while it held messages, or a server connections, that an iteration took ahead. */
 export function socketNotEmpty(held: string): Error {
   return withCode(
@@ -111,9 +124,29 @@ export function connectionClosed(): Error {
 }
 
 /** Something that was received and does not keep to the protocol. */
-export function protocolError(text: string): SystemError {
-  const error = new Error(`EPROTO: ${text}, recvmsg`)
-  return Object.assign(error, { code: 'EPROTO', errno: -constants.errno.EPROTO, syscall: 'recvmsg' })
+export function protocolError(text: string, cause?: unknown): SystemError {
+  return receivingError('EPROTO', text, cause)
+}
+
+/** A message that was received and is larger than is accepted. */
+export function tooLarge(text: string): SystemError {
+  return receivingError('EMSGSIZE', `a message has ${text} are accepted`)
+}
+
+function receivingError(code: 'EPROTO' | 'EMSGSIZE', text: string, cause?: unknown): SystemError {
+  const error = new Error(`${code}: ${text}, recvmsg`, cause === undefined ? undefined : { cause })
+  return Object.assign(error, { code, errno: -constants.errno[code], syscall: 'recvmsg' })
+}
+
+/** A request whose answer did not come in time. */
+export function timedOut(milliseconds: number): SystemError {
+  const error = new Error(`ETIMEDOUT: no answer within ${milliseconds} ms, request`)
+  return Object.assign(error, { code: 'ETIMEDOUT', errno: -constants.errno.ETIMEDOUT, syscall: 'request' })
+}
+
+/** A request to a channel that answers none. */
+export function noHandler(): Error {
+  return withCode(new Error('The other end answers no requests: it has no handler'), 'ERR_NO_HANDLER')
 }
 
 /** A platform whose kernel passes no descriptors, or for which there is no binary. */

@@ -57,15 +57,15 @@ export function putFd(source: unknown): 1 {
 }
 
 /** Puts the numbers of sources where the native calls expect them, and counts them. */
-export function putFds(sources: unknown): number {
+export function putFds(sources: unknown, name = 'options.fds', most = MAX_SENT_FDS): number {
   if (sources === undefined || sources === null) return 0
-  if (!Array.isArray(sources)) throw invalidType('options.fds', 'an instance of Array', sources)
-  if (sources.length > MAX_SENT_FDS) {
-    throw outOfRange('options.fds.length', `<= ${MAX_SENT_FDS}, the most that one message carries`, sources.length)
+  if (!Array.isArray(sources)) throw invalidType(name, 'an instance of Array', sources)
+  if (sources.length > most) {
+    throw outOfRange(`${name}.length`, `<= ${most}, the most that one message carries`, sources.length)
   }
   // Not one by one into the shared array: reading a source can run anything, another send included.
   const numbers: number[] = []
-  for (let i = 0; i < sources.length; i++) numbers.push(numberOf(`options.fds[${i}]`, sources[i]))
+  for (let i = 0; i < sources.length; i++) numbers.push(numberOf(`${name}[${i}]`, sources[i]))
   fds.set(numbers)
   return numbers.length
 }

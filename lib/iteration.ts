@@ -1,5 +1,4 @@
 import { aborted } from './errors.ts'
-import type { Handle } from './handle.ts'
 
 type Result<T> = IteratorResult<T, undefined>
 
@@ -11,21 +10,21 @@ export const end: Result<never> = { done: true, value: undefined }
  * made a stream of messages slower than one `await recv()` each.
  */
 export class Iteration<T> implements AsyncIterableIterator<T, undefined> {
-  readonly #handle: Handle
+  readonly #source: { readonly closed: boolean }
   readonly #take: () => Promise<Result<T>>
   readonly #signal: AbortSignal | undefined
   #left = false
 
-  /** `take` takes one item, or waits for it, and keeps the public object over the handle from being collected. */
-  constructor(handle: Handle, take: () => Promise<Result<T>>, signal: AbortSignal | undefined) {
-    this.#handle = handle
+  /** `take` takes one item, or waits for it, and keeps the public object over the source from being collected. */
+  constructor(source: { readonly closed: boolean }, take: () => Promise<Result<T>>, signal: AbortSignal | undefined) {
+    this.#source = source
     this.#take = take
     this.#signal = signal
   }
 
   next(): Promise<Result<T>> {
     try {
-      if (this.#left || this.#handle.closed) return Promise.resolve(end)
+      if (this.#left || this.#source.closed) return Promise.resolve(end)
       if (this.#signal?.aborted === true) throw aborted(this.#signal)
       return this.#take()
     } catch (error) {

@@ -25,6 +25,8 @@ export const AGAIN = binding?.AGAIN
 export const BUSY = binding?.BUSY
 /** What a receive gives at the end of a connection. */
 export const END = binding?.END
+/** What a channel gives when its peer does not keep to the protocol or the limits. */
+export const BROKEN = binding?.BROKEN
 /** Something can be received. */
 export const READABLE = binding?.READABLE ?? 0
 /** Something can be sent. */
@@ -33,6 +35,8 @@ export const WRITABLE = binding?.WRITABLE ?? 0
 export const MAX_SENT_FDS = binding?.MAX_SENT_FDS ?? 0
 /** The most descriptors that the kernel can deliver in one message. */
 export const MAX_RECEIVED_FDS = binding?.MAX_RECEIVED_FDS ?? 0
+/** The most descriptors that one message of a channel may have. */
+export const MAX_CHANNEL_FDS = binding?.MAX_CHANNEL_FDS ?? 0
 /** The most bytes of a socket's path. */
 export const MAX_PATH = binding?.MAX_PATH ?? 0
 
@@ -40,7 +44,7 @@ export const MAX_PATH = binding?.MAX_PATH ?? 0
 /** The bytes of a small message to be sent, or of one received. */
 export const bytes: Uint8Array = new Uint8Array(65_536)
 /** Descriptor numbers, in either direction. */
-export const fds: Int32Array = new Int32Array(512)
+export const fds: Int32Array = new Int32Array(4096)
 /**
  * What a receive tells beside its count: the number of descriptors, what became of them, the packet's size; what else
  * came, the sender's pid, uid, gid and pidfd; the length of its address.

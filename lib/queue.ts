@@ -34,11 +34,16 @@ export class Queue<T> {
     return item
   }
 
+  /** The place of an item, 0 for the first; less than that if it is not there. */
+  indexOf(item: T): number {
+    return this.#items.indexOf(item, this.#head) - this.#head
+  }
+
   /** Takes an item out of the middle; false if it is not there. */
   remove(item: T): boolean {
-    const index = this.#items.indexOf(item, this.#head)
+    const index = this.indexOf(item)
     if (index < 0) return false
-    this.#items.splice(index, 1)
+    this.#items.splice(this.#head + index, 1)
     this.#tail--
     return true
   }

@@ -84,7 +84,7 @@ export class Receiver {
   }
 
   /** Whether somebody waits for a message. */
-  get waiting(): boolean {
+  get waitsForInput(): boolean {
     return this.#queue.length > 0
   }
 
@@ -177,7 +177,7 @@ export class Receiver {
   }
 
   /** Serves those who wait, as far as messages are there. */
-  flush(): void {
+  flushInput(): void {
     let fdsLeft = FDS_PER_WAKE
     for (let left = PER_WAKE; left > 0 && fdsLeft > 0; left--) {
       const pending = this.#queue.peek()
@@ -191,7 +191,7 @@ export class Receiver {
       }
       settle(pending, pending.shape(received))
       fdsLeft -= received?.fdCount ?? 0
-      if (pending.shape.ahead === true && received !== null && !this.waiting) {
+      if (pending.shape.ahead === true && received !== null && !this.waitsForInput) {
         this.#receiveAhead(pending.limits)
         return
       }

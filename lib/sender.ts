@@ -74,6 +74,11 @@ export class Sender {
     this.#name = name
   }
 
+  /** Whether nothing waits. */
+  get idle(): boolean {
+    return this.#queue.length === 0
+  }
+
   /** Whether the reactor should tell when there is room: not while a pause runs, whose end nothing announces. */
   get waitsForRoom(): boolean {
     return this.#queue.length > 0 && this.#timer === undefined
@@ -135,7 +140,7 @@ export class Sender {
     })
     pending.abortion = onAbort(signal, () => this.#abort(pending, () => aborted(signal!)))
     this.#queue.push(pending)
-    if (this.#queue.length === 1) this.flush()
+    if (this.#queue.length === 1) this.flushOutput()
     this.#update()
     return { taken, cancel: (error) => this.#abort(pending, error) }
   }
@@ -180,7 +185,7 @@ export class Sender {
   }
 
   /** Sends what waits, as far as there is room. */
-  flush(): void {
+  flushOutput(): void {
     for (let left = PER_WAKE; left > 0; left--) {
       const pending = this.#queue.peek()
       if (pending === undefined) break
@@ -241,7 +246,7 @@ export class Sender {
     let before: number
     do {
       before = this.#queue.length
-      this.flush()
+      this.flushOutput()
     } while (this.#queue.length < before)
     this.#update()
   }
@@ -251,7 +256,7 @@ export class Sender {
     if (this.#timer !== undefined) return
     this.#timer = setTimeout(() => {
       this.#timer = undefined
-      this.flush()
+      this.flushOutput()
       this.#update()
     }, this.#pause)
     this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE)

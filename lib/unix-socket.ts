@@ -5,7 +5,15 @@ import { type Credentials, type Receiving, claimOf, receivingOf } from './creden
 import { checkCast } from './cast.ts'
 import { Descriptor, adopt, closeFds, disown, own, unixCasts } from './descriptor.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
-import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError, unsupportedPlatform } from './errors.ts'
+import {
+  inChannel,
+  invalidType,
+  invalidValue,
+  socketClosed,
+  socketNotEmpty,
+  systemError,
+  unsupportedPlatform
+} from './errors.ts'
 import { type FdSource, borrow, putFd, putFds } from './fd-source.ts'
 import { Iteration, end } from './iteration.ts'
 import { type Message, ReceivedFd } from './message.ts'
@@ -57,7 +65,7 @@ const directions = ['read', 'write', 'both']
 
 const made = Symbol('made')
 
-/** The handle of a socket that is open; throws otherwise. The class sets it: it reaches its private field. */
+/** The handle of a socket that is open and no channel's; throws otherwise. The class sets it: it reaches its private field. */
 export let endpointOf: (name: string, socket: UnixSocket) => Endpoint
 
 const toMessage: Shape<Message | null> = (message) => message
@@ -195,7 +203,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
       const claim = claimOf(credentials)
       const name = to === undefined ? undefined : addressOf('options.to', to, 'sendmsg')
       const count = putFds(sources)
-      const endpoint = UnixSocket.#open(this) // last, as reading an option can run anything, this socket's close included
+      const endpoint = UnixSocket.#free(this) // last, as reading an option can run anything, this socket's close included
       if (name !== undefined && !endpoint.isDatagram) {
         throw invalidValue('options.to', 'is for datagram sockets: this one has a connection')
       }
@@ -243,7 +251,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
       const content = bytesOf(data)
       const signal = signalOf(optionsOf(options))
       const count = putFd(fd)
-      const { sender, isStream } = UnixSocket.#open(this)
+      const { sender, isStream } = UnixSocket.#free(this)
       if (content.length === 0 && isStream) throw carrierMissing()
       return sender.send(this, content, count, signal)
     } catch (error) {
@@ -281,7 +289,12 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     const limits = limitsOf(optionsOf(options), defaultLimits)
     const signal = signalOf(options)
     const endpoint = this.#endpoint
-    return new Iteration(endpoint, () => endpoint.receiver.receive(this, limits, toResult, signal), signal)
+    if (endpoint.framing !== undefined) throw inChannel()
+    return new Iteration(
+      endpoint,
+      () => UnixSocket.#free(this).receiver.receive(this, limits, toResult, signal),
+      signal
+    )
   }
 
   /** {@link UnixSocket.messages} without options. */
@@ -327,7 +340,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   shutdown(how: 'read' | 'write' | 'both' = 'both'): void {
     const direction = directions.indexOf(how)
     if (direction < 0) throw invalidValue('how', "must be 'read', 'write' or 'both'")
-    const code = native.shutdown(UnixSocket.#open(this).fd, direction)
+    const code = native.shutdown(UnixSocket.#free(this).fd, direction)
     if (code < 0) throw systemError(code, 'shutdown')
     if (how !== 'read') this.#endpoint.sender.flushEnded()
   }
@@ -351,7 +364,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * @throws ERR_SOCKET_NOT_EMPTY while it holds messages that an iteration received ahead; ERR_SOCKET_CLOSED
    */
   release(): number {
-    const endpoint = UnixSocket.#open(this)
+    const endpoint = UnixSocket.#free(this)
     if (endpoint.receiver.held > 0) throw socketNotEmpty(`${endpoint.receiver.held} messages`)
     unused.unregister(endpoint)
     return endpoint.release()
@@ -395,8 +408,15 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     return socket.#endpoint
   }
 
+  /** As `#open`, of a socket that is no channel's: other bytes would get between its frames. */
+  static #free(socket: UnixSocket, name?: string): Endpoint {
+    const endpoint = UnixSocket.#open(socket, name)
+    if (endpoint.framing !== undefined) throw inChannel()
+    return endpoint
+  }
+
   static {
-    endpointOf = (name, socket) => UnixSocket.#open(socket, name)
+    endpointOf = (name, socket) => UnixSocket.#free(socket, name)
   }
 
   static #receive<T>(
@@ -405,10 +425,10 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     defaults: Limits,
     shape: Shape<T>
   ): Promise<T> {
-    if (options === undefined) return UnixSocket.#open(socket).receiver.receive(socket, defaults, shape, undefined)
+    if (options === undefined) return UnixSocket.#free(socket).receiver.receive(socket, defaults, shape, undefined)
     const limits = limitsOf(optionsOf(options), defaults)
     const signal = signalOf(options)
-    return UnixSocket.#open(socket).receiver.receive(socket, limits, shape, signal)
+    return UnixSocket.#free(socket).receiver.receive(socket, limits, shape, signal)
   }
 }
 

@@ -18,6 +18,7 @@ use napi::bindgen_prelude::{AsyncTask, Either, ToNapiValue, Unknown};
 use napi::{Env, check_status, sys};
 use napi_derive::napi;
 
+use crate::channel;
 use crate::close_task::CloseTask;
 use crate::environment::Environment;
 use crate::peer::Peer;
@@ -25,7 +26,7 @@ use crate::table::Table;
 use crate::{AGAIN, BUSY, END};
 
 /// The code of an error, as JavaScript sees it.
-fn code(errno: Errno) -> i32 {
+pub(crate) fn code(errno: Errno) -> i32 {
   match errno {
     Errno::EAGAIN => AGAIN,
     // Too many descriptors of this user are in flight (unix(7)): nothing announces that they were received.
@@ -258,6 +259,34 @@ pub struct Calls<'env> {
   /// As `receive`, into an array.
   #[napi(ts_type = "(buffer: Uint8Array, socket: number, maxFds: number) => number")]
   pub receive_into: Unknown<'env>,
+  /// Make a channel of a stream socket, whose frames have at most so many bytes and descriptors.
+  #[napi(ts_type = "(socket: number, maxBytes: number, maxFds: number) => number")]
+  pub channel_open: Unknown<'env>,
+  /// Send a frame with the first `length` of `bytes` and the first `count` of `fds`. Gives 0, or why it waits: AGAIN or
+  /// BUSY.
+  #[napi(
+    ts_type = "(socket: number, kind: number, format: number, id: number, length: number, count: number) => number"
+  )]
+  pub channel_send: Unknown<'env>,
+  /// As `channelSend`, from an array.
+  #[napi(
+    ts_type = "(data: Uint8Array, socket: number, kind: number, format: number, id: number, count: number) => number"
+  )]
+  pub channel_send_from: Unknown<'env>,
+  /// Send the frames that wait. Gives how many have gone whole; `outcome` why it stopped: 0, AGAIN, BUSY, or an error.
+  #[napi(ts_type = "(socket: number) => number")]
+  pub channel_flush: Unknown<'env>,
+  /// Take the frame back that waits at a place: 1; 0 if some of it has gone.
+  #[napi(ts_type = "(socket: number, index: number) => number")]
+  pub channel_cancel: Unknown<'env>,
+  /// Receive the next frame into `bytes` and `fds`, and give its length; one that is longer than `bytes` is left for
+  /// `channelTake`. `outcome` holds the number of its descriptors, whether they were lost (1), its kind, format and id. After BROKEN it holds
+  /// why, and what the frame announced and what came.
+  #[napi(ts_type = "(socket: number) => number")]
+  pub channel_receive: Unknown<'env>,
+  /// Take the next frame, which is whole, into an array of its length.
+  #[napi(ts_type = "(buffer: Uint8Array, socket: number) => number")]
+  pub channel_take: Unknown<'env>,
   /// Ask for events of a socket, in place of those asked for before; 0 for none.
   #[napi(ts_type = "(socket: number, events: number) => number")]
   pub watch: Unknown<'env>,
@@ -310,6 +339,13 @@ impl<'env> Calls<'env> {
       send_message: call("sendMessage", array_and_integers!(send_message, 8))?,
       receive: call("receive", integers!(receive, 3))?,
       receive_into: call("receiveInto", array_and_integers!(receive_into, 2))?,
+      channel_open: call("channelOpen", integers!(channel::open, 3))?,
+      channel_send: call("channelSend", integers!(channel::send, 6))?,
+      channel_send_from: call("channelSendFrom", array_and_integers!(channel::send_from, 5))?,
+      channel_flush: call("channelFlush", integers!(channel::flush, 1))?,
+      channel_cancel: call("channelCancel", integers!(channel::cancel, 2))?,
+      channel_receive: call("channelReceive", integers!(channel::receive, 1))?,
+      channel_take: call("channelTake", array_and_integers!(channel::take, 1))?,
       watch: call("watch", integers!(watch, 2))?,
       hold: call("hold", integers!(hold, 1))?,
       shutdown: call("shutdown", integers!(shutdown, 2))?,
@@ -319,13 +355,13 @@ impl<'env> Calls<'env> {
 }
 
 /// A count, or what went wrong.
-type Outcome = Result<i32, Errno>;
+pub(crate) type Outcome = Result<i32, Errno>;
 
 /// Lends numbers that JavaScript has checked to be no less than zero.
 ///
 /// Whose they are is not known here, as they may be any of the process's: the kernel answers EBADF for one that is not
 /// open.
-fn borrowed(numbers: &[RawFd]) -> Result<&[BorrowedFd<'_>], Errno> {
+pub(crate) fn borrowed(numbers: &[RawFd]) -> Result<&[BorrowedFd<'_>], Errno> {
   if numbers.iter().any(|&number| number < 0) {
     return Err(Errno::EBADF);
   }

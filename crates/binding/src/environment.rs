@@ -86,7 +86,7 @@ impl Environment {
     dispatcher: Dispatcher,
     SharedArrays { bytes, fds, outcome, name, turn }: SharedArrays,
   ) -> napi::Result<*mut Self> {
-    let long_enough = fds.len() >= fdpass_core::MAX_RECEIVED_FDS
+    let long_enough = fds.len() >= fdpass_core::Header::MAX_FDS.max(fdpass_core::MAX_RECEIVED_FDS)
       && outcome.len() >= crate::calls::Told::COUNT
       && name.len() > fdpass_core::Address::MAX_PATH;
     if !long_enough {

@@ -2,6 +2,7 @@
 //! when a socket is ready. What a message is, and all that belongs to descriptors, is `fdpass-core`'s.
 
 mod calls;
+mod channel;
 mod close_task;
 mod dispatcher;
 mod environment;
@@ -26,6 +27,10 @@ pub const BUSY: i32 = -0x1_0001;
 #[napi]
 pub const END: i32 = -0x1_0002;
 
+/// A channel's peer does not keep to the protocol or the limits.
+#[napi]
+pub const BROKEN: i32 = -0x1_0003;
+
 /// The event that a socket has something to receive.
 #[napi]
 pub const READABLE: i32 = 1;
@@ -41,6 +46,10 @@ pub const MAX_SENT_FDS: i32 = fdpass_core::MAX_SENT_FDS as i32;
 /// The most descriptors that the kernel can deliver in one message.
 #[napi]
 pub const MAX_RECEIVED_FDS: i32 = fdpass_core::MAX_RECEIVED_FDS as i32;
+
+/// The most descriptors that one message of a channel may have.
+#[napi]
+pub const MAX_CHANNEL_FDS: i32 = fdpass_core::Header::MAX_FDS as i32;
 
 /// How readiness is learnt.
 #[napi(string_enum = "lowercase")]

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
-use fdpass_core::{Errno, Receiving, Socket, SocketFile, SocketType, set_blocking};
+use fdpass_core::{Decoder, Errno, Limits, Outbox, Receiving, Socket, SocketFile, SocketType, set_blocking};
 
 use crate::reactor::{Reactor, Watch};
 
@@ -17,11 +17,19 @@ struct Open {
   socket: Option<(SocketType, Receiving)>,
   /// Whether it came in blocking mode, if it was switched.
   came_blocking: Option<bool>,
+  /// What makes a channel of it.
+  framing: Option<Box<Framing>>,
+}
+
+/// The frames of a stream socket: those that arrive, and those that wait to be sent.
+pub(crate) struct Framing {
+  pub(crate) decoder: Decoder,
+  pub(crate) outbox: Outbox,
 }
 
 impl Open {
   fn new(fd: OwnedFd) -> Self {
-    Self { watch: None, file: None, fd, socket: None, came_blocking: None }
+    Self { watch: None, file: None, fd, socket: None, came_blocking: None, framing: None }
   }
 }
 
@@ -77,6 +85,21 @@ impl Table {
     if let Ok(open) = self.get_mut(number) {
       open.socket = Some((socket_type, receiving));
     }
+  }
+
+  /// Makes a channel of a stream socket.
+  pub(crate) fn set_framing(&mut self, number: RawFd, limits: Limits) -> Result<(), Errno> {
+    let framing = Framing { decoder: Decoder::new(limits), outbox: Outbox::default() };
+    self.get_mut(number)?.framing = Some(Box::new(framing));
+    Ok(())
+  }
+
+  /// Lends a channel.
+  pub(crate) fn channel(&mut self, number: RawFd) -> Result<(Socket<'_>, &mut Framing), Errno> {
+    let Open { fd, socket, framing, .. } = self.get_mut(number)?;
+    let (socket_type, receiving) = socket.ok_or(Errno::ENOTSOCK)?;
+    let framing = framing.as_mut().ok_or(Errno::EPROTOTYPE)?;
+    Ok((Socket::known(OwnedFd::as_fd(fd), socket_type, receiving), framing))
   }
 
   /// Takes over the file of a socket that was bound.

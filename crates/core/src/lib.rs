@@ -9,6 +9,9 @@
 //! Section 15.8, the sender's credentials, is [`peer`], [`peer_pidfd`], [`Receiving`] and [`Envelope`]; addresses and
 //! the files of bound sockets are [`Address`] and [`bind`].
 //!
+//! [`Channel`] keeps the messages of a stream apart, and each message's descriptors with it; [`Decoder`] and [`Outbox`] are
+//! its two halves, for those who have a socket and a loop of their own.
+//!
 //! [`Kind`] tells what was received; [`pipe`], [`memfd`] and [`tcp_listener`] make what can be sent.
 //!
 //! [`BorrowedFd`]: std::os::fd::BorrowedFd
@@ -16,26 +19,32 @@
 
 mod address;
 mod capabilities;
+mod channel;
 mod control;
 mod credentials;
 mod descriptor;
 mod errno;
+mod frame;
 mod internet;
 mod kind;
 mod memory;
+mod outbox;
 mod socket;
 mod socket_file;
 mod sys;
 
 pub use address::Address;
 pub use capabilities::Capabilities;
+pub use channel::{Channel, ChannelError, Frame, Message};
 pub use control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
 pub use credentials::{Credentials, Peer, peer, peer_pidfd};
 pub use descriptor::{adopt, close, close_all, duplicate, keep_status_flags, pipe, room, set_blocking};
 pub use errno::describe;
+pub use frame::{Arrived, Batch, Decoder, Format, FrameError, FrameKind, Header, Limits};
 pub use internet::{TcpOptions, local_internet_address, remote_internet_address, tcp_listener};
 pub use kind::{Access, Kind};
 pub use memory::{memfd, seal, seals};
 pub use nix::errno::Errno;
+pub use outbox::Outbox;
 pub use socket::{Control, Direction, Envelope, Received, Receiving, Socket, SocketType, socket, socketpair};
 pub use socket_file::{SocketFile, bind};

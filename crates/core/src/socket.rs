@@ -263,7 +263,18 @@ impl<'fd> Socket<'fd> {
   /// credentials where the platform sends none, or only the true ones. `EAGAIN` for a datagram to an address of its own
   /// can mean that the receiver's queue is full, which no event announces the end of.
   pub fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>], envelope: Envelope<'_>) -> nix::Result<usize> {
-    if fds.len() > MAX_SENT_FDS || (!fds.is_empty() && data.is_empty() && self.socket_type == SocketType::Stream) {
+    self.send_slices(&[IoSlice::new(data)], fds, envelope)
+  }
+
+  /// As [`Socket::send`], gathering the bytes from several places.
+  pub(crate) fn send_slices(
+    &self,
+    data: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+    envelope: Envelope<'_>,
+  ) -> nix::Result<usize> {
+    let empty = data.iter().all(|slice| slice.is_empty());
+    if fds.len() > MAX_SENT_FDS || (!fds.is_empty() && empty && self.socket_type == SocketType::Stream) {
       return Err(Errno::EINVAL);
     }
     let mut numbers: [RawFd; MAX_SENT_FDS] = [0; MAX_SENT_FDS];
@@ -296,7 +307,7 @@ impl<'fd> Socket<'fd> {
     let flags = MsgFlags::MSG_DONTWAIT;
     let to = envelope.to.map(Address::raw);
     loop {
-      match net::sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(data)], control, flags, to) {
+      match net::sendmsg(self.fd.as_raw_fd(), data, control, flags, to) {
         Err(Errno::EINTR) => {}
         result => return result,
       }

@@ -1,0 +1,387 @@
+//! Frames: what keeps a stream's messages apart, and each message's descriptors with it. PROTOCOL.md describes them.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::mem;
+use std::os::fd::OwnedFd;
+
+use crate::{Control, ControlBuffer, MAX_SENT_FDS, Socket};
+
+/// The first byte of each frame: what does not begin with it is no frame.
+const MAGIC: u8 = 0xfd;
+
+/// The second byte.
+const VERSION: u8 = 1;
+
+/// How much a first receive takes at most; as much again each time that is filled.
+const FIRST_RECEIVE: usize = 4096;
+
+/// How much a receive takes at most.
+const LARGEST_RECEIVE: usize = 65_536;
+
+/// The most memory that an empty decoder keeps.
+const KEPT: usize = 1024 * 1024;
+
+/// What a frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+  /// A message that asks for nothing.
+  Message,
+  /// A message that asks for an answer with its id.
+  Request,
+  /// The answer to the request with its id.
+  Response,
+  /// The request with its id failed; the data say why, as JSON: `message`, and if known `code`, `errno`, `syscall`.
+  Error,
+  /// Nobody waits for the answer to the request with its id any more.
+  Cancel,
+  /// The sender ends the connection; the data say why, as in `Error`.
+  Close,
+}
+
+const KINDS: [FrameKind; 6] =
+  [FrameKind::Message, FrameKind::Request, FrameKind::Response, FrameKind::Error, FrameKind::Cancel, FrameKind::Close];
+
+/// What the data of a frame are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+  /// Bytes, as they are.
+  Bytes,
+  /// A value as JSON in UTF-8; no data is no value.
+  Json,
+}
+
+/// What a frame says of itself before its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+  /// What it is for.
+  pub kind: FrameKind,
+  /// What its data are.
+  pub format: Format,
+  /// How many bytes of data follow the header.
+  pub length: u32,
+  /// How many descriptors belong to it.
+  pub fds: u32,
+  /// Which request it is, or is about.
+  pub id: u32,
+}
+
+impl Header {
+  /// How many bytes a header has.
+  pub const SIZE: usize = 16;
+
+  /// The most descriptors of a frame: one call sends 253, and each call needs a byte, of which an empty frame has 16.
+  pub const MAX_FDS: usize = Self::SIZE * MAX_SENT_FDS;
+
+  /// Its bytes; numbers go most significant byte first.
+  pub fn encode(&self) -> [u8; Self::SIZE] {
+    let mut bytes = [0; Self::SIZE];
+    bytes[..4].copy_from_slice(&[MAGIC, VERSION, self.kind as u8, self.format as u8]);
+    bytes[4..8].copy_from_slice(&self.length.to_be_bytes());
+    bytes[8..12].copy_from_slice(&self.fds.to_be_bytes());
+    bytes[12..].copy_from_slice(&self.id.to_be_bytes());
+    bytes
+  }
+
+  /// What the bytes say, if they are a header.
+  pub fn decode(bytes: &[u8; Self::SIZE]) -> Option<Self> {
+    let [MAGIC, VERSION, kind, format, numbers @ ..] = bytes else { return None };
+    let number = |index: usize| Some(u32::from_be_bytes(numbers.get(index * 4..index * 4 + 4)?.try_into().ok()?));
+    let format = match format {
+      0 => Format::Bytes,
+      1 => Format::Json,
+      _ => return None,
+    };
+    let kind = *KINDS.get(usize::from(*kind))?;
+    Some(Self { kind, format, length: number(0)?, fds: number(1)?, id: number(2)? })
+  }
+}
+
+/// How large a frame may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+  /// The most bytes of data.
+  pub max_bytes: usize,
+  /// The most descriptors, at most [`Header::MAX_FDS`].
+  pub max_fds: usize,
+}
+
+impl Default for Limits {
+  fn default() -> Self {
+    Self { max_bytes: 16 * 1024 * 1024, max_fds: 1024 }
+  }
+}
+
+/// Why nothing can be received any more: where the next frame begins, or which descriptors are its own, is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+  /// What came is no frame of this version.
+  NotAFrame,
+  /// A frame says that it has so many bytes, more than are accepted.
+  TooLong(u32),
+  /// A frame has so many descriptors, more than are accepted.
+  TooManyDescriptors(u32),
+  /// A frame said that it has descriptors, and another number came with its bytes.
+  WrongDescriptors {
+    /// What its header says.
+    announced: u32,
+    /// How many came.
+    came: u32,
+  },
+  /// The connection ended inside of a frame.
+  EndedInside,
+}
+
+impl fmt::Display for FrameError {
+  fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match self {
+      Self::NotAFrame => write!(formatter, "what came is no frame"),
+      Self::TooLong(length) => write!(formatter, "a frame of {length} bytes is longer than is accepted"),
+      Self::TooManyDescriptors(count) => write!(formatter, "a frame has {count} descriptors, more than are accepted"),
+      Self::WrongDescriptors { announced, came } => {
+        write!(formatter, "a frame announced {announced} descriptors, and {came} came")
+      }
+      Self::EndedInside => write!(formatter, "the connection ended inside of a frame"),
+    }
+  }
+}
+
+impl std::error::Error for FrameError {}
+
+/// What came beside the bytes of one receive.
+#[derive(Debug)]
+pub enum Batch {
+  /// These descriptors, or none.
+  Complete(Vec<OwnedFd>),
+  /// Descriptors of which some could not be delivered: the table is full, or a security module refused one.
+  Lost,
+}
+
+/// A frame that has arrived whole. Its data are the decoder's until the next receive.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+  /// What it says of itself.
+  pub header: Header,
+  /// Its bytes.
+  pub data: &'a [u8],
+  /// Its descriptors, in their order; none where they were lost.
+  pub fds: Vec<OwnedFd>,
+  /// Whether its descriptors could not be delivered. Frames behind it are whole.
+  pub lost: bool,
+}
+
+/// The descriptors that have come with a frame.
+#[derive(Debug, Default)]
+struct Belongings {
+  fds: Vec<OwnedFd>,
+  lost: bool,
+}
+
+impl Belongings {
+  fn add(&mut self, batch: Batch) {
+    match batch {
+      Batch::Complete(fds) if self.fds.is_empty() => self.fds = fds,
+      Batch::Complete(fds) => self.fds.extend(fds),
+      Batch::Lost => self.lost = true,
+    }
+    if self.lost {
+      self.fds = Vec::new(); // which of them are missing is not known
+    }
+  }
+
+  fn check(&self, announced: u32) -> Result<(), FrameError> {
+    let came = self.fds.len() as u32;
+    if self.lost || came == announced { Ok(()) } else { Err(FrameError::WrongDescriptors { announced, came }) }
+  }
+}
+
+/// Takes frames out of what a stream delivers, whatever the kernel merged or split.
+///
+/// A stream delivers at most one batch of descriptors with a receive. On Linux it was sent with the last of the bytes that
+/// came: plain bytes before it are merged with it, and nothing is behind it (`unix_stream_read_generic` in af_unix.c stops
+/// at it). Elsewhere it was sent with the first. As who sends descriptors sends bytes of one frame with them, the
+/// frame that they belong to is known for certain, and no frame can take another's.
+#[derive(Debug)]
+pub struct Decoder {
+  limits: Limits,
+  buffer: Vec<u8>,
+  /// Where in the buffer the first frame begins that was not taken.
+  start: usize,
+  /// Where in the buffer the frame begins that is not whole yet.
+  partial: usize,
+  /// Where what was received ends.
+  end: usize,
+  /// What belongs to that frame.
+  belongings: Belongings,
+  /// The frames that are whole.
+  whole: VecDeque<(Header, Belongings)>,
+  broken: Option<FrameError>,
+  ended: bool,
+}
+
+impl Decoder {
+  /// One that has received nothing.
+  pub fn new(limits: Limits) -> Self {
+    let limits = Limits { max_fds: limits.max_fds.min(Header::MAX_FDS), ..limits };
+    Self {
+      limits,
+      buffer: Vec::new(),
+      start: 0,
+      partial: 0,
+      end: 0,
+      belongings: Belongings::default(),
+      whole: VecDeque::new(),
+      broken: None,
+      ended: false,
+    }
+  }
+
+  /// Receives once: `recvmsg(2)`, without waiting. Take all frames out first. Nothing happens after an error.
+  pub fn receive(&mut self, socket: Socket<'_>, control: &mut ControlBuffer) -> nix::Result<()> {
+    if self.broken.is_some() {
+      return Ok(());
+    }
+    let Some(message) = socket.recv(self.space(), control, usize::MAX)? else {
+      self.end();
+      return Ok(());
+    };
+    let batch = match message.control {
+      Control::Complete(fds) => Batch::Complete(fds),
+      Control::Truncated | Control::TooMany | Control::Unexpected => Batch::Lost,
+    };
+    self.filled(message.length, batch);
+    Ok(())
+  }
+
+  /// The memory that the next bytes go to, never none. Take all frames out first: theirs is used again.
+  pub fn space(&mut self) -> &mut [u8] {
+    debug_assert!(self.whole.is_empty(), "frames have to be taken out first");
+    self.buffer.copy_within(self.partial..self.end, 0);
+    self.end -= self.partial;
+    self.start = 0;
+    self.partial = 0;
+    if self.end == 0 && self.buffer.len() > KEPT {
+      self.buffer = Vec::new();
+    }
+    let size = match self.partial_header() {
+      // As it comes, and not at once: a header costs nobody 4 GiB. No byte more than its own.
+      Ok(Some(header)) => (Header::SIZE + header.length as usize).min((self.end * 2).max(LARGEST_RECEIVE)),
+      _ => FIRST_RECEIVE,
+    };
+    if self.buffer.len() < size {
+      self.buffer.resize(size, 0);
+    }
+    &mut self.buffer[self.end..]
+  }
+
+  /// Notes that so many bytes have come into that memory, and the descriptors with them.
+  pub fn filled(&mut self, length: usize, batch: Batch) {
+    let filled_up = self.end + length == self.buffer.len();
+    self.end += length;
+    let whole_before = self.whole.len();
+    let last_owns = cfg!(any(target_os = "linux", target_os = "android"));
+    let mut batch = Some(batch);
+    if !last_owns {
+      self.belongings.add(batch.take().expect("set above"));
+    }
+    loop {
+      match self.partial_header() {
+        Ok(Some(header)) if self.end - self.partial - Header::SIZE >= header.length as usize => {
+          self.partial += Header::SIZE + header.length as usize;
+          self.whole.push_back((header, mem::take(&mut self.belongings)));
+        }
+        Ok(_) => break,
+        Err(error) => return self.fail(whole_before, error),
+      }
+    }
+    if let Some(batch) = batch {
+      match self.whole.back_mut() {
+        Some((_, belongings)) if self.partial == self.end => belongings.add(batch),
+        _ => self.belongings.add(batch),
+      }
+    }
+    if let Err(error) = self.check_partial() {
+      return self.fail(whole_before, error);
+    }
+    // A large frame's buffer is as long as the frame.
+    if filled_up && self.buffer.len() < LARGEST_RECEIVE {
+      let twice = self.buffer.len() * 2;
+      self.buffer.resize(twice.min(LARGEST_RECEIVE), 0);
+    }
+    self.check_whole(whole_before);
+  }
+
+  /// Notes that nothing more will come.
+  pub fn end(&mut self) {
+    self.ended = true;
+    if self.end > self.partial && self.broken.is_none() {
+      self.fail(self.whole.len(), FrameError::EndedInside);
+    }
+  }
+
+  /// Whether nothing more will come.
+  pub fn ended(&self) -> bool {
+    self.ended
+  }
+
+  /// The header of the next frame, if one is whole.
+  pub fn peek(&self) -> Option<&Header> {
+    self.whole.front().map(|(header, _)| header)
+  }
+
+  /// The next frame; none where more has to be received, or nothing will come any more.
+  pub fn take(&mut self) -> Result<Option<Arrived<'_>>, FrameError> {
+    let Some((header, Belongings { fds, lost })) = self.whole.pop_front() else {
+      return self.broken.map_or(Ok(None), Err);
+    };
+    let data = self.start + Header::SIZE;
+    self.start = data + header.length as usize;
+    Ok(Some(Arrived { header, data: &self.buffer[data..self.start], fds, lost }))
+  }
+
+  /// The header of the frame that is not whole yet, once it has come; an error if it is none, or over a limit.
+  fn partial_header(&self) -> Result<Option<Header>, FrameError> {
+    let received = &self.buffer[self.partial..self.end];
+    let Some(bytes) = received.first_chunk() else {
+      // Not only once sixteen bytes have come, which somebody who speaks something else may never send.
+      let begins = received.first().is_none_or(|&byte| byte == MAGIC);
+      return if begins { Ok(None) } else { Err(FrameError::NotAFrame) };
+    };
+    let header = Header::decode(bytes).ok_or(FrameError::NotAFrame)?;
+    if header.length as usize > self.limits.max_bytes {
+      return Err(FrameError::TooLong(header.length));
+    }
+    if header.fds as usize > self.limits.max_fds {
+      return Err(FrameError::TooManyDescriptors(header.fds));
+    }
+    Ok(Some(header))
+  }
+
+  /// That the frame which is not whole has not more than it may have, as far as is known.
+  fn check_partial(&self) -> Result<(), FrameError> {
+    let came = self.belongings.fds.len() as u32;
+    match self.partial_header()? {
+      Some(Header { fds: announced, .. }) if came > announced => Err(FrameError::WrongDescriptors { announced, came }),
+      None if came as usize > self.limits.max_fds => Err(FrameError::TooManyDescriptors(came)),
+      _ => Ok(()),
+    }
+  }
+
+  /// That each frame which has become whole has what it announced.
+  fn check_whole(&mut self, from: usize) {
+    let wrong = self.whole.iter().enumerate().skip(from);
+    let mut wrong = wrong.filter_map(|(index, (header, own))| Some((index, own.check(header.fds).err()?)));
+    if let Some((index, error)) = wrong.next() {
+      drop(wrong);
+      self.whole.truncate(index);
+      self.fail(index, error);
+    }
+  }
+
+  /// Nothing after the frames that are whole can be trusted.
+  fn fail(&mut self, from: usize, error: FrameError) {
+    self.broken = Some(error);
+    self.belongings = Belongings::default();
+    self.check_whole(from);
+  }
+}

@@ -1,0 +1,40 @@
+import { type Descriptor, closeFds, disownAll } from './descriptor.ts'
+
+/**
+ * A message of a {@link Channel}: a value, and exactly the descriptors that were sent with it. The descriptors are the
+ * receiver's: close each, or the message.
+ */
+export class ChannelMessage<T = unknown> implements Disposable {
+  /** What was sent: bytes in memory of their own, or what `decode` made of them. */
+  readonly value: T
+  /** The descriptors, in the order in which they were sent. */
+  readonly fds: readonly Descriptor[]
+
+  /** @internal */
+  constructor(value: T, fds: readonly Descriptor[]) {
+    this.value = value
+    this.fds = fds
+  }
+
+  /** Close at once every descriptor of the message that is not yet closed, released or given to something else. */
+  close(): void {
+    closeFds(disownAll(this.fds))
+  }
+
+  /** Close, for `using`. */
+  [Symbol.dispose](): void {
+    this.close()
+  }
+}
+
+/** A message that asks for a reply. */
+export class ChannelRequest<T = unknown> extends ChannelMessage<T> {
+  /** Aborted when nobody waits for the reply any more: the other end gave up, or the channel has ended. */
+  readonly signal: AbortSignal
+
+  /** @internal */
+  constructor(value: T, fds: readonly Descriptor[], signal: AbortSignal) {
+    super(value, fds)
+    this.signal = signal
+  }
+}

@@ -1,0 +1,627 @@
+import { constants } from 'node:os'
+import { clearTimeout, setTimeout } from 'node:timers'
+import { onAbort } from './arguments.ts'
+import { ChannelMessage, ChannelRequest } from './channel-message.ts'
+import { type Codec, type Encoded, JSON_TEXT } from './codec.ts'
+import { Descriptor, closeFds, disownAll, own } from './descriptor.ts'
+import type { Endpoint, Framing } from './endpoint.ts'
+import {
+  TRUNCATED,
+  aborted,
+  controlError,
+  invalidReturn,
+  noHandler,
+  outOfRange,
+  protocolError,
+  rejection,
+  socketClosed,
+  systemError,
+  timedOut,
+  tooLarge,
+  tooManyPending
+} from './errors.ts'
+import { type FdSource, putFds } from './fd-source.ts'
+import { AGAIN, BROKEN, BUSY, END, MAX_CHANNEL_FDS, bytes, fds, native, outcome } from './native.ts'
+import { FIRST_PAUSE, LONGEST_PAUSE } from './pause.ts'
+import { Queue } from './queue.ts'
+import { tell, toldError } from './told-error.ts'
+import { nextTurn, spend } from './turn.ts'
+
+// What a frame is for, by the native side's code.
+const MESSAGE = 0
+const REQUEST = 1
+const RESPONSE = 2
+const ERROR = 3
+const CANCEL = 4
+const CLOSE = 5
+
+/** Copying so few bytes costs less than telling the native side where an array's memory is. */
+const SMALL = 64
+
+/** From so many bytes on, filling an array with zeros first is felt. */
+const LARGE = 4096
+
+/** How many frames one wake takes before it lets the event loop go on. */
+const PER_WAKE = 64
+
+/** The most bytes of UTF-8 for one unit of a string. */
+const UTF8 = 3
+
+/** What a request meets whose channel has ended. */
+const RESET = -constants.errno.ECONNRESET
+
+const done: Promise<void> = Promise.resolve()
+const noDescriptors: readonly Descriptor[] = []
+
+/** The shared bytes, with the calls that turn them into strings. */
+const buffer = Buffer.from(bytes.buffer)
+
+/** How large messages may be, and how many may wait. */
+export interface LinkLimits {
+  readonly maxBytes: number
+  readonly maxFds: number
+  readonly maxPending: number
+}
+
+/** What a handler gives. */
+interface Reply {
+  value?: unknown
+  fds?: readonly FdSource[] | null | undefined
+}
+
+/** What answers the other end's requests. */
+export type Handler = (request: ChannelRequest) => unknown
+
+/** A frame that waits for room. */
+interface Outgoing {
+  /** Keeps the socket from being collected, as `owner` does everywhere here. */
+  readonly owner: object
+  readonly resolve: (value: void | PromiseLike<void>) => void
+  abortion: Disposable | undefined
+}
+
+/** Somebody who waits for a message. */
+interface Receive {
+  readonly owner: object
+  readonly resolve: (value: ChannelMessage | null | PromiseLike<never>) => void
+  /** What this side's close gives, where that is no error. */
+  readonly closed: (() => null) | undefined
+  abortion: Disposable | undefined
+}
+
+/** A request whose answer has not come. */
+interface Question {
+  readonly owner: object
+  readonly resolve: (value: ChannelMessage | PromiseLike<never>) => void
+  abortion: Disposable | undefined
+  timer: NodeJS.Timeout | undefined
+}
+
+/** A message, or what went wrong with one, that came before anybody asked for it. */
+type Held = { readonly taken: ChannelMessage | (() => Error); readonly size: number }
+
+/** A frame, its data in memory of their own. */
+interface Frame {
+  readonly kind: number
+  readonly format: number
+  readonly id: number
+  readonly data: Uint8Array
+  readonly fds: readonly Descriptor[]
+  readonly lost: boolean
+}
+
+/** The two halves of a channel: what takes the place of its socket's own sender and receiver. */
+export class Link implements Framing {
+  readonly #endpoint: Endpoint
+  readonly #limits: LinkLimits
+  readonly #codec: Codec
+  readonly #outgoing = new Queue<Outgoing>()
+  readonly #receives = new Queue<Receive>()
+  /** What came while only an answer was waited for; bounded, as each limit of one message is theirs together. */
+  readonly #held = new Queue<Held>()
+  #heldBytes = 0
+  #heldFds = 0
+  readonly #questions = new Map<number, Question>()
+  #lastId = 0
+  /** The other end's requests that are being handled. */
+  readonly #serving = new Map<number, AbortController>()
+  #handler: Handler | undefined
+  /** Whether frames are wanted only to learn of the end. */
+  #watching = false
+  /** What keeps the socket from being collected while there is a handler, or the end is awaited. */
+  #owner: object | undefined
+  /** More frames may be there without an event that tells so: those that one receive brought. */
+  #more = true
+  #resuming = false
+  /** How it has ended: null in order; undefined while it has not. */
+  #end: Error | null | undefined
+  /** The end that nobody who receives was told of yet. */
+  #untold: Error | undefined
+  #timer: NodeJS.Timeout | undefined
+  #pause = FIRST_PAUSE
+  readonly closing: Promise<Error | null>
+  #resolveClosing!: (why: Error | null) => void
+
+  constructor(endpoint: Endpoint, limits: LinkLimits, codec: Codec) {
+    this.#endpoint = endpoint
+    this.#limits = limits
+    this.#codec = codec
+    this.closing = new Promise((resolve) => (this.#resolveClosing = resolve))
+    const code = native.channelOpen(endpoint.fd, limits.maxBytes, limits.maxFds)
+    if (code < 0) throw systemError(code, 'getsockopt')
+    endpoint.framing = this
+  }
+
+  /** Whether nothing can be received any more, nor is held. */
+  get closed(): boolean {
+    return this.#endpoint.closed && this.#held.length === 0 && this.#untold === undefined
+  }
+
+  // Sending
+
+  /** Sends a message. */
+  send(owner: object, value: unknown, sources: unknown, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#outgoing.length >= this.#limits.maxPending) throw tooManyPending('messages', this.#limits.maxPending)
+    const encoded = this.#encode(value)
+    const count = putFds(sources, 'fds', this.#mostFds)
+    return this.#post(owner, MESSAGE, 0, encoded, count, signal)
+  }
+
+  get #mostFds(): number {
+    return Math.min(this.#limits.maxFds, MAX_CHANNEL_FDS)
+  }
+
+  #encode(value: unknown): Encoded {
+    const encoded = this.#codec.encode(value)
+    const { content } = encoded
+    const most = this.#limits.maxBytes
+    // A string's bytes are only counted where they could be too many.
+    const short = typeof content === 'string' && content.length * UTF8 <= most
+    const length = short ? 0 : typeof content === 'string' ? Buffer.byteLength(content) : content.length
+    if (length > most) throw outOfRange('value', `at most ${most} bytes when it is encoded (options.maxBytes)`, length)
+    return encoded
+  }
+
+  /** Sends a frame with the first `count` of the shared numbers, or has the native side capture it. */
+  #post(owner: object, kind: number, id: number, encoded: Encoded, count: number, signal?: AbortSignal): Promise<void> {
+    if (this.#endpoint.closed) throw this.#closedError()
+    const code = this.#write(kind, id, encoded, count)
+    if (code === 0) return spend() ? done : nextTurn()
+    if (code !== AGAIN && code !== BUSY) return Promise.reject(this.#sendingEnded(code))
+    return new Promise((resolve) => {
+      const outgoing: Outgoing = { owner, resolve, abortion: undefined }
+      outgoing.abortion = onAbort(signal, () => this.#abandon(outgoing, signal!))
+      this.#outgoing.push(outgoing)
+      if (code === BUSY) this.#wait()
+      this.#endpoint.update()
+    })
+  }
+
+  #write(kind: number, id: number, { content, format }: Encoded, count: number): number {
+    const { fd } = this.#endpoint
+    if (typeof content === 'string') {
+      if (content.length * UTF8 <= buffer.length) {
+        return native.channelSend(fd, kind, format, id, buffer.write(content), count)
+      }
+      return native.channelSendFrom(Buffer.from(content), fd, kind, format, id, count)
+    }
+    const { length } = content
+    if (length > SMALL) return native.channelSendFrom(content, fd, kind, format, id, count)
+    for (let i = 0; i < length; i++) bytes[i] = content[i]!
+    return native.channelSend(fd, kind, format, id, length, count)
+  }
+
+  /** Takes a frame back; what has gone in part goes on, as whatever followed would be taken for its rest. */
+  #abandon(outgoing: Outgoing, signal: AbortSignal): void {
+    const index = this.#outgoing.indexOf(outgoing)
+    if (index < 0) return
+    if (native.channelCancel(this.#endpoint.fd, index) === 1) this.#outgoing.remove(outgoing)
+    settle(
+      outgoing,
+      rejection(() => aborted(signal))
+    )
+    this.#endpoint.update()
+  }
+
+  get waitsForRoom(): boolean {
+    return this.#outgoing.length > 0 && this.#timer === undefined
+  }
+
+  set referenced(on: boolean) {
+    if (on) this.#timer?.ref()
+    else this.#timer?.unref()
+    for (const { timer } of this.#questions.values()) {
+      if (on) timer?.ref()
+      else timer?.unref()
+    }
+  }
+
+  flushOutput(): void {
+    if (this.#endpoint.closed) return
+    const gone = native.channelFlush(this.#endpoint.fd)
+    const code = gone < 0 ? gone : outcome[0]!
+    for (let left = gone; left > 0; left--) settle(this.#outgoing.shift()!, undefined)
+    if (gone > 0) this.#pause = FIRST_PAUSE
+    if (code === BUSY) {
+      this.#wait()
+    } else if (code !== 0 && code !== AGAIN) {
+      const error = this.#sendingEnded(code)
+      this.#failOutgoing(() => error)
+    }
+    this.#closeIfDone()
+  }
+
+  /** Tries again after a pause, each longer than the last. */
+  #wait(): void {
+    if (this.#timer !== undefined) return
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined
+      this.flushOutput()
+      this.#endpoint.update()
+    }, this.#pause)
+    this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE)
+    if (!this.#endpoint.referenced) this.#timer.unref()
+  }
+
+  /** Why nothing can be sent: what the other end gave as its reason, if it gave one, or the system's error. */
+  #sendingEnded(code: number): Error {
+    if (!this.#endpoint.closed) while (this.#mayHold && this.#arrive());
+    return this.#end ?? systemError(code, 'sendmsg')
+  }
+
+  #failOutgoing(error: () => Error): void {
+    for (let outgoing = this.#outgoing.shift(); outgoing !== undefined; outgoing = this.#outgoing.shift()) {
+      settle(outgoing, rejection(error))
+    }
+  }
+
+  // Receiving
+
+  get waitsForInput(): boolean {
+    if (this.#end !== undefined || this.#serving.size >= this.#limits.maxPending) return false
+    if (this.#receives.length > 0) return true
+    return this.#mayHold && (this.#handler !== undefined || this.#questions.size > 0 || this.#watching)
+  }
+
+  get #mayHold(): boolean {
+    const { maxBytes, maxFds, maxPending } = this.#limits
+    return this.#held.length < maxPending && this.#heldBytes <= maxBytes && this.#heldFds <= maxFds
+  }
+
+  /** The next message; null at the end. */
+  receive(
+    owner: object,
+    signal: AbortSignal | undefined,
+    closed: (() => null) | undefined
+  ): Promise<ChannelMessage | null> {
+    const held = this.#takeHeld()
+    if (held !== undefined) return typeof held === 'function' ? Promise.reject(held()) : Promise.resolve(held)
+    if (this.#untold !== undefined) return Promise.reject(this.#takeUntold())
+    if (this.#end === null) return Promise.resolve(null)
+    if (this.#endpoint.closed) throw this.#closedError()
+    return new Promise((resolve) => {
+      const receive: Receive = { owner, resolve, closed, abortion: undefined }
+      this.#receives.push(receive)
+      receive.abortion = onAbort(signal, () => {
+        if (!this.#receives.remove(receive)) return
+        settle(
+          receive,
+          rejection(() => aborted(signal!))
+        )
+        this.#endpoint.update()
+      })
+      if (!spend()) this.#resume()
+      else if (this.#receives.length === 1 && this.waitsForInput) this.flushInput()
+      this.#endpoint.update()
+    })
+  }
+
+  #takeHeld(): Held['taken'] | undefined {
+    const held = this.#held.shift()
+    if (held === undefined) return undefined
+    this.#heldBytes -= held.size
+    if (typeof held.taken !== 'function') this.#heldFds -= held.taken.fds.length
+    this.#wantsMore()
+    return held.taken
+  }
+
+  #takeUntold(): Error {
+    const error = this.#untold!
+    this.#untold = undefined
+    return error
+  }
+
+  /** Takes frames for as long as they are wanted. */
+  flushInput(): void {
+    for (let left = PER_WAKE; left > 0; left--) if (!this.waitsForInput || !this.#arrive()) return
+    if (this.waitsForInput) this.#resume()
+  }
+
+  /** Frames are wanted that were not before, and may be there without an event. */
+  #wantsMore(): void {
+    if (this.#endpoint.closed) return
+    if (this.#more && this.waitsForInput) this.#resume()
+    this.#endpoint.update()
+    this.#closeIfDone()
+  }
+
+  /** Goes on in the next turn. */
+  #resume(): void {
+    if (this.#resuming) return
+    this.#resuming = true
+    void this.#goOn()
+  }
+
+  async #goOn(): Promise<void> {
+    await nextTurn()
+    this.#resuming = false
+    if (this.#endpoint.closed) return
+    this.flushInput()
+    this.#endpoint.update()
+  }
+
+  /** Takes one frame and gives it to whom it concerns; false where none is there. */
+  #arrive(): boolean {
+    if (this.#end !== undefined || this.#endpoint.closed) return false
+    const { fd } = this.#endpoint
+    const length = native.channelReceive(fd)
+    this.#more = length >= 0
+    if (length < 0) {
+      if (length === END) this.#finish(null)
+      else if (length === BROKEN) this.#refuse(this.#frameError())
+      else if (length !== AGAIN) this.#finish(systemError(length, 'recvmsg'))
+      return false
+    }
+    const data = length <= LARGE ? new Uint8Array(length) : new Uint8Array(Buffer.allocUnsafeSlow(length).buffer)
+    if (length > bytes.length) native.channelTake(data, fd)
+    else if (length <= SMALL) for (let i = 0; i < length; i++) data[i] = bytes[i]!
+    else data.set(bytes.subarray(0, length))
+    const count = outcome[0]!
+    let descriptors = noDescriptors
+    if (count > 0) {
+      const received = [own(fds[0]!)]
+      for (let i = 1; i < count; i++) received.push(own(fds[i]!))
+      descriptors = received
+    }
+    this.#dispatch({
+      kind: outcome[2]!,
+      format: outcome[3]!,
+      id: outcome[4]! >>> 0,
+      data,
+      fds: descriptors,
+      lost: outcome[1] !== 0
+    })
+    return true
+  }
+
+  #dispatch(frame: Frame): void {
+    const { kind, id, data } = frame
+    if (kind === MESSAGE) {
+      this.#deliver(this.#decode(frame), data.length)
+    } else if (kind === REQUEST) {
+      void this.#serve(id, this.#decode(frame))
+    } else if (kind === RESPONSE) {
+      this.#answer(frame, this.#decode(frame))
+    } else {
+      closeFds(disownAll(frame.fds))
+      if (kind === ERROR) this.#answer(frame, () => toldError(data))
+      else if (kind === CANCEL) this.#serving.get(id)?.abort()
+      else if (kind === CLOSE) this.#finish(toldError(data))
+    }
+  }
+
+  /** The message of a frame, or why there is none; its descriptors are closed then. */
+  #decode({ format, data, fds: descriptors, lost }: Frame): Held['taken'] {
+    if (lost) return () => controlError(TRUNCATED, data)
+    try {
+      return new ChannelMessage(this.#codec.decode(data, format), descriptors)
+    } catch (cause) {
+      closeFds(disownAll(descriptors))
+      return () => Object.assign(protocolError('a message could not be decoded', cause), { data })
+    }
+  }
+
+  #deliver(taken: Held['taken'], size: number): void {
+    const receive = this.#receives.shift()
+    if (receive !== undefined) {
+      settle(receive, typeof taken === 'function' ? rejection(taken) : taken)
+      return
+    }
+    this.#held.push({ taken, size })
+    this.#heldBytes += size
+    if (typeof taken !== 'function') this.#heldFds += taken.fds.length
+  }
+
+  // Requests
+
+  /** Asks the other end. */
+  request(
+    owner: object,
+    value: unknown,
+    sources: unknown,
+    timeout: number | undefined,
+    signal: AbortSignal | undefined
+  ): Promise<ChannelMessage> {
+    if (this.#questions.size >= this.#limits.maxPending) throw tooManyPending('requests', this.#limits.maxPending)
+    const encoded = this.#encode(value)
+    const count = putFds(sources, 'fds', this.#mostFds)
+    const id = this.#nextId()
+    const given = signal === undefined && timeout === undefined ? undefined : new AbortController()
+    const sent = this.#post(owner, REQUEST, id, encoded, count, given?.signal)
+    return new Promise((resolve) => {
+      const question: Question = { owner, resolve, abortion: undefined, timer: undefined }
+      const giveUp = (error: () => Error) => {
+        if (!this.#conclude(id, rejection(error))) return
+        const waited = this.#outgoing.length
+        given?.abort() // takes the request back if it still waits
+        // Otherwise it has gone: the other end need not go on.
+        if (this.#outgoing.length === waited) this.#tellQuietly(CANCEL, id, '')
+      }
+      question.abortion = onAbort(signal, () => giveUp(() => aborted(signal!)))
+      if (timeout !== undefined) question.timer = setTimeout(() => giveUp(() => timedOut(timeout)), timeout)
+      if (!this.#endpoint.referenced) question.timer?.unref()
+      this.#questions.set(id, question)
+      sent.catch((error: unknown) => this.#conclude(id, Promise.reject(error)))
+      this.#endpoint.update()
+    })
+  }
+
+  #nextId(): number {
+    do this.#lastId = (this.#lastId + 1) >>> 0
+    while (this.#questions.has(this.#lastId))
+    return this.#lastId
+  }
+
+  #answer({ id, fds: descriptors }: Frame, taken: Held['taken']): void {
+    const answer = typeof taken === 'function' ? rejection(taken) : taken
+    // Nobody asks any more: it crossed the cancellation.
+    if (!this.#conclude(id, answer)) closeFds(disownAll(descriptors))
+  }
+
+  #conclude(id: number, answer: ChannelMessage | Promise<never>): boolean {
+    const question = this.#questions.get(id)
+    if (answer instanceof Promise) answer.catch(() => {}) // where nobody asks any more
+    if (question === undefined) return false
+    this.#questions.delete(id)
+    clearTimeout(question.timer)
+    settle(question, answer)
+    return true
+  }
+
+  /** Sets what answers requests. */
+  handle(owner: object, handler: Handler | undefined): void {
+    this.#handler = handler
+    this.#keep(owner)
+  }
+
+  /** Wants to know of the end. */
+  watch(owner: object): void {
+    if (this.#watching) return
+    this.#watching = true
+    this.#keep(owner)
+  }
+
+  #keep(owner: object): void {
+    if (this.#end !== undefined || this.#endpoint.closed) return
+    this.#owner = this.#handler === undefined && !this.#watching ? undefined : owner
+    this.#wantsMore()
+  }
+
+  async #serve(id: number, taken: Held['taken']): Promise<void> {
+    const owner = this.#owner ?? this
+    const handler = this.#handler
+    if (typeof taken === 'function' || handler === undefined) {
+      if (typeof taken !== 'function') taken.close()
+      this.#tellQuietly(ERROR, id, tell(typeof taken === 'function' ? taken() : noHandler()))
+      return
+    }
+    const controller = new AbortController()
+    this.#serving.set(id, controller)
+    let reply: Reply | undefined
+    try {
+      reply = replyOf(await handler(new ChannelRequest(taken.value, taken.fds, controller.signal)))
+      if (controller.signal.aborted) return
+      const encoded = this.#encode(reply.value)
+      await this.#post(owner, RESPONSE, id, encoded, putFds(reply.fds, 'fds', this.#mostFds))
+    } catch (error) {
+      if (!controller.signal.aborted) this.#tellQuietly(ERROR, id, tell(error))
+    } finally {
+      const given = (reply?.fds ?? []).filter((source) => source instanceof Descriptor)
+      closeFds(disownAll(given))
+      if (this.#serving.get(id) === controller) this.#serving.delete(id)
+      this.#wantsMore()
+    }
+  }
+
+  /** Sends what nobody waits for. */
+  #tellQuietly(kind: number, id: number, content: string): void {
+    if (this.#endpoint.closed) return
+    this.#post(this.#owner ?? this, kind, id, { content, format: JSON_TEXT }, 0).catch(() => {})
+  }
+
+  // The end
+
+  #frameError(): Error {
+    const why = outcome[0]
+    const announced = outcome[1]! >>> 0
+    const { maxBytes, maxFds } = this.#limits
+    if (why === 1) return tooLarge(`${announced} bytes, and ${maxBytes}`)
+    if (why === 2) return tooLarge(`${announced} descriptors, and ${maxFds}`)
+    if (why === 3) return protocolError(`a frame announced ${announced} descriptors, and ${outcome[2]} came`)
+    return protocolError(why === 4 ? 'the channel ended inside of a frame' : 'what came is no frame')
+  }
+
+  /** Ends the channel because of what the other end has sent, and tells it so. */
+  #refuse(error: Error): void {
+    this.#tellQuietly(CLOSE, 0, tell(error))
+    this.#finish(error)
+  }
+
+  /** Nothing more will come: null at the end that the other side made. */
+  #finish(error: Error | null): void {
+    if (this.#end !== undefined) return
+    this.#end = error
+    const gone = () => error ?? systemError(RESET, 'recvmsg')
+    for (const id of this.#questions.keys()) this.#conclude(id, rejection(gone))
+    for (const controller of this.#serving.values()) if (error !== null) controller.abort(error)
+    const first = this.#receives.shift()
+    if (first === undefined) this.#untold = error ?? undefined
+    else settle(first, error === null ? null : rejection(gone))
+    for (let receive = this.#receives.shift(); receive !== undefined; receive = this.#receives.shift()) {
+      settle(receive, error === null || receive.closed !== undefined ? null : rejection(gone))
+    }
+    this.#resolveClosing(error)
+    this.#owner = undefined
+    // Not while the endpoint goes on after a callback, which it does not on a number that is somebody else's.
+    if (error === null) this.#closeIfDone()
+    else this.#endpoint.close()
+  }
+
+  /** Closes the socket once the other end has ended and nothing is left to be sent to it. */
+  #closeIfDone(): void {
+    if (this.#end === undefined || this.#endpoint.closed) return
+    if (this.#serving.size === 0 && this.#outgoing.length === 0) this.#endpoint.close()
+  }
+
+  #closedError(): Error {
+    return this.#end ?? socketClosed()
+  }
+
+  fail(error: () => Error): void {
+    this.#finish(error())
+  }
+
+  end(): void {
+    const error = () => this.#closedError()
+    this.#failOutgoing(error)
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    this.#owner = undefined
+    if (this.#end !== undefined) return // what is held can still be taken
+    for (const id of this.#questions.keys()) this.#conclude(id, rejection(socketClosed))
+    for (const controller of this.#serving.values()) controller.abort(socketClosed())
+    for (let receive = this.#receives.shift(); receive !== undefined; receive = this.#receives.shift()) {
+      settle(receive, receive.closed === undefined ? rejection(socketClosed) : null)
+    }
+    for (let held = this.#held.shift(); held !== undefined; held = this.#held.shift()) {
+      if (typeof held.taken !== 'function') held.taken.close()
+    }
+    this.#resolveClosing(null)
+  }
+}
+
+function settle<T>(
+  pending: { readonly resolve: (value: T) => void; abortion: Disposable | undefined },
+  value: T
+): void {
+  pending.abortion?.[Symbol.dispose]()
+  pending.abortion = undefined
+  pending.resolve(value)
+}
+
+/** What a handler gave, if it is a reply. */
+function replyOf(reply: unknown): Reply {
+  if (reply === undefined || reply === null) return {}
+  if (typeof reply === 'object' && ('value' in reply || 'fds' in reply)) return reply as Reply
+  throw invalidReturn('handler', 'an object with value, fds or both, or nothing,', reply)
+}
