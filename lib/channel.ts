@@ -4,7 +4,7 @@ import { codecOf } from './codec.ts'
 import { invalidType, invalidValue, socketNotEmpty } from './errors.ts'
 import type { FdSource } from './fd-source.ts'
 import { Iteration, end } from './iteration.ts'
-import { type Handler, Link } from './link.ts'
+import { type Handler, Link, type Shape } from './link.ts'
 import { MAX_CHANNEL_FDS } from './native.ts'
 import { openReactor } from './reactor.ts'
 import { type UnixSocket, endpointOf } from './unix-socket.ts'
@@ -48,7 +48,14 @@ const DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 const DEFAULT_MAX_FDS = 1024
 const DEFAULT_MAX_PENDING = 65_536
 
-const ended = () => null
+type Result<T> = IteratorResult<ChannelMessage<T>, undefined>
+
+const toMessage: Shape<ChannelMessage | null> = (message) => message
+
+const toResult: Shape<Result<unknown>> = Object.assign(
+  (message: ChannelMessage | null): Result<unknown> => (message === null ? end : { done: false, value: message }),
+  { endsQuietly: true }
+)
 
 /**
  * Messages over a connection, each a value with exactly the descriptors that were sent with it, whatever the kernel merges or
@@ -139,7 +146,8 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    */
   receive(options?: Abortable): Promise<ChannelMessage<T> | null> {
     try {
-      return this.#receive(signalOf(optionsOf(options)), undefined)
+      const signal = signalOf(optionsOf(options))
+      return this.#link.receive(this, toMessage, signal) as Promise<ChannelMessage<T> | null>
     } catch (error) {
       return Promise.reject(error)
     }
@@ -147,10 +155,7 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
 
   /** The messages as they come, until the end of the channel. Leaving the iteration leaves the channel open, and loses nothing. */
   [Symbol.asyncIterator](): AsyncIterableIterator<ChannelMessage<T>, undefined> {
-    const take = async (): Promise<IteratorResult<ChannelMessage<T>, undefined>> => {
-      const value = await this.#receive(undefined, ended)
-      return value === null ? end : { done: false, value }
-    }
+    const take = () => this.#link.receive(this, toResult, undefined) as Promise<Result<T>>
     return new Iteration(this.#link, take, undefined)
   }
 
@@ -223,9 +228,5 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
   /** As {@link Channel.close}, with the closing of descriptors, which can block, on the thread pool. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.socket[Symbol.asyncDispose]()
-  }
-
-  #receive(signal: AbortSignal | undefined, closed: (() => null) | undefined): Promise<ChannelMessage<T> | null> {
-    return this.#link.receive(this, signal, closed) as Promise<ChannelMessage<T> | null>
   }
 }

@@ -11,11 +11,18 @@ export interface Encoded {
   readonly format: number
 }
 
+/** The data of a frame that has arrived. */
+export interface Arrived {
+  /** In memory of their own. */
+  bytes(): Uint8Array
+  /** As UTF-8. */
+  text(): string
+}
+
 /** How values become the data of frames, and these values again. */
 export interface Codec {
   encode(value: unknown): Encoded
-  /** `data` may be kept. */
-  decode(data: Uint8Array, format: number): unknown
+  decode(data: Arrived, format: number): unknown
 }
 
 /** Bytes as they are, and everything else as JSON. */
@@ -28,9 +35,9 @@ const plain: Codec = {
     return { content: text, format: JSON_TEXT }
   },
   decode(data, format) {
-    if (format === BYTES) return data
-    if (data.length === 0) return undefined
-    return JSON.parse(Buffer.from(data.buffer, data.byteOffset, data.length).toString())
+    if (format === BYTES) return data.bytes()
+    const text = data.text()
+    return text === '' ? undefined : JSON.parse(text)
   }
 }
 
@@ -53,5 +60,5 @@ function encoder(encode: unknown): Codec['encode'] {
 
 function decoder(decode: unknown): Codec['decode'] {
   if (typeof decode !== 'function') throw invalidType('options.decode', 'of type function', decode)
-  return (data) => decode(data) as unknown
+  return (data) => decode(data.bytes()) as unknown
 }

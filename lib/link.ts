@@ -2,7 +2,7 @@ import { constants } from 'node:os'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { onAbort } from './arguments.ts'
 import { ChannelMessage, ChannelRequest } from './channel-message.ts'
-import { type Codec, type Encoded, JSON_TEXT } from './codec.ts'
+import { type Arrived, type Codec, type Encoded, JSON_TEXT } from './codec.ts'
 import { Descriptor, closeFds, disownAll, own } from './descriptor.ts'
 import type { Endpoint, Framing } from './endpoint.ts'
 import {
@@ -38,8 +38,8 @@ const CLOSE = 5
 /** Copying so few bytes costs less than telling the native side where an array's memory is. */
 const SMALL = 64
 
-/** From so many bytes on, filling an array with zeros first is felt. */
-const LARGE = 4096
+/** How long a message may be that is put together with others. */
+const GATHERED = 4096
 
 /** How many frames one wake takes before it lets the event loop go on. */
 const PER_WAKE = 64
@@ -80,12 +80,18 @@ interface Outgoing {
   abortion: Disposable | undefined
 }
 
+/** What a caller makes of a message, or of null at the end. */
+export interface Shape<T> {
+  (message: ChannelMessage | null): T
+  /** Whether this side's close is an end like any other, and no error. */
+  readonly endsQuietly?: boolean
+}
+
 /** Somebody who waits for a message. */
 interface Receive {
   readonly owner: object
-  readonly resolve: (value: ChannelMessage | null | PromiseLike<never>) => void
-  /** What this side's close gives, where that is no error. */
-  readonly closed: (() => null) | undefined
+  readonly resolve: (value: unknown) => void
+  readonly shape: Shape<unknown>
   abortion: Disposable | undefined
 }
 
@@ -100,15 +106,57 @@ interface Question {
 /** A message, or what went wrong with one, that came before anybody asked for it. */
 type Held = { readonly taken: ChannelMessage | (() => Error); readonly size: number }
 
-/** A frame, its data in memory of their own. */
-interface Frame {
-  readonly kind: number
-  readonly format: number
-  readonly id: number
-  readonly data: Uint8Array
-  readonly fds: readonly Descriptor[]
-  readonly lost: boolean
+/** The frame that has just been received; its data are in the shared bytes, or in an array where they are too long. */
+class Frame implements Arrived {
+  kind = 0
+  format = 0
+  id = 0
+  lost = false
+  fds = noDescriptors
+  #length = 0
+  #large: Uint8Array | undefined
+
+  /** Takes what the native side has received. */
+  set(fd: number, length: number): void {
+    this.#length = length
+    this.#large = undefined
+    if (length > bytes.length) {
+      this.#large = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer) // filling it with zeros first is felt
+      native.channelTake(this.#large, fd)
+    }
+    this.lost = outcome[1] !== 0
+    this.kind = outcome[2]!
+    this.format = outcome[3]!
+    this.id = outcome[4]! >>> 0
+    const count = outcome[0]!
+    this.fds = noDescriptors
+    if (count === 0) return
+    const received = [own(fds[0]!)]
+    for (let i = 1; i < count; i++) received.push(own(fds[i]!))
+    this.fds = received
+  }
+
+  get size(): number {
+    return this.#length
+  }
+
+  bytes(): Uint8Array {
+    const length = this.#length
+    if (this.#large !== undefined) return this.#large
+    const data = new Uint8Array(length)
+    if (length <= SMALL) for (let i = 0; i < length; i++) data[i] = bytes[i]!
+    else data.set(bytes.subarray(0, length))
+    return data
+  }
+
+  text(): string {
+    const large = this.#large
+    return large === undefined ? buffer.toString('utf8', 0, this.#length) : Buffer.from(large.buffer).toString()
+  }
 }
+
+/** One for all: it is dispatched before another one is received. */
+const frame = new Frame()
 
 /** The two halves of a channel: what takes the place of its socket's own sender and receiver. */
 export class Link implements Framing {
@@ -139,6 +187,8 @@ export class Link implements Framing {
   #untold: Error | undefined
   #timer: NodeJS.Timeout | undefined
   #pause = FIRST_PAUSE
+  /** Whether small messages are put together that are sent before anything is awaited. */
+  #gathering = false
   readonly closing: Promise<Error | null>
   #resolveClosing!: (why: Error | null) => void
 
@@ -193,22 +243,49 @@ export class Link implements Framing {
       outgoing.abortion = onAbort(signal, () => this.#abandon(outgoing, signal!))
       this.#outgoing.push(outgoing)
       if (code === BUSY) this.#wait()
-      this.#endpoint.update()
+      if (!this.#gathering) this.#endpoint.update()
     })
   }
 
+  /** Sends a frame: 0; or has it wait: AGAIN or BUSY. */
   #write(kind: number, id: number, { content, format }: Encoded, count: number): number {
     const { fd } = this.#endpoint
-    if (typeof content === 'string') {
-      if (content.length * UTF8 <= buffer.length) {
-        return native.channelSend(fd, kind, format, id, buffer.write(content), count)
-      }
-      return native.channelSendFrom(Buffer.from(content), fd, kind, format, id, count)
+    if (typeof content !== 'string' && content.length > SMALL) {
+      this.#sendGathered()
+      return native.channelSendFrom(content, fd, kind, format, id, count)
     }
-    const { length } = content
-    if (length > SMALL) return native.channelSendFrom(content, fd, kind, format, id, count)
-    for (let i = 0; i < length; i++) bytes[i] = content[i]!
+    if (content.length > GATHERED || count > 0) {
+      this.#sendGathered()
+      if (content.length * UTF8 > buffer.length) {
+        return native.channelSendFrom(Buffer.from(content), fd, kind, format, id, count)
+      }
+    }
+    let { length } = content
+    if (typeof content === 'string') length = buffer.write(content)
+    else for (let i = 0; i < length; i++) bytes[i] = content[i]!
+    if (this.#gathering) {
+      native.channelPush(fd, kind, format, id, length)
+      return AGAIN!
+    }
+    if (this.#outgoing.length === 0 && count === 0) this.#gather()
     return native.channelSend(fd, kind, format, id, length, count)
+  }
+
+  /**
+   * The first small message goes at once, and those that follow it before whoever sends them awaits anything go together:
+   * a call for each costs several times what all else about it costs.
+   */
+  #gather(): void {
+    this.#gathering = true
+    queueMicrotask(() => this.#sendGathered())
+  }
+
+  #sendGathered(): void {
+    if (!this.#gathering) return
+    this.#gathering = false
+    if (this.#outgoing.length === 0 || this.#endpoint.closed) return
+    this.flushOutput()
+    this.#endpoint.update()
   }
 
   /** Takes a frame back; what has gone in part goes on, as whatever followed would be taken for its rest. */
@@ -288,19 +365,15 @@ export class Link implements Framing {
     return this.#held.length < maxPending && this.#heldBytes <= maxBytes && this.#heldFds <= maxFds
   }
 
-  /** The next message; null at the end. */
-  receive(
-    owner: object,
-    signal: AbortSignal | undefined,
-    closed: (() => null) | undefined
-  ): Promise<ChannelMessage | null> {
+  /** The next message in the caller's shape; null at the end. */
+  receive<T>(owner: object, shape: Shape<T>, signal: AbortSignal | undefined): Promise<T> {
     const held = this.#takeHeld()
-    if (held !== undefined) return typeof held === 'function' ? Promise.reject(held()) : Promise.resolve(held)
+    if (held !== undefined) return typeof held === 'function' ? Promise.reject(held()) : Promise.resolve(shape(held))
     if (this.#untold !== undefined) return Promise.reject(this.#takeUntold())
-    if (this.#end === null) return Promise.resolve(null)
+    if (this.#end === null) return Promise.resolve(shape(null))
     if (this.#endpoint.closed) throw this.#closedError()
     return new Promise((resolve) => {
-      const receive: Receive = { owner, resolve, closed, abortion: undefined }
+      const receive: Receive = { owner, resolve: resolve as Receive['resolve'], shape, abortion: undefined }
       this.#receives.push(receive)
       receive.abortion = onAbort(signal, () => {
         if (!this.#receives.remove(receive)) return
@@ -311,7 +384,7 @@ export class Link implements Framing {
         this.#endpoint.update()
       })
       if (!spend()) this.#resume()
-      else if (this.#receives.length === 1 && this.waitsForInput) this.flushInput()
+      else if (this.#receives.length === 1) this.flushInput()
       this.#endpoint.update()
     })
   }
@@ -372,51 +445,39 @@ export class Link implements Framing {
       else if (length !== AGAIN) this.#finish(systemError(length, 'recvmsg'))
       return false
     }
-    const data = length <= LARGE ? new Uint8Array(length) : new Uint8Array(Buffer.allocUnsafeSlow(length).buffer)
-    if (length > bytes.length) native.channelTake(data, fd)
-    else if (length <= SMALL) for (let i = 0; i < length; i++) data[i] = bytes[i]!
-    else data.set(bytes.subarray(0, length))
-    const count = outcome[0]!
-    let descriptors = noDescriptors
-    if (count > 0) {
-      const received = [own(fds[0]!)]
-      for (let i = 1; i < count; i++) received.push(own(fds[i]!))
-      descriptors = received
+    frame.set(fd, length)
+    const { kind, id } = frame
+    if (kind === MESSAGE) {
+      this.#deliver(this.#decode(), length)
+    } else if (kind === REQUEST) {
+      void this.#serve(id, this.#decode())
+    } else if (kind === RESPONSE) {
+      this.#answer(id, this.#decode())
+    } else {
+      closeFds(disownAll(frame.fds))
+      if (kind === CANCEL) this.#serving.get(id)?.abort()
+      else this.#told(kind, id, toldError(frame.text()))
     }
-    this.#dispatch({
-      kind: outcome[2]!,
-      format: outcome[3]!,
-      id: outcome[4]! >>> 0,
-      data,
-      fds: descriptors,
-      lost: outcome[1] !== 0
-    })
     return true
   }
 
-  #dispatch(frame: Frame): void {
-    const { kind, id, data } = frame
-    if (kind === MESSAGE) {
-      this.#deliver(this.#decode(frame), data.length)
-    } else if (kind === REQUEST) {
-      void this.#serve(id, this.#decode(frame))
-    } else if (kind === RESPONSE) {
-      this.#answer(frame, this.#decode(frame))
-    } else {
-      closeFds(disownAll(frame.fds))
-      if (kind === ERROR) this.#answer(frame, () => toldError(data))
-      else if (kind === CANCEL) this.#serving.get(id)?.abort()
-      else if (kind === CLOSE) this.#finish(toldError(data))
-    }
+  #told(kind: number, id: number, error: Error): void {
+    if (kind === CLOSE) this.#finish(error)
+    else this.#answer(id, () => error)
   }
 
-  /** The message of a frame, or why there is none; its descriptors are closed then. */
-  #decode({ format, data, fds: descriptors, lost }: Frame): Held['taken'] {
-    if (lost) return () => controlError(TRUNCATED, data)
+  /** The message of the frame, or why there is none; its descriptors are closed then. */
+  #decode(): Held['taken'] {
+    const descriptors = frame.fds
+    if (frame.lost) {
+      const data = frame.bytes()
+      return () => controlError(TRUNCATED, data)
+    }
     try {
-      return new ChannelMessage(this.#codec.decode(data, format), descriptors)
+      return new ChannelMessage(this.#codec.decode(frame, frame.format), descriptors)
     } catch (cause) {
       closeFds(disownAll(descriptors))
+      const data = frame.bytes()
       return () => Object.assign(protocolError('a message could not be decoded', cause), { data })
     }
   }
@@ -424,7 +485,7 @@ export class Link implements Framing {
   #deliver(taken: Held['taken'], size: number): void {
     const receive = this.#receives.shift()
     if (receive !== undefined) {
-      settle(receive, typeof taken === 'function' ? rejection(taken) : taken)
+      settle(receive, typeof taken === 'function' ? rejection(taken) : receive.shape(taken))
       return
     }
     this.#held.push({ taken, size })
@@ -472,10 +533,10 @@ export class Link implements Framing {
     return this.#lastId
   }
 
-  #answer({ id, fds: descriptors }: Frame, taken: Held['taken']): void {
-    const answer = typeof taken === 'function' ? rejection(taken) : taken
+  #answer(id: number, taken: Held['taken']): void {
+    const asked = this.#conclude(id, typeof taken === 'function' ? rejection(taken) : taken)
     // Nobody asks any more: it crossed the cancellation.
-    if (!this.#conclude(id, answer)) closeFds(disownAll(descriptors))
+    if (!asked && typeof taken !== 'function') taken.close()
   }
 
   #conclude(id: number, answer: ChannelMessage | Promise<never>): boolean {
@@ -566,9 +627,9 @@ export class Link implements Framing {
     for (const controller of this.#serving.values()) if (error !== null) controller.abort(error)
     const first = this.#receives.shift()
     if (first === undefined) this.#untold = error ?? undefined
-    else settle(first, error === null ? null : rejection(gone))
+    else settle(first, error === null ? first.shape(null) : rejection(gone))
     for (let receive = this.#receives.shift(); receive !== undefined; receive = this.#receives.shift()) {
-      settle(receive, error === null || receive.closed !== undefined ? null : rejection(gone))
+      settle(receive, error === null || receive.shape.endsQuietly === true ? receive.shape(null) : rejection(gone))
     }
     this.#resolveClosing(error)
     this.#owner = undefined
@@ -592,6 +653,10 @@ export class Link implements Framing {
   }
 
   end(): void {
+    if (this.#gathering) {
+      const gone = native.channelFlush(this.#endpoint.fd) // as each would have gone
+      for (let left = gone; left > 0; left--) settle(this.#outgoing.shift()!, undefined)
+    }
     const error = () => this.#closedError()
     this.#failOutgoing(error)
     clearTimeout(this.#timer)
@@ -601,7 +666,7 @@ export class Link implements Framing {
     for (const id of this.#questions.keys()) this.#conclude(id, rejection(socketClosed))
     for (const controller of this.#serving.values()) controller.abort(socketClosed())
     for (let receive = this.#receives.shift(); receive !== undefined; receive = this.#receives.shift()) {
-      settle(receive, receive.closed === undefined ? rejection(socketClosed) : null)
+      settle(receive, receive.shape.endsQuietly === true ? receive.shape(null) : rejection(socketClosed))
     }
     for (let held = this.#held.shift(); held !== undefined; held = this.#held.shift()) {
       if (typeof held.taken !== 'function') held.taken.close()

@@ -14,10 +14,10 @@ export function tell(error: unknown): string {
 }
 
 /** The error that the data of a frame tell of. */
-export function toldError(data: Uint8Array): Error {
+export function toldError(text: string): Error {
   let told: Record<string, unknown> = {}
   try {
-    const value: unknown = JSON.parse(Buffer.from(data).toString())
+    const value: unknown = JSON.parse(text)
     if (typeof value === 'object' && value !== null) told = value as Record<string, unknown>
   } catch {
     // It goes without.

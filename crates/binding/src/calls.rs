@@ -268,6 +268,9 @@ pub struct Calls<'env> {
     ts_type = "(socket: number, kind: number, format: number, id: number, length: number, count: number) => number"
   )]
   pub channel_send: Unknown<'env>,
+  /// Put a frame with the first `length` of `bytes` behind those that wait, for the next `channelFlush`.
+  #[napi(ts_type = "(socket: number, kind: number, format: number, id: number, length: number) => number")]
+  pub channel_push: Unknown<'env>,
   /// As `channelSend`, from an array.
   #[napi(
     ts_type = "(data: Uint8Array, socket: number, kind: number, format: number, id: number, count: number) => number"
@@ -341,6 +344,7 @@ impl<'env> Calls<'env> {
       receive_into: call("receiveInto", array_and_integers!(receive_into, 2))?,
       channel_open: call("channelOpen", integers!(channel::open, 3))?,
       channel_send: call("channelSend", integers!(channel::send, 6))?,
+      channel_push: call("channelPush", integers!(channel::push, 5))?,
       channel_send_from: call("channelSendFrom", array_and_integers!(channel::send_from, 5))?,
       channel_flush: call("channelFlush", integers!(channel::flush, 1))?,
       channel_cancel: call("channelCancel", integers!(channel::cancel, 2))?,

@@ -33,6 +33,12 @@ pub(crate) fn send(environment: &mut Environment, [socket, kind, format, id, len
   send_frame(table, socket, header(kind, format, id), data, &fds.get()[..count as usize])
 }
 
+pub(crate) fn push(environment: &mut Environment, [socket, kind, format, id, length]: [i32; 5]) -> Outcome {
+  let Environment { table, bytes, .. } = environment;
+  table.channel(socket)?.1.outbox.push(header(kind, format, id), &bytes.get()[..length as usize])?;
+  Ok(0)
+}
+
 pub(crate) fn send_from(
   environment: &mut Environment,
   data: &mut [u8],

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::{Envelope, Header, MAX_SENT_FDS, Socket, duplicate};
 
 /// How many waiting frames without descriptors go with one call.
-const PER_CALL: usize = 32;
+const PER_CALL: usize = 128;
 
 /// How many bytes of such frames: more than a socket's buffer takes at once would be looked at in vain.
 const BYTES_PER_CALL: usize = 65_536;
@@ -103,6 +103,14 @@ impl Outbox {
     };
     self.frames.push_back(Outgoing { header, data: data.to_vec(), offset, fds });
     Ok(Some(stopped))
+  }
+
+  /// Puts a frame without descriptors behind those that wait, so that many small ones go with one call.
+  pub fn push(&mut self, header: Header, data: &[u8]) -> nix::Result<()> {
+    let length = u32::try_from(data.len()).map_err(|_| Errno::EMSGSIZE)?;
+    let header = Header { length, fds: 0, ..header }.encode();
+    self.frames.push_back(Outgoing { header, data: data.to_vec(), offset: 0, fds: Vec::new() });
+    Ok(())
   }
 
   /// Sends what waits, as far as there is room. Gives how many frames have gone whole, and why it stopped: `EAGAIN`,
