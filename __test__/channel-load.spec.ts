@@ -1,5 +1,4 @@
 import { spawn } from 'node:child_process'
-import test from 'ava'
 import { onlyIf } from './helpers/conditions.ts'
 import { finish, fixturePath, fixtureSource } from './helpers/processes.ts'
 import { runs } from './helpers/programs.ts'

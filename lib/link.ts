@@ -41,6 +41,9 @@ const SMALL = 64
 /** How long a message may be that is put together with others. */
 const GATHERED = 4096
 
+/** How many are put together. */
+const MOST_GATHERED = 128
+
 /** How many frames one wake takes before it lets the event loop go on. */
 const PER_WAKE = 64
 
@@ -189,6 +192,7 @@ export class Link implements Framing {
   #pause = FIRST_PAUSE
   /** Whether small messages are put together that are sent before anything is awaited. */
   #gathering = false
+  #gathered = 0
   readonly closing: Promise<Error | null>
   #resolveClosing!: (why: Error | null) => void
 
@@ -263,7 +267,9 @@ export class Link implements Framing {
     let { length } = content
     if (typeof content === 'string') length = buffer.write(content)
     else for (let i = 0; i < length; i++) bytes[i] = content[i]!
+    if (this.#gathered === MOST_GATHERED) this.#sendGathered()
     if (this.#gathering) {
+      this.#gathered++
       native.channelPush(fd, kind, format, id, length)
       return AGAIN!
     }
@@ -277,6 +283,7 @@ export class Link implements Framing {
    */
   #gather(): void {
     this.#gathering = true
+    this.#gathered = 0
     queueMicrotask(() => this.#sendGathered())
   }
 
