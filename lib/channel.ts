@@ -10,7 +10,7 @@ import { openReactor } from './reactor.ts'
 import { type UnixSocket, endpointOf } from './unix-socket.ts'
 
 /** Options of {@link Channel}. */
-export interface ChannelOptions {
+export interface ChannelOptions<T = unknown> {
   /**
    * The most bytes of a message, as it is encoded, in either direction (default 16 MiB, at most 2 GiB - 1). What is received
    * takes memory as it comes, not as it is announced.
@@ -23,10 +23,20 @@ export interface ChannelOptions {
    * are handled at a time (default 65,536 of each). One's own that is too many rejects with ERR_TOO_MANY_PENDING; the other end's wait in the socket.
    */
   maxPending?: number | undefined
-  /** Makes the data of a message out of a value; a string goes as UTF-8. By default bytes go as they are and all else as JSON. */
-  encode?: ((value: never) => Uint8Array | string) | undefined
-  /** Makes a value out of the data of a message, which it may keep. By default what the other end has sent as bytes or as JSON. */
-  decode?: ((data: Uint8Array) => unknown) | undefined
+  /**
+   * Makes the data of a message out of a value. By default bytes go as they are and all else as JSON.
+   *
+   * @param value what is to be sent
+   * @returns the data; a string goes as UTF-8
+   */
+  encode?: ((value: T) => Uint8Array | string) | undefined
+  /**
+   * Makes a value out of the data of a message. By default what the other end has sent as bytes, or as JSON.
+   *
+   * @param data the data, which it may keep
+   * @returns the value
+   */
+  decode?: ((data: Uint8Array) => T) | undefined
 }
 
 /** Options of {@link Channel.request}. */
@@ -43,7 +53,7 @@ export interface ChannelReply {
   fds?: readonly FdSource[] | null | undefined
 }
 
-/** Options that are not set. */
+/** What holds where nobody says. */
 const DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 const DEFAULT_MAX_FDS = 1024
 const DEFAULT_MAX_PENDING = 65_536
@@ -80,7 +90,7 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    * @throws ERR_INVALID_ARG_VALUE for a socket of another type, or with operations that wait; ERR_SOCKET_NOT_EMPTY while it holds
    *   messages that an iteration received ahead; ERR_INVALID_STATE if it belongs to a channel; ERR_SOCKET_CLOSED
    */
-  constructor(socket: UnixSocket, options?: ChannelOptions) {
+  constructor(socket: UnixSocket, options?: ChannelOptions<T>) {
     openReactor()
     const {
       maxBytes = DEFAULT_MAX_BYTES,
