@@ -1,5 +1,5 @@
 import { types } from 'node:util'
-import { invalidReturn, invalidType, invalidValue } from './errors.ts'
+import { invalidReturn, invalidType, invalidValue, undecodable } from './errors.ts'
 
 /** What the data of a frame are, by the native side's code. */
 export const BYTES = 0
@@ -22,6 +22,7 @@ export interface Arrived {
 /** How values become the data of frames, and these values again. */
 export interface Codec {
   encode(value: unknown): Encoded
+  /** Throws what whoever receives the message is to meet. */
   decode(data: Arrived, format: number): unknown
 }
 
@@ -37,7 +38,11 @@ const plain: Codec = {
   decode(data, format) {
     if (format === BYTES) return data.bytes()
     const text = data.text()
-    return text === '' ? undefined : JSON.parse(text)
+    try {
+      return text === '' ? undefined : JSON.parse(text)
+    } catch (cause) {
+      throw undecodable(data.bytes(), cause)
+    }
   }
 }
 
@@ -60,5 +65,12 @@ function encoder(encode: unknown): Codec['encode'] {
 
 function decoder(decode: unknown): Codec['decode'] {
   if (typeof decode !== 'function') throw invalidType('options.decode', 'of type function', decode)
-  return (data) => decode(data.bytes()) as unknown
+  return (arrived) => {
+    const data = arrived.bytes()
+    try {
+      return decode(data) as unknown
+    } catch (cause) {
+      throw undecodable(data, cause)
+    }
+  }
 }

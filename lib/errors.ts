@@ -124,8 +124,13 @@ export function connectionClosed(): Error {
 }
 
 /** Something that was received and does not keep to the protocol. */
-export function protocolError(text: string, cause?: unknown): SystemError {
-  return receivingError('EPROTO', text, cause)
+export function protocolError(text: string): SystemError {
+  return receivingError('EPROTO', text)
+}
+
+/** A message of which no value could be made. */
+export function undecodable(data: Uint8Array, cause: unknown): SystemError {
+  return Object.assign(receivingError('EPROTO', 'a message could not be decoded', cause), { data })
 }
 
 /** A message that was received and is larger than is accepted. */

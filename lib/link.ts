@@ -107,7 +107,7 @@ interface Question {
 }
 
 /** A message, or what went wrong with one, that came before anybody asked for it. */
-type Held = { readonly taken: ChannelMessage | (() => Error); readonly size: number }
+type Held = { readonly taken: ChannelMessage | (() => unknown); readonly size: number }
 
 /** The frame that has just been received; its data are in the shared bytes, or in an array where they are too long. */
 class Frame implements Arrived {
@@ -158,9 +158,6 @@ class Frame implements Arrived {
   }
 }
 
-/** One for all: it is dispatched before another one is received. */
-const frame = new Frame()
-
 /** The two halves of a channel: what takes the place of its socket's own sender and receiver. */
 export class Link implements Framing {
   readonly #endpoint: Endpoint
@@ -181,6 +178,9 @@ export class Link implements Framing {
   #watching = false
   /** What keeps the socket from being collected while there is a handler, or the end is awaited. */
   #owner: object | undefined
+  readonly #frame = new Frame()
+  /** A frame is being dispatched: what `decode` calls must not receive the next one before it. */
+  #dispatching = false
   /** More frames may be there without an event that tells so: those that one receive brought. */
   #more = true
   #resuming = false
@@ -442,7 +442,7 @@ export class Link implements Framing {
 
   /** Takes one frame and gives it to whom it concerns; false where none is there. */
   #arrive(): boolean {
-    if (this.#end !== undefined || this.#endpoint.closed) return false
+    if (this.#end !== undefined || this.#endpoint.closed || this.#dispatching) return false
     const { fd } = this.#endpoint
     const length = native.channelReceive(fd)
     this.#more = length >= 0
@@ -452,20 +452,35 @@ export class Link implements Framing {
       else if (length !== AGAIN) this.#finish(systemError(length, 'recvmsg'))
       return false
     }
-    frame.set(fd, length)
-    const { kind, id } = frame
-    if (kind === MESSAGE) {
-      this.#deliver(this.#decode(), length)
-    } else if (kind === REQUEST) {
-      void this.#serve(id, this.#decode())
-    } else if (kind === RESPONSE) {
-      this.#answer(id, this.#decode())
-    } else {
-      closeFds(disownAll(frame.fds))
-      if (kind === CANCEL) this.#serving.get(id)?.abort()
-      else this.#told(kind, id, toldError(frame.text()))
+    this.#frame.set(fd, length)
+    this.#dispatching = true
+    try {
+      this.#dispatch(this.#frame)
+    } finally {
+      this.#dispatching = false
     }
     return true
+  }
+
+  #dispatch(frame: Frame): void {
+    const { kind, id, size } = frame
+    if (kind === MESSAGE) {
+      this.#deliver(this.#decode(frame), size)
+    } else if (kind === REQUEST) {
+      void this.#serve(id, this.#decode(frame))
+    } else if (kind === RESPONSE) {
+      this.#answer(id, this.#decode(frame))
+    } else {
+      closeFds(disownAll(frame.fds))
+      if (kind === CANCEL) this.#cancel(id)
+      else this.#told(kind, id, toldError(frame.text()))
+    }
+  }
+
+  /** Nobody waits for the reply any more. */
+  #cancel(id: number): void {
+    this.#serving.get(id)?.abort()
+    this.#serving.delete(id)
   }
 
   #told(kind: number, id: number, error: Error): void {
@@ -474,7 +489,7 @@ export class Link implements Framing {
   }
 
   /** The message of the frame, or why there is none; its descriptors are closed then. */
-  #decode(): Held['taken'] {
+  #decode(frame: Frame): Held['taken'] {
     const descriptors = frame.fds
     if (frame.lost) {
       const data = frame.bytes()
@@ -482,10 +497,9 @@ export class Link implements Framing {
     }
     try {
       return new ChannelMessage(this.#codec.decode(frame, frame.format), descriptors)
-    } catch (cause) {
+    } catch (error) {
       closeFds(disownAll(descriptors))
-      const data = frame.bytes()
-      return () => Object.assign(protocolError('a message could not be decoded', cause), { data })
+      return () => error
     }
   }
 
@@ -588,11 +602,11 @@ export class Link implements Framing {
     let reply: Reply | undefined
     try {
       reply = replyOf(await handler(new ChannelRequest(taken.value, taken.fds, controller.signal)))
-      if (controller.signal.aborted) return
+      if (this.#serving.get(id) !== controller) return
       const encoded = this.#encode(reply.value)
       await this.#post(owner, RESPONSE, id, encoded, putFds(reply.fds, 'fds', this.#mostFds))
     } catch (error) {
-      if (!controller.signal.aborted) this.#tellQuietly(ERROR, id, tell(error))
+      if (this.#serving.get(id) === controller) this.#tellQuietly(ERROR, id, tell(error))
     } finally {
       const given = (reply?.fds ?? []).filter((source) => source instanceof Descriptor)
       closeFds(disownAll(given))
@@ -631,7 +645,7 @@ export class Link implements Framing {
     this.#end = error
     const gone = () => error ?? systemError(RESET, 'recvmsg')
     for (const id of this.#questions.keys()) this.#conclude(id, rejection(gone))
-    for (const controller of this.#serving.values()) if (error !== null) controller.abort(error)
+    for (const controller of this.#serving.values()) controller.abort(gone())
     const first = this.#receives.shift()
     if (first === undefined) this.#untold = error ?? undefined
     else settle(first, error === null ? first.shape(null) : rejection(gone))

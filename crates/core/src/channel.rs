@@ -206,6 +206,7 @@ impl Channel {
   }
 }
 
+/// The socket of a channel. Whoever made it may have had the kernel tell who sends: that is no reason to refuse a frame.
 fn stream(fd: &OwnedFd) -> Socket<'_> {
-  Socket::known(fd.as_fd(), SocketType::Stream, Receiving::default())
+  Socket::known(fd.as_fd(), SocketType::Stream, Receiving { credentials: true, pidfd: true })
 }
