@@ -29,12 +29,20 @@ export class ChannelMessage<T = unknown> implements Disposable {
 
 /** A message that asks for a reply. */
 export class ChannelRequest<T = unknown> extends ChannelMessage<T> {
-  /** Aborted when nobody waits for the reply any more: the other end gave up, or the channel has ended. */
-  readonly signal: AbortSignal
+  // Made when it is asked for: most handlers do not, and it costs more than all else about a request.
+  #controller: AbortController | undefined
+  #aborted: Error | undefined
 
-  /** @internal */
-  constructor(value: T, fds: readonly Descriptor[], signal: AbortSignal) {
-    super(value, fds)
-    this.signal = signal
+  /** Aborted when nobody waits for the reply any more: the other end gave up, or the channel has ended. */
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController()
+    if (this.#aborted !== undefined) this.#controller.abort(this.#aborted)
+    return this.#controller.signal
+  }
+
+  /** @internal Nobody waits for the reply any more. */
+  abort(reason: Error): void {
+    this.#aborted ??= reason
+    this.#controller?.abort(this.#aborted)
   }
 }

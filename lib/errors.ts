@@ -149,6 +149,11 @@ export function timedOut(milliseconds: number): SystemError {
   return Object.assign(error, { code: 'ETIMEDOUT', errno: -constants.errno.ETIMEDOUT, syscall: 'request' })
 }
 
+/** A request whose answer nobody waits for any more. */
+export function requestCancelled(): Error {
+  return withCode(new Error('The other end does not wait for the reply any more'), 'ABORT_ERR')
+}
+
 /** A request to a channel that answers none. */
 export function noHandler(): Error {
   return withCode(new Error('The other end answers no requests: it has no handler'), 'ERR_NO_HANDLER')

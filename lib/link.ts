@@ -14,6 +14,7 @@ import {
   outOfRange,
   protocolError,
   rejection,
+  requestCancelled,
   socketClosed,
   systemError,
   timedOut,
@@ -172,7 +173,7 @@ export class Link implements Framing {
   readonly #questions = new Map<number, Question>()
   #lastId = 0
   /** The other end's requests that are being handled. */
-  readonly #serving = new Map<number, AbortController>()
+  readonly #serving = new Map<number, ChannelRequest>()
   #handler: Handler | undefined
   /** Whether frames are wanted only to learn of the end. */
   #watching = false
@@ -181,8 +182,8 @@ export class Link implements Framing {
   readonly #frame = new Frame()
   /** A frame is being dispatched: what `decode` calls must not receive the next one before it. */
   #dispatching = false
-  /** More frames may be there without an event that tells so: those that one receive brought. */
-  #more = true
+  /** More frames are there, of which no event tells: one receive has brought them. */
+  #more = false
   #resuming = false
   /** How it has ended: null in order; undefined while it has not. */
   #end: Error | null | undefined
@@ -390,8 +391,9 @@ export class Link implements Framing {
         )
         this.#endpoint.update()
       })
+      // Arming a socket costs more than a try; of one that is armed the event loop tells.
       if (!spend()) this.#resume()
-      else if (this.#receives.length === 1) this.flushInput()
+      else if (this.#more || !this.#endpoint.armedForReading) this.flushInput()
       this.#endpoint.update()
     })
   }
@@ -411,9 +413,11 @@ export class Link implements Framing {
     return error
   }
 
-  /** Takes frames for as long as they are wanted. */
+  /** Takes frames for as long as they are wanted, and one receive has brought them: of others the event loop tells. */
   flushInput(): void {
-    for (let left = PER_WAKE; left > 0; left--) if (!this.waitsForInput || !this.#arrive()) return
+    for (let left = PER_WAKE; left > 0; left--) {
+      if (!this.waitsForInput || !this.#arrive() || !this.#more) return
+    }
     if (this.waitsForInput) this.#resume()
   }
 
@@ -445,14 +449,15 @@ export class Link implements Framing {
     if (this.#end !== undefined || this.#endpoint.closed || this.#dispatching) return false
     const { fd } = this.#endpoint
     const length = native.channelReceive(fd)
-    this.#more = length >= 0
     if (length < 0) {
+      this.#more = false
       if (length === END) this.#finish(null)
       else if (length === BROKEN) this.#refuse(this.#frameError())
       else if (length !== AGAIN) this.#finish(systemError(length, 'recvmsg'))
       return false
     }
     this.#frame.set(fd, length)
+    this.#more = outcome[5] !== 0
     this.#dispatching = true
     try {
       this.#dispatch(this.#frame)
@@ -479,7 +484,7 @@ export class Link implements Framing {
 
   /** Nobody waits for the reply any more. */
   #cancel(id: number): void {
-    this.#serving.get(id)?.abort()
+    this.#serving.get(id)?.abort(requestCancelled())
     this.#serving.delete(id)
   }
 
@@ -597,20 +602,20 @@ export class Link implements Framing {
       this.#tellQuietly(ERROR, id, tell(typeof taken === 'function' ? taken() : noHandler()))
       return
     }
-    const controller = new AbortController()
-    this.#serving.set(id, controller)
+    const request = new ChannelRequest(taken.value, taken.fds)
+    this.#serving.set(id, request)
     let reply: Reply | undefined
     try {
-      reply = replyOf(await handler(new ChannelRequest(taken.value, taken.fds, controller.signal)))
-      if (this.#serving.get(id) !== controller) return
+      reply = replyOf(await handler(request))
+      if (this.#serving.get(id) !== request) return
       const encoded = this.#encode(reply.value)
       await this.#post(owner, RESPONSE, id, encoded, putFds(reply.fds, 'fds', this.#mostFds))
     } catch (error) {
-      if (this.#serving.get(id) === controller) this.#tellQuietly(ERROR, id, tell(error))
+      if (this.#serving.get(id) === request) this.#tellQuietly(ERROR, id, tell(error))
     } finally {
       const given = (reply?.fds ?? []).filter((source) => source instanceof Descriptor)
       closeFds(disownAll(given))
-      if (this.#serving.get(id) === controller) this.#serving.delete(id)
+      if (this.#serving.get(id) === request) this.#serving.delete(id)
       this.#wantsMore()
     }
   }
@@ -645,7 +650,7 @@ export class Link implements Framing {
     this.#end = error
     const gone = () => error ?? systemError(RESET, 'recvmsg')
     for (const id of this.#questions.keys()) this.#conclude(id, rejection(gone))
-    for (const controller of this.#serving.values()) controller.abort(gone())
+    for (const request of this.#serving.values()) request.abort(gone())
     const first = this.#receives.shift()
     if (first === undefined) this.#untold = error ?? undefined
     else settle(first, error === null ? first.shape(null) : rejection(gone))
@@ -685,7 +690,7 @@ export class Link implements Framing {
     this.#owner = undefined
     if (this.#end !== undefined) return // what is held can still be taken
     for (const id of this.#questions.keys()) this.#conclude(id, rejection(socketClosed))
-    for (const controller of this.#serving.values()) controller.abort(socketClosed())
+    for (const request of this.#serving.values()) request.abort(socketClosed())
     for (let receive = this.#receives.shift(); receive !== undefined; receive = this.#receives.shift()) {
       settle(receive, receive.shape.endsQuietly === true ? receive.shape(null) : rejection(socketClosed))
     }

@@ -112,6 +112,7 @@ fn take_frame(environment: &mut Environment, number: i32, buffer: Option<&mut [u
   let Header { kind, format, id, length, .. } = header;
   let told = [fds.len() as i32, lost.into(), kind as i32, format as i32, id as i32];
   outcome.get()[..told.len()].copy_from_slice(&told);
+  outcome.get()[told.len()] = framing.decoder.has_more().into();
   for (number, fd) in numbers.get().iter_mut().zip(fds) {
     *number = table.insert(fd);
   }

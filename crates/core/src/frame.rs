@@ -329,6 +329,11 @@ impl Decoder {
     self.whole.front().map(|(header, _)| header)
   }
 
+  /// Whether [`Decoder::take`] has something to give, a frame or an error, without another receive.
+  pub fn has_more(&self) -> bool {
+    !self.whole.is_empty() || self.broken.is_some()
+  }
+
   /// The next frame; none where more has to be received, or nothing will come any more.
   pub fn take(&mut self) -> Result<Option<Arrived<'_>>, FrameError> {
     let Some((header, Belongings { fds, lost })) = self.whole.pop_front() else {
