@@ -18,6 +18,7 @@ use napi::bindgen_prelude::{AsyncTask, Either, ToNapiValue, Unknown};
 use napi::{Env, check_status, sys};
 use napi_derive::napi;
 
+use crate::beneath;
 use crate::channel;
 use crate::close_task::CloseTask;
 use crate::environment::Environment;
@@ -299,6 +300,18 @@ pub struct Calls<'env> {
   /// End one half of a connection (0 reading, 1 writing) or both (2): shutdown(2).
   #[napi(ts_type = "(socket: number, how: number) => number")]
   pub shutdown: Unknown<'env>,
+  /// Open a directory beneath which others can be opened. Gives its number.
+  #[napi(ts_type = "(path: Uint8Array) => number")]
+  pub open_root: Unknown<'env>,
+  /// Find what a path names beneath a directory, without opening it: openat2(2) with O_PATH. Gives its number.
+  #[napi(ts_type = "(path: Uint8Array, root: number, flags: number) => number")]
+  pub find_beneath: Unknown<'env>,
+  /// Open exactly what `findBeneath` has found. Gives its number.
+  #[napi(ts_type = "(path: Uint8Array, root: number, found: number, flags: number) => number")]
+  pub open_found: Unknown<'env>,
+  /// Create a file beneath a directory, where there is none. Gives its number.
+  #[napi(ts_type = "(path: Uint8Array, root: number, flags: number, mode: number) => number")]
+  pub create_beneath: Unknown<'env>,
   /// How many more descriptors the process may open.
   #[napi(ts_type = "() => number")]
   pub room: Unknown<'env>,
@@ -353,6 +366,10 @@ impl<'env> Calls<'env> {
       watch: call("watch", integers!(watch, 2))?,
       hold: call("hold", integers!(hold, 1))?,
       shutdown: call("shutdown", integers!(shutdown, 2))?,
+      open_root: call("openRoot", array_and_integers!(beneath::open_root, 0))?,
+      find_beneath: call("findBeneath", array_and_integers!(beneath::find, 2))?,
+      open_found: call("openFound", array_and_integers!(beneath::open_found, 3))?,
+      create_beneath: call("createBeneath", array_and_integers!(beneath::create, 3))?,
       room: call("room", integers!(room, 0))?,
     })
   }

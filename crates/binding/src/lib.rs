@@ -1,11 +1,13 @@
 //! The native half of fdpass: the sockets and descriptors of one JavaScript environment, and the reactor that tells
 //! when a socket is ready. What a message is, and all that belongs to descriptors, is `fdpass-core`'s.
 
+mod beneath;
 mod calls;
 mod channel;
 mod close_task;
 mod dispatcher;
 mod environment;
+mod helper;
 mod peer;
 mod reactor;
 mod table;

@@ -14,10 +14,14 @@
 //!
 //! [`Kind`] tells what was received; [`pipe`], [`memfd`] and [`tcp_listener`] make what can be sent.
 //!
+//! [`find_beneath`], [`open_found`] and [`create_beneath`] open files for others, beneath a directory and nowhere else;
+//! [`restrict`] and [`execute`] make a process of few rights, which does that.
+//!
 //! [`BorrowedFd`]: std::os::fd::BorrowedFd
 //! [`OwnedFd`]: std::os::fd::OwnedFd
 
 mod address;
+mod beneath;
 mod capabilities;
 mod channel;
 mod control;
@@ -29,11 +33,13 @@ mod internet;
 mod kind;
 mod memory;
 mod outbox;
+mod restrict;
 mod socket;
 mod socket_file;
 mod sys;
 
 pub use address::Address;
+pub use beneath::{create_beneath, find_beneath, open_beneath, open_by_component, open_found, open_root};
 pub use capabilities::Capabilities;
 pub use channel::{Channel, ChannelError, Frame, Message};
 pub use control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
@@ -45,6 +51,9 @@ pub use internet::{TcpOptions, local_internet_address, remote_internet_address, 
 pub use kind::{Access, Kind};
 pub use memory::{memfd, seal, seals};
 pub use nix::errno::Errno;
+pub use nix::fcntl::OFlag;
+pub use nix::sys::stat::Mode;
 pub use outbox::Outbox;
+pub use restrict::{Identity, execute, group, hide, restrict};
 pub use socket::{Control, Direction, Envelope, Received, Receiving, Socket, SocketType, socket, socketpair};
 pub use socket_file::{SocketFile, bind};

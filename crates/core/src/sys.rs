@@ -119,7 +119,7 @@ pub(crate) fn close_runs(fds: Vec<OwnedFd>) {
   // The numbers stay open until the loop below closes each exactly once.
   fds.into_iter().for_each(std::mem::forget);
   for run in numbers.chunk_by(|a, b| a + 1 == *b) {
-    if run.len() == 1 || !close_range(run[0], run[run.len() - 1]) {
+    if run.len() == 1 || !close_range(run[0], run[run.len() - 1], 0) {
       for &number in run {
         // SAFETY: its owner was forgotten above, so this is the only one.
         drop(unsafe { OwnedFd::from_raw_fd(number) });
@@ -128,21 +128,81 @@ pub(crate) fn close_runs(fds: Vec<OwnedFd>) {
   }
 }
 
-/// Whether the kernel closed the whole range: Linux 5.9 and FreeBSD 12.2 can.
-fn close_range(first: RawFd, last: RawFd) -> bool {
+/// Whether the kernel closed the whole range, or did to it what the flags say: Linux 5.9 and FreeBSD 12.2 can.
+fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> bool {
   #[cfg(any(target_os = "linux", target_os = "android"))]
-  // SAFETY: the caller owns every descriptor from `first` to `last`; the call fails before it closes anything
-  // (close_range(2): EINVAL, ENOSYS, or EPERM from a seccomp filter).
-  let result = unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, 0) };
+  // SAFETY: the caller owns every descriptor from `first` to `last`, or closes none; the call fails before it closes
+  // anything (close_range(2): EINVAL, ENOSYS, or EPERM from a seccomp filter).
+  let result = unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, flags) };
   #[cfg(target_os = "freebsd")]
   // SAFETY: as on Linux.
-  let result = unsafe { libc::close_range(first as libc::c_uint, last as libc::c_uint, 0) };
+  let result = unsafe { libc::close_range(first as libc::c_uint, last as libc::c_uint, flags as libc::c_int) };
   #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
   let result = {
-    let _ = (first, last);
+    let _ = (first, last, flags);
     -1
   };
   result == 0
+}
+
+/// Makes every descriptor from a number on close-on-exec, whoever owns it.
+pub(crate) fn close_on_exec_from(first: RawFd) -> nix::Result<()> {
+  const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2; // the same on Linux (from 5.11 on) and FreeBSD
+  if close_range(first, RawFd::MAX, CLOSE_RANGE_CLOEXEC) {
+    return Ok(());
+  }
+  let entries = std::fs::read_dir("/dev/fd").map_err(crate::descriptor::errno)?;
+  let numbers: Vec<RawFd> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+  for number in numbers.into_iter().filter(|&number| number >= first) {
+    // SAFETY: no memory is involved; that of the listing itself is closed by now, and says EBADF.
+    match Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }) {
+      Err(Errno::EBADF) => {}
+      result => drop(result?),
+    }
+  }
+  Ok(())
+}
+
+/// Takes capabilities from what this thread will execute, all but those that are kept: from the bounding, the ambient and
+/// the inheritable set. `EPERM` counts only for root: nobody else's program gains any.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn limit_capabilities(kept: &[u32], is_root: bool) -> nix::Result<()> {
+  #[repr(C)]
+  struct Header {
+    version: u32,
+    pid: libc::c_int,
+  }
+  #[repr(C)]
+  #[derive(Clone, Copy, Default)]
+  struct Data {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+  }
+  const VERSION_3: u32 = 0x2008_0522; // _LINUX_CAPABILITY_VERSION_3, whose data are two
+  for capability in (0..64).filter(|capability| !kept.contains(capability)) {
+    let capability = libc::c_ulong::from(capability);
+    // SAFETY: integers only; the unused arguments are zero, as prctl(2) asks for.
+    let lowered = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_LOWER, capability, 0, 0) };
+    // SAFETY: as above.
+    let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    match Errno::result(dropped).and(Errno::result(lowered)) {
+      Err(Errno::EINVAL) => break, // the kernel has no more
+      Err(Errno::EPERM) if !is_root => {}
+      result => drop(result?),
+    }
+  }
+  let mut header = Header { version: VERSION_3, pid: 0 };
+  let mut data = [Data::default(); 2];
+  // SAFETY: a header, and as many data as its version has.
+  Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+  for (data, word) in data.iter_mut().zip([0, 32]) {
+    let bits = kept.iter().filter(|&&capability| (word..word + 32).contains(&capability));
+    data.inheritable &= bits.fold(0, |set, capability| set | 1 << (capability - word));
+  }
+  // SAFETY: as above.
+  Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })?;
+  Ok(())
 }
 
 /// Whether the peer of a connection will send no more: `POLLRDHUP`, or `POLLHUP` where there is none.
