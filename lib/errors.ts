@@ -34,6 +34,12 @@ export function systemError(errno: number, syscall: string, address?: string): S
   return Object.assign(error, { code: name, errno, syscall }, address === undefined ? {} : { address })
 }
 
+/** `ENOENT: no such file or directory, open '/x'`, from a negative error number, with the path as Node's fs has it. */
+export function pathError(errno: number, syscall: string, path: string): SystemError & { path: string } {
+  const { message, code } = systemError(errno, syscall, path)
+  return Object.assign(new Error(message), { code, errno, syscall, path })
+}
+
 /** An argument of the wrong type. `accepted` ends the sentence "must be …". */
 export function invalidType(name: string, accepted: string, value: unknown): TypeError {
   return withCode(
@@ -77,6 +83,11 @@ export function aborted(signal: AbortSignal): Error {
 /** An operation on a socket that is closed, or that was closed while it waited. */
 export function socketClosed(): Error {
   return withCode(new Error('The socket is closed'), 'ERR_SOCKET_CLOSED')
+}
+
+/** A call on a broker that is closed, or that was closed while it waited. */
+export function brokerClosed(): Error {
+  return withCode(new Error('The broker is closed'), 'ERR_SOCKET_CLOSED')
 }
 
 /** A call on a socket that belongs to a channel. */

@@ -89,3 +89,23 @@ export function backend(): Binding.Backend {
 export function describeErrno(errno: number): Binding.ErrnoText {
   return binding?.describeErrno(errno) ?? { name: `E${errno}`, text: 'unknown error' }
 }
+
+/** Looks a user up, by name or number; null where there is none, and an error number, negative, where that cannot be told. */
+export function findUser(user: string | number): Binding.UserEntry | number | null {
+  return binding!.findUser(user)
+}
+
+/** Looks a group up by name, as `findUser`. */
+export function findGroup(name: string): number | null {
+  return binding!.findGroup(name)
+}
+
+/** Executes a program in this one's place, with fewer rights; an error number, negative, where that fails. */
+export function executeRestricted(changesUser: boolean, first: number, path: string, args: string[]): number {
+  return binding!.executeRestricted(changesUser, first, path, args)
+}
+
+/** Keeps other processes of this user from tracing this one. */
+export function hide(): number {
+  return binding!.hide()
+}

@@ -1,0 +1,20 @@
+/**
+ * A broker opens files and sockets for processes that may not do so themselves, and passes them the descriptors.
+ *
+ * - A helper of this process's own: {@link startBroker}
+ * - For others: {@link serveBroker}, {@link connectBroker}
+ * - What is asked for: {@link Broker.open}, {@link Broker.connect}, {@link Broker.listen}
+ * - Who may have what: {@link BrokerPolicy}, {@link BrokerRequest}
+ *
+ * @module broker
+ */
+export {
+  Broker,
+  type BrokerListenOptions,
+  type StartBrokerOptions,
+  connectBroker,
+  startBroker
+} from './lib/broker/broker.ts'
+export type { BrokerPolicy, BrokerRequest, OpenRequest, ServiceRequest } from './lib/broker/policy.ts'
+export { BrokerService, type ServeBrokerOptions, serveBroker } from './lib/broker/serve.ts'
+export type { BrokerOffer } from './lib/broker/settings.ts'

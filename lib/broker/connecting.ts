@@ -1,0 +1,60 @@
+import { connect as connectTcp } from 'node:net'
+import { constants } from 'node:os'
+import { bindListener } from '../bound-listener.ts'
+import { connect as connectUnix } from '../connection.ts'
+import { Descriptor, own } from '../descriptor.ts'
+import type { SocketType } from '../endpoint.ts'
+import { systemError } from '../errors.ts'
+import { putFd } from '../fd-source.ts'
+import { fds, native } from '../native.ts'
+import type { Service } from './service.ts'
+
+/** Connects to a service. The descriptor is in blocking mode. */
+export async function connectTo(service: Service, signal: AbortSignal): Promise<Descriptor> {
+  if ('path' in service) return connectToPath(service.path, signal)
+  const { host, port } = service
+  return new Promise((resolve, reject) => {
+    const socket = connectTcp({ host, port, signal })
+    socket.pause() // so that Node reads nothing
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      const { errno = 0, syscall } = error
+      reject(syscall === 'connect' ? systemError(errno, 'connect', service.name) : error)
+    })
+    socket.once('connect', () => {
+      try {
+        putFd(socket)
+        const code = native.duplicate(1)
+        if (code < 0) throw systemError(code, 'fcntl')
+        const descriptor = own(fds[0]!)
+        socket.destroy()
+        descriptor.setBlocking(true)
+        resolve(descriptor)
+      } catch (error) {
+        socket.destroy()
+        reject(error)
+      }
+    })
+  })
+}
+
+const types: readonly SocketType[] = ['stream', 'dgram', 'seqpacket']
+
+/** Connects to a path, of whatever type the socket there is. */
+async function connectToPath(path: string, signal: AbortSignal): Promise<Descriptor> {
+  for (const type of types) {
+    try {
+      const socket = await connectUnix(path, { type, signal })
+      return Descriptor.from(socket.release())
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EPROTOTYPE') throw error
+    }
+  }
+  throw systemError(-constants.errno.EPROTOTYPE, 'connect', path)
+}
+
+/** Listens for a service. The descriptor is in blocking mode. */
+export function listenFor(service: Service, backlog: number | undefined, mode: number | undefined): Descriptor {
+  if ('path' in service) return bindListener({ path: service.path, backlog, mode })
+  const { host, port } = service
+  return bindListener({ host, port, backlog })
+}

@@ -1,0 +1,90 @@
+// The helper of a broker, with the channel as its descriptor 3. It runs twice in one process: `restrict [UID GID]` gives up
+// what has to be given up before execve(2), and executes `serve`, which takes the user on and grants wishes.
+import { argv, execPath } from 'node:process'
+import { Channel } from '../channel.ts'
+import type { Credentials } from '../credentials.ts'
+import { invalidValue, systemError } from '../errors.ts'
+import { executeRestricted, hide } from '../native.ts'
+import { UnixSocket } from '../unix-socket.ts'
+import { Desk } from './desk.ts'
+import type { Identity } from './identity.ts'
+import { type BrokerPolicy, policyOf, readOnly } from './policy.ts'
+import { Roots } from './roots.ts'
+import { serviceOf } from './service.ts'
+import type { Settings } from './settings.ts'
+import { MAX_WISH } from './wish.ts'
+
+const CHANNEL = 3
+
+const [, program, stage, uid, gid] = argv
+if (stage === 'restrict') restrict()
+else serve()
+
+function restrict(): void {
+  try {
+    // Who stays the user needs no right to change it, and so it takes the group on before that right is gone.
+    const staysUser = uid === undefined || Number(uid) === process.geteuid!()
+    if (staysUser && gid !== undefined) takeOnGroup(Number(gid))
+    const stages = staysUser ? [] : [uid!, gid!]
+    const code = executeRestricted(!staysUser, CHANNEL + 1, execPath, [execPath, program!, 'serve', ...stages])
+    throw systemError(code, 'execve')
+  } catch (error) {
+    openChannel().onRequest(() => {
+      throw error
+    })
+  }
+}
+
+function serve(): void {
+  // It ends by the end of the channel alone, which comes with the caller's end.
+  for (const signal of ['SIGINT', 'SIGHUP'] as const) process.on(signal, () => {})
+  const channel = openChannel()
+  channel.onRequest(async ({ value }) => {
+    channel.onRequest(null)
+    const desk = await prepare(value as Settings, channel)
+    desk.serve(channel)
+  })
+}
+
+function openChannel(): Channel {
+  const channel = new Channel(UnixSocket.from(CHANNEL), { maxBytes: MAX_WISH, maxFds: 1 })
+  void channel.closed.then(() => process.exit())
+  return channel
+}
+
+/** Opens and imports with the caller's rights what the user may have none to, and then becomes that user. */
+async function prepare({ roots, services, policy }: Settings, channel: Channel): Promise<Desk> {
+  const decide = await policyFor(policy, channel)
+  const opened = new Roots(roots)
+  const known = services.map((name, index) => serviceOf(`options.services[${index}]`, name, 'connect'))
+  if (uid !== undefined) takeOn({ uid: Number(uid), gid: Number(gid) })
+  process.umask(0o077)
+  process.chdir('/')
+  const code = hide()
+  if (code < 0) throw systemError(code, 'prctl')
+  return new Desk(opened, known, decide)
+}
+
+async function policyFor(policy: Settings['policy'], channel: Channel): Promise<BrokerPolicy> {
+  if (policy === 'none') return readOnly
+  if (policy === 'caller') return (request) => askCaller(channel, request)
+  const { default: decide } = (await import(policy.module)) as { default?: unknown }
+  if (typeof decide !== 'function')
+    throw invalidValue('options.allow', 'names a module whose default export is no function')
+  return policyOf('options.allow', decide) as (request: unknown, credentials: Credentials) => Promise<boolean>
+}
+
+async function askCaller(channel: Channel, request: unknown): Promise<boolean> {
+  using answer = await channel.request(request)
+  return answer.value === true
+}
+
+function takeOn({ uid, gid }: Identity): void {
+  takeOnGroup(gid)
+  process.setuid!(uid)
+}
+
+function takeOnGroup(gid: number): void {
+  process.setgroups!([])
+  process.setgid!(gid)
+}

@@ -1,0 +1,197 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import { onAbort } from '../arguments.ts'
+import { Channel } from '../channel.ts'
+import { aborted, brokerClosed } from '../errors.ts'
+import { UnixSocket, socketpair } from '../unix-socket.ts'
+import type { BrokerPolicy, BrokerRequest } from './policy.ts'
+import type { Session, Source } from './session.ts'
+import type { Settings } from './settings.ts'
+import { MAX_WISH } from './wish.ts'
+
+const program = fileURLToPath(new URL('helper-program.js', import.meta.url))
+
+/** A helper that dies sooner is started again only after a pause. */
+const SHORT_LIFE = 1000
+const FIRST_PAUSE = 50
+const LONGEST_PAUSE = 10_000
+
+/** What of the environment the helper gets: nothing that could be a secret. */
+const variables = ['PATH', 'LD_LIBRARY_PATH', 'LANG', 'TZ', 'FDPASS_BACKEND', 'NAPI_RS_NATIVE_LIBRARY_PATH']
+
+function environment(): NodeJS.ProcessEnv {
+  const kept = variables.filter((name) => process.env[name] !== undefined)
+  return {
+    ...Object.fromEntries(kept.map((name) => [name, process.env[name]])),
+    // Electron's own executable is a Node only with this.
+    ...('electron' in process.versions ? { ELECTRON_RUN_AS_NODE: '1' } : {}),
+    // The threads of io_uring keep the rights with which it was set up (CVE-2024-22017).
+    UV_USE_IO_URING: '0'
+  }
+}
+
+/** The helper of a broker: a process, and the one after it when it has died. */
+export class Helper implements Source {
+  readonly #settings: Settings
+  readonly #policy: BrokerPolicy | undefined
+  #session: Promise<Session> | undefined
+  #child: ChildProcess | undefined
+  #channel: Channel | undefined
+  #timer: NodeJS.Timeout | undefined
+  /** Ends the pause. */
+  #wake: (() => void) | undefined
+  #pause = 0
+  #begun = 0
+  /** How many wait for it, and so keep the process alive. */
+  #waiting = 0
+  #referenced = true
+  closed = false
+
+  constructor(settings: Settings, policy: BrokerPolicy | undefined) {
+    this.#settings = settings
+    this.#policy = policy
+  }
+
+  get pid(): number | null {
+    return this.#child?.pid ?? null
+  }
+
+  /** The helper that runs, or is being started. */
+  session(): Promise<Session> {
+    if (this.closed) return Promise.reject(brokerClosed())
+    if (this.#session === undefined) {
+      const session = this.#start()
+      this.#session = session
+      session.catch(() => {
+        // Whoever asks next tries again.
+        if (this.#session === session) this.#session = undefined
+      })
+    }
+    return this.#session
+  }
+
+  /** Starts the next helper at once where the one of a session has died. */
+  lost(session: Session): void {
+    if (session.isLost) return
+    session.isLost = true
+    this.#child?.kill('SIGKILL') // it may have ended the channel only
+    this.#child = undefined
+    this.#session = undefined
+    if (!this.closed) this.session().catch(() => {})
+  }
+
+  async #start(): Promise<Session> {
+    if (Date.now() - this.#begun >= SHORT_LIFE) this.#pause = 0
+    await this.#sleep(this.#pause)
+    if (this.closed) throw brokerClosed()
+    this.#pause = Math.min(LONGEST_PAUSE, Math.max(FIRST_PAUSE, this.#pause * 2))
+    this.#begun = Date.now()
+    const [socket, theirs] = socketpair()
+    const number = theirs.release()
+    const channel = new Channel(socket, { maxBytes: MAX_WISH, maxFds: 1 })
+    this.#channel = channel
+    this.#hold()
+    const { identity } = this.#settings
+    let child: ChildProcess
+    try {
+      const as = identity === undefined ? [] : [`${identity.uid}`, `${identity.gid}`]
+      child = spawn(process.execPath, [program, 'restrict', ...as], {
+        cwd: '/',
+        env: environment(),
+        detached: true, // a terminal's Ctrl-C is not for it
+        stdio: ['ignore', 'ignore', 'inherit', number]
+      })
+    } catch (error) {
+      channel.close()
+      throw error
+    } finally {
+      UnixSocket.from(number).close()
+    }
+    child.unref()
+    this.#child = child
+    const failed = new Promise<never>((_resolve, reject) => child.once('error', reject))
+    failed.catch(() => {})
+    child.on('error', () => {}) // that of a signal that may not be sent
+    const policy = this.#policy
+    if (policy !== undefined) {
+      const credentials = socket.peer() // of this process, which made the pair
+      channel.onRequest(async ({ value }) => ({ value: await policy(value as BrokerRequest, credentials) }))
+    }
+    try {
+      await Promise.race([channel.request(this.#settings), failed])
+    } catch (error) {
+      channel.close()
+      child.kill('SIGKILL')
+      if (this.#child === child) this.#child = undefined
+      throw this.closed ? brokerClosed() : error
+    }
+    const session: Session = { channel, isLost: false }
+    void channel.closed.then(() => this.lost(session))
+    return session
+  }
+
+  #sleep(milliseconds: number): Promise<void> | undefined {
+    if (milliseconds === 0) return undefined
+    return new Promise((resolve) => {
+      this.#wake = resolve
+      this.#timer = setTimeout(resolve, milliseconds)
+      this.#hold()
+    })
+  }
+
+  /** Counts somebody who waits; the result ends that. */
+  wait(): Disposable {
+    this.#waiting++
+    this.#hold()
+    return {
+      [Symbol.dispose]: () => {
+        this.#waiting--
+        this.#hold()
+      }
+    }
+  }
+
+  setReferenced(referenced: boolean): void {
+    this.#referenced = referenced
+    this.#hold()
+  }
+
+  #hold(): void {
+    if (this.#referenced && this.#waiting > 0) {
+      this.#channel?.ref()
+      this.#timer?.ref()
+    } else {
+      this.#channel?.unref()
+      this.#timer?.unref()
+    }
+  }
+
+  close(): void {
+    if (this.closed) return
+    this.closed = true
+    this.#channel?.close()
+    clearTimeout(this.#timer)
+    this.#wake?.()
+  }
+
+  async closeLater(): Promise<void> {
+    const child = this.#child
+    this.close()
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return
+    child.ref()
+    await once(child, 'exit')
+  }
+}
+
+/** Starts a helper; an abort ends it. */
+export async function startHelper(helper: Helper, signal: AbortSignal | undefined): Promise<void> {
+  using _abortion = onAbort(signal, () => helper.close())
+  using _waiting = helper.wait()
+  try {
+    await helper.session()
+  } catch (error) {
+    helper.close()
+    throw signal?.aborted === true ? aborted(signal) : error
+  }
+}

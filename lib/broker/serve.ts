@@ -1,0 +1,98 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { optionsOf } from '../arguments.ts'
+import { Channel } from '../channel.ts'
+import { invalidType, invalidValue } from '../errors.ts'
+import { UnixServer } from '../unix-server.ts'
+import type { UnixSocket } from '../unix-socket.ts'
+import { Desk } from './desk.ts'
+import { type BrokerPolicy, policyOf } from './policy.ts'
+import { Roots } from './roots.ts'
+import { serviceOf } from './service.ts'
+import { type BrokerOffer, rootsOf, servicesOf } from './settings.ts'
+import { MAX_WISH } from './wish.ts'
+
+/** Options of {@link serveBroker}. */
+export interface ServeBrokerOptions extends BrokerOffer {
+  /** Decides what is given to whom. The credentials are those of who made the connection. */
+  allow: BrokerPolicy
+}
+
+/** The most requests of one connection that are handled at a time; further ones wait in its socket. */
+const MOST_REQUESTS = 64
+
+/** After an accept that failed, because the table is full for one. */
+const PAUSE = 100
+
+/** What {@link serveBroker} does, until it is closed. */
+export class BrokerService implements Disposable {
+  readonly #listener: UnixServer
+  readonly #roots: Roots
+  readonly #desk: Desk
+  readonly #channels = new Set<Channel>()
+
+  /** @internal */
+  constructor(listener: UnixServer, roots: Roots, desk: Desk) {
+    this.#listener = listener
+    this.#roots = roots
+    this.#desk = desk
+    void this.#accept()
+  }
+
+  async #accept(): Promise<void> {
+    while (!this.#listener.closed) {
+      try {
+        for await (const socket of this.#listener) this.#serve(socket)
+      } catch {
+        await sleep(PAUSE)
+      }
+    }
+  }
+
+  #serve(socket: UnixSocket): void {
+    try {
+      const channel = new Channel(socket, { maxBytes: MAX_WISH, maxFds: 1, maxPending: MOST_REQUESTS })
+      this.#channels.add(channel)
+      void channel.closed.then(() => {
+        this.#channels.delete(channel)
+        channel.close()
+      })
+      this.#desk.serve(channel)
+    } catch {
+      socket.close() // it has gone already
+    }
+  }
+
+  /** Stop: close the listener, the connections, and the roots. What was given out stays. */
+  close(): void {
+    this.#listener.close()
+    for (const channel of this.#channels) channel.close()
+    this.#roots[Symbol.dispose]()
+  }
+
+  /** Close, for `using`. */
+  [Symbol.dispose](): void {
+    this.close()
+  }
+}
+
+/**
+ * Open files and sockets for other processes, in this one and with its rights: the other end of {@link connectBroker}.
+ *
+ * Who asks is told by the kernel, for each connection: the credentials of who made it. That process may have passed the connection on, and so
+ * to whom it gives is up to who may connect. The protocol is a channel's, with JSON; nothing that comes over it is trusted.
+ *
+ * @param listener a stream server; this service's from now on, which closes it
+ * @param options `roots`, `services`, `allow`
+ * @returns what ends it
+ * @throws `ENOENT`, `ENOTDIR`, `EACCES` for a root; ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE
+ */
+export function serveBroker(listener: UnixServer, options: ServeBrokerOptions): BrokerService {
+  if (!(listener instanceof UnixServer)) throw invalidType('listener', 'an instance of UnixServer', listener)
+  if (listener.type !== 'stream') throw invalidValue('listener', "must be of type 'stream'")
+  const { roots, services, allow } = optionsOf<Partial<ServeBrokerOptions>>(options) ?? {}
+  const policy = policyOf('options.allow', allow)
+  const names = servicesOf(services)
+  const opened = new Roots(rootsOf(roots))
+  const known = names.map((name, index) => serviceOf(`options.services[${index}]`, name, 'connect'))
+  return new BrokerService(listener, opened, new Desk(opened, known, policy))
+}
