@@ -41,8 +41,9 @@ export class Helper implements Source {
   #timer: NodeJS.Timeout | undefined
   /** Ends the pause. */
   #wake: (() => void) | undefined
-  #pause = 0
   #begun = 0
+  /** How many have died soon, one after the other. */
+  #shortLives = 0
   /** How many wait for it, and so keep the process alive. */
   #waiting = 0
   #referenced = true
@@ -82,10 +83,9 @@ export class Helper implements Source {
   }
 
   async #start(): Promise<Session> {
-    if (Date.now() - this.#begun >= SHORT_LIFE) this.#pause = 0
-    await this.#sleep(this.#pause)
+    this.#shortLives = Date.now() - this.#begun < SHORT_LIFE ? this.#shortLives + 1 : 0
+    if (this.#shortLives > 1) await this.#sleep(Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (this.#shortLives - 2)))
     if (this.closed) throw brokerClosed()
-    this.#pause = Math.min(LONGEST_PAUSE, Math.max(FIRST_PAUSE, this.#pause * 2))
     this.#begun = Date.now()
     const [socket, theirs] = socketpair()
     const number = theirs.release()
@@ -131,8 +131,7 @@ export class Helper implements Source {
     return session
   }
 
-  #sleep(milliseconds: number): Promise<void> | undefined {
-    if (milliseconds === 0) return undefined
+  #sleep(milliseconds: number): Promise<void> {
     return new Promise((resolve) => {
       this.#wake = resolve
       this.#timer = setTimeout(resolve, milliseconds)

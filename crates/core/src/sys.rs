@@ -145,22 +145,26 @@ fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> bool {
   result == 0
 }
 
-/// Makes every descriptor from a number on close-on-exec, whoever owns it.
+/// Leaves those descriptors alone to the next program whose numbers are below `first`, whoever owns them.
 pub(crate) fn close_on_exec_from(first: RawFd) -> nix::Result<()> {
   const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2; // the same on Linux (from 5.11 on) and FreeBSD
+  (0..first).try_for_each(|number| set_descriptor_flags(number, 0))?;
   if close_range(first, RawFd::MAX, CLOSE_RANGE_CLOEXEC) {
     return Ok(());
   }
   let entries = std::fs::read_dir("/dev/fd").map_err(crate::descriptor::errno)?;
   let numbers: Vec<RawFd> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-  for number in numbers.into_iter().filter(|&number| number >= first) {
-    // SAFETY: no memory is involved; that of the listing itself is closed by now, and says EBADF.
-    match Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }) {
-      Err(Errno::EBADF) => {}
-      result => drop(result?),
-    }
+  let mut numbers = numbers.into_iter().filter(|&number| number >= first);
+  numbers.try_for_each(|number| set_descriptor_flags(number, libc::FD_CLOEXEC))
+}
+
+/// Sets the flags of a number, if it is open.
+fn set_descriptor_flags(number: RawFd, flags: libc::c_int) -> nix::Result<()> {
+  // SAFETY: integers only.
+  match Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, flags) }) {
+    Err(Errno::EBADF) => Ok(()),
+    result => result.map(drop),
   }
-  Ok(())
 }
 
 /// Takes capabilities from what this thread will execute, all but those that are kept: from the bounding, the ambient and
