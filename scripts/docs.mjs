@@ -1,16 +1,30 @@
-// Makes docs/api.md from the doc comments of what index.ts exports; with --check tells whether it is current.
+// Makes docs/api.md and docs/broker.md from the doc comments of what index.ts and broker.ts export; with --check tells whether it is current.
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { root } from './run.mjs'
 
 const docs = join(root, 'docs')
 
+/** The reference, and that of `fdpass/broker`. */
+const files = ['api.md', 'broker.md']
+
 /** Makes the reference in a folder; false where typedoc found something undocumented or amiss, and has said what. */
 function make(folder) {
   const args = ['run', '--silent', '--workspace', 'scripts/docs', 'build', '--', '--out', folder]
-  return spawnSync('npm', args, { cwd: root, stdio: 'inherit' }).status === 0
+  if (spawnSync('npm', args, { cwd: root, stdio: 'inherit' }).status !== 0) return false
+  // typedoc makes a file for each entry point, and api.md with no more than their names.
+  const [api, index, broker] = ['api.md', 'index.md', 'broker.md'].map((name) => join(folder, name))
+  writeFileSync(api, readFileSync(index, 'utf8').replace(/^# index$/m, '# API reference'))
+  writeFileSync(
+    broker,
+    readFileSync(broker, 'utf8')
+      .replaceAll('(index.md', '(api.md')
+      .replace(/^# broker$/m, '# fdpass/broker')
+  )
+  rmSync(index)
+  return true
 }
 
 /** Whether the reference is what the doc comments give now; says so where it is not. */
@@ -18,9 +32,11 @@ function isCurrent() {
   const folder = mkdtempSync(join(tmpdir(), 'fdpass-docs-'))
   try {
     if (!make(folder)) return false
-    const [now, made] = [join(docs, 'api.md'), join(folder, 'api.md')]
-    if (existsSync(now) && readFileSync(now, 'utf8') === readFileSync(made, 'utf8')) return true
-    console.error('docs/api.md is not what the doc comments say now: run `npm run docs`, and commit it with them.')
+    const same = (name) =>
+      existsSync(join(docs, name)) &&
+      readFileSync(join(docs, name), 'utf8') === readFileSync(join(folder, name), 'utf8')
+    if (files.every(same)) return true
+    console.error('docs/ is not what the doc comments say now: run `npm run docs`, and commit it with them.')
     return false
   } finally {
     rmSync(folder, { recursive: true })
