@@ -108,7 +108,7 @@ asRoot('the helper of root keeps the capabilities to open files and take low por
   t.regex([...status.get('Gid')!].join(), /^65534\s/)
 })
 
-onLinux('the helper has no descriptor and no variable of its caller', async (t) => {
+asRoot('the helper has no descriptor and no variable of its caller (needs root)', (t) => {
   process.env.FDPASS_TEST_SECRET = 'secret'
   // One that is not close-on-exec: Node makes none, other programs do.
   const shell = `exec 9</etc/passwd; exec "$0" "$@"`
@@ -117,11 +117,7 @@ onLinux('the helper has no descriptor and no variable of its caller', async (t) 
     const links = readdirSync('/proc/' + broker.pid + '/fd').map((fd) => readlinkSync('/proc/' + broker.pid + '/fd/' + fd));
     console.log(JSON.stringify([links, readFileSync('/proc/' + broker.pid + '/environ', 'utf8')]))`
   const node = [process.execPath, '--input-type=module', '-e', owner]
-  const { stdout, stderr } = spawnSync('sh', ['-c', shell, ...node], {
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'pipe']
-  })
-  if (stdout === '') return isRoot ? t.fail(stderr) : t.pass() // another user's /proc is not to be read
+  const { stdout } = spawnSync('sh', ['-c', shell, ...node], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
   const [links, environ] = JSON.parse(stdout) as [string[], string]
   t.is(links.filter((link) => link.startsWith('socket:')).length, 1)
   t.false(links.includes('/etc/passwd'))
@@ -345,7 +341,7 @@ asRoot('other processes are judged by their credentials (needs root)', async (t)
   t.is(await ask(0), 'EACCES\nEACCES\nEACCES\n')
 })
 
-test('nothing that a client sends is trusted', async (t) => {
+test.serial('nothing that a client sends is trusted', async (t) => {
   const { folder, root } = makeFolder()
   const server = await listen(join(folder, 'broker'))
   using _service = serveBroker(server, { roots: [root], services: [], allow: () => true })
@@ -363,7 +359,7 @@ test('nothing that a client sends is trusted', async (t) => {
   t.is(countFds(), before + 1)
 })
 
-test('1,000 opens leak no descriptor on either side', async (t) => {
+test.serial('1,000 opens leak no descriptor on either side', async (t) => {
   const { root } = makeFolder()
   const broker = await begin(t, { roots: [root], allow: () => true })
   const table = () => (isRoot && isLinux ? readdirSync(`/proc/${broker.pid}/fd`).length : 0)
