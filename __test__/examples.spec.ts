@@ -1,13 +1,15 @@
 import { type SpawnOptions, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, openSync, truncateSync } from 'node:fs'
+import { chmodSync, openSync, truncateSync, writeFileSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
 import test from 'ava'
+import { isLinux, onlyIf } from './helpers/conditions.ts'
 import { temporaryFile, temporaryFolder } from './helpers/descriptors.ts'
+import { fixturePath } from './helpers/processes.ts'
 
 const program = fileURLToPath(new URL('../examples/mycat.js', import.meta.url))
 
@@ -121,3 +123,28 @@ onLinux('mycat tells of a standard output that takes nothing as cat does (needs 
   const { code, stderr } = await mycat([path], { stdio: ['ignore', full, 'pipe'] })
   t.deepEqual({ code, stderr }, { code: 1, stderr: 'mycat: write error: No space left on device\n' })
 })
+
+onlyIf(root && isLinux, 'needs root on Linux')(
+  'broker lets nobody, and no one else, read the logs in a folder (needs root)',
+  async (t) => {
+    const [outer, logs] = [temporaryFolder(), temporaryFolder()]
+    chmodSync(outer, 0o755)
+    writeFileSync(join(logs, 'a.log'), 'logged')
+    const address = join(outer, 'socket')
+    const broker = spawn(process.execPath, [
+      fileURLToPath(new URL('../examples/broker.js', import.meta.url)),
+      address,
+      logs
+    ])
+    t.teardown(() => broker.kill('SIGKILL'))
+    await once(broker.stdout, 'data')
+    const ask = (uid: number) => {
+      const args = [fixturePath('broker-client'), address, 'a.log', `${logs}/a.log`, '../etc/passwd', '.']
+      return spawnSync(process.execPath, args, { uid, gid: uid, encoding: 'utf8' }).stdout
+    }
+    t.is(ask(65_534), 'logged\nlogged\nEACCES\nEACCES\n')
+    t.is(ask(0), 'EACCES\nEACCES\nEACCES\nEACCES\n')
+    broker.kill('SIGTERM')
+    t.deepEqual(await once(broker, 'close'), [0, null])
+  }
+)
