@@ -241,18 +241,18 @@ onlyIf(hasPython && isLinux, 'needs Python and renameat2')(
 
 test('a helper that is killed is an error to all who wait, and is started again', async (t) => {
   const { root } = makeFolder()
-  let stuck = 0
-  const allow = ({ operation, ...request }: BrokerRequest) => {
-    if (operation === 'open' && 'path' in request && request.path === 'file') return true
-    stuck++
+  const stuck: BrokerRequest[] = []
+  const allow = (request: BrokerRequest) => {
+    if (request.operation === 'open' && request.path === 'file') return true
+    stuck.push(request)
     return new Promise<boolean>(() => {})
   }
   const broker = await begin(t, { roots: [root], allow })
   for (let round = 0; round < 3; round++) {
-    stuck = 0
+    stuck.length = 0
     const calls = Array.from({ length: 20 }, () => broker.open('folder'))
     const settled = Promise.allSettled(calls)
-    while (stuck < 20) await setTimeout(5)
+    while (stuck.length < 20) await setTimeout(5)
     const { pid } = broker
     process.kill(pid!, 'SIGKILL')
     const codes = (await settled).map((result) => (result.status === 'rejected' ? result.reason.code : 'opened'))

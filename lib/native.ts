@@ -96,8 +96,8 @@ export function findUser(user: string | number): Binding.UserEntry | number | nu
 }
 
 /** Looks a group up by name, as `findUser`. */
-export function findGroup(name: string): number | null {
-  return binding!.findGroup(name)
+export function findGroup(group: string): number | null {
+  return binding!.findGroup(group)
 }
 
 /** Executes a program in this one's place, with fewer rights; an error number, negative, where that fails. */

@@ -16,16 +16,16 @@ import { MAX_WISH } from './wish.ts'
 
 const CHANNEL = 3
 
-const [, program, stage, uid, gid] = argv
+const [, program, stage, user, group] = argv
 if (stage === 'restrict') restrict()
 else serve()
 
 function restrict(): void {
   try {
     // Who stays the user needs no right to change it, and so it takes the group on before that right is gone.
-    const staysUser = uid === undefined || Number(uid) === process.geteuid!()
-    if (staysUser && gid !== undefined) takeOnGroup(Number(gid))
-    const stages = staysUser ? [] : [uid!, gid!]
+    const staysUser = user === undefined || Number(user) === process.geteuid!()
+    if (staysUser && group !== undefined) takeOnGroup(Number(group))
+    const stages = staysUser ? [] : [user!, group!]
     const code = executeRestricted(!staysUser, CHANNEL + 1, execPath, [execPath, program!, 'serve', ...stages])
     throw systemError(code, 'execve')
   } catch (error) {
@@ -57,7 +57,7 @@ async function prepare({ roots, services, policy }: Settings, channel: Channel):
   const decide = await policyFor(policy, channel)
   const opened = new Roots(roots)
   const known = services.map((name, index) => serviceOf(`options.services[${index}]`, name, 'connect'))
-  if (uid !== undefined) takeOn({ uid: Number(uid), gid: Number(gid) })
+  if (user !== undefined) takeOn({ uid: Number(user), gid: Number(group) })
   process.umask(0o077)
   process.chdir('/')
   const code = hide()

@@ -52,14 +52,17 @@ export class BrokerService implements Disposable {
     try {
       const channel = new Channel(socket, { maxBytes: MAX_WISH, maxFds: 1, maxPending: MOST_REQUESTS })
       this.#channels.add(channel)
-      void channel.closed.then(() => {
-        this.#channels.delete(channel)
-        channel.close()
-      })
+      void this.#untilClosed(channel)
       this.#desk.serve(channel)
     } catch {
       socket.close() // it has gone already
     }
+  }
+
+  async #untilClosed(channel: Channel): Promise<void> {
+    await channel.closed
+    this.#channels.delete(channel)
+    channel.close()
   }
 
   /** Stop: close the listener, the connections, and the roots. What was given out stays. */
