@@ -7,7 +7,7 @@ mod channel;
 mod close_task;
 mod dispatcher;
 mod environment;
-mod helper;
+pub mod helper;
 mod peer;
 mod reactor;
 mod table;
