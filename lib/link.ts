@@ -553,7 +553,8 @@ export class Link implements Framing {
 
   /** Ends the channel because of what the other end has sent, and tells it so. */
   #refuse(error: Error): void {
-    this.#tellQuietly(CLOSE, 0, tell(error))
+    // Not as a frame that somebody waits for: where the peer is gone, that would ask again why.
+    this.#write(CLOSE, 0, { content: tell(error), format: JSON_TEXT }, 0)
     this.#finish(error)
   }
 
