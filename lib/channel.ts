@@ -23,9 +23,17 @@ export interface ChannelOptions {
    * are handled at a time (default 65,536 of each). One's own that is too many rejects with ERR_TOO_MANY_PENDING; the other end's wait in the socket.
    */
   maxPending?: number | undefined
-  /** Makes the data of a message out of a value; a string goes as UTF-8. By default bytes go as they are and all else as JSON. */
+  /**
+   * Makes the data of a message out of a value; a string goes as UTF-8. By default bytes go as they are and all else as JSON.
+   *
+   * @param value what is sent
+   */
   encode?: ((value: never) => Uint8Array | string) | undefined
-  /** Makes a value out of the data of a message, which it may keep. By default what the other end has sent as bytes or as JSON. */
+  /**
+   * Makes a value out of the data of a message. By default what the other end has sent as bytes or as JSON.
+   *
+   * @param data what was received, which may be kept
+   */
   decode?: ((data: Uint8Array) => unknown) | undefined
 }
 
@@ -213,6 +221,7 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    */
   close(): void {
     this.socket.close()
+    this.#link.drop()
   }
 
   /** Close, for `using`. */
@@ -221,8 +230,9 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
   }
 
   /** As {@link Channel.close}, with the closing of descriptors, which can block, on the thread pool. */
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.socket[Symbol.asyncDispose]()
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.socket[Symbol.asyncDispose]()
+    this.#link.drop()
   }
 
   #receive(signal: AbortSignal | undefined, closed: (() => null) | undefined): Promise<ChannelMessage<T> | null> {

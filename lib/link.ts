@@ -604,10 +604,16 @@ export class Link implements Framing {
     for (let receive = this.#receives.shift(); receive !== undefined; receive = this.#receives.shift()) {
       settle(receive, receive.closed === undefined ? rejection(socketClosed) : null)
     }
+    this.drop()
+    this.#resolveClosing(null)
+  }
+
+  /** Closes what is held: it outlives the socket where the other end has ended the channel. */
+  drop(): void {
     for (let held = this.#held.shift(); held !== undefined; held = this.#held.shift()) {
       if (typeof held.taken !== 'function') held.taken.close()
     }
-    this.#resolveClosing(null)
+    this.#untold = undefined
   }
 }
 
