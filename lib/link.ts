@@ -50,6 +50,9 @@ const UTF8 = 3
 /** What a request meets whose channel has ended. */
 const RESET = -constants.errno.ECONNRESET
 
+/** What a send meets whose channel has ended. */
+const BROKEN_PIPE = -constants.errno.EPIPE
+
 const done: Promise<void> = Promise.resolve()
 const noDescriptors: readonly Descriptor[] = []
 
@@ -125,13 +128,17 @@ export class Link implements Framing {
   #lastId = 0
   /** The other end's requests that are being handled. */
   readonly #serving = new Map<number, AbortController>()
+  /** How many of the other end's requests have no answer yet that has gone whole. */
+  #owed = 0
+  /** The first request that is one too many. What is behind it stays in the socket; answers before it have come. */
+  #postponed: Frame | undefined
   #handler: Handler | undefined
   /** Whether frames are wanted only to learn of the end. */
   #watching = false
   /** What keeps the socket from being collected while there is a handler, or the end is awaited. */
   #owner: object | undefined
-  /** More frames may be there without an event that tells so: those that one receive brought. */
-  #more = true
+  /** More frames are there without an event that tells so: those that one receive brought. */
+  #more = false
   #resuming = false
   /** How it has ended: null in order; undefined while it has not. */
   #end: Error | null | undefined
@@ -147,7 +154,7 @@ export class Link implements Framing {
     this.#limits = limits
     this.#codec = codec
     this.closing = new Promise((resolve) => (this.#resolveClosing = resolve))
-    const code = native.channelOpen(endpoint.fd, limits.maxBytes, limits.maxFds)
+    const code = native.channelOpen(endpoint.fd, limits.maxBytes, endpoint.takesFds ? limits.maxFds : 0)
     if (code < 0) throw systemError(code, 'getsockopt')
     endpoint.framing = this
   }
@@ -184,7 +191,7 @@ export class Link implements Framing {
 
   /** Sends a frame with the first `count` of the shared numbers, or has the native side capture it. */
   #post(owner: object, kind: number, id: number, encoded: Encoded, count: number, signal?: AbortSignal): Promise<void> {
-    if (this.#endpoint.closed) throw this.#closedError()
+    if (this.#endpoint.closed) throw this.#end === null ? systemError(BROKEN_PIPE, 'sendmsg') : this.#closedError()
     const code = this.#write(kind, id, encoded, count)
     if (code === 0) return spend() ? done : nextTurn()
     if (code !== AGAIN && code !== BUSY) return Promise.reject(this.#sendingEnded(code))
@@ -265,7 +272,9 @@ export class Link implements Framing {
 
   /** Why nothing can be sent: what the other end gave as its reason, if it gave one, or the system's error. */
   #sendingEnded(code: number): Error {
-    if (!this.#endpoint.closed) while (this.#mayHold && this.#arrive());
+    if (code === BROKEN_PIPE || code === RESET) {
+      while (this.#mayHold && this.#postponed === undefined && this.#arrive());
+    }
     return this.#end ?? systemError(code, 'sendmsg')
   }
 
@@ -278,7 +287,7 @@ export class Link implements Framing {
   // Receiving
 
   get waitsForInput(): boolean {
-    if (this.#end !== undefined || this.#serving.size >= this.#limits.maxPending) return false
+    if (this.#end !== undefined || this.#postponed !== undefined) return false
     if (this.#receives.length > 0) return true
     return this.#mayHold && (this.#handler !== undefined || this.#questions.size > 0 || this.#watching)
   }
@@ -365,7 +374,7 @@ export class Link implements Framing {
     if (this.#end !== undefined || this.#endpoint.closed) return false
     const { fd } = this.#endpoint
     const length = native.channelReceive(fd)
-    this.#more = length >= 0
+    if (length < 0) this.#more = false
     if (length < 0) {
       if (length === END) this.#finish(null)
       else if (length === BROKEN) this.#refuse(this.#frameError())
@@ -376,6 +385,7 @@ export class Link implements Framing {
     if (length > bytes.length) native.channelTake(data, fd)
     else if (length <= SMALL) for (let i = 0; i < length; i++) data[i] = bytes[i]!
     else data.set(bytes.subarray(0, length))
+    this.#more = outcome[5] !== 0
     const count = outcome[0]!
     let descriptors = noDescriptors
     if (count > 0) {
@@ -399,7 +409,8 @@ export class Link implements Framing {
     if (kind === MESSAGE) {
       this.#deliver(this.#decode(frame), data.length)
     } else if (kind === REQUEST) {
-      void this.#serve(id, this.#decode(frame))
+      if (this.#owed < this.#limits.maxPending) void this.#serve(frame)
+      else this.#postponed = frame
     } else if (kind === RESPONSE) {
       this.#answer(frame, this.#decode(frame))
     } else {
@@ -455,14 +466,14 @@ export class Link implements Framing {
         const waited = this.#outgoing.length
         given?.abort() // takes the request back if it still waits
         // Otherwise it has gone: the other end need not go on.
-        if (this.#outgoing.length === waited) this.#tellQuietly(CANCEL, id, '')
+        if (this.#outgoing.length === waited) void this.#tellQuietly(CANCEL, id, '')
       }
       question.abortion = onAbort(signal, () => giveUp(() => aborted(signal!)))
       if (timeout !== undefined) question.timer = setTimeout(() => giveUp(() => timedOut(timeout)), timeout)
       if (!this.#endpoint.referenced) question.timer?.unref()
       this.#questions.set(id, question)
       sent.catch((error: unknown) => this.#conclude(id, Promise.reject(error)))
-      this.#endpoint.update()
+      this.#wantsMore()
     })
   }
 
@@ -507,36 +518,49 @@ export class Link implements Framing {
     this.#wantsMore()
   }
 
-  async #serve(id: number, taken: Held['taken']): Promise<void> {
+  async #serve(frame: Frame): Promise<void> {
+    const { id } = frame
     const owner = this.#owner ?? this
-    const handler = this.#handler
-    if (typeof taken === 'function' || handler === undefined) {
-      if (typeof taken !== 'function') taken.close()
-      this.#tellQuietly(ERROR, id, tell(typeof taken === 'function' ? taken() : noHandler()))
-      return
-    }
     const controller = new AbortController()
-    this.#serving.set(id, controller)
-    let reply: Reply | undefined
+    this.#owed++
     try {
-      reply = replyOf(await handler(new ChannelRequest(taken.value, taken.fds, controller.signal)))
-      if (controller.signal.aborted) return
-      const encoded = this.#encode(reply.value)
-      await this.#post(owner, RESPONSE, id, encoded, putFds(reply.fds, 'fds', this.#mostFds))
+      const { value, fds: sources } = await this.#handle(frame, controller)
+      const given = descriptorsOf(sources)
+      try {
+        if (controller.signal.aborted) return
+        await this.#post(owner, RESPONSE, id, this.#encode(value), putFds(sources, 'fds', this.#mostFds))
+      } finally {
+        closeFds(disownAll(given))
+      }
     } catch (error) {
-      if (!controller.signal.aborted) this.#tellQuietly(ERROR, id, tell(error))
+      if (!controller.signal.aborted) await this.#tellQuietly(ERROR, id, tell(error))
     } finally {
-      const given = (reply?.fds ?? []).filter((source) => source instanceof Descriptor)
-      closeFds(disownAll(given))
       if (this.#serving.get(id) === controller) this.#serving.delete(id)
+      this.#owed--
+      const next = this.#postponed
+      this.#postponed = undefined
+      if (next !== undefined) void this.#serve(next)
       this.#wantsMore()
     }
   }
 
-  /** Sends what nobody waits for. */
-  #tellQuietly(kind: number, id: number, content: string): void {
-    if (this.#endpoint.closed) return
-    this.#post(this.#owner ?? this, kind, id, { content, format: JSON_TEXT }, 0).catch(() => {})
+  /** What the handler makes of a request. */
+  async #handle(frame: Frame, controller: AbortController): Promise<Reply> {
+    const taken = this.#decode(frame)
+    if (typeof taken === 'function') throw taken()
+    const handler = this.#handler
+    if (handler === undefined) {
+      taken.close()
+      throw noHandler()
+    }
+    this.#serving.set(frame.id, controller)
+    return replyOf(await handler(new ChannelRequest(taken.value, taken.fds, controller.signal)))
+  }
+
+  /** Sends what nobody waits for; resolves when it has gone, or never will. */
+  #tellQuietly(kind: number, id: number, content: string): Promise<void> {
+    if (this.#endpoint.closed) return done
+    return this.#post(this.#owner ?? this, kind, id, { content, format: JSON_TEXT }, 0).catch(() => {})
   }
 
   // The end
@@ -546,7 +570,7 @@ export class Link implements Framing {
     const announced = outcome[1]! >>> 0
     const { maxBytes, maxFds } = this.#limits
     if (why === 1) return tooLarge(`${announced} bytes, and ${maxBytes}`)
-    if (why === 2) return tooLarge(`${announced} descriptors, and ${maxFds}`)
+    if (why === 2) return tooLarge(`${announced} descriptors, and ${this.#endpoint.takesFds ? maxFds : 0}`)
     if (why === 3) return protocolError(`a frame announced ${announced} descriptors, and ${outcome[2]} came`)
     return protocolError(why === 4 ? 'the channel ended inside of a frame' : 'what came is no frame')
   }
@@ -564,7 +588,9 @@ export class Link implements Framing {
     this.#end = error
     const gone = () => error ?? systemError(RESET, 'recvmsg')
     for (const id of this.#questions.keys()) this.#conclude(id, rejection(gone))
-    for (const controller of this.#serving.values()) if (error !== null) controller.abort(error)
+    // Whoever only sends no more, and still receives, gets the answers.
+    const nobodyReceives = error !== null || (this.#serving.size > 0 && native.send(this.#endpoint.fd, 0, 0) < 0)
+    if (nobodyReceives) for (const controller of this.#serving.values()) controller.abort(gone())
     const first = this.#receives.shift()
     if (first === undefined) this.#untold = error ?? undefined
     else settle(first, error === null ? null : rejection(gone))
@@ -574,14 +600,16 @@ export class Link implements Framing {
     this.#resolveClosing(error)
     this.#owner = undefined
     // Not while the endpoint goes on after a callback, which it does not on a number that is somebody else's.
-    if (error === null) this.#closeIfDone()
-    else this.#endpoint.close()
+    if (nobodyReceives) {
+      this.#failOutgoing(() => error ?? systemError(BROKEN_PIPE, 'sendmsg'))
+      this.#endpoint.close()
+    } else this.#closeIfDone()
   }
 
   /** Closes the socket once the other end has ended and nothing is left to be sent to it. */
   #closeIfDone(): void {
     if (this.#end === undefined || this.#endpoint.closed) return
-    if (this.#serving.size === 0 && this.#outgoing.length === 0) this.#endpoint.close()
+    if (this.#owed === 0 && this.#outgoing.length === 0) this.#endpoint.close()
   }
 
   #closedError(): Error {
@@ -598,6 +626,8 @@ export class Link implements Framing {
     clearTimeout(this.#timer)
     this.#timer = undefined
     this.#owner = undefined
+    if (this.#postponed !== undefined) closeFds(disownAll(this.#postponed.fds))
+    this.#postponed = undefined
     if (this.#end !== undefined) return // what is held can still be taken
     for (const id of this.#questions.keys()) this.#conclude(id, rejection(socketClosed))
     for (const controller of this.#serving.values()) controller.abort(socketClosed())
@@ -626,9 +656,17 @@ function settle<T>(
   pending.resolve(value)
 }
 
-/** What a handler gave, if it is a reply. */
+/** What a handler gave, if it is a reply; each of its properties is read once. */
 function replyOf(reply: unknown): Reply {
   if (reply === undefined || reply === null) return {}
-  if (typeof reply === 'object' && ('value' in reply || 'fds' in reply)) return reply as Reply
-  throw invalidReturn('handler', 'an object with value, fds or both, or nothing,', reply)
+  if (typeof reply !== 'object' || !('value' in reply || 'fds' in reply)) {
+    throw invalidReturn('handler', 'an object with value, fds or both, or nothing,', reply)
+  }
+  const { value, fds: sources } = reply as Reply
+  return { value, fds: sources }
+}
+
+/** Those of a reply's sources that are given away with it. */
+function descriptorsOf(sources: unknown): Descriptor[] {
+  return Array.isArray(sources) ? sources.filter((source) => source instanceof Descriptor) : []
 }
