@@ -20,6 +20,7 @@ import { startLimited } from './helpers/processes.ts'
 import { codesOf, isPending, turns } from './helpers/promises.ts'
 
 const onLinux = onlyIf(isLinux, 'Linux only')
+const onRoot = onlyIf(isLinux && process.getuid!() === 0, 'needs Linux, and to begin as root')
 const large = Buffer.alloc(1024 * 1024)
 
 test('a message over the limits is refused where it is sent, and nothing of it goes', async (t) => {
@@ -220,6 +221,13 @@ onLinux('descriptors without room take only their message along, whose bytes are
   t.is((await channel.request('fits')).value, 'fits')
   channel.close()
   await done
+})
+
+onRoot('messages wait while too many descriptors of a user are in flight, and keep their order', async (t) => {
+  const { socket, done } = startLimited(100, 'channel-flight', [])
+  const received = Array.from({ length: 7 }, (_, i) => `${i}: 20\n`).join('')
+  t.is(await done, `some wait\n${received}rejected, ERR_NO_HANDLER\n`)
+  socket.close()
 })
 
 // Arguments
