@@ -115,7 +115,7 @@ test.serial('a peer that closed without reading all is ECONNRESET, once', async 
   t.is(((await a.closed) as NodeJS.ErrnoException).code, 'ECONNRESET')
 })
 
-for (const how of ['close', 'dispose', 'asyncDispose'] as const) {
+for (const how of ['close', 'dispose', 'asyncDispose', 'socket.close'] as const) {
   for (const first of ['this end', 'the other end'] as const) {
     test.serial(`${how} closes what is held and nobody took, after ${first} ended the channel`, async (t) => {
       const { read, write } = openPipe()
@@ -130,6 +130,7 @@ for (const how of ['close', 'dispose', 'asyncDispose'] as const) {
       }
       t.true(hasWriter(read))
       if (how === 'close') b.close()
+      else if (how === 'socket.close') b.socket.close()
       else if (how === 'dispose') b[Symbol.dispose]()
       else await b[Symbol.asyncDispose]()
       a.close()

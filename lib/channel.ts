@@ -221,7 +221,6 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    */
   close(): void {
     this.socket.close()
-    this.#link.drop()
   }
 
   /** Close, for `using`. */
@@ -230,9 +229,8 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
   }
 
   /** As {@link Channel.close}, with the closing of descriptors, which can block, on the thread pool. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.socket[Symbol.asyncDispose]()
-    this.#link.drop()
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.socket[Symbol.asyncDispose]()
   }
 
   #receive(signal: AbortSignal | undefined, closed: (() => null) | undefined): Promise<ChannelMessage<T> | null> {

@@ -638,7 +638,6 @@ export class Link implements Framing {
     this.#resolveClosing(null)
   }
 
-  /** Closes what is held: it outlives the socket where the other end has ended the channel. */
   drop(): void {
     for (let held = this.#held.shift(); held !== undefined; held = this.#held.shift()) {
       if (typeof held.taken !== 'function') held.taken.close()

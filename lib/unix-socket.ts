@@ -379,6 +379,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   close(): void {
     unused.unregister(this.#endpoint)
     this.#endpoint.close()
+    this.#endpoint.framing?.drop()
   }
 
   /** Close, for `using`. */
@@ -390,6 +391,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   async [Symbol.asyncDispose](): Promise<void> {
     unused.unregister(this.#endpoint)
     await this.#endpoint.closeLater()
+    this.#endpoint.framing?.drop()
   }
 
   /** @internal Lend the number for one call. */
