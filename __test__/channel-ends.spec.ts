@@ -209,6 +209,14 @@ test.serial('a channel that nobody uses is collected, and closed with a warning'
   t.is(await done, 'FDPASS_NOT_CLOSED\n')
 })
 
+test.serial('a channel that its other end has ended is collected without a warning', async (t) => {
+  const { socket, done } = startFixture('channel-ends', ['ended'], { execArgv: ['--expose-gc'] })
+  const channel = new Channel(socket)
+  t.is((await channel.receive())!.value, 'ready')
+  channel.close()
+  t.is(await done, 'null\n')
+})
+
 test.serial('a channel with a handler is not collected', async (t) => {
   const { socket, done } = startFixture('channel-ends', ['kept'], { execArgv: ['--expose-gc'] })
   const channel = new Channel(socket)

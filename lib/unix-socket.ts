@@ -441,6 +441,7 @@ unixCasts.toUnixSocket = (descriptor) => {
 
 /** Closes sockets that nobody uses any more. Descriptors they hold are found by their own finalizer. */
 const unused = new FinalizationRegistry<Endpoint>((endpoint) => {
+  if (endpoint.closed) return // by its channel, at the end
   endpoint.close()
   warnOnce('A UnixSocket was garbage-collected while it was open, and was closed', endpoint.fd)
 })
