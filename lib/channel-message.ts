@@ -40,6 +40,11 @@ export class ChannelRequest<T = unknown> extends ChannelMessage<T> {
     return this.#controller.signal
   }
 
+  /** @internal */
+  get isAborted(): boolean {
+    return this.#aborted !== undefined
+  }
+
   /** @internal Nobody waits for the reply any more. */
   abort(reason: Error): void {
     this.#aborted ??= reason

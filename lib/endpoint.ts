@@ -23,6 +23,8 @@ export interface Framing {
   fail(error: () => Error): void
   /** Ends everything that waits, because this side has closed. */
   end(): void
+  /** Closes what is held: it outlives the socket where the other end has ended the channel. */
+  drop(): void
 }
 
 /** A socket that sends and receives. */

@@ -54,6 +54,9 @@ const UTF8 = 3
 /** What a request meets whose channel has ended. */
 const RESET = -constants.errno.ECONNRESET
 
+/** What a send meets whose channel has ended. */
+const BROKEN_PIPE = -constants.errno.EPIPE
+
 const done: Promise<void> = Promise.resolve()
 const noDescriptors: readonly Descriptor[] = []
 
@@ -174,6 +177,10 @@ export class Link implements Framing {
   #lastId = 0
   /** The other end's requests that are being handled. */
   readonly #serving = new Map<number, ChannelRequest>()
+  /** How many of the other end's requests have no answer yet that has gone whole. */
+  #owed = 0
+  /** The first request that is one too many. What is behind it stays in the socket; answers before it have come. */
+  #postponed: { readonly id: number; readonly taken: Held['taken'] } | undefined
   #handler: Handler | undefined
   /** Whether frames are wanted only to learn of the end. */
   #watching = false
@@ -202,7 +209,7 @@ export class Link implements Framing {
     this.#limits = limits
     this.#codec = codec
     this.closing = new Promise((resolve) => (this.#resolveClosing = resolve))
-    const code = native.channelOpen(endpoint.fd, limits.maxBytes, limits.maxFds)
+    const code = native.channelOpen(endpoint.fd, limits.maxBytes, endpoint.takesFds ? limits.maxFds : 0)
     if (code < 0) throw systemError(code, 'getsockopt')
     endpoint.framing = this
   }
@@ -239,7 +246,7 @@ export class Link implements Framing {
 
   /** Sends a frame with the first `count` of the shared numbers, or has the native side capture it. */
   #post(owner: object, kind: number, id: number, encoded: Encoded, count: number, signal?: AbortSignal): Promise<void> {
-    if (this.#endpoint.closed) throw this.#closedError()
+    if (this.#endpoint.closed) throw this.#end === null ? systemError(BROKEN_PIPE, 'sendmsg') : this.#closedError()
     const code = this.#write(kind, id, encoded, count)
     if (code === 0) return spend() ? done : nextTurn()
     if (code !== AGAIN && code !== BUSY) return Promise.reject(this.#sendingEnded(code))
@@ -325,7 +332,7 @@ export class Link implements Framing {
     if (this.#endpoint.closed) return
     const gone = native.channelFlush(this.#endpoint.fd)
     const code = gone < 0 ? gone : outcome[0]!
-    for (let left = gone; left > 0; left--) settle(this.#outgoing.shift()!, undefined)
+    this.#settleGone(gone)
     if (gone > 0) this.#pause = FIRST_PAUSE
     if (code === BUSY) {
       this.#wait()
@@ -334,6 +341,11 @@ export class Link implements Framing {
       this.#failOutgoing(() => error)
     }
     this.#closeIfDone()
+  }
+
+  /** So many frames have gone whole. */
+  #settleGone(count: number): void {
+    for (let left = count; left > 0; left--) settle(this.#outgoing.shift()!, undefined)
   }
 
   /** Tries again after a pause, each longer than the last. */
@@ -350,7 +362,9 @@ export class Link implements Framing {
 
   /** Why nothing can be sent: what the other end gave as its reason, if it gave one, or the system's error. */
   #sendingEnded(code: number): Error {
-    if (!this.#endpoint.closed) while (this.#mayHold && this.#arrive());
+    if (code === BROKEN_PIPE || code === RESET) {
+      while (this.#mayHold && this.#postponed === undefined && this.#arrive());
+    }
     return this.#end ?? systemError(code, 'sendmsg')
   }
 
@@ -363,7 +377,7 @@ export class Link implements Framing {
   // Receiving
 
   get waitsForInput(): boolean {
-    if (this.#end !== undefined || this.#serving.size >= this.#limits.maxPending) return false
+    if (this.#end !== undefined || this.#postponed !== undefined) return false
     if (this.#receives.length > 0) return true
     return this.#mayHold && (this.#handler !== undefined || this.#questions.size > 0 || this.#watching)
   }
@@ -472,7 +486,7 @@ export class Link implements Framing {
     if (kind === MESSAGE) {
       this.#deliver(this.#decode(frame), size)
     } else if (kind === REQUEST) {
-      void this.#serve(id, this.#decode(frame))
+      this.#demand(id, this.#decode(frame))
     } else if (kind === RESPONSE) {
       this.#answer(id, this.#decode(frame))
     } else {
@@ -542,14 +556,14 @@ export class Link implements Framing {
         const waited = this.#outgoing.length
         given?.abort() // takes the request back if it still waits
         // Otherwise it has gone: the other end need not go on.
-        if (this.#outgoing.length === waited) this.#tellQuietly(CANCEL, id, '')
+        if (this.#outgoing.length === waited) void this.#tellQuietly(CANCEL, id, '')
       }
       question.abortion = onAbort(signal, () => giveUp(() => aborted(signal!)))
       if (timeout !== undefined) question.timer = setTimeout(() => giveUp(() => timedOut(timeout)), timeout)
       if (!this.#endpoint.referenced) question.timer?.unref()
       this.#questions.set(id, question)
       sent.catch((error: unknown) => this.#conclude(id, Promise.reject(error)))
-      this.#endpoint.update()
+      this.#wantsMore()
     })
   }
 
@@ -594,36 +608,50 @@ export class Link implements Framing {
     this.#wantsMore()
   }
 
+  /** Serves a request now, or once there are fewer. */
+  #demand(id: number, taken: Held['taken']): void {
+    if (this.#owed < this.#limits.maxPending) void this.#serve(id, taken)
+    else this.#postponed = { id, taken }
+  }
+
   async #serve(id: number, taken: Held['taken']): Promise<void> {
     const owner = this.#owner ?? this
-    const handler = this.#handler
-    if (typeof taken === 'function' || handler === undefined) {
-      if (typeof taken !== 'function') taken.close()
-      this.#tellQuietly(ERROR, id, tell(typeof taken === 'function' ? taken() : noHandler()))
-      return
-    }
-    const request = new ChannelRequest(taken.value, taken.fds)
-    this.#serving.set(id, request)
-    let reply: Reply | undefined
+    const request = typeof taken === 'function' ? undefined : new ChannelRequest(taken.value, taken.fds)
+    if (request !== undefined) this.#serving.set(id, request)
+    this.#owed++
     try {
-      reply = replyOf(await handler(request))
-      if (this.#serving.get(id) !== request) return
-      const encoded = this.#encode(reply.value)
-      await this.#post(owner, RESPONSE, id, encoded, putFds(reply.fds, 'fds', this.#mostFds))
+      if (typeof taken === 'function') throw taken()
+      const { value, fds: sources } = await this.#handle(request!)
+      const given = descriptorsOf(sources)
+      try {
+        if (request!.isAborted) return
+        await this.#post(owner, RESPONSE, id, this.#encode(value), putFds(sources, 'fds', this.#mostFds))
+      } finally {
+        closeFds(disownAll(given))
+      }
     } catch (error) {
-      if (this.#serving.get(id) === request) this.#tellQuietly(ERROR, id, tell(error))
+      if (request?.isAborted !== true) await this.#tellQuietly(ERROR, id, tell(error))
     } finally {
-      const given = (reply?.fds ?? []).filter((source) => source instanceof Descriptor)
-      closeFds(disownAll(given))
       if (this.#serving.get(id) === request) this.#serving.delete(id)
+      this.#owed--
+      const next = this.#postponed
+      this.#postponed = undefined
+      if (next !== undefined) void this.#serve(next.id, next.taken)
       this.#wantsMore()
     }
   }
 
-  /** Sends what nobody waits for. */
-  #tellQuietly(kind: number, id: number, content: string): void {
-    if (this.#endpoint.closed) return
-    this.#post(this.#owner ?? this, kind, id, { content, format: JSON_TEXT }, 0).catch(() => {})
+  /** What the handler makes of a request. */
+  async #handle(request: ChannelRequest): Promise<Reply> {
+    if (this.#handler !== undefined) return replyOf(await this.#handler(request))
+    request.close()
+    throw noHandler()
+  }
+
+  /** Sends what nobody waits for; resolves when it has gone, or never will. */
+  #tellQuietly(kind: number, id: number, content: string): Promise<void> {
+    if (this.#endpoint.closed) return done
+    return this.#post(this.#owner ?? this, kind, id, { content, format: JSON_TEXT }, 0).catch(() => {})
   }
 
   // The end
@@ -633,14 +661,16 @@ export class Link implements Framing {
     const announced = outcome[1]! >>> 0
     const { maxBytes, maxFds } = this.#limits
     if (why === 1) return tooLarge(`${announced} bytes, and ${maxBytes}`)
-    if (why === 2) return tooLarge(`${announced} descriptors, and ${maxFds}`)
+    if (why === 2) return tooLarge(`${announced} descriptors, and ${this.#endpoint.takesFds ? maxFds : 0}`)
     if (why === 3) return protocolError(`a frame announced ${announced} descriptors, and ${outcome[2]} came`)
     return protocolError(why === 4 ? 'the channel ended inside of a frame' : 'what came is no frame')
   }
 
   /** Ends the channel because of what the other end has sent, and tells it so. */
   #refuse(error: Error): void {
-    this.#tellQuietly(CLOSE, 0, tell(error))
+    // Not as a frame that somebody waits for: where the peer is gone, that would ask again why.
+    this.#sendGathered()
+    this.#write(CLOSE, 0, { content: tell(error), format: JSON_TEXT }, 0)
     this.#finish(error)
   }
 
@@ -650,7 +680,9 @@ export class Link implements Framing {
     this.#end = error
     const gone = () => error ?? systemError(RESET, 'recvmsg')
     for (const id of this.#questions.keys()) this.#conclude(id, rejection(gone))
-    for (const request of this.#serving.values()) request.abort(gone())
+    // Whoever only sends no more, and still receives, gets the answers.
+    const nobodyReceives = error !== null || (this.#serving.size > 0 && native.send(this.#endpoint.fd, 0, 0) < 0)
+    if (nobodyReceives) for (const request of this.#serving.values()) request.abort(gone())
     const first = this.#receives.shift()
     if (first === undefined) this.#untold = error ?? undefined
     else settle(first, error === null ? first.shape(null) : rejection(gone))
@@ -660,14 +692,18 @@ export class Link implements Framing {
     this.#resolveClosing(error)
     this.#owner = undefined
     // Not while the endpoint goes on after a callback, which it does not on a number that is somebody else's.
-    if (error === null) this.#closeIfDone()
-    else this.#endpoint.close()
+    if (nobodyReceives) {
+      this.#failOutgoing(() => error ?? systemError(BROKEN_PIPE, 'sendmsg'))
+      this.#endpoint.close()
+    } else {
+      this.#closeIfDone()
+    }
   }
 
   /** Closes the socket once the other end has ended and nothing is left to be sent to it. */
   #closeIfDone(): void {
     if (this.#end === undefined || this.#endpoint.closed) return
-    if (this.#serving.size === 0 && this.#outgoing.length === 0) this.#endpoint.close()
+    if (this.#owed === 0 && this.#outgoing.length === 0) this.#endpoint.close()
   }
 
   #closedError(): Error {
@@ -679,25 +715,30 @@ export class Link implements Framing {
   }
 
   end(): void {
-    if (this.#gathering) {
-      const gone = native.channelFlush(this.#endpoint.fd) // as each would have gone
-      for (let left = gone; left > 0; left--) settle(this.#outgoing.shift()!, undefined)
-    }
-    const error = () => this.#closedError()
-    this.#failOutgoing(error)
+    if (this.#gathering) this.#settleGone(native.channelFlush(this.#endpoint.fd)) // as each would have gone
+    this.#gathering = false
+    this.#failOutgoing(() => this.#closedError())
     clearTimeout(this.#timer)
     this.#timer = undefined
     this.#owner = undefined
+    const postponed = this.#postponed?.taken
+    if (postponed !== undefined && typeof postponed !== 'function') postponed.close()
+    this.#postponed = undefined
     if (this.#end !== undefined) return // what is held can still be taken
     for (const id of this.#questions.keys()) this.#conclude(id, rejection(socketClosed))
     for (const request of this.#serving.values()) request.abort(socketClosed())
     for (let receive = this.#receives.shift(); receive !== undefined; receive = this.#receives.shift()) {
       settle(receive, receive.shape.endsQuietly === true ? receive.shape(null) : rejection(socketClosed))
     }
+    this.drop()
+    this.#resolveClosing(null)
+  }
+
+  drop(): void {
     for (let held = this.#held.shift(); held !== undefined; held = this.#held.shift()) {
       if (typeof held.taken !== 'function') held.taken.close()
     }
-    this.#resolveClosing(null)
+    this.#untold = undefined
   }
 }
 
@@ -710,9 +751,17 @@ function settle<T>(
   pending.resolve(value)
 }
 
-/** What a handler gave, if it is a reply. */
+/** What a handler gave, if it is a reply; each of its properties is read once. */
 function replyOf(reply: unknown): Reply {
   if (reply === undefined || reply === null) return {}
-  if (typeof reply === 'object' && ('value' in reply || 'fds' in reply)) return reply as Reply
-  throw invalidReturn('handler', 'an object with value, fds or both, or nothing,', reply)
+  if (typeof reply !== 'object' || !('value' in reply || 'fds' in reply)) {
+    throw invalidReturn('handler', 'an object with value, fds or both, or nothing,', reply)
+  }
+  const { value, fds: sources } = reply as Reply
+  return { value, fds: sources }
+}
+
+/** Those of a reply's sources that are given away with it. */
+function descriptorsOf(sources: unknown): Descriptor[] {
+  return Array.isArray(sources) ? sources.filter((source) => source instanceof Descriptor) : []
 }

@@ -379,6 +379,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   close(): void {
     unused.unregister(this.#endpoint)
     this.#endpoint.close()
+    this.#endpoint.framing?.drop()
   }
 
   /** Close, for `using`. */
@@ -390,6 +391,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   async [Symbol.asyncDispose](): Promise<void> {
     unused.unregister(this.#endpoint)
     await this.#endpoint.closeLater()
+    this.#endpoint.framing?.drop()
   }
 
   /** @internal Lend the number for one call. */
@@ -439,6 +441,7 @@ unixCasts.toUnixSocket = (descriptor) => {
 
 /** Closes sockets that nobody uses any more. Descriptors they hold are found by their own finalizer. */
 const unused = new FinalizationRegistry<Endpoint>((endpoint) => {
+  if (endpoint.closed) return // by its channel, at the end
   endpoint.close()
   warnOnce('A UnixSocket was garbage-collected while it was open, and was closed', endpoint.fd)
 })

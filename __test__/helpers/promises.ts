@@ -13,3 +13,11 @@ export async function isPending(promise: Promise<unknown>): Promise<boolean> {
   await turns()
   return pending
 }
+
+/** What several promises reject with, as codes; undefined for one that resolves. */
+export async function codesOf(promises: readonly Promise<unknown>[]): Promise<unknown[]> {
+  const results = await Promise.allSettled(promises)
+  return results.map((result) =>
+    result.status === 'rejected' ? (result.reason as NodeJS.ErrnoException).code : undefined
+  )
+}

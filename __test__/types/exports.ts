@@ -5,6 +5,10 @@ import type {
   BindOptions,
   Bytes,
   Capabilities,
+  ChannelMessage,
+  ChannelOptions,
+  ChannelReply,
+  ChannelRequest,
   ConnectOptions,
   ControlError,
   Credentials,
@@ -19,6 +23,7 @@ import type {
   Receiving,
   RecvFdOptions,
   RecvOptions,
+  RequestOptions,
   Seal,
   SendOptions,
   SocketType,
@@ -31,6 +36,7 @@ import { exactly, same } from './exactly.ts'
 
 same<
   keyof typeof fdpass,
+  | 'Channel'
   | 'Descriptor'
   | 'UnixServer'
   | 'UnixSocket'
@@ -55,6 +61,10 @@ export type Types = [
   BindOptions,
   Bytes,
   Capabilities,
+  ChannelMessage,
+  ChannelOptions,
+  ChannelReply,
+  ChannelRequest,
   ConnectOptions,
   ControlError,
   Credentials,
@@ -69,6 +79,7 @@ export type Types = [
   Receiving,
   RecvFdOptions,
   RecvOptions,
+  RequestOptions,
   Seal,
   SendOptions,
   SocketType,

@@ -110,7 +110,8 @@ fn take_frame(environment: &mut Environment, number: i32, buffer: Option<&mut [u
   let buffer = buffer.unwrap_or_else(|| bytes.get());
   buffer.get_mut(..data.len()).ok_or(Errno::EFAULT)?.copy_from_slice(data);
   let Header { kind, format, id, length, .. } = header;
-  let told = [fds.len() as i32, lost.into(), kind as i32, format as i32, id as i32];
+  let more = framing.decoder.has_more().into();
+  let told = [fds.len() as i32, lost.into(), kind as i32, format as i32, id as i32, more];
   outcome.get()[..told.len()].copy_from_slice(&told);
   outcome.get()[told.len()] = framing.decoder.has_more().into();
   for (number, fd) in numbers.get().iter_mut().zip(fds) {

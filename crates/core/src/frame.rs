@@ -73,6 +73,9 @@ impl Header {
   /// The most descriptors of a frame: one call sends 253, and each call needs a byte, of which an empty frame has 16.
   pub const MAX_FDS: usize = Self::SIZE * MAX_SENT_FDS;
 
+  /// The most bytes of an error and of a close, also where a message may have less.
+  pub const MAX_TOLD: usize = 65_536;
+
   /// Its bytes; numbers go most significant byte first.
   pub fn encode(&self) -> [u8; Self::SIZE] {
     let mut bytes = [0; Self::SIZE];
@@ -100,7 +103,7 @@ impl Header {
 /// How large a frame may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-  /// The most bytes of data.
+  /// The most bytes of data; of an error and of a close at least [`Header::MAX_TOLD`].
   pub max_bytes: usize,
   /// The most descriptors, at most [`Header::MAX_FDS`].
   pub max_fds: usize,
@@ -353,7 +356,11 @@ impl Decoder {
       return if begins { Ok(None) } else { Err(FrameError::NotAFrame) };
     };
     let header = Header::decode(bytes).ok_or(FrameError::NotAFrame)?;
-    if header.length as usize > self.limits.max_bytes {
+    let max_bytes = match header.kind {
+      FrameKind::Error | FrameKind::Close => self.limits.max_bytes.max(Header::MAX_TOLD),
+      _ => self.limits.max_bytes,
+    };
+    if header.length as usize > max_bytes {
       return Err(FrameError::TooLong(header.length));
     }
     if header.fds as usize > self.limits.max_fds {

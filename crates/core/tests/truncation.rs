@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fdpass_core::{Control, Errno, SocketType, duplicate, room, socketpair};
+use fdpass_core::{Channel, ChannelError, Control, Errno, Limits, Message, SocketType, duplicate, room, socketpair};
 use fixtures::*;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -105,6 +105,29 @@ fn the_room_is_what_the_limit_leaves_wherever_it_lies() {
     assert_eq!(room(), Ok(left as u64));
     table.fillers.swap_remove(0); // a low number
     assert_eq!(room(), Ok(left as u64 + 1));
+  }
+}
+
+#[test]
+fn a_channel_loses_only_the_message_whose_descriptors_have_no_room() {
+  let _alone = alone();
+  for (count, room) in [(1, 0), (5, 2), (300, 250), (300, 260)] {
+    let (a, b) = socketpair(SocketType::Stream).unwrap();
+    let [mut a, mut b] = [a, b].map(|fd| Channel::new(fd, Limits::default()).unwrap());
+    let (fds, probes) = probes(count);
+    a.send(Message::bytes(b"before"), &[]).unwrap();
+    a.send(Message::bytes(b"lost"), &borrowed(&fds)).unwrap();
+    a.send(Message::bytes(b"behind"), &[]).unwrap();
+    drop(fds);
+    let table = Table::with_room_for(room);
+    assert_eq!(b.receive().unwrap().unwrap().data, b"before");
+    match b.receive() {
+      Err(ChannelError::DescriptorsLost(frame)) => assert_eq!((&frame.data[..], frame.fds.len()), (&b"lost"[..], 0)),
+      other => panic!("{count} descriptors with room for {room}: {other:?}"),
+    }
+    assert_all_closed(&probes);
+    assert_eq!(table.room(), room);
+    assert_eq!(b.receive().unwrap().unwrap().data, b"behind");
   }
 }
 

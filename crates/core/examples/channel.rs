@@ -1,0 +1,36 @@
+//! The other end of a channel of fdpass, in Rust: `channel NUMBER`, over an inherited socket. Answers each request with the
+//! text of the file that came with it, and the file; prints each message and what its files hold.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use fdpass_core::{Channel, Format, FrameKind, Limits, Message, adopt};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+  let number = std::env::args().nth(1).ok_or("which descriptor is the socket?")?.parse()?;
+  // SAFETY: whoever started this program gave it the descriptor, and nothing else here uses it.
+  let socket = unsafe { adopt(number) }?;
+  let mut channel = Channel::new(socket, Limits::default())?;
+  while let Some(frame) = channel.receive()? {
+    let mut text = String::new();
+    for fd in &frame.fds {
+      text += &contents(fd)?;
+    }
+    if frame.kind == FrameKind::Request {
+      let answer = Message { kind: FrameKind::Response, format: Format::Bytes, id: frame.id, data: text.as_bytes() };
+      channel.send(answer, &frame.fds.iter().map(AsFd::as_fd).collect::<Vec<BorrowedFd<'_>>>())?;
+    } else {
+      println!("{} {} {text}", String::from_utf8_lossy(&frame.data), frame.fds.len());
+    }
+  }
+  Ok(())
+}
+
+fn contents(fd: &OwnedFd) -> std::io::Result<String> {
+  let mut file = File::from(fd.try_clone()?);
+  let mut text = String::new();
+  file.rewind()?;
+  file.read_to_string(&mut text)?;
+  Ok(text)
+}
