@@ -51,7 +51,7 @@ test('a message may be empty where nothing else is accepted', async (t) => {
   t.true(await isPending(closed))
 })
 
-const tooLarge: Record<string, [options: ChannelOptions, value: Uint8Array, fds: number[]]> = {
+const tooLarge: Record<string, [options: ChannelOptions<Uint8Array>, value: Uint8Array, fds: number[]]> = {
   bytes: [{ maxBytes: 10 }, new Uint8Array(11), []],
   'bytes by far': [{ maxBytes: 10 }, large, []],
   descriptors: [{ maxFds: 2 }, new Uint8Array(1), [0, 0, 0]],

@@ -21,6 +21,7 @@ async function weston(t: ExecutionContext): Promise<NodeJS.ProcessEnv> {
 /** What a machine must have for an example. */
 const needs: Record<string, [boolean, string, Surroundings?]> = {
   Messages: [isLinux, 'needs Linux'],
+  Broker: [isLinux, 'needs Linux'],
   Memory: [isLinux, 'needs Linux'],
   Peers: [isLinux, 'needs Linux'],
   'D-Bus': [runs('dbus-run-session', '--version'), 'needs dbus-run-session'],
