@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import test, { type ExecutionContext } from 'ava'
-import { Channel, socketpair } from 'fdpass'
+import { Channel, UnixSocket, socketpair } from 'fdpass'
 import { MESSAGE, frame, openBare, openChannels, receiveFrame } from './helpers/channels.ts'
 import { countFds, hasWriter, isOpen, openPipe } from './helpers/descriptors.ts'
 import { fixturePath, startFixture } from './helpers/processes.ts'
@@ -293,4 +293,19 @@ test.serial('a request that waits for its turn is closed with the channel', asyn
   closeSync(read)
   t.deepEqual(await codes, ['ECONNRESET', 'ECONNRESET'])
   t.is(handled, 1)
+})
+
+test.serial('a socket on which somebody else has asked for credentials makes a channel all the same', async (t) => {
+  const [a, b] = socketpair({ credentials: true })
+  const { read, write } = openPipe()
+  const [from, to] = [new Channel(UnixSocket.from(a.release())), new Channel(UnixSocket.from(b.release()))]
+  t.teardown(() => [from, to].forEach((channel) => channel.close()))
+  await from.send('with one', [write])
+  closeSync(write)
+  await from.send('without')
+  const message = (await to.receive())!
+  t.deepEqual([message.value, message.fds.length, hasWriter(read)], ['with one', 1, true])
+  message.close()
+  t.false(hasWriter(read))
+  t.is((await to.receive())!.value, 'without')
 })

@@ -150,7 +150,7 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    * @param options `signal`
    * @returns resolves to the message, whose descriptors are the caller's to close; to null at the end of the channel
    *
-   *   Rejects, once, with what ended the channel (see there), with `ECONNRESET` if the peer closed without reading all; with
+   *   Rejects with what ended the channel (see there), with `ECONNRESET` if the peer closed without reading all; with
    *   ERR_CONTROL_TRUNCATED where the message's descriptors were lost, and `EPROTO` with the reason as `cause` where it could not be decoded: its bytes are
    *   in `data`, and the next one can be received; ERR_SOCKET_CLOSED; AbortError, which loses nothing.
    */

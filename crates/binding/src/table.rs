@@ -94,11 +94,13 @@ impl Table {
     Ok(())
   }
 
-  /// Lends a channel.
+  /// Lends a channel. Whoever had the socket before may have had the kernel tell who sends: that is no reason to refuse a
+  /// frame.
   pub(crate) fn channel(&mut self, number: RawFd) -> Result<(Socket<'_>, &mut Framing), Errno> {
     let Open { fd, socket, framing, .. } = self.get_mut(number)?;
-    let (socket_type, receiving) = socket.ok_or(Errno::ENOTSOCK)?;
+    let (socket_type, _) = socket.ok_or(Errno::ENOTSOCK)?;
     let framing = framing.as_mut().ok_or(Errno::EPROTOTYPE)?;
+    let receiving = Receiving { credentials: true, pidfd: true };
     Ok((Socket::known(OwnedFd::as_fd(fd), socket_type, receiving), framing))
   }
 
