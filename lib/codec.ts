@@ -5,6 +5,9 @@ import { invalidReturn, invalidType, invalidValue, undecodable } from './errors.
 export const BYTES = 0
 export const JSON_TEXT = 1
 
+/** The most bytes of UTF-8 for one unit of a string. */
+export const UTF8 = 3
+
 /** A value on its way: a string is UTF-8. */
 export interface Encoded {
   readonly content: string | Uint8Array

@@ -2,8 +2,9 @@ import { constants } from 'node:os'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { onAbort } from './arguments.ts'
 import { ChannelMessage, ChannelRequest } from './channel-message.ts'
-import { type Arrived, type Codec, type Encoded, JSON_TEXT } from './codec.ts'
-import { Descriptor, closeFds, disownAll, own } from './descriptor.ts'
+import { ChannelSender } from './channel-sender.ts'
+import { type Codec, type Encoded, JSON_TEXT, UTF8 } from './codec.ts'
+import { Descriptor, closeFds, disownAll } from './descriptor.ts'
 import type { Endpoint, Framing } from './endpoint.ts'
 import {
   TRUNCATED,
@@ -22,46 +23,21 @@ import {
   tooManyPending
 } from './errors.ts'
 import { type FdSource, putFds } from './fd-source.ts'
-import { AGAIN, BROKEN, BUSY, END, MAX_CHANNEL_FDS, bytes, fds, native, outcome } from './native.ts'
-import { FIRST_PAUSE, LONGEST_PAUSE } from './pause.ts'
+import { CANCEL, CLOSE, ERROR, Frame, MESSAGE, REQUEST, RESPONSE } from './frame.ts'
+import { AGAIN, BROKEN, END, MAX_CHANNEL_FDS, native, outcome } from './native.ts'
+import { type Pending, settle } from './pending.ts'
 import { Queue } from './queue.ts'
 import { tell, toldError } from './told-error.ts'
 import { nextTurn, spend } from './turn.ts'
 
-// What a frame is for, by the native side's code.
-const MESSAGE = 0
-const REQUEST = 1
-const RESPONSE = 2
-const ERROR = 3
-const CANCEL = 4
-const CLOSE = 5
-
-/** Copying so few bytes costs less than telling the native side where an array's memory is. */
-const SMALL = 64
-
-/** How long a message may be that is put together with others. */
-const GATHERED = 4096
-
-/** How many are put together. */
-const MOST_GATHERED = 128
-
 /** How many frames one wake takes before it lets the event loop go on. */
 const PER_WAKE = 64
-
-/** The most bytes of UTF-8 for one unit of a string. */
-const UTF8 = 3
 
 /** What a request meets whose channel has ended. */
 const RESET = -constants.errno.ECONNRESET
 
 /** What a send meets whose channel has ended. */
 const BROKEN_PIPE = -constants.errno.EPIPE
-
-const done: Promise<void> = Promise.resolve()
-const noDescriptors: readonly Descriptor[] = []
-
-/** The shared bytes, with the calls that turn them into strings. */
-const buffer = Buffer.from(bytes.buffer)
 
 /** How large messages may be, and how many may wait. */
 export interface LinkLimits {
@@ -79,14 +55,6 @@ interface Reply {
 /** What answers the other end's requests. */
 export type Handler = (request: ChannelRequest) => unknown
 
-/** A frame that waits for room. */
-interface Outgoing {
-  /** Keeps the socket from being collected, as `owner` does everywhere here. */
-  readonly owner: object
-  readonly resolve: (value: void | PromiseLike<void>) => void
-  abortion: Disposable | undefined
-}
-
 /** What a caller makes of a message, or of null at the end. */
 export interface Shape<T> {
   (message: ChannelMessage | null): T
@@ -95,79 +63,27 @@ export interface Shape<T> {
 }
 
 /** Somebody who waits for a message. */
-interface Receive {
+interface Receive extends Pending<unknown> {
+  /** Keeps the socket from being collected. */
   readonly owner: object
-  readonly resolve: (value: unknown) => void
   readonly shape: Shape<unknown>
-  abortion: Disposable | undefined
 }
 
 /** A request whose answer has not come. */
-interface Question {
+interface Question extends Pending<ChannelMessage | PromiseLike<never>> {
   readonly owner: object
-  readonly resolve: (value: ChannelMessage | PromiseLike<never>) => void
-  abortion: Disposable | undefined
   timer: NodeJS.Timeout | undefined
 }
 
 /** A message, or what went wrong with one, that came before anybody asked for it. */
 type Held = { readonly taken: ChannelMessage | (() => unknown); readonly size: number }
 
-/** The frame that has just been received; its data are in the shared bytes, or in an array where they are too long. */
-class Frame implements Arrived {
-  kind = 0
-  format = 0
-  id = 0
-  lost = false
-  fds = noDescriptors
-  #length = 0
-  #large: Uint8Array | undefined
-
-  /** Takes what the native side has received. */
-  set(fd: number, length: number): void {
-    this.#length = length
-    this.#large = undefined
-    if (length > bytes.length) {
-      this.#large = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer) // filling it with zeros first is felt
-      native.channelTake(this.#large, fd)
-    }
-    this.lost = outcome[1] !== 0
-    this.kind = outcome[2]!
-    this.format = outcome[3]!
-    this.id = outcome[4]! >>> 0
-    const count = outcome[0]!
-    this.fds = noDescriptors
-    if (count === 0) return
-    const received = [own(fds[0]!)]
-    for (let i = 1; i < count; i++) received.push(own(fds[i]!))
-    this.fds = received
-  }
-
-  get size(): number {
-    return this.#length
-  }
-
-  bytes(): Uint8Array {
-    const length = this.#length
-    if (this.#large !== undefined) return this.#large
-    const data = new Uint8Array(length)
-    if (length <= SMALL) for (let i = 0; i < length; i++) data[i] = bytes[i]!
-    else data.set(bytes.subarray(0, length))
-    return data
-  }
-
-  text(): string {
-    const large = this.#large
-    return large === undefined ? buffer.toString('utf8', 0, this.#length) : Buffer.from(large.buffer).toString()
-  }
-}
-
 /** The two halves of a channel: what takes the place of its socket's own sender and receiver. */
 export class Link implements Framing {
   readonly #endpoint: Endpoint
   readonly #limits: LinkLimits
   readonly #codec: Codec
-  readonly #outgoing = new Queue<Outgoing>()
+  readonly #sender: ChannelSender
   readonly #receives = new Queue<Receive>()
   /** What came while only an answer was waited for; bounded, as each limit of one message is theirs together. */
   readonly #held = new Queue<Held>()
@@ -196,11 +112,6 @@ export class Link implements Framing {
   #end: Error | null | undefined
   /** The end that nobody who receives was told of yet. */
   #untold: Error | undefined
-  #timer: NodeJS.Timeout | undefined
-  #pause = FIRST_PAUSE
-  /** Whether small messages are put together that are sent before anything is awaited. */
-  #gathering = false
-  #gathered = 0
   readonly closing: Promise<Error | null>
   #resolveClosing!: (why: Error | null) => void
 
@@ -208,6 +119,7 @@ export class Link implements Framing {
     this.#endpoint = endpoint
     this.#limits = limits
     this.#codec = codec
+    this.#sender = new ChannelSender(endpoint, (code) => this.#sendingEnded(code))
     this.closing = new Promise((resolve) => (this.#resolveClosing = resolve))
     const code = native.channelOpen(endpoint.fd, limits.maxBytes, endpoint.takesFds ? limits.maxFds : 0)
     if (code < 0) throw systemError(code, 'getsockopt')
@@ -223,7 +135,7 @@ export class Link implements Framing {
 
   /** Sends a message. */
   send(owner: object, value: unknown, sources: unknown, signal: AbortSignal | undefined): Promise<void> {
-    if (this.#outgoing.length >= this.#limits.maxPending) throw tooManyPending('messages', this.#limits.maxPending)
+    if (this.#sender.length >= this.#limits.maxPending) throw tooManyPending('messages', this.#limits.maxPending)
     const encoded = this.#encode(value)
     const count = putFds(sources, 'fds', this.#mostFds)
     return this.#post(owner, MESSAGE, 0, encoded, count, signal)
@@ -244,84 +156,17 @@ export class Link implements Framing {
     return encoded
   }
 
-  /** Sends a frame with the first `count` of the shared numbers, or has the native side capture it. */
   #post(owner: object, kind: number, id: number, encoded: Encoded, count: number, signal?: AbortSignal): Promise<void> {
     if (this.#endpoint.closed) throw this.#end === null ? systemError(BROKEN_PIPE, 'sendmsg') : this.#closedError()
-    const code = this.#write(kind, id, encoded, count)
-    if (code === 0) return spend() ? done : nextTurn()
-    if (code !== AGAIN && code !== BUSY) return Promise.reject(this.#sendingEnded(code))
-    return new Promise((resolve) => {
-      const outgoing: Outgoing = { owner, resolve, abortion: undefined }
-      outgoing.abortion = onAbort(signal, () => this.#abandon(outgoing, signal!))
-      this.#outgoing.push(outgoing)
-      if (code === BUSY) this.#wait()
-      if (!this.#gathering) this.#endpoint.update()
-    })
-  }
-
-  /** Sends a frame: 0; or has it wait: AGAIN or BUSY. */
-  #write(kind: number, id: number, { content, format }: Encoded, count: number): number {
-    const { fd } = this.#endpoint
-    if (typeof content !== 'string' && content.length > SMALL) {
-      this.#sendGathered()
-      return native.channelSendFrom(content, fd, kind, format, id, count)
-    }
-    if (content.length > GATHERED || count > 0) {
-      this.#sendGathered()
-      if (content.length * UTF8 > buffer.length) {
-        return native.channelSendFrom(Buffer.from(content), fd, kind, format, id, count)
-      }
-    }
-    let { length } = content
-    if (typeof content === 'string') length = buffer.write(content)
-    else for (let i = 0; i < length; i++) bytes[i] = content[i]!
-    if (this.#gathered === MOST_GATHERED) this.#sendGathered()
-    if (this.#gathering) {
-      this.#gathered++
-      native.channelPush(fd, kind, format, id, length)
-      return AGAIN!
-    }
-    if (this.#outgoing.length === 0 && count === 0) this.#gather()
-    return native.channelSend(fd, kind, format, id, length, count)
-  }
-
-  /**
-   * The first small message goes at once, and those that follow it before whoever sends them awaits anything go together:
-   * a call for each costs several times what all else about it costs.
-   */
-  #gather(): void {
-    this.#gathering = true
-    this.#gathered = 0
-    queueMicrotask(() => this.#sendGathered())
-  }
-
-  #sendGathered(): void {
-    if (!this.#gathering) return
-    this.#gathering = false
-    if (this.#outgoing.length === 0 || this.#endpoint.closed) return
-    this.flushOutput()
-    this.#endpoint.update()
-  }
-
-  /** Takes a frame back; what has gone in part goes on, as whatever followed would be taken for its rest. */
-  #abandon(outgoing: Outgoing, signal: AbortSignal): void {
-    const index = this.#outgoing.indexOf(outgoing)
-    if (index < 0) return
-    if (native.channelCancel(this.#endpoint.fd, index) === 1) this.#outgoing.remove(outgoing)
-    settle(
-      outgoing,
-      rejection(() => aborted(signal))
-    )
-    this.#endpoint.update()
+    return this.#sender.send(owner, kind, id, encoded, count, signal)
   }
 
   get waitsForRoom(): boolean {
-    return this.#outgoing.length > 0 && this.#timer === undefined
+    return this.#sender.waitsForRoom
   }
 
   set referenced(on: boolean) {
-    if (on) this.#timer?.ref()
-    else this.#timer?.unref()
+    this.#sender.referenced = on
     for (const { timer } of this.#questions.values()) {
       if (on) timer?.ref()
       else timer?.unref()
@@ -329,35 +174,8 @@ export class Link implements Framing {
   }
 
   flushOutput(): void {
-    if (this.#endpoint.closed) return
-    const gone = native.channelFlush(this.#endpoint.fd)
-    const code = gone < 0 ? gone : outcome[0]!
-    this.#settleGone(gone)
-    if (gone > 0) this.#pause = FIRST_PAUSE
-    if (code === BUSY) {
-      this.#wait()
-    } else if (code !== 0 && code !== AGAIN) {
-      const error = this.#sendingEnded(code)
-      this.#failOutgoing(() => error)
-    }
+    this.#sender.flush()
     this.#closeIfDone()
-  }
-
-  /** So many frames have gone whole. */
-  #settleGone(count: number): void {
-    for (let left = count; left > 0; left--) settle(this.#outgoing.shift()!, undefined)
-  }
-
-  /** Tries again after a pause, each longer than the last. */
-  #wait(): void {
-    if (this.#timer !== undefined) return
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined
-      this.flushOutput()
-      this.#endpoint.update()
-    }, this.#pause)
-    this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE)
-    if (!this.#endpoint.referenced) this.#timer.unref()
   }
 
   /** Why nothing can be sent: what the other end gave as its reason, if it gave one, or the system's error. */
@@ -366,12 +184,6 @@ export class Link implements Framing {
       while (this.#mayHold && this.#postponed === undefined && this.#arrive());
     }
     return this.#end ?? systemError(code, 'sendmsg')
-  }
-
-  #failOutgoing(error: () => Error): void {
-    for (let outgoing = this.#outgoing.shift(); outgoing !== undefined; outgoing = this.#outgoing.shift()) {
-      settle(outgoing, rejection(error))
-    }
   }
 
   // Receiving
@@ -553,10 +365,10 @@ export class Link implements Framing {
       const question: Question = { owner, resolve, abortion: undefined, timer: undefined }
       const giveUp = (error: () => Error) => {
         if (!this.#conclude(id, rejection(error))) return
-        const waited = this.#outgoing.length
+        const waited = this.#sender.length
         given?.abort() // takes the request back if it still waits
         // Otherwise it has gone: the other end need not go on.
-        if (this.#outgoing.length === waited) void this.#tellQuietly(CANCEL, id, '')
+        if (this.#sender.length === waited) void this.#tellQuietly(CANCEL, id, '')
       }
       question.abortion = onAbort(signal, () => giveUp(() => aborted(signal!)))
       if (timeout !== undefined) question.timer = setTimeout(() => giveUp(() => timedOut(timeout)), timeout)
@@ -650,7 +462,7 @@ export class Link implements Framing {
 
   /** Sends what nobody waits for; resolves when it has gone, or never will. */
   #tellQuietly(kind: number, id: number, content: string): Promise<void> {
-    if (this.#endpoint.closed) return done
+    if (this.#endpoint.closed) return Promise.resolve()
     return this.#post(this.#owner ?? this, kind, id, { content, format: JSON_TEXT }, 0).catch(() => {})
   }
 
@@ -669,8 +481,7 @@ export class Link implements Framing {
   /** Ends the channel because of what the other end has sent, and tells it so. */
   #refuse(error: Error): void {
     // Not as a frame that somebody waits for: where the peer is gone, that would ask again why.
-    this.#sendGathered()
-    this.#write(CLOSE, 0, { content: tell(error), format: JSON_TEXT }, 0)
+    this.#sender.sendLast(CLOSE, { content: tell(error), format: JSON_TEXT })
     this.#finish(error)
   }
 
@@ -693,7 +504,7 @@ export class Link implements Framing {
     this.#owner = undefined
     // Not while the endpoint goes on after a callback, which it does not on a number that is somebody else's.
     if (nobodyReceives) {
-      this.#failOutgoing(() => error ?? systemError(BROKEN_PIPE, 'sendmsg'))
+      this.#sender.fail(() => error ?? systemError(BROKEN_PIPE, 'sendmsg'))
       this.#endpoint.close()
     } else {
       this.#closeIfDone()
@@ -703,7 +514,7 @@ export class Link implements Framing {
   /** Closes the socket once the other end has ended and nothing is left to be sent to it. */
   #closeIfDone(): void {
     if (this.#end === undefined || this.#endpoint.closed) return
-    if (this.#owed === 0 && this.#outgoing.length === 0) this.#endpoint.close()
+    if (this.#owed === 0 && this.#sender.length === 0) this.#endpoint.close()
   }
 
   #closedError(): Error {
@@ -715,11 +526,7 @@ export class Link implements Framing {
   }
 
   end(): void {
-    if (this.#gathering) this.#settleGone(native.channelFlush(this.#endpoint.fd)) // as each would have gone
-    this.#gathering = false
-    this.#failOutgoing(() => this.#closedError())
-    clearTimeout(this.#timer)
-    this.#timer = undefined
+    this.#sender.close(() => this.#closedError())
     this.#owner = undefined
     const postponed = this.#postponed?.taken
     if (postponed !== undefined && typeof postponed !== 'function') postponed.close()
@@ -740,15 +547,6 @@ export class Link implements Framing {
     }
     this.#untold = undefined
   }
-}
-
-function settle<T>(
-  pending: { readonly resolve: (value: T) => void; abortion: Disposable | undefined },
-  value: T
-): void {
-  pending.abortion?.[Symbol.dispose]()
-  pending.abortion = undefined
-  pending.resolve(value)
 }
 
 /** What a handler gave, if it is a reply; each of its properties is read once. */

@@ -43,6 +43,10 @@ export const MAX_PATH = binding?.MAX_PATH ?? 0
 // Memory shared with the native calls: a call over it makes no values.
 /** The bytes of a small message to be sent, or of one received. */
 export const bytes: Uint8Array = new Uint8Array(65_536)
+/** The same memory, with the calls between strings and bytes. */
+export const text: Buffer = Buffer.from(bytes.buffer)
+/** Copying so few bytes one by one costs less than a call that copies, or than telling the native side of an array. */
+export const SMALL = 64
 /** Descriptor numbers, in either direction. */
 export const fds: Int32Array = new Int32Array(4096)
 /**

@@ -5,15 +5,12 @@ import { type Descriptor, own } from './descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
 import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, systemError } from './errors.ts'
 import { Message } from './message.ts'
-import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, bytes, fds, native, outcome } from './native.ts'
+import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, SMALL, bytes, fds, native, outcome } from './native.ts'
 import { Queue } from './queue.ts'
 import { spend } from './turn.ts'
 
 /** How many bytes a receive takes at most where nobody says. */
 const DEFAULT_MAX_BYTES = 65_536
-
-/** Copying so few bytes one by one costs less than a call that copies. */
-const SMALL = 64
 
 /** How many messages one wake receives, and how many are held that were received ahead. */
 const PER_WAKE = 64

@@ -5,13 +5,10 @@ import type { Claim } from './credentials.ts'
 import { closeFds } from './descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
 import { aborted, rejection, systemError } from './errors.ts'
-import { AGAIN, BUSY, bytes, fds, native } from './native.ts'
+import { AGAIN, BUSY, SMALL, bytes, fds, native } from './native.ts'
 import { FIRST_PAUSE, LONGEST_PAUSE } from './pause.ts'
 import { Queue } from './queue.ts'
 import { nextTurn, spend } from './turn.ts'
-
-/** Copying so few bytes costs less than telling the native side where an array's memory is. */
-const SMALL = 64
 
 /** How many messages one wake sends before it lets the event loop go on. */
 const PER_WAKE = 64
