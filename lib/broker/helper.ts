@@ -5,6 +5,7 @@ import { onAbort } from '../arguments.ts'
 import { Channel } from '../channel.ts'
 import { aborted, brokerClosed } from '../errors.ts'
 import { UnixSocket, socketpair } from '../unix-socket.ts'
+import { Hold } from './hold.ts'
 import type { BrokerPolicy, BrokerRequest } from './policy.ts'
 import type { Session, Source } from './session.ts'
 import type { Settings } from './settings.ts'
@@ -44,9 +45,15 @@ export class Helper implements Source {
   #begun = 0
   /** How many have died soon, one after the other. */
   #shortLives = 0
-  /** How many wait for it, and so keep the process alive. */
-  #waiting = 0
-  #referenced = true
+  readonly #hold = new Hold((on) => {
+    if (on) {
+      this.#channel?.ref()
+      this.#timer?.ref()
+    } else {
+      this.#channel?.unref()
+      this.#timer?.unref()
+    }
+  })
   closed = false
 
   constructor(settings: Settings, policy: BrokerPolicy | undefined) {
@@ -91,7 +98,7 @@ export class Helper implements Source {
     const number = theirs.release()
     const channel = new Channel(socket, { maxBytes: MAX_WISH, maxFds: 1 })
     this.#channel = channel
-    this.#hold()
+    this.#hold.apply()
     const { identity } = this.#settings
     let child: ChildProcess
     try {
@@ -135,35 +142,16 @@ export class Helper implements Source {
     return new Promise((resolve) => {
       this.#wake = resolve
       this.#timer = setTimeout(resolve, milliseconds)
-      this.#hold()
+      this.#hold.apply()
     })
   }
 
-  /** Counts somebody who waits; the result ends that. */
   wait(): Disposable {
-    this.#waiting++
-    this.#hold()
-    return {
-      [Symbol.dispose]: () => {
-        this.#waiting--
-        this.#hold()
-      }
-    }
+    return this.#hold.wait()
   }
 
   setReferenced(referenced: boolean): void {
-    this.#referenced = referenced
-    this.#hold()
-  }
-
-  #hold(): void {
-    if (this.#referenced && this.#waiting > 0) {
-      this.#channel?.ref()
-      this.#timer?.ref()
-    } else {
-      this.#channel?.unref()
-      this.#timer?.unref()
-    }
+    this.#hold.referenced = referenced
   }
 
   close(): void {

@@ -24,7 +24,8 @@ export interface Opening {
 export type Ask = (request: OpenRequest) => Promise<void>
 
 /**
- * Opens a file beneath one of the roots: finds it, asks whether it may be opened, and opens exactly what it has found; or makes
+ * Opens a file beneath one of the roots: finds it, asks whether it may be opened, and opens exactly what it has found;
+ * or makes
  * it, where there is none.
  */
 export async function openBeneath(roots: Roots, opening: Opening, ask: Ask): Promise<Descriptor> {
@@ -37,8 +38,8 @@ export async function openBeneath(roots: Roots, opening: Opening, ask: Ask): Pro
     let code: number
     if (fd >= 0) {
       using found = own(fd)
+      await ask(requestFor(opening, place, found)) // first, as whoever may not ask may not know either
       if (isExclusive(flags)) throw failed(-EEXIST)
-      await ask(requestFor(opening, place, found))
       code = native.openFound(Buffer.from(place.path), place.root.directory[borrow](), found[borrow](), flags)
       if (code === -ESTALE) continue // it was replaced
     } else if (fd === -ENOENT && creates(flags)) {

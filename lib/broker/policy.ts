@@ -11,7 +11,8 @@ export interface OpenRequest {
   /** The root beneath which it is. */
   readonly root: string
   /**
-   * Where the file really is, as the kernel tells (Linux). Null for a file to be created, and where that is not known. Whoever may
+   * Where the file really is, as the kernel tells (Linux). Null for a file to be created, and where that is not known.
+   * Whoever may
    * rename it can have done so since; the file is the same.
    */
   readonly resolved: string | null

@@ -1,6 +1,7 @@
 import { Channel } from '../channel.ts'
 import { brokerClosed } from '../errors.ts'
 import type { UnixSocket } from '../unix-socket.ts'
+import { Hold } from './hold.ts'
 import { MAX_WISH } from './wish.ts'
 
 /** A channel to whoever grants wishes, as long as it lasts. */
@@ -29,12 +30,13 @@ export interface Source {
 export class Connected implements Source {
   readonly #session: Session
   readonly pid: number | null
-  #waiting = 0
-  #referenced = true
+  readonly #hold: Hold
 
   constructor(socket: UnixSocket) {
     this.pid = socket.peer().pid
     this.#session = { channel: new Channel(socket, { maxBytes: MAX_WISH, maxFds: 1 }).unref(), isLost: false }
+    const { channel } = this.#session
+    this.#hold = new Hold((on) => (on ? channel.ref() : channel.unref()))
   }
 
   get closed(): boolean {
@@ -48,25 +50,11 @@ export class Connected implements Source {
   lost(): void {} // there is no other
 
   wait(): Disposable {
-    this.#waiting++
-    this.#hold()
-    return {
-      [Symbol.dispose]: () => {
-        this.#waiting--
-        this.#hold()
-      }
-    }
+    return this.#hold.wait()
   }
 
   setReferenced(referenced: boolean): void {
-    this.#referenced = referenced
-    this.#hold()
-  }
-
-  #hold(): void {
-    const { channel } = this.#session
-    if (this.#referenced && this.#waiting > 0) channel.ref()
-    else channel.unref()
+    this.#hold.referenced = referenced
   }
 
   close(): void {

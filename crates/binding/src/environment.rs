@@ -79,7 +79,8 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-  /// Opens the reactor over the shared arrays. The environment's end frees what the pointer names; no JavaScript runs after that.
+  /// Opens the reactor over the shared arrays. The environment's end frees what the pointer names; no JavaScript runs
+  /// after that.
   pub(crate) fn open(
     env: &napi::Env,
     backend: Backend,

@@ -55,7 +55,8 @@ pub fn open_root(path: &Path) -> nix::Result<OwnedFd> {
 /// Finds what a path names beneath a directory, without opening it: it can be looked at, and then be opened with
 /// [`open_found`].
 ///
-/// Of the flags `O_DIRECTORY` and `O_NOFOLLOW` take part. `EINVAL` for flags that are not supported, `EACCES` where the path leads out, or
+/// Of the flags `O_DIRECTORY` and `O_NOFOLLOW` take part. `EINVAL` for flags that are not supported, `EACCES` where the
+/// path leads out, or
 /// through a link that may not be followed; `ENOENT`, `ENOTDIR`, … as open(2).
 pub fn find_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
   let makes_directory = flags.contains(OFlag::O_CREAT | OFlag::O_DIRECTORY);
@@ -84,12 +85,14 @@ pub fn open_found(root: BorrowedFd<'_>, path: &Path, found: BorrowedFd<'_>, flag
   Ok(opened)
 }
 
-/// Creates a file beneath a directory: `O_CREAT | O_EXCL`. `EEXIST` where the name is taken, by a link that leads nowhere for instance.
+/// Creates a file beneath a directory: `O_CREAT | O_EXCL`. `EEXIST` where the name is taken, by a link that leads
+/// nowhere for instance.
 pub fn create_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
   open_beneath(root, path, flags | OFlag::O_CREAT | OFlag::O_EXCL, mode)
 }
 
-/// Opens what a path names beneath a directory: openat2(2) with `RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS`, or by component where the kernel
+/// Opens what a path names beneath a directory: openat2(2) with `RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS`, or by
+/// component where the kernel
 /// does not let us call it.
 ///
 /// A terminal does not become the process's. `EACCES` where the path leads out of the directory, if only for a component, or

@@ -44,7 +44,8 @@ pub fn group(name: &str) -> nix::Result<Option<u32>> {
 /// (`PR_SET_NO_NEW_PRIVS`), and of root's capabilities with those alone that open files, take low ports, and, if it is
 /// to change its user, do that.
 ///
-/// The thread itself keeps what it has. Nothing happens on other systems than Linux. `EPERM` where root may not give capabilities up.
+/// The thread itself keeps what it has. Nothing happens on other systems than Linux. `EPERM` where root may not give
+/// capabilities up.
 pub fn restrict(changes_user: bool) -> nix::Result<()> {
   #[cfg(any(target_os = "linux", target_os = "android"))]
   {
