@@ -100,6 +100,18 @@ asRoot(
   }
 )
 
+asRoot('another process of the user that the helper runs as cannot look into it (needs root)', async (t) => {
+  const broker = await begin(t, { user: 'nobody', roots: ['/tmp'] })
+  const asNobody = { uid: NOBODY, gid: NOBODY }
+  // ptrace(2): what asks for the right to trace reads these, too.
+  const look = (pid: number) => spawnSync('cat', [`/proc/${pid}/environ`], asNobody).status
+  const idle = spawn('sleep', ['60'], asNobody)
+  t.teardown(() => idle.kill())
+  await once(idle, 'spawn')
+  t.is(look(idle.pid!), 0)
+  t.is(look(broker.pid!), 1)
+})
+
 asRoot('the helper of root keeps the capabilities to open files and take low ports (needs root)', async (t) => {
   const broker = await begin(t, { group: NOBODY })
   const status = statusOf(broker.pid!)
