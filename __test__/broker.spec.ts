@@ -38,11 +38,11 @@ const NOBODY = 65_534
 /** A folder with a root in it, which anybody may read, and a secret beside the root. */
 function makeFolder(): { folder: string; root: string; inside: (path: string) => string } {
   const folder = temporaryFolder()
-  const root = join(folder, 'root')
+  const root = join(folder, 'inner')
   mkdirSync(join(root, 'folder'), { recursive: true })
   for (const path of [folder, root, join(root, 'folder')]) chmodSync(path, 0o755)
   mkdirSync(join(folder, 'outside'))
-  for (const name of ['root/file', 'root/folder/file']) writeFileSync(join(folder, name), 'inside')
+  for (const name of ['inner/file', 'inner/folder/file']) writeFileSync(join(folder, name), 'inside')
   writeFileSync(join(folder, 'outside/file'), 'outside')
   return { folder, root, inside: (path) => join(root, path) }
 }
@@ -154,7 +154,7 @@ test('a broker opens files and directories beneath its roots, and refuses all el
   using directory = await broker.open(`${root}/`)
   t.is(directory.kind, 'directory')
   const out = ['../outside/file', `${root}/../outside/file`, `${folder}/outside/file`, '/etc/passwd', `${root}-more`]
-  for (const path of [...out, 'absolute', 'out', 'folder/../../root/file', 'fifo']) {
+  for (const path of [...out, 'absolute', 'out', 'folder/../../inner/file', 'fifo']) {
     await refused(t, broker.open(path), path)
   }
   for (const flags of ['w', 'r+', 'a', constants.O_CREAT, constants.O_TRUNC]) {
@@ -174,7 +174,7 @@ test('a broker opens files and directories beneath its roots, and refuses all el
 onLinux('devices, and links of /proc, are refused', async (t) => {
   const broker = await begin(t, { roots: ['/dev', '/proc'] })
   await refused(t, broker.open('null'))
-  for (const path of ['self/root/etc/passwd', `${process.pid}/cwd`, `${process.pid}/exe`]) {
+  for (const path of ['self/cwd/passwd', 'self/root', `${process.pid}/cwd`, `${process.pid}/exe`]) {
     await refused(t, broker.open(path), path)
   }
   t.regex(contentOf(await broker.open('/proc/version')), /Linux/)

@@ -77,10 +77,8 @@ const toResult: Shape<Result<unknown>> = Object.assign(
  * limits of one message, while an answer, a request or the end is waited for.
  *
  * A peer that does not keep to the protocol or to this end's limits ends the channel, with an error at both ends:
- * `EPROTO`, or
- * `EMSGSIZE` for a message that is too large. What came before it arrives. Descriptors that could not be delivered,
- * because the
- * table is full, take only their message along (ERR_CONTROL_TRUNCATED, its bytes in `data`).
+ * `EPROTO`, or `EMSGSIZE` for a message that is too large. What came before it arrives. Descriptors that could not be
+ * delivered, because the table is full, take only their message along (ERR_CONTROL_TRUNCATED, its bytes in `data`).
  */
 export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, AsyncDisposable, Disposable {
   /** The socket, which belongs to the channel: it can still tell who is at the other end, and be closed. */
@@ -91,8 +89,7 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    * @param socket a connected stream socket, of which nothing waits to be received or sent; the channel's from now on
    * @param options `maxBytes`, `maxFds`, `maxPending`, `encode`, `decode`
    * @throws ERR_INVALID_ARG_VALUE for a socket of another type, or with operations that wait; ERR_SOCKET_NOT_EMPTY while
-   * it holds
-   *   messages that an iteration received ahead; ERR_INVALID_STATE if it belongs to a channel; ERR_SOCKET_CLOSED
+   *   it holds messages that an iteration received ahead; ERR_INVALID_STATE if it belongs to a channel; ERR_SOCKET_CLOSED
    */
   constructor(socket: UnixSocket, options?: ChannelOptions<T>) {
     openReactor()
@@ -136,10 +133,10 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    * @param options `signal`
    * @returns resolves when the kernel has taken the whole message
    *
-   *   Rejects with ERR_OUT_OF_RANGE for a message over the limits, ERR_TOO_MANY_PENDING, what `encode` throws, `EPIPE`
-   *   or `ECONNRESET` when the peer is
-   *   gone, and with the peer's reason if it gave one; `EMFILE` if it has to wait and the table has no room for duplicates;
-   *   ERR_SOCKET_CLOSED; AbortError. An abort before the first byte sends nothing; after it the message goes all the same.
+   *   Rejects with ERR_OUT_OF_RANGE for a message over the limits, ERR_TOO_MANY_PENDING, what `encode` throws, `EPIPE` or
+   *   `ECONNRESET` when the peer is gone, and with the peer's reason if it gave one; `EMFILE` if it has to wait and the
+   *   table has no room for duplicates; ERR_SOCKET_CLOSED; AbortError. An abort before the first byte sends nothing;
+   *   after it the message goes all the same.
    */
   send(value: T, fds?: readonly FdSource[] | null, options?: Abortable): Promise<void> {
     try {
@@ -157,8 +154,8 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    *
    *   Rejects with what ended the channel (see there), with `ECONNRESET` if the peer closed without reading all; with
    *   ERR_CONTROL_TRUNCATED where the message's descriptors were lost, and `EPROTO` with the reason as `cause` where it
-   *   could not be decoded: its bytes are
-   *   in `data`, and the next one can be received; ERR_SOCKET_CLOSED; AbortError, which loses nothing.
+   *   could not be decoded: its bytes are in `data`, and the next one can be received; ERR_SOCKET_CLOSED; AbortError,
+   *   which loses nothing.
    */
   receive(options?: Abortable): Promise<ChannelMessage<T> | null> {
     try {
@@ -185,8 +182,7 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    *
    *   Rejects as {@link Channel.send}; with the error that the other end's handler threw: its message, `code`, `errno`,
    *   `syscall`, `path` and `address`; ERR_NO_HANDLER if there is no handler; `ECONNRESET` if the channel ends first;
-   *   `ETIMEDOUT`;
-   *   AbortError. The other end is told where nobody waits any more.
+   *   `ETIMEDOUT`; AbortError. The other end is told where nobody waits any more.
    */
   request(value: T, fds?: readonly FdSource[] | null, options?: RequestOptions): Promise<ChannelMessage<T>> {
     try {
@@ -231,8 +227,7 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    * Close the channel and its socket at once; nothing happens if it already is.
    *
    * What waits rejects with ERR_SOCKET_CLOSED; an iteration ends; messages that nobody took are closed. A message that
-   * has not gone out whole is
-   * not sent: await your sends first.
+   * has not gone out whole is not sent: await your sends first.
    */
   close(): void {
     this.socket.close()

@@ -16,8 +16,7 @@ import type { Wish } from './wish.ts'
 export interface StartBrokerOptions extends BrokerOffer, Abortable {
   /**
    * Whom the helper runs as: a name, or a number (default: the caller, as it is). It has no supplementary groups then.
-   * Taking on
-   * another user is root's.
+   * Taking on another user is root's.
    */
   user?: string | number | undefined
   /** The helper's group: a name, or a number (default: that of `user`, in the user database). */
@@ -27,8 +26,7 @@ export interface StartBrokerOptions extends BrokerOffer, Abortable {
    * function, which is asked in the helper. Without it files and directories are opened to be read, and the services given.
    *
    * Against requests that are not what they should be, either protects. A function here cannot protect against this very
-   * process
-   * being taken over, as whoever has done that answers in its place; a module can: this process cannot trace the
+   * process being taken over, as whoever has done that answers in its place; a module can: this process cannot trace the
    * helper of another user, nor write to its memory.
    */
   allow?: BrokerPolicy | string | URL | undefined
@@ -46,9 +44,8 @@ const made = Symbol('made')
 const { ECONNRESET } = constants.errno
 
 /**
- * Somebody with rights that this process lacks, or is to lack, who opens files and sockets for it: the helper of {@link
- * startBroker}, or
- * a service to which {@link connectBroker} has connected.
+ * Somebody with rights that this process lacks, or is to lack, who opens files and sockets for it: the helper of
+ * {@link startBroker}, or a service to which {@link connectBroker} has connected.
  *
  * A call that waits keeps the process alive, unless {@link Broker.unref} was called; the broker by itself does not.
  */
@@ -78,8 +75,7 @@ export class Broker implements AsyncDisposable, Disposable {
 
   /**
    * Open a file beneath the broker's roots: openat2(2) with `RESOLVE_BENEATH` and `RESOLVE_NO_MAGICLINKS`. Where the
-   * kernel lacks that, it goes
-   * by component, and no link is followed.
+   * kernel lacks that, it goes by component, and no link is followed.
    *
    * A FIFO or a device is opened without waiting.
    *
@@ -87,16 +83,13 @@ export class Broker implements AsyncDisposable, Disposable {
    *   root that has it
    * @param flags as in `node:fs`, or `O_*` bits (default `'r'`); `O_PATH` and `O_TMPFILE` are not among them
    * @param mode the permissions of a file that is created (default 0o666), of which the broker's umask takes: a helper
-   * leaves its
-   *   own user's only
+   *   leaves its own user's only
    * @param options `signal`
    * @returns resolves to the descriptor, which is the caller's to close
    *
    *   Rejects with `EACCES` where the path leads out of its root, where no root has it, where the policy says no, and
-   *   where the
-   *   broker itself may not; `ENOENT`, `ENOTDIR`, `EISDIR`, `EEXIST`, `ENXIO`, …, as open(2); `EINVAL` for flags that
-   *   are not supported;
-   *   `ECONNRESET` where the broker died before it answered; ERR_SOCKET_CLOSED; AbortError.
+   *   where the broker itself may not; `ENOENT`, `ENOTDIR`, `EISDIR`, `EEXIST`, `ENXIO`, …, as open(2); `EINVAL` for
+   *   flags that are not supported; `ECONNRESET` where the broker died before it answered; ERR_SOCKET_CLOSED; AbortError.
    */
   async open(path: string, flags: string | number = 'r', mode = 0o666, options?: Abortable): Promise<Descriptor> {
     if (typeof path !== 'string') throw invalidType('path', 'of type string', path)
@@ -117,9 +110,8 @@ export class Broker implements AsyncDisposable, Disposable {
    * @param options `signal`
    * @returns resolves to the connected socket, in blocking mode, which is the caller's to close
    *
-   *   Rejects with `EACCES` where it is not among the broker's services, or the policy says no; `ECONNREFUSED`,
-   *   `ENOENT`, …; ERR_INVALID_ARG_VALUE;
-   *   and as {@link Broker.open}.
+   *   Rejects with `EACCES` where it is not among the broker's services, or the policy says no; `ECONNREFUSED`, `ENOENT`,
+   *   …; ERR_INVALID_ARG_VALUE; and as {@link Broker.open}.
    */
   async connect(address: string, options?: Abortable): Promise<Descriptor> {
     const { name } = serviceOf('address', address, 'connect')
@@ -203,24 +195,19 @@ function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): 
  * Start a broker: a process of its own, the helper, which keeps the rights that it needs and drops the rest.
  *
  * The helper can gain no rights (`PR_SET_NO_NEW_PRIVS`); of root's capabilities it has those at most that open files and
- * take low
- * ports; with a `user` it has none. It inherits the channel and standard error, and little of the environment. It cannot
- * be traced by
- * processes of its user (Linux), its umask is 0o077, its directory `/`. It ends with this process.
+ * take low ports; with a `user` it has none. It inherits the channel and standard error, and little of the environment.
+ * It cannot be traced by processes of its user (Linux), its umask is 0o077, its directory `/`. It ends with this process.
  *
- * A helper that dies is an error to every call that waits, and is started again, with the rights that this process has
- * by then; with
- * pauses that double up to ten seconds while it keeps dying within a second. A start that fails rejects the calls that
- * wait for it,
- * and the next call starts it anew.
+ * A helper that dies is an error to every call that waits, and is started again, with the rights that this process has by
+ * then; with pauses that double up to ten seconds while it keeps dying within a second. A start that fails rejects the
+ * calls that wait for it, and the next call starts it anew.
  *
  * @param options `user`, `group`, `roots`, `services`, `allow`; `signal` ends the start
  * @returns resolves to the broker, which is the caller's to close
  *
  *   Rejects with `EPERM` where this process may not take on `user` or `group`; `ENOENT`, `ENOTDIR`, `EACCES` for a root;
- *   with what
- *   importing the module of `allow` throws; ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE, ERR_OUT_OF_RANGE; AbortError;
- *   ERR_UNSUPPORTED_PLATFORM
+ *   with what importing the module of `allow` throws; ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE, ERR_OUT_OF_RANGE;
+ *   AbortError; ERR_UNSUPPORTED_PLATFORM
  */
 export async function startBroker(options?: StartBrokerOptions): Promise<Broker> {
   openReactor()

@@ -1,6 +1,5 @@
 import { constants } from 'node:os'
-import type { ChannelReply } from '../channel.ts'
-import type { Channel } from '../channel.ts'
+import type { Channel, ChannelReply } from '../channel.ts'
 import type { ChannelRequest } from '../channel-message.ts'
 import type { Credentials } from '../credentials.ts'
 import type { Descriptor } from '../descriptor.ts'

@@ -24,9 +24,8 @@ export interface Opening {
 export type Ask = (request: OpenRequest) => Promise<void>
 
 /**
- * Opens a file beneath one of the roots: finds it, asks whether it may be opened, and opens exactly what it has found;
- * or makes
- * it, where there is none.
+ * Opens a file beneath one of the roots: finds it, asks whether it may be opened, and opens exactly what it has found; or
+ * makes it, where there is none.
  */
 export async function openBeneath(roots: Roots, opening: Opening, ask: Ask): Promise<Descriptor> {
   const { path, flags, mode } = opening

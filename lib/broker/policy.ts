@@ -12,8 +12,7 @@ export interface OpenRequest {
   readonly root: string
   /**
    * Where the file really is, as the kernel tells (Linux). Null for a file to be created, and where that is not known.
-   * Whoever may
-   * rename it can have done so since; the file is the same.
+   * Whoever may rename it can have done so since; the file is the same.
    */
   readonly resolved: string | null
   /** What it is, terminals among the character devices; null for a file to be created. */

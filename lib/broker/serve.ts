@@ -82,8 +82,8 @@ export class BrokerService implements Disposable {
  * Open files and sockets for other processes, in this one and with its rights: the other end of {@link connectBroker}.
  *
  * Who asks is told by the kernel, for each connection: the credentials of who made it. That process may have passed the
- * connection on, and so
- * to whom it gives is up to who may connect. The protocol is a channel's, with JSON; nothing that comes over it is trusted.
+ * connection on, and so to whom it gives is up to who may connect. The protocol is a channel's, with JSON; nothing that
+ * comes over it is trusted.
  *
  * @param listener a stream server; this service's from now on, which closes it
  * @param options `roots`, `services`, `allow`

@@ -14,9 +14,8 @@ export interface BrokerOffer {
    */
   roots?: readonly string[] | undefined
   /**
-   * What may be connected to and listened on, exactly: `'tcp:HOST:PORT'` (an IPv6 address in brackets), `'unix:PATH'`,
-   * or a path or
-   * abstract address alone.
+   * What may be connected to and listened on, exactly: `'tcp:HOST:PORT'` (an IPv6 address in brackets), `'unix:PATH'`, or
+   * a path or abstract address alone.
    */
   services?: readonly string[] | undefined
 }

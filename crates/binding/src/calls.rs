@@ -285,8 +285,7 @@ pub struct Calls<'env> {
   pub channel_cancel: Unknown<'env>,
   /// Receive the next frame into `bytes` and `fds`, and give its length; one that is longer than `bytes` is left for
   /// `channelTake`. `outcome` holds the number of its descriptors, whether they were lost (1), its kind, format and id,
-  /// and whether another frame is there (1). After BROKEN it holds
-  /// why, and what the frame announced and what came.
+  /// and whether another frame is there (1). After BROKEN it holds why, and what the frame announced and what came.
   #[napi(ts_type = "(socket: number) => number")]
   pub channel_receive: Unknown<'env>,
   /// Take the next frame, which is whole, into an array of its length.

@@ -68,7 +68,9 @@ pub(crate) fn flush(environment: &mut Environment, [socket]: [i32; 1]) -> Outcom
   let Environment { table, outcome, .. } = environment;
   let (socket, framing) = table.channel(socket)?;
   let (gone, stopped) = framing.outbox.flush(socket);
-  outcome.get()[0] = stopped.map_or(0, code);
+  // What ended the connection has dropped what waited.
+  let why = if framing.outbox.is_empty() { code } else { waiting };
+  outcome.get()[0] = stopped.map_or(0, why);
   Ok(gone as i32)
 }
 
@@ -113,7 +115,6 @@ fn take_frame(environment: &mut Environment, number: i32, buffer: Option<&mut [u
   let more = framing.decoder.has_more().into();
   let told = [fds.len() as i32, lost.into(), kind as i32, format as i32, id as i32, more];
   outcome.get()[..told.len()].copy_from_slice(&told);
-  outcome.get()[told.len()] = framing.decoder.has_more().into();
   for (number, fd) in numbers.get().iter_mut().zip(fds) {
     *number = table.insert(fd);
   }

@@ -56,8 +56,7 @@ pub fn open_root(path: &Path) -> nix::Result<OwnedFd> {
 /// [`open_found`].
 ///
 /// Of the flags `O_DIRECTORY` and `O_NOFOLLOW` take part. `EINVAL` for flags that are not supported, `EACCES` where the
-/// path leads out, or
-/// through a link that may not be followed; `ENOENT`, `ENOTDIR`, … as open(2).
+/// path leads out, or through a link that may not be followed; `ENOENT`, `ENOTDIR`, … as open(2).
 pub fn find_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
   let makes_directory = flags.contains(OFlag::O_CREAT | OFlag::O_DIRECTORY);
   if !ACCEPTED.contains(flags) || flags & OFlag::O_ACCMODE == OFlag::O_ACCMODE || makes_directory {
@@ -92,8 +91,7 @@ pub fn create_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mod
 }
 
 /// Opens what a path names beneath a directory: openat2(2) with `RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS`, or by
-/// component where the kernel
-/// does not let us call it.
+/// component where the kernel does not let us call it.
 ///
 /// A terminal does not become the process's. `EACCES` where the path leads out of the directory, if only for a component, or
 /// by a link that may not be followed.

@@ -135,8 +135,9 @@ impl Channel {
     Ok(self.outbox.send(stream(&self.fd), header, data, fds)?.is_none())
   }
 
-  /// Sends what waits, as far as there is room; true if nothing waits any more. `ETOOMANYREFS` can be tried again after a
-  /// pause: too many descriptors of this user are in flight (unix(7)), and no event tells when they have arrived.
+  /// Sends what waits, as far as there is room; true if nothing waits any more. `ETOOMANYREFS` and `ENOBUFS` can be
+  /// tried again after a pause: too many descriptors of this user are in flight (unix(7)), or memory is short, and no
+  /// event tells of the end of either.
   pub fn flush(&mut self) -> nix::Result<bool> {
     match self.outbox.flush(stream(&self.fd)).1 {
       None => Ok(true),

@@ -46,18 +46,18 @@ struct Folder {
 impl Folder {
   fn new() -> Self {
     let path = tempfile::tempdir().unwrap();
-    for folder in ["root/folder/deeper", "outside"] {
+    for folder in ["inner/folder/deeper", "outside"] {
       fs::create_dir_all(path.path().join(folder)).unwrap();
     }
-    for (file, text) in [("root/file", "inside"), ("root/folder/file", "inside"), ("outside/file", "outside")] {
+    for (file, text) in [("inner/file", "inside"), ("inner/folder/file", "inside"), ("outside/file", "outside")] {
       fs::write(path.path().join(file), text).unwrap();
     }
-    let root = open_root(&path.path().join("root")).unwrap();
+    let root = open_root(&path.path().join("inner")).unwrap();
     Self { path, root }
   }
 
   fn inside(&self, path: &str) -> std::path::PathBuf {
-    self.path.path().join("root").join(path)
+    self.path.path().join("inner").join(path)
   }
 
   #[track_caller]
@@ -81,7 +81,7 @@ fn what_is_beneath_is_opened_by_any_spelling() {
 #[test]
 fn a_path_that_leads_out_is_refused_even_where_it_leads_back() {
   let folder = Folder::new();
-  for path in ["..", "../outside/file", "folder/../../outside/file", "../root/file", "/etc/passwd"] {
+  for path in ["..", "../outside/file", "folder/../../outside/file", "../inner/file", "/etc/passwd"] {
     folder.assert_refused(path, Errno::EACCES);
   }
   folder.assert_refused("missing/file", Errno::ENOENT);
