@@ -1,17 +1,19 @@
-import { type SpawnOptions, spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, openSync, truncateSync, writeFileSync } from 'node:fs'
+import { chmodSync, openSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { open } from 'node:fs/promises'
+import { type AddressInfo, connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
-import test from 'ava'
+import test, { type ExecutionContext } from 'ava'
 import { isLinux, onlyIf } from './helpers/conditions.ts'
 import { temporaryFile, temporaryFolder } from './helpers/descriptors.ts'
 import { fixturePath } from './helpers/processes.ts'
 
-const program = fileURLToPath(new URL('../examples/mycat.js', import.meta.url))
+const example = (name: string) => fileURLToPath(new URL(`../examples/${name}.js`, import.meta.url))
+const program = example('mycat')
 
 interface Result {
   readonly code: number | null
@@ -131,11 +133,7 @@ onlyIf(root && isLinux, 'needs root on Linux')(
     chmodSync(outer, 0o755)
     writeFileSync(join(logs, 'a.log'), 'logged')
     const address = join(outer, 'socket')
-    const broker = spawn(process.execPath, [
-      fileURLToPath(new URL('../examples/broker.js', import.meta.url)),
-      address,
-      logs
-    ])
+    const broker = spawn(process.execPath, [example('broker'), address, logs])
     t.teardown(() => broker.kill('SIGKILL'))
     await once(broker.stdout, 'data')
     const ask = (uid: number) => {
@@ -148,3 +146,75 @@ onlyIf(root && isLinux, 'needs root on Linux')(
     t.deepEqual(await once(broker, 'close'), [0, null])
   }
 )
+
+/** A port of the loopback interface that nobody listens on. */
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  return port
+}
+
+/** Starts an example, until it has printed something; it does not outlive the test. */
+async function begin(t: ExecutionContext, name: string, args: readonly (string | number)[]): Promise<ChildProcess> {
+  const child = spawn(process.execPath, [example(name), ...args.map(String)], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  await once(child.stdout, 'data')
+  return child
+}
+
+/** Says something to a server, and hears what it answers until its end. */
+async function say(port: number, text: string, ends = false): Promise<string> {
+  const socket = connect(port, '127.0.0.1')
+  let answer = ''
+  socket.setEncoding('utf8').on('data', (data: string) => (answer += data))
+  if (ends) socket.end(text)
+  else socket.write(text)
+  await once(socket, 'end')
+  socket.destroy()
+  return answer
+}
+
+/** Ends an example as a service manager does. */
+async function terminate(t: ExecutionContext, child: ChildProcess): Promise<void> {
+  const closed = once(child, 'close')
+  child.kill('SIGTERM')
+  t.deepEqual(await closed, [null, 'SIGTERM'])
+}
+
+onlyIf(root && isLinux, 'needs root on Linux')(
+  'http-server listens on a privileged port, and nobody answers (needs root)',
+  async (t) => {
+    const PORT = 81 // 80 may be taken
+    const server = await begin(t, 'http-server', [PORT])
+    const answers = await Promise.all(
+      Array.from({ length: 8 }, async () => (await fetch(`http://127.0.0.1:${PORT}/page`)).text())
+    )
+    for (const answer of answers) t.regex(answer, /^\/page answered by process \d+, user 65534\n$/)
+    t.is(new Set(answers).size, 2)
+    await terminate(t, server)
+  }
+)
+
+onlyIf(isLinux, 'needs Linux')('superserver serves an echo in shell by a configuration file', async (t) => {
+  const port = await freePort()
+  const file = temporaryFile(readFileSync('examples/echo.json', 'utf8').replace('7007', `${port}`))
+  const server = await begin(t, 'superserver', [file])
+  t.is(await say(port, 'one\ntwo  words\n', true), 'one\ntwo  words\n')
+  await terminate(t, server)
+})
+
+const processOf = (answer: string) => /process (\d+)/.exec(answer)![1]
+
+onlyIf(isLinux, 'needs Linux')('hand-on hands a connection on to another worker, with what was read', async (t) => {
+  const port = await freePort()
+  const server = await begin(t, 'hand-on', [port, temporaryFolder()])
+  const front = await say(port, 'hello')
+  t.regex(front, /^the front, process \d+\n$/)
+  const room = await say(port, 'room blue')
+  t.regex(room, /^room blue is in process \d+\n$/)
+  t.not(processOf(front), processOf(room))
+  t.is(processOf(room), processOf(await say(port, 'room red')))
+  await terminate(t, server)
+})

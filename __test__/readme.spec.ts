@@ -22,6 +22,7 @@ async function weston(t: ExecutionContext): Promise<NodeJS.ProcessEnv> {
 const needs: Record<string, [boolean, string, Surroundings?]> = {
   Messages: [isLinux, 'needs Linux'],
   Broker: [isLinux, 'needs Linux'],
+  Superserver: [isLinux, 'needs Linux'],
   Memory: [isLinux, 'needs Linux'],
   Peers: [isLinux, 'needs Linux'],
   'D-Bus': [runs('dbus-run-session', '--version'), 'needs dbus-run-session'],

@@ -170,6 +170,28 @@ export function noHandler(): Error {
   return withCode(new Error('The other end answers no requests: it has no handler'), 'ERR_NO_HANDLER')
 }
 
+/** A worker that has ended before it was ready to serve. */
+export function workerFailed(command: string, { code, signal }: { code: number | null; signal: string | null }): Error {
+  const how = signal === null ? `with code ${code}` : `by ${signal}`
+  return Object.assign(
+    withCode(new Error(`A worker has ended ${how} before it was ready: ${command}`), 'ERR_WORKER_FAILED'),
+    { exitCode: code, signal }
+  )
+}
+
+/** A call on a superserver that is closed. */
+export function superserverClosed(): Error {
+  return withCode(new Error('The superserver is closed'), 'ERR_SERVER_CLOSED')
+}
+
+/** A call of a worker's in a process that is none. */
+export function notAWorker(): Error {
+  return withCode(
+    new Error('This process is no worker of a superserver, or its channel has been taken already'),
+    'ERR_INVALID_STATE'
+  )
+}
+
 /** A platform whose kernel passes no descriptors, or for which there is no binary. */
 export function unsupportedPlatform(cause: unknown): Error {
   const platform = `${process.platform}-${process.arch}`

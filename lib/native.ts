@@ -113,3 +113,15 @@ export function executeRestricted(changesUser: boolean, first: number, path: str
 export function hide(): number {
   return binding!.hide()
 }
+
+/** The number of a resource limit by its name in lower case; negative where this system has no such. */
+export function resourceByName(resource: string): number {
+  return binding!.resourceByName(resource)
+}
+
+/** The system call of a step that a new process has failed at. */
+export function describeStep(step: number): string {
+  return binding!.describeStep(step)
+}
+
+export type { ProgramDescription, ServiceState } from '#binding'

@@ -109,3 +109,12 @@ export function listenOn(server: Server, fd: number): Server {
   listen.call(server, null, null, null, 0, fd)
   return server
 }
+
+/**
+ * Has an HTTP server that never listens know its connections, as it does from its own 'listening' on: without that it ends neither
+ * those that are idle nor those whose request takes too long.
+ */
+export function trackConnections(server: Server): void {
+  const track = server.listeners('listening').find(({ name }) => name === 'setupConnectionsTracking')
+  track?.call(server)
+}

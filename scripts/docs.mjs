@@ -1,4 +1,5 @@
-// Makes docs/api.md and docs/broker.md from the doc comments of what index.ts and broker.ts export; with --check tells whether it is current.
+// Makes docs/ from the doc comments of what index.ts, broker.ts and superserver.ts export; with --check tells whether it is
+// current.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -7,25 +8,25 @@ import { root } from './run.mjs'
 
 const docs = join(root, 'docs')
 
-/** The reference, and that of `fdpass/broker`. */
-const files = ['api.md', 'broker.md']
+/** The references of `fdpass/…`, and with api.md that of `fdpass`. */
+const jobs = ['broker', 'superserver']
+const files = ['api.md', ...jobs.map((job) => `${job}.md`)]
 
 /** Makes the reference in a folder; false where typedoc found something undocumented or amiss, and has said what. */
 function make(folder) {
   const args = ['run', '--silent', '--workspace', 'scripts/docs', 'build', '--', '--out', folder]
   if (spawnSync('npm', args, { cwd: root, stdio: 'inherit' }).status !== 0) return false
   // typedoc makes a file for each entry point, and api.md with no more than their names.
-  const [api, index, broker] = ['api.md', 'index.md', 'broker.md'].map((name) => join(folder, name))
+  const [api, index] = ['api.md', 'index.md'].map((name) => join(folder, name))
   writeFileSync(api, readFileSync(index, 'utf8').replace(/^# index$/m, '# API reference'))
-  writeFileSync(
-    broker,
-    readFileSync(broker, 'utf8')
-      .replaceAll('(index.md', '(api.md')
-      .replace(/^# broker$/m, '# fdpass/broker')
-  )
+  const paths = jobs.map((job) => join(folder, `${job}.md`))
+  for (const [place, path] of paths.entries()) {
+    const text = readFileSync(path, 'utf8').replaceAll('(index.md', '(api.md')
+    writeFileSync(path, text.replace(new RegExp(`^# ${jobs[place]}$`, 'm'), `# fdpass/${jobs[place]}`))
+  }
   rmSync(index)
   // The tables' widths have changed with the links.
-  const prettier = ['prettier', '--config', '.prettierrc.json', '--log-level', 'warn', '--write', broker]
+  const prettier = ['prettier', '--config', '.prettierrc.json', '--log-level', 'warn', '--write', ...paths]
   return spawnSync('npx', prettier, { cwd: root, stdio: 'inherit' }).status === 0
 }
 

@@ -23,6 +23,8 @@ use crate::channel;
 use crate::close_task::CloseTask;
 use crate::environment::Environment;
 use crate::peer::Peer;
+use crate::program::{self, program_and_integers};
+use crate::services;
 use crate::table::Table;
 use crate::{AGAIN, BUSY, END};
 
@@ -94,7 +96,7 @@ fn function<'env>(
 ///
 /// # Safety
 /// In a callback made by `function`. The environment is borrowed until the callback returns: no JavaScript in between.
-unsafe fn arguments<'a, const N: usize>(
+pub(crate) unsafe fn arguments<'a, const N: usize>(
   env: sys::napi_env,
   info: sys::napi_callback_info,
 ) -> (&'a mut Environment, [sys::napi_value; N]) {
@@ -107,7 +109,7 @@ unsafe fn arguments<'a, const N: usize>(
   (unsafe { &mut *data.cast::<Environment>() }, values)
 }
 
-fn integer(env: sys::napi_env, value: sys::napi_value) -> i32 {
+pub(crate) fn integer(env: sys::napi_env, value: sys::napi_value) -> i32 {
   let mut integer = 0;
   // SAFETY: a live value; one that is no number leaves the zero.
   unsafe { sys::napi_get_value_int32(env, value, &mut integer) };
@@ -139,7 +141,7 @@ unsafe fn byte_array<'a>(env: sys::napi_env, value: sys::napi_value) -> &'a mut 
   unsafe { std::slice::from_raw_parts_mut(memory.cast(), length) }
 }
 
-fn number(env: sys::napi_env, outcome: Outcome) -> sys::napi_value {
+pub(crate) fn number(env: sys::napi_env, outcome: Outcome) -> sys::napi_value {
   let mut value = ptr::null_mut();
   // SAFETY: writes a value into the place that it is given.
   unsafe { sys::napi_create_int32(env, outcome.unwrap_or_else(code), &mut value) };
@@ -213,6 +215,9 @@ pub struct Calls<'env> {
   /// Make a TCP socket that listens on the address that is the first `length` of `name`, as text. Gives its number.
   #[napi(ts_type = "(length: number, port: number, backlog: number, ipv6Only: number, reusePort: number) => number")]
   pub tcp_listener: Unknown<'env>,
+  /// Make a UDP socket with the address that is the first `length` of `name`, as text. Gives its number.
+  #[napi(ts_type = "(length: number, port: number) => number")]
+  pub udp_socket: Unknown<'env>,
   /// Make a pipe and put the numbers into `fds`, the one to read from first: pipe2(2).
   #[napi(ts_type = "() => number")]
   pub pipe: Unknown<'env>,
@@ -312,6 +317,73 @@ pub struct Calls<'env> {
   /// Create a file beneath a directory, where there is none. Gives its number.
   #[napi(ts_type = "(path: Uint8Array, root: number, flags: number, mode: number) => number")]
   pub create_beneath: Unknown<'env>,
+  /// Start a program, with the first `count` of `fds`, anybody's, as its descriptors from 0 on. Gives its process;
+  /// `outcome` holds the number of a descriptor that becomes readable at its end, or the step that failed.
+  #[napi(ts_type = "(program: ProgramDescription, count: number) => number")]
+  pub spawn: Unknown<'env>,
+  /// Tell how a process that `spawn` has started has ended: its code, or 256 and its signal. AGAIN while it runs.
+  #[napi(ts_type = "(pid: number) => number")]
+  pub reap: Unknown<'env>,
+  /// Start the thread of this environment's services, once. Gives the number of a descriptor that becomes readable where
+  /// one of them has news.
+  #[napi(ts_type = "() => number")]
+  pub start_services: Unknown<'env>,
+  /// Make that descriptor unreadable, before the news are taken.
+  #[napi(ts_type = "() => number")]
+  pub hear_services: Unknown<'env>,
+  /// Open a service that gives connections to workers. Limits below zero are none. Gives its number.
+  #[napi(ts_type = "(connections: number, perWorker: number, perClient: number) => number")]
+  pub open_pool: Unknown<'env>,
+  /// Set the limits of such a service.
+  #[napi(ts_type = "(service: number, connections: number, perWorker: number, perClient: number) => number")]
+  pub limit_pool: Unknown<'env>,
+  /// Open a service that starts a program for each connection, or for the listener if `waits` is 1. As `openPool`.
+  #[napi(
+    ts_type = "(program: ProgramDescription, waits: number, connections: number, perClient: number, perMinute: number) => number"
+  )]
+  pub open_inetd: Unknown<'env>,
+  /// Set the program and the limits of such a service.
+  #[napi(
+    ts_type = "(program: ProgramDescription, service: number, connections: number, perClient: number, perMinute: number) => number"
+  )]
+  pub set_program: Unknown<'env>,
+  /// Have a service accept from a listener, anybody's, of which it takes a duplicate, and whose name is the first `length`
+  /// of `name`. Gives what `removeListener` takes.
+  #[napi(ts_type = "(service: number, fd: number, length: number) => number")]
+  pub add_listener: Unknown<'env>,
+  /// Have a service accept from a listener no more.
+  #[napi(ts_type = "(service: number, listener: number) => number")]
+  pub remove_listener: Unknown<'env>,
+  /// Give a pool the channel of a worker, which is the pool's from then on. Gives the worker's number.
+  #[napi(ts_type = "(service: number, channel: number) => number")]
+  pub add_worker: Unknown<'env>,
+  /// Give a worker nothing more: it sees the end of its channel.
+  #[napi(ts_type = "(service: number, worker: number) => number")]
+  pub drain_worker: Unknown<'env>,
+  /// Note the end of a worker's process.
+  #[napi(ts_type = "(service: number, worker: number) => number")]
+  pub forget_worker: Unknown<'env>,
+  /// A worker that has let a connection wait so many milliseconds to be acknowledged; -1 for none.
+  #[napi(ts_type = "(service: number, patience: number) => number")]
+  pub overdue_worker: Unknown<'env>,
+  /// Have a service accept nothing more.
+  #[napi(ts_type = "(service: number) => number")]
+  pub stop_service: Unknown<'env>,
+  /// Have a service go on after a pause.
+  #[napi(ts_type = "(service: number) => number")]
+  pub retry_service: Unknown<'env>,
+  /// Close a service, with all that it has.
+  #[napi(ts_type = "(service: number) => number")]
+  pub close_service: Unknown<'env>,
+  /// Put what a service has to tell into `fds`, four integers each, and count it: 0 a worker is ready; 1 a worker is gone,
+  /// how many connections were lost with it, and whether it broke the protocol; 2 something is short, an error number;
+  /// 3 too many programs were started; 4 a program could not be started, an error number and the step; 5 a program that
+  /// listens was started, its process; 6 a program has ended, its process and how, as `reap`; 7 nothing is left after a stop.
+  #[napi(ts_type = "(service: number) => number")]
+  pub service_news: Unknown<'env>,
+  /// Tell how a service is doing.
+  #[napi(ts_type = "(service: number) => ServiceState | number")]
+  pub service_state: Unknown<'env>,
   /// How many more descriptors the process may open.
   #[napi(ts_type = "() => number")]
   pub room: Unknown<'env>,
@@ -341,6 +413,7 @@ impl<'env> Calls<'env> {
       set_blocking: call("setBlocking", integers!(set_blocking, 2))?,
       internet_address: call("internetAddress", integers!(internet_address, 2))?,
       tcp_listener: call("tcpListener", integers!(tcp_listener, 5))?,
+      udp_socket: call("udpSocket", integers!(udp_socket, 2))?,
       pipe: call("pipe", integers!(pipe, 0))?,
       memfd: call("memfd", integers!(memfd, 1))?,
       seals: call("seals", integers!(seals, 1))?,
@@ -370,6 +443,25 @@ impl<'env> Calls<'env> {
       find_beneath: call("findBeneath", array_and_integers!(beneath::find, 2))?,
       open_found: call("openFound", array_and_integers!(beneath::open_found, 3))?,
       create_beneath: call("createBeneath", array_and_integers!(beneath::create, 3))?,
+      spawn: call("spawn", program_and_integers!(program::spawn, 1))?,
+      reap: call("reap", integers!(program::reap, 1))?,
+      start_services: call("startServices", integers!(services::start, 0))?,
+      hear_services: call("hearServices", integers!(services::hear, 0))?,
+      open_pool: call("openPool", integers!(services::open_pool, 3))?,
+      limit_pool: call("limitPool", integers!(services::limit_pool, 4))?,
+      open_inetd: call("openInetd", program_and_integers!(services::open_inetd, 4))?,
+      set_program: call("setProgram", program_and_integers!(services::set_program, 4))?,
+      add_listener: call("addListener", integers!(services::add_listener, 3))?,
+      remove_listener: call("removeListener", integers!(services::remove_listener, 2))?,
+      add_worker: call("addWorker", integers!(services::add_worker, 2))?,
+      drain_worker: call("drainWorker", integers!(services::drain_worker, 2))?,
+      forget_worker: call("forgetWorker", integers!(services::forget_worker, 2))?,
+      overdue_worker: call("overdueWorker", integers!(services::overdue_worker, 2))?,
+      stop_service: call("stopService", integers!(services::stop, 1))?,
+      retry_service: call("retryService", integers!(services::retry, 1))?,
+      close_service: call("closeService", integers!(services::close, 1))?,
+      service_news: call("serviceNews", integers!(services::news, 1))?,
+      service_state: call("serviceState", services::state)?,
       room: call("room", integers!(room, 0))?,
     })
   }
@@ -552,9 +644,19 @@ fn internet_address(environment: &mut Environment, [fd, remote]: [i32; 2]) -> Ou
   Ok(put_bytes(environment.name.get(), address.ip().to_string().as_bytes()))
 }
 
-fn tcp_listener(environment: &mut Environment, [length, port, backlog, ipv6_only, reuse_port]: [i32; 5]) -> Outcome {
+/// The IP address that JavaScript has put into the shared name, as text.
+fn ip_address(environment: &mut Environment, length: i32) -> Result<IpAddr, Errno> {
   let text = std::str::from_utf8(&environment.name.get()[..length as usize]).map_err(|_| Errno::EINVAL)?;
-  let address: IpAddr = text.parse().map_err(|_| Errno::EINVAL)?;
+  text.parse().map_err(|_| Errno::EINVAL)
+}
+
+fn udp_socket(environment: &mut Environment, [length, port]: [i32; 2]) -> Outcome {
+  let address = SocketAddr::new(ip_address(environment, length)?, port as u16);
+  Ok(environment.table.insert(fdpass_core::udp_socket(address)?))
+}
+
+fn tcp_listener(environment: &mut Environment, [length, port, backlog, ipv6_only, reuse_port]: [i32; 5]) -> Outcome {
+  let address = ip_address(environment, length)?;
   let options = TcpOptions { backlog, ipv6_only: ipv6_only != 0, reuse_port: reuse_port != 0 };
   let fd = fdpass_core::tcp_listener(SocketAddr::new(address, port as u16), options)?;
   Ok(environment.table.insert(fd))
@@ -655,7 +757,7 @@ fn send_bytes(table: &Table, data: &[u8], fds: &[i32], socket: RawFd, envelope: 
 }
 
 fn receive(environment: &mut Environment, [socket, max_bytes, max_fds]: [i32; 3]) -> Outcome {
-  let Environment { table, control, bytes, fds, outcome, name } = environment;
+  let Environment { table, control, bytes, fds, outcome, name, .. } = environment;
   let told = Told { fds: fds.get(), outcome: outcome.get(), name: name.get() };
   receive_bytes(table, control, &mut bytes.get()[..max_bytes as usize], told, [socket, max_fds])
 }

@@ -7,6 +7,7 @@ use napi::bindgen_prelude::Int32Array;
 
 use crate::dispatcher::Dispatcher;
 use crate::reactor::Reactor;
+use crate::services::Services;
 use crate::table::Table;
 use crate::{Backend, SharedArrays};
 
@@ -67,6 +68,7 @@ impl Turn {
 /// What one JavaScript environment has open, and the memory that it shares with the calls.
 pub(crate) struct Environment {
   pub(crate) table: Table,
+  pub(crate) services: Services,
   pub(crate) control: ControlBuffer,
   /// The bytes to send, or room for those received.
   pub(crate) bytes: Shared<u8>,
@@ -94,6 +96,7 @@ impl Environment {
       return Err(too_short());
     }
     Reactor::open(env, backend, dispatcher, Turn::new(turn)?, |reactor| Self {
+      services: Services::default(),
       table: Table::new(reactor),
       control: ControlBuffer::default(),
       bytes: shared!(bytes),

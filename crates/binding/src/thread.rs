@@ -81,11 +81,7 @@ impl Poller {
 
   /// Makes the poller know a socket, not armed.
   pub(crate) fn register(&self, fd: BorrowedFd<'_>) -> Result<Registration, Errno> {
-    let number = fd.as_raw_fd();
-    // SAFETY: `Registration::drop` removes it before the socket is closed.
-    unsafe { self.state.poller.add_with_mode(number, Event::none(number as usize), PollMode::Oneshot) }
-      .map_err(errno)?;
-    Ok(Registration { state: self.state.clone(), fd: number, armed: 0 })
+    Registration::new(&self.state.poller, fd, fd.as_raw_fd() as usize, PollMode::Oneshot)
   }
 }
 
@@ -124,28 +120,43 @@ impl State {
   }
 }
 
-/// A socket that the poller knows. Dropping it makes the poller forget it.
+/// A descriptor that a poller knows. Dropping it makes the poller forget it; the descriptor must still be open then.
 pub(crate) struct Registration {
-  state: Rc<State>,
+  poller: Arc<polling::Poller>,
   fd: RawFd,
+  key: usize,
+  mode: PollMode,
   armed: i32,
 }
 
 impl Registration {
-  fn socket(&self) -> BorrowedFd<'_> {
-    // SAFETY: a watch is dropped before its socket is closed.
+  /// Makes a poller know a descriptor, not armed. Its events come with the key.
+  pub(crate) fn new(
+    poller: &Arc<polling::Poller>,
+    fd: BorrowedFd<'_>,
+    key: usize,
+    mode: PollMode,
+  ) -> Result<Self, Errno> {
+    // SAFETY: `drop` removes it before the descriptor is closed.
+    unsafe { poller.add_with_mode(fd.as_raw_fd(), Event::none(key), mode) }.map_err(errno)?;
+    Ok(Self { poller: poller.clone(), fd: fd.as_raw_fd(), key, mode, armed: 0 })
+  }
+
+  fn descriptor(&self) -> BorrowedFd<'_> {
+    // SAFETY: a watch is dropped before its descriptor is closed.
     unsafe { BorrowedFd::borrow_raw(self.fd) }
   }
 
   pub(crate) fn arm(&mut self, events: i32) -> Result<(), Errno> {
     if self.armed != events {
-      let interest = Event::new(self.fd as usize, events & READABLE != 0, events & WRITABLE != 0);
-      self.state.poller.modify(self.socket(), interest).map_err(errno)?;
+      let interest = Event::new(self.key, events & READABLE != 0, events & WRITABLE != 0);
+      self.poller.modify_with_mode(self.descriptor(), interest, self.mode).map_err(errno)?;
       self.armed = events;
     }
     Ok(())
   }
 
+  /// Notes an event: in the mode that tells of one only, it is not armed any more.
   pub(crate) fn reported(&mut self) {
     self.armed = 0;
   }
@@ -153,8 +164,8 @@ impl Registration {
 
 impl Drop for Registration {
   fn drop(&mut self) {
-    // It fails only for a socket that the poller does not know: one whose number was closed behind our back.
-    let _ = self.state.poller.delete(self.socket());
+    // It fails only for a descriptor that the poller does not know: one whose number was closed behind our back.
+    let _ = self.poller.delete(self.descriptor());
   }
 }
 
@@ -228,6 +239,6 @@ unsafe extern "C" fn on_environment_end(argument: *mut c_void) {
   unsafe { sys::napi_release_threadsafe_function(state.function.get(), sys::ThreadsafeFunctionReleaseMode::abort) };
 }
 
-fn errno(error: std::io::Error) -> Errno {
+pub(crate) fn errno(error: std::io::Error) -> Errno {
   Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }

@@ -1,6 +1,6 @@
 //! Descriptors on their own: taken over, duplicated, closed.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -36,6 +36,31 @@ pub(crate) fn set_close_on_exec(fd: impl AsFd) -> nix::Result<()> {
 /// A second descriptor of the same open file description, close-on-exec: `fcntl(F_DUPFD_CLOEXEC)`.
 pub fn duplicate(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
   fd.try_clone_to_owned().map_err(errno)
+}
+
+/// A descriptor lent or duplicated, so that its number is `least` or more.
+pub(crate) enum Above<'a> {
+  Lent(BorrowedFd<'a>),
+  Duplicate(OwnedFd),
+}
+
+impl AsFd for Above<'_> {
+  fn as_fd(&self) -> BorrowedFd<'_> {
+    match self {
+      Self::Lent(fd) => *fd,
+      Self::Duplicate(fd) => fd.as_fd(),
+    }
+  }
+}
+
+/// The descriptor itself if its number is `least` or more; otherwise a duplicate whose number is: `fcntl(F_DUPFD_CLOEXEC)`.
+pub(crate) fn above(fd: BorrowedFd<'_>, least: usize) -> nix::Result<Above<'_>> {
+  if fd.as_raw_fd() as usize >= least {
+    return Ok(Above::Lent(fd));
+  }
+  let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least as RawFd))?;
+  // SAFETY: fcntl(2) has just installed it.
+  Ok(Above::Duplicate(unsafe { sys::own(number) }))
 }
 
 /// Both ends of a pipe, the one to read and the one to write, close-on-exec and in blocking mode: `pipe2(2)`.
@@ -83,6 +108,16 @@ pub fn room() -> nix::Result<u64> {
     if cfg!(target_os = "linux") && open > 0 { open } else { std::fs::read_dir(table).map_err(errno)?.count() as u64 };
   #[allow(clippy::unnecessary_cast, reason = "rlim_t is an i64 on FreeBSD")]
   Ok((limit as u64).saturating_sub(open))
+}
+
+/// The highest number that is open, where the kernel cannot mark a range of them (close_range(2)); otherwise any.
+pub(crate) fn highest() -> nix::Result<RawFd> {
+  if sys::marks_ranges() {
+    return Ok(RawFd::MAX);
+  }
+  let entries = std::fs::read_dir("/dev/fd").map_err(errno)?;
+  let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+  Ok(numbers.max().unwrap_or(0))
 }
 
 /// Runs what may switch a descriptor to non-blocking mode, and puts the mode back.

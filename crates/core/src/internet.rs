@@ -38,6 +38,15 @@ pub fn tcp_listener(address: SocketAddr, options: TcpOptions) -> nix::Result<Own
   Ok(fd)
 }
 
+/// A UDP socket with this address, close-on-exec and in blocking mode: socket(2), bind(2).
+pub fn udp_socket(address: SocketAddr) -> nix::Result<OwnedFd> {
+  let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+  let fd = net::socket(family, SockType::Datagram, socket::CLOSE_ON_EXEC, SockProtocol::Udp)?;
+  descriptor::set_close_on_exec(&fd)?;
+  net::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+  Ok(fd)
+}
+
 pub(crate) fn listen(fd: impl std::os::fd::AsFd, backlog: i32) -> nix::Result<()> {
   // nix takes a backlog of up to SOMAXCONN as it was at compile time.
   net::listen(&fd, Backlog::new(backlog).unwrap_or(Backlog::MAXCONN))
@@ -53,7 +62,7 @@ pub fn remote_internet_address(fd: BorrowedFd<'_>) -> nix::Result<SocketAddr> {
   internet(&net::getpeername(fd.as_raw_fd())?)
 }
 
-fn internet(address: &SockaddrStorage) -> nix::Result<SocketAddr> {
+pub(crate) fn internet(address: &SockaddrStorage) -> nix::Result<SocketAddr> {
   let v4 = address.as_sockaddr_in().map(|&address| SocketAddr::V4(address.into()));
   v4.or_else(|| address.as_sockaddr_in6().map(|&address| SocketAddr::V6(address.into()))).ok_or(Errno::EAFNOSUPPORT)
 }

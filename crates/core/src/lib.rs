@@ -17,6 +17,8 @@
 //! [`find_beneath`], [`open_found`] and [`create_beneath`] open files for others, beneath a directory and nowhere else;
 //! [`restrict`] and [`execute`] make a process of few rights, which does that.
 //!
+//! [`Program`] executes a program with other rights and descriptors; [`superserver`] accepts for others, who serve.
+//!
 //! [`BorrowedFd`]: std::os::fd::BorrowedFd
 //! [`OwnedFd`]: std::os::fd::OwnedFd
 
@@ -36,6 +38,8 @@ mod outbox;
 mod restrict;
 mod socket;
 mod socket_file;
+mod spawn;
+pub mod superserver;
 mod sys;
 
 pub use address::Address;
@@ -47,7 +51,7 @@ pub use credentials::{Credentials, Peer, peer, peer_pidfd};
 pub use descriptor::{adopt, close, close_all, duplicate, keep_status_flags, pipe, room, set_blocking};
 pub use errno::describe;
 pub use frame::{Arrived, Batch, Decoder, Format, FrameError, FrameKind, Header, Limits};
-pub use internet::{TcpOptions, local_internet_address, remote_internet_address, tcp_listener};
+pub use internet::{TcpOptions, local_internet_address, remote_internet_address, tcp_listener, udp_socket};
 pub use kind::{Access, Kind};
 pub use memory::{memfd, seal, seals};
 pub use nix::errno::Errno;
@@ -57,3 +61,6 @@ pub use outbox::Outbox;
 pub use restrict::{Identity, execute, group, hide, restrict};
 pub use socket::{Control, Direction, Envelope, Received, Receiving, Socket, SocketType, socket, socketpair};
 pub use socket_file::{SocketFile, bind};
+pub use spawn::{
+  Credential, Ending, Process, Program, ResourceLimit, SpawnError, Step, abandon, block_signals, reap, resource_by_name,
+};

@@ -11,6 +11,10 @@ use nix::sys::socket::{self as net, ControlMessage, SockaddrLike, UnixAddr, Unkn
 
 use crate::Credentials;
 
+mod child;
+
+pub(crate) use child::{Child, exit_descriptor};
+
 /// The pidfd of the sender, which `SO_PASSPIDFD` adds to every message: linux/socket.h. libc has no name for it.
 const SCM_PIDFD: libc::c_int = 4;
 
@@ -145,9 +149,17 @@ fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> bool {
   result == 0
 }
 
+/// Whether a whole range of numbers can be made close-on-exec: close_range(2), from Linux 5.11 on.
+pub(crate) fn marks_ranges() -> bool {
+  // A range in which nothing can be open.
+  close_range(RawFd::MAX, RawFd::MAX, CLOSE_RANGE_CLOEXEC)
+}
+
+/// The same on Linux and FreeBSD.
+const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+
 /// Leaves those descriptors alone to the next program whose numbers are below `first`, whoever owns them.
 pub(crate) fn close_on_exec_from(first: RawFd) -> nix::Result<()> {
-  const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2; // the same on Linux (from 5.11 on) and FreeBSD
   (0..first).try_for_each(|number| set_descriptor_flags(number, 0))?;
   if close_range(first, RawFd::MAX, CLOSE_RANGE_CLOEXEC) {
     return Ok(());
@@ -264,6 +276,59 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     crate::descriptor::set_blocking(connection.as_fd(), true)?; // it has the listener's mode
   }
   Ok(connection)
+}
+
+/// Takes a connection of any family, close-on-exec and in blocking mode, and tells where it comes from.
+pub(crate) fn accept_from(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Option<net::SockaddrStorage>)> {
+  let mut address = std::mem::MaybeUninit::<libc::sockaddr_storage>::zeroed();
+  let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+  let room = address.as_mut_ptr().cast::<libc::sockaddr>();
+  #[cfg(not(target_vendor = "apple"))]
+  // SAFETY: writes at most the length given to the address given.
+  let number = unsafe { libc::accept4(listener.as_raw_fd(), room, &raw mut length, libc::SOCK_CLOEXEC) };
+  #[cfg(target_vendor = "apple")]
+  // SAFETY: as above.
+  let number = unsafe { libc::accept(listener.as_raw_fd(), room, &raw mut length) };
+  let number = Errno::result(number)?;
+  // SAFETY: the kernel has just installed it.
+  let connection = unsafe { OwnedFd::from_raw_fd(number) };
+  #[cfg(target_vendor = "apple")]
+  {
+    use std::os::fd::AsFd;
+    crate::descriptor::set_close_on_exec(&connection)?;
+    crate::descriptor::set_blocking(connection.as_fd(), true)?; // it has the listener's mode
+  }
+  // SAFETY: integers, all of them zero or written by the kernel, and as many as it says.
+  let address = unsafe { net::SockaddrStorage::from_raw(room, Some(length)) };
+  Ok((connection, address))
+}
+
+/// Takes a datagram, if one is there, and drops it; false where the socket is not of datagrams.
+pub(crate) fn drop_datagram(socket: BorrowedFd<'_>) -> bool {
+  if !matches!(net::getsockopt(&socket, net::sockopt::SockType), Ok(net::SockType::Datagram)) {
+    return false;
+  }
+  // SAFETY: room for no bytes.
+  unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), 0, libc::MSG_DONTWAIT) };
+  true
+}
+
+/// Has the last close of a connection reset it, where its protocol knows that: `SO_LINGER` of zero seconds (socket(7)).
+pub(crate) fn reset_on_close(connection: BorrowedFd<'_>) {
+  // It fails only for what is no socket.
+  let _ = net::setsockopt(&connection, net::sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+}
+
+/// Whether this side of a connection, whoever had it, has ended its sending half: a send of nothing fails with `EPIPE` then,
+/// and otherwise does nothing.
+pub(crate) fn has_ended(connection: BorrowedFd<'_>) -> bool {
+  #[cfg(not(target_vendor = "apple"))]
+  let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+  #[cfg(target_vendor = "apple")]
+  let flags = libc::MSG_DONTWAIT;
+  // SAFETY: no bytes are read.
+  let result = unsafe { libc::send(connection.as_raw_fd(), std::ptr::null(), 0, flags) };
+  Errno::result(result).is_err_and(|errno| errno != Errno::EAGAIN)
 }
 
 /// The credentials that a message claims.

@@ -1,0 +1,334 @@
+//! A program for each connection, or for the listener: inetd's way.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::listener::{Accepted, Door, Watched, prepare};
+use super::{Client, Counters, Listener, News, Reactor, Watch};
+use crate::{Ending, Process, Program, SpawnError, Step, set_blocking, sys};
+
+/// What a program gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+  /// A connection, and each connection a program.
+  Nowait,
+  /// The listener, which is left to it until its end.
+  Wait,
+}
+
+/// How many programs there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InetdLimits {
+  /// At a time; connections beyond wait in the backlog.
+  pub connections: usize,
+  /// For one client; its connections beyond are closed at once.
+  pub per_client: Option<u32>,
+  /// Started within a minute.
+  pub per_minute: usize,
+}
+
+/// How many connections one event of a listener accepts: a program is started for each before anything else is done.
+const PER_WAKE: usize = 8;
+
+/// Where the tokens of programs begin; those of listeners are below.
+const FIRST_PROGRAM: u32 = 1 << 16;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A program that runs.
+struct Running<W> {
+  // Before the process, and so dropped before its descriptor.
+  _watch: W,
+  process: Process,
+  client: Option<Client>,
+  /// The listener that is left to it.
+  listener: Option<u32>,
+}
+
+/// Starts a program for each connection, with it as its standard input, output and error, or one for the listener.
+pub struct Inetd<R: Reactor> {
+  reactor: R,
+  mode: Mode,
+  program: Program,
+  limits: InetdLimits,
+  listeners: Vec<Watched<R::Watch>>,
+  running: HashMap<u32, Running<R::Watch>>,
+  /// Accepted, while no program could be started for want of something.
+  waiting: VecDeque<(OwnedFd, Option<Client>)>,
+  door: Door,
+  next_listener: u32,
+  next_program: u32,
+  /// How many programs were started since.
+  started: (usize, Instant),
+  stopped: bool,
+  paused: bool,
+  counters: Counters,
+  news: Vec<News>,
+}
+
+impl<R: Reactor> Inetd<R> {
+  /// One without listeners.
+  pub fn new(reactor: R, mode: Mode, program: Program, limits: InetdLimits) -> nix::Result<Self> {
+    let mut door = Door::new()?;
+    door.set_most_per_client(limits.per_client);
+    Ok(Self {
+      reactor,
+      mode,
+      program,
+      limits,
+      listeners: Vec::new(),
+      running: HashMap::new(),
+      waiting: VecDeque::new(),
+      door,
+      next_listener: 0,
+      next_program: FIRST_PROGRAM,
+      started: (0, Instant::now()),
+      stopped: false,
+      paused: false,
+      counters: Counters::default(),
+      news: Vec::new(),
+    })
+  }
+
+  /// Serves a socket that listens, or one of datagrams. In mode `Nowait` it goes into non-blocking mode, otherwise, for each
+  /// program, into blocking mode, as the programs of inetd expect it. Gives what [`Inetd::remove_listener`] takes.
+  pub fn add_listener(&mut self, listener: Listener) -> nix::Result<u32> {
+    let token = self.next_listener;
+    let watched = Watched::new(listener, token, &self.reactor)?;
+    self.next_listener += 1;
+    self.listeners.push(watched);
+    self.listen();
+    Ok(token)
+  }
+
+  /// Serves a listener no more, and closes it.
+  pub fn remove_listener(&mut self, token: u32) {
+    self.listeners.retain(|listener| listener.token != token);
+  }
+
+  /// Sets what is started from now on, and how much of it.
+  pub fn set_program(&mut self, program: Program, limits: InetdLimits) {
+    self.program = program;
+    self.limits = limits;
+    self.door.set_most_per_client(limits.per_client);
+    self.listen();
+  }
+
+  /// Starts nothing more; [`News::Idle`] tells when all programs have ended.
+  pub fn stop(&mut self) {
+    self.stopped = true;
+    self.listeners.clear();
+    self.tell_idle();
+  }
+
+  /// Goes on after [`News::TooFast`] or [`News::Short`].
+  pub fn retry(&mut self) {
+    self.paused = false;
+    while !self.paused
+      && let Some((connection, client)) = self.waiting.pop_front()
+    {
+      self.serve(connection, client);
+    }
+    self.listen();
+    self.tell_idle();
+  }
+
+  /// What became of connections.
+  pub fn counters(&self) -> Counters {
+    self.counters
+  }
+
+  /// How many connections wait for a program.
+  pub fn waiting(&self) -> usize {
+    self.waiting.len()
+  }
+
+  /// The programs that run.
+  pub fn running(&self) -> impl ExactSizeIterator<Item = i32> + '_ {
+    self.running.values().map(|running| running.process.pid())
+  }
+
+  /// What there is to tell since the last call: the first of it, and no more than so many.
+  pub fn news(&mut self, most: usize) -> Vec<News> {
+    self.news.drain(..most.min(self.news.len())).collect()
+  }
+
+  /// Whether there is.
+  pub fn has_news(&self) -> bool {
+    !self.news.is_empty()
+  }
+
+  /// Does what an event asks for. One of something that is gone does nothing.
+  pub fn ready(&mut self, token: u32) {
+    if let Some(index) = self.listeners.iter().position(|listener| listener.token == token) {
+      match self.mode {
+        Mode::Nowait => self.accept(index),
+        Mode::Wait => self.leave_listener(index),
+      }
+    } else {
+      self.end(token);
+    }
+    self.listen();
+    self.tell_idle();
+  }
+
+  fn accept(&mut self, index: usize) {
+    if let Err(errno) = prepare(&self.listeners[index].listener) {
+      return self.pause(News::Short(errno));
+    }
+    for _ in 0..PER_WAKE {
+      if !self.has_room() {
+        return;
+      }
+      match self.door.accept(&self.listeners[index].listener) {
+        Accepted::Connection(connection, client) => {
+          self.counters.accepted += 1;
+          self.serve(connection, client);
+        }
+        Accepted::Refused => {
+          self.counters.accepted += 1;
+          self.counters.refused += 1;
+        }
+        Accepted::None => return,
+        Accepted::Short(errno) => return self.pause(News::Short(errno)),
+      }
+    }
+  }
+
+  /// Starts a program for a connection. One that cannot be executed is an end of the connection, as inetd has it; what is
+  /// short is waited for.
+  fn serve(&mut self, connection: OwnedFd, client: Option<Client>) {
+    let started = self.start(&[connection.as_fd(); 3], client, None);
+    match started {
+      Ok(_) => self.counters.acknowledged += 1,
+      Err(error) if error.is_shortage() => {
+        self.waiting.push_back((connection, client));
+        self.pause(News::Short(error.errno));
+      }
+      Err(error) => {
+        self.counters.lost += 1;
+        self.door.leave(client);
+        self.news.push(News::Failed(error));
+      }
+    }
+  }
+
+  /// Leaves a listener to a program of its own.
+  fn leave_listener(&mut self, index: usize) {
+    let Watched { listener, token, .. } = &self.listeners[index];
+    let token = *token;
+    let listener = match listener.fd.try_clone() {
+      Ok(listener) => listener,
+      Err(error) => return self.pause(News::Short(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE)))),
+    };
+    // A program before this one may have switched it.
+    let started = set_blocking(listener.as_fd(), true).map_err(|errno| SpawnError { step: Step::Descriptors, errno });
+    match started.and_then(|_| self.start(&[listener.as_fd(); 3], None, Some(token))) {
+      Ok(pid) => {
+        self.counters.accepted += 1;
+        self.counters.acknowledged += 1;
+        self.news.push(News::Started { pid });
+      }
+      Err(error) if error.is_shortage() => self.pause(News::Short(error.errno)),
+      Err(error) => {
+        self.counters.lost += 1;
+        self.news.push(News::Failed(error));
+        // What nobody takes would be told without end. inetd drops one datagram too; of connections it goes on trying.
+        if !sys::drop_datagram(listener.as_fd()) {
+          self.pause(News::TooFast);
+        }
+      }
+    }
+  }
+
+  fn start(
+    &mut self,
+    fds: &[BorrowedFd<'_>],
+    client: Option<Client>,
+    listener: Option<u32>,
+  ) -> Result<i32, SpawnError> {
+    self.count_start();
+    let process = self.program.spawn(fds)?;
+    let token = self.next_program;
+    self.next_program = self.next_program.wrapping_add(1).max(FIRST_PROGRAM);
+    let watched = self.reactor.watch(process.as_fd(), token).and_then(|mut watch| {
+      watch.arm(true, false)?;
+      Ok(watch)
+    });
+    let pid = process.pid();
+    match watched {
+      Ok(watch) => drop(self.running.insert(token, Running { _watch: watch, process, client, listener })),
+      // It runs, and nobody will tell its end: it counts as ended.
+      Err(errno) => {
+        self.door.leave(client);
+        self.news.push(News::Short(errno));
+      }
+    }
+    Ok(pid)
+  }
+
+  /// Counts a start as openbsd-inetd does: so many within a minute of the first are too many.
+  fn count_start(&mut self) {
+    let now = Instant::now();
+    let (count, since) = &mut self.started;
+    if *count == 0 || now.duration_since(*since) > MINUTE {
+      self.started = (0, now);
+    }
+    self.started.0 += 1;
+    if self.started.0 >= self.limits.per_minute {
+      self.started.0 = 0;
+      self.pause(News::TooFast);
+    }
+  }
+
+  fn pause(&mut self, why: News) {
+    if !self.paused {
+      self.paused = true;
+      self.news.push(why);
+    }
+  }
+
+  /// Notes the end of a program.
+  fn end(&mut self, token: u32) {
+    let Some(running) = self.running.get_mut(&token) else { return };
+    let ending = match running.process.reap() {
+      Ok(None) => return,
+      Ok(Some(ending)) => Some(ending),
+      Err(_) => None, // somebody else in this process has waited for it
+    };
+    let Some(running) = self.running.remove(&token) else { return };
+    self.counters.completed += 1;
+    self.door.leave(running.client);
+    if let Some(ending) = ending
+      && (running.listener.is_some() || ending != Ending::Code(0))
+    {
+      self.news.push(News::Ended { pid: running.process.pid(), ending });
+    }
+  }
+
+  fn has_room(&self) -> bool {
+    !self.stopped && !self.paused && self.waiting.is_empty() && self.running.len() < self.limits.connections
+  }
+
+  fn listen(&mut self) {
+    let on = self.has_room();
+    let left: Vec<u32> = match self.mode {
+      Mode::Nowait => Vec::new(),
+      Mode::Wait => self.running.values().filter_map(|running| running.listener).collect(),
+    };
+    for listener in &mut self.listeners {
+      if let Err(errno) = listener.arm(on && !left.contains(&listener.token)) {
+        self.news.push(News::Short(errno));
+      }
+    }
+  }
+
+  fn tell_idle(&mut self) {
+    if self.stopped && self.running.is_empty() && self.waiting.is_empty() && !self.news.contains(&News::Idle) {
+      self.news.push(News::Idle);
+    }
+  }
+}

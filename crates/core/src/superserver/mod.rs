@@ -1,0 +1,89 @@
+//! A superserver: it accepts, and others serve.
+//!
+//! [`Pool`] hands connections to workers, [`Inetd`] starts a program for each. Neither waits: a level-triggered event loop tells
+//! them what is ready ([`Reactor`]), and they tell it what to watch. What whoever runs them should know is their [`News`].
+
+mod inetd;
+mod listener;
+mod pool;
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+
+pub use inetd::{Inetd, InetdLimits, Mode};
+pub use listener::{Client, Listener};
+pub use pool::{Pool, PoolLimits, WorkerState};
+
+use crate::{Ending, SpawnError};
+
+/// An event loop, as a superserver sees it.
+pub trait Reactor {
+  /// The loop's watch over one descriptor. Dropping it ends it; the descriptor is still open then.
+  type Watch: Watch;
+
+  /// Watches a descriptor; its events come with the token.
+  fn watch(&self, fd: BorrowedFd<'_>, token: u32) -> nix::Result<Self::Watch>;
+}
+
+/// An event loop's watch over one descriptor.
+pub trait Watch {
+  /// Asks for events, in place of those asked for before. They come for as long as they are true.
+  fn arm(&mut self, readable: bool, writable: bool) -> nix::Result<()>;
+}
+
+/// What a superserver has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+  /// A worker can be given connections.
+  Ready {
+    /// Which.
+    worker: u32,
+  },
+  /// A worker's channel has ended, and the worker is forgotten. What it had not acknowledged goes to others.
+  Gone {
+    /// Which.
+    worker: u32,
+    /// How many connections it had acknowledged, and did not end.
+    lost: u32,
+    /// Whether it did not keep to the protocol.
+    broken: bool,
+  },
+  /// Something is missing that no event announces the end of: to be tried again after a pause.
+  Short(Errno),
+  /// Too many programs were started: none is until `resume`.
+  TooFast,
+  /// A program could not be started.
+  Failed(SpawnError),
+  /// A program that listens itself was started, which serves until its end.
+  Started {
+    /// Its process.
+    pid: i32,
+  },
+  /// A program has ended: one that listens, or one that ended badly.
+  Ended {
+    /// Its process.
+    pid: i32,
+    /// How.
+    ending: Ending,
+  },
+  /// Nothing is waited for any more, after `stop`.
+  Idle,
+}
+
+/// What became of connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+  /// Taken off the backlog.
+  pub accepted: u64,
+  /// That a worker has said are its own; of `Inetd`, programs that were started.
+  pub acknowledged: u64,
+  /// Whose end was told: by the worker, or by the end of the program.
+  pub completed: u64,
+  /// That a worker had acknowledged which died before it ended them. They were reset.
+  pub lost: u64,
+  /// Closed at once, as their client had too many.
+  pub refused: u64,
+  /// Given to another worker, because the first one died or would not have them.
+  pub handed_on: u64,
+}

@@ -1,0 +1,13 @@
+// superserver FILE: serves what a file in JSON says, as inetd does. SIGHUP reads it again; echo.json is such a file.
+import { superserve } from 'fdpass/superserver'
+
+const [file] = process.argv.slice(2)
+if (file === undefined) {
+  console.error('usage: superserver FILE')
+  process.exit(2)
+}
+
+const server = await superserve(file)
+server.on('failure', ({ service, error }) => console.error(`${service}: ${error.message}`))
+server.on('pause', ({ service, milliseconds }) => console.error(`${service}: pauses for ${milliseconds} ms`))
+for (const { service, name } of server.addresses) console.log(`${service}: ${name}`)

@@ -1,0 +1,49 @@
+import { integer } from './arguments.ts'
+import { invalidType, invalidValue, systemError } from './errors.ts'
+import { findGroup, findUser } from './native.ts'
+
+/** The most that a user's or a group's number can be: all ones mean "unchanged" to setuid(2). */
+const MAX_ID = 0xffff_fffe
+
+/** Whom a process is to run as. */
+export interface Identity {
+  readonly uid: number
+  readonly gid: number
+}
+
+/** The identity that two options name; undefined where it is this process's own, and nothing is to be taken on. */
+export function identityOf(user: unknown, group: unknown, options = 'options'): Identity | undefined {
+  const own = { uid: process.geteuid!(), gid: process.getegid!() }
+  const named = user === undefined ? own : userOf(`${options}.user`, user, `${options}.group`, group !== undefined)
+  const gid = group === undefined ? named.gid : groupOf(`${options}.group`, group)
+  const { uid } = named
+  if (user === undefined && group === undefined) return undefined
+  return own.uid !== 0 && uid === own.uid && gid === own.gid ? undefined : { uid, gid }
+}
+
+function userOf(argument: string, user: unknown, groupArgument: string, hasGroup: boolean): Identity {
+  if (typeof user !== 'string' && typeof user !== 'number') {
+    throw invalidType(argument, 'of type string or number', user)
+  }
+  const found = findUser(typeof user === 'number' ? integer(argument, user, 0, MAX_ID) : nameOf(argument, user))
+  if (typeof found === 'number') throw systemError(found, 'getpwnam')
+  if (found !== null) return found
+  if (typeof user === 'number' && hasGroup) return { uid: user, gid: user }
+  const reason = typeof user === 'number' ? `needs ${groupArgument} with it: no entry tells its group` : 'is not known'
+  throw invalidValue(argument, `${reason}. Received ${JSON.stringify(user)}`)
+}
+
+/** The number of the group that an argument names. */
+export function groupOf(argument: string, group: unknown): number {
+  if (typeof group === 'number') return integer(argument, group, 0, MAX_ID)
+  if (typeof group !== 'string') throw invalidType(argument, 'of type string or number', group)
+  const found = findGroup(nameOf(argument, group))
+  if (found === null) throw invalidValue(argument, `is not known. Received ${JSON.stringify(group)}`)
+  if (found < 0) throw systemError(found, 'getgrnam')
+  return found
+}
+
+function nameOf(argument: string, name: string): string {
+  if (name === '' || name.includes('\0')) throw invalidValue(argument, 'must be a name')
+  return name
+}

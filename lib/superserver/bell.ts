@@ -1,0 +1,43 @@
+import { systemError } from '../errors.ts'
+import { Handle } from '../handle.ts'
+import { native } from '../native.ts'
+
+/** What rings where one of the native services has news; the services hear it all. It does not hold the process. */
+class Bell extends Handle {
+  readonly hearers = new Set<() => void>()
+
+  constructor(fd: number) {
+    super(fd)
+    this.referenced = false
+    this.update()
+  }
+
+  protected get waitsForInput(): boolean {
+    return true
+  }
+
+  protected flushInput(): void {
+    native.hearServices()
+    for (const hear of this.hearers) hear()
+  }
+
+  protected fail(): void {}
+
+  protected end(): number[] {
+    return []
+  }
+}
+
+let bell: Bell | undefined
+
+/** Has the native services run, and calls back where there is news; the result ends that. */
+export function listenToBell(hear: () => void): () => void {
+  if (bell === undefined) {
+    const fd = native.startServices()
+    if (fd < 0) throw systemError(fd, 'pipe')
+    bell = new Bell(fd)
+  }
+  const { hearers } = bell
+  hearers.add(hear)
+  return () => hearers.delete(hear)
+}

@@ -1,0 +1,91 @@
+import { closeSync, openSync } from 'node:fs'
+import { constants } from 'node:os'
+import { systemError } from '../errors.ts'
+import { Handle } from '../handle.ts'
+import { AGAIN, type ProgramDescription, describeStep, fds, native, outcome } from '../native.ts'
+
+/** How a process has ended: with a code, or by a signal. */
+export interface Ending {
+  /** Its exit code; null if a signal ended it. */
+  readonly code: number | null
+  /** The signal that ended it, or null. */
+  readonly signal: NodeJS.Signals | null
+}
+
+const signals = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name as NodeJS.Signals]))
+
+/** What the native side's number for an end means. */
+export function endingOf(number: number): Ending {
+  return number < 256 ? { code: number, signal: null } : { code: null, signal: signals.get(number - 256) ?? null }
+}
+
+/** The error of a program that could not be executed, from a negative error number and the step that failed. */
+export function spawnError(code: number, step: number, program: ProgramDescription): Error {
+  const syscall = describeStep(step)
+  const path = syscall === 'chdir' ? program.directory : program.path
+  return Object.assign(systemError(code, syscall, path), { path })
+}
+
+/** A process that was started here. It does not hold this one. */
+export class Child extends Handle {
+  readonly pid: number
+  /** Resolves at its end. */
+  readonly ended: Promise<Ending>
+  #end!: (ending: Ending) => void
+
+  private constructor(pid: number, exit: number) {
+    super(exit)
+    this.pid = pid
+    this.ended = new Promise((resolve) => (this.#end = resolve))
+    this.referenced = false
+    this.update()
+  }
+
+  /**
+   * Starts a worker: standard input is empty, standard output and error are this process's, and its descriptor 3 is the channel,
+   * any number of this process's, which stays open here.
+   */
+  static spawn(program: ProgramDescription, channel: number): Child {
+    const empty = openSync('/dev/null', 'r+')
+    try {
+      fds.set([empty, isOpen(1) ? 1 : empty, isOpen(2) ? 2 : empty, channel])
+      const pid = native.spawn(program, 4)
+      if (pid < 0) throw spawnError(pid, outcome[0]!, program)
+      return new Child(pid, outcome[0]!)
+    } finally {
+      closeSync(empty)
+    }
+  }
+
+  /** Sends a signal; `group`: to the processes that it has started too, unless they have left its group. */
+  kill(signal: NodeJS.Signals, group = false): void {
+    if (this.closed) return // its number may be another's
+    try {
+      process.kill(group ? -this.pid : this.pid, signal)
+    } catch {
+      // It is a zombie, or of another user after it has executed something with more rights.
+    }
+  }
+
+  protected get waitsForInput(): boolean {
+    return !this.closed
+  }
+
+  protected flushInput(): void {
+    const ending = native.reap(this.pid)
+    if (ending === AGAIN) return
+    this.close()
+    // Somebody else in this process has waited for it where that failed.
+    this.#end(ending < 0 ? { code: null, signal: null } : endingOf(ending))
+  }
+
+  protected fail(): void {}
+
+  protected end(): number[] {
+    return []
+  }
+}
+
+function isOpen(fd: number): boolean {
+  return native.kind(fd) >= 0
+}

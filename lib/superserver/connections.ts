@@ -1,0 +1,221 @@
+import type { Server as HttpServer, ServerResponse } from 'node:http'
+import type { Server, Socket } from 'node:net'
+import { clearInterval, setInterval } from 'node:timers'
+import { optionsOf } from '../arguments.ts'
+import { type Descriptor, own } from '../descriptor.ts'
+import { invalidType } from '../errors.ts'
+import { Iteration, end } from '../iteration.ts'
+import { native } from '../native.ts'
+import { trackConnections } from '../node-handle.ts'
+import { Queue } from '../queue.ts'
+import { type Duty, type Given, beginDuty } from './duty.ts'
+
+/** Options of {@link connections}. */
+export interface ConnectionsOptions {
+  /** Whether the sockets stay writable when their peer has ended its half (default false). */
+  allowHalfOpen?: boolean | undefined
+}
+
+/** A listener, or a socket of datagrams, that a worker was given. */
+export interface WorkerListener {
+  /** What the superserver's options call it, `'tcp:0.0.0.0:80'` for one. */
+  readonly name: string
+  /** The socket, which is the worker's to close. */
+  readonly fd: Descriptor
+}
+
+/** How many connections are taken ahead of an iteration. */
+const AHEAD = 16
+
+/** How often an HTTP server that is to finish is asked to close what is idle, in milliseconds. */
+const PATIENCE = 100
+
+/** What was taken and is still to be given to whoever iterates. */
+class Supply<T> {
+  readonly #items = new Queue<T>()
+  readonly #waiting = new Queue<(result: IteratorResult<T, undefined>) => void>()
+  /** Told of how many are there. */
+  onLength: (length: number) => void = () => {}
+  #ended = false
+  readonly closed = false
+
+  push(item: T): void {
+    const waiting = this.#waiting.shift()
+    if (waiting === undefined) this.#items.push(item)
+    else waiting({ done: false, value: item })
+    this.onLength(this.#items.length)
+  }
+
+  end(): void {
+    this.#ended = true
+    for (let waiting = this.#waiting.shift(); waiting !== undefined; waiting = this.#waiting.shift()) waiting(end)
+  }
+
+  take(): Promise<IteratorResult<T, undefined>> {
+    const value = this.#items.shift()
+    this.onLength(this.#items.length)
+    if (value !== undefined) return Promise.resolve({ done: false, value })
+    if (this.#ended) return Promise.resolve(end)
+    return new Promise((resolve) => this.#waiting.push(resolve))
+  }
+
+  iterate(): AsyncIterableIterator<T, undefined> {
+    return new Iteration(this, () => this.take(), undefined)
+  }
+}
+
+/** Takes connections, those that it is given and those of the listeners that it is given. */
+class Reception {
+  readonly #connected: (socket: Socket) => void
+  readonly #options: { readonly allowHalfOpen: boolean }
+  readonly #servers = new Set<Server>()
+  readonly duty: Duty
+  #open = 0
+  /** Resolves when there will be nothing more. */
+  readonly drained: Promise<void>
+  /** Resolves when all connections have ended, too. */
+  readonly finished: Promise<void>
+  #finish!: () => void
+
+  constructor(options: { readonly allowHalfOpen: boolean }, connected: (socket: Socket) => void) {
+    this.#options = options
+    this.#connected = connected
+    let drain!: () => void
+    this.drained = new Promise((resolve) => (drain = resolve))
+    this.finished = new Promise((resolve) => (this.#finish = resolve))
+    this.duty = beginDuty(
+      (given) => this.#take(given),
+      () => {
+        for (const server of this.#servers) server.close()
+        drain()
+        this.#finishIfDone()
+      }
+    )
+  }
+
+  #take({ fd, id }: Given): void {
+    if (id === undefined) void this.#listen(own(fd))
+    else this.#connect(fd, id)
+  }
+
+  #connect(fd: number, id: number): void {
+    const { Socket: NetSocket } = process.getBuiltinModule('node:net')
+    let socket: Socket
+    try {
+      socket = new NetSocket({ fd, readable: true, writable: true, ...this.#options })
+    } catch (error) {
+      native.close(fd)
+      this.duty.tellEnd(id)
+      throw error
+    }
+    native.release(fd)
+    this.#serve(socket, () => this.duty.tellEnd(id))
+  }
+
+  async #listen(listener: Descriptor): Promise<void> {
+    const server = await listener.toServer({ ...this.#options }).catch((error: unknown) => {
+      listener.closeSync()
+      throw error
+    })
+    server.on('connection', (socket) => this.#serve(socket))
+    this.#servers.add(server)
+    if (this.duty.draining) server.close()
+  }
+
+  #serve(socket: Socket, ended?: () => void): void {
+    this.#open++
+    socket.once('close', () => {
+      this.#open--
+      ended?.()
+      this.#finishIfDone()
+    })
+    this.#connected(socket)
+  }
+
+  #finishIfDone(): void {
+    if (this.duty.draining && this.#open === 0) this.#finish()
+  }
+}
+
+let iterated: Supply<Socket> | undefined
+
+/**
+ * Take the connections that a superserver gives this worker, whether it hands over each one or the listener.
+ *
+ * From the first call on the superserver knows that this worker is ready. The iteration ends when the superserver wants the worker
+ * to go, or has gone itself: finish what is open, and let the process end. Leaving it loses nothing: the next call goes on.
+ *
+ * A connection that comes out has been acknowledged: it is this worker's. Its end is told when the socket is closed.
+ *
+ * @param options `allowHalfOpen`
+ * @returns the connections, each the caller's to close
+ * @throws ERR_INVALID_STATE in a process that is no worker, and where `serve` or `listeners` has been called;
+ *   ERR_INVALID_ARG_TYPE; ERR_UNSUPPORTED_PLATFORM
+ */
+export function connections(options?: ConnectionsOptions): AsyncIterableIterator<Socket, undefined> {
+  const { allowHalfOpen = false } = optionsOf(options) ?? {}
+  if (typeof allowHalfOpen !== 'boolean') throw invalidType('options.allowHalfOpen', 'of type boolean', allowHalfOpen)
+  if (iterated === undefined) {
+    const supply = new Supply<Socket>()
+    const reception = new Reception({ allowHalfOpen }, (socket) => supply.push(socket))
+    supply.onLength = (length) => (reception.duty.paused = length >= AHEAD)
+    void reception.drained.then(() => supply.end())
+    iterated = supply
+  }
+  return iterated.iterate()
+}
+
+/**
+ * Serve the connections that a superserver gives this worker by a server that does not listen itself: of `node:http`, `node:https`,
+ * `node:net`, … Each is its `'connection'`.
+ *
+ * When the superserver wants the worker to go, or has gone itself, an HTTP server closes what is idle, and the rest with the
+ * answers that are under way.
+ *
+ * @param server the server, which stays the caller's
+ * @returns resolves when there will be nothing more, and all connections have ended
+ *
+ *   Rejects with ERR_INVALID_STATE, ERR_INVALID_ARG_TYPE, ERR_UNSUPPORTED_PLATFORM, as {@link connections} throws.
+ */
+export async function serve(server: Server): Promise<void> {
+  const { Server: NetServer } = process.getBuiltinModule('node:net')
+  if (!(server instanceof NetServer)) throw invalidType('server', 'an instance of net.Server', server)
+  const { allowHalfOpen = false, noDelay = false } = server as Server & { allowHalfOpen?: boolean; noDelay?: boolean }
+  trackConnections(server)
+  const reception = new Reception({ allowHalfOpen }, (socket) => {
+    if (noDelay) socket.setNoDelay(true)
+    server.emit('connection', socket)
+  })
+  await reception.drained
+  if (!('closeIdleConnections' in server)) return reception.finished
+  const http = server as HttpServer
+  http.prependListener('request', (_request, response: ServerResponse) => (response.shouldKeepAlive = false))
+  http.closeIdleConnections()
+  // No event tells that a connection has become idle.
+  const timer = setInterval(() => http.closeIdleConnections(), PATIENCE)
+  await reception.finished
+  clearInterval(timer)
+}
+
+let listened: Supply<WorkerListener> | undefined
+
+/**
+ * Take what a superserver listens on, with `handoff: 'listener'`: for workers that accept themselves, or receive datagrams.
+ *
+ * From the first call on the superserver knows that this worker is ready. The iteration ends when the superserver wants the worker
+ * to go, or has gone itself: close the listeners, finish what is open, and let the process end.
+ *
+ * @returns the listeners, each the caller's to close
+ * @throws as {@link connections}
+ */
+export function listeners(): AsyncIterableIterator<WorkerListener, undefined> {
+  if (listened === undefined) {
+    const supply = new Supply<WorkerListener>()
+    beginDuty(
+      ({ name, fd }) => supply.push({ name, fd: own(fd) }),
+      () => supply.end()
+    )
+    listened = supply
+  }
+  return listened.iterate()
+}

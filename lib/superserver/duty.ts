@@ -1,0 +1,208 @@
+import { setImmediate } from 'node:timers'
+import { BYTES, JSON_TEXT } from '../codec.ts'
+import { adopt, closeFds } from '../descriptor.ts'
+import { notAWorker } from '../errors.ts'
+import { ERROR, MESSAGE, REQUEST, RESPONSE } from '../frame.ts'
+import { Handle } from '../handle.ts'
+import { AGAIN, END, bytes, fds, native, outcome, text } from '../native.ts'
+import { openReactor } from '../reactor.ts'
+import { WORKER } from './worker-environment.ts'
+
+/** Something that a worker was given. */
+export interface Given {
+  /** What is listened on, as the superserver's options name it. */
+  readonly name: string
+  /** A connection or a listener, by its number; the native side owns it. */
+  readonly fd: number
+  /** Which connection; undefined for a listener. */
+  readonly id: number | undefined
+}
+
+/** How many frames one wake takes. */
+const PER_WAKE = 64
+
+/** How many bytes an id takes. */
+const ID = 4
+
+/** The native code of the type 'stream'. */
+const STREAM = 0
+
+/** A connection whose acknowledgement has not gone yet, or a frame that nobody waits for. */
+type Unsent = Given | undefined
+
+/**
+ * A worker's side of its channel. A connection is acknowledged when it is taken, and served when the kernel has the
+ * acknowledgement: whoever was not told would give it to another one too.
+ */
+export class Duty extends Handle {
+  readonly #take: (given: Given) => void
+  readonly #end: () => void
+  /** The frames that wait to be sent, in order. */
+  readonly #unsent: Unsent[] = []
+  /** The connections whose end is still to be told. */
+  #ended: number[] = []
+  #telling = false
+  #draining = false
+  #paused = false
+  #open = 0
+
+  constructor(fd: number, take: (given: Given) => void, end: () => void) {
+    super(fd)
+    this.#take = take
+    this.#end = end
+    native.channelOpen(fd, bytes.length, 1)
+    // The first message, which may be empty, says that this worker is ready.
+    native.channelPush(fd, MESSAGE, BYTES, 0, 0)
+    this.#unsent.push(undefined)
+    this.#flush()
+    this.update()
+  }
+
+  /** Whether there will be nothing more. */
+  get draining(): boolean {
+    return this.#draining
+  }
+
+  /** Tells the end of a connection. With the next acknowledgements, or when this turn of the loop is over. */
+  tellEnd(id: number): void {
+    this.#open--
+    this.#ended.push(id)
+    if (this.#telling) return
+    this.#telling = true
+    setImmediate(() => {
+      this.#telling = false
+      if (this.closed) return
+      this.#pushEnds()
+      this.#flush()
+      this.update()
+      this.#closeIfDone()
+    })
+  }
+
+  #pushEnds(): void {
+    for (let from = 0; from < this.#ended.length; from += bytes.length / ID) {
+      const ids = this.#ended.slice(from, from + bytes.length / ID)
+      ids.forEach((id, index) => text.writeUInt32BE(id, index * ID))
+      native.channelPush(this.fd, MESSAGE, BYTES, 0, ids.length * ID)
+      this.#unsent.push(undefined)
+    }
+    this.#ended = []
+  }
+
+  /** Sends what waits, and serves what is acknowledged. */
+  #flush(): void {
+    if (this.closed || this.#unsent.length === 0) return
+    const gone = native.channelFlush(this.fd)
+    if (gone < 0 || (outcome[0] !== 0 && outcome[0] !== AGAIN)) return this.#fail()
+    for (const given of this.#unsent.splice(0, gone)) if (given !== undefined) this.#serve(given)
+  }
+
+  /** Takes nothing, for the time being. */
+  set paused(on: boolean) {
+    this.#paused = on
+    this.update()
+  }
+
+  protected get waitsForInput(): boolean {
+    return !this.#draining && !this.#paused && !this.closed
+  }
+
+  protected override get busy(): boolean {
+    return !this.#draining || this.waitsForRoom
+  }
+
+  protected override get waitsForRoom(): boolean {
+    return this.#unsent.length > 0
+  }
+
+  protected override flushOutput(): void {
+    this.#flush()
+    this.#closeIfDone()
+  }
+
+  protected flushInput(): void {
+    let more = true
+    for (let i = 0; i < PER_WAKE && more; i++) {
+      const length = native.channelReceive(this.fd)
+      if (length === AGAIN) break
+      if (length === END) {
+        this.#drain()
+        break
+      }
+      if (length < 0) return this.#fail()
+      more = outcome[5] !== 0 // otherwise the reactor tells of more
+      this.#receive(length)
+    }
+    if (this.#ended.length > 0) this.#pushEnds()
+    this.#flush()
+    this.#closeIfDone()
+  }
+
+  #receive(length: number): void {
+    const [count, kind, id, fd] = [outcome[0]!, outcome[2]!, outcome[4]! >>> 0, fds[0]!]
+    const name = text.toString('utf8', 0, length)
+    if (kind === REQUEST && count === 1) {
+      native.channelPush(this.fd, RESPONSE, BYTES, id, 0)
+      this.#open++
+      this.#unsent.push({ name, fd, id })
+    } else if (kind === REQUEST) {
+      // The table is full: another worker may have room.
+      const told = '{"message":"the descriptor was lost"}'
+      native.channelPush(this.fd, ERROR, JSON_TEXT, id, text.write(told))
+      this.#unsent.push(undefined)
+    } else if (count === 1) {
+      this.#serve({ name, fd, id: undefined })
+    }
+  }
+
+  #serve(given: Given): void {
+    try {
+      this.#take(given)
+    } catch (error) {
+      // Nobody here can handle it, and the others have to be served.
+      queueMicrotask(() => {
+        throw error
+      })
+    }
+  }
+
+  /** Nothing more will come: what is there is finished. */
+  #drain(): void {
+    this.#draining = true
+    this.#end()
+  }
+
+  /** The superserver has gone: nobody is to be told anything. */
+  #fail(): void {
+    for (const given of this.#unsent.splice(0)) if (given !== undefined) closeFds([given.fd])
+    this.#open = 0
+    const wasDraining = this.#draining
+    this.#draining = true
+    this.close()
+    if (!wasDraining) this.#end()
+  }
+
+  #closeIfDone(): void {
+    if (this.#draining && this.#open === 0 && this.#unsent.length === 0 && this.#ended.length === 0) this.close()
+  }
+
+  protected fail(): void {
+    this.#fail()
+  }
+
+  protected end(): number[] {
+    return this.#unsent.flatMap((given) => given?.fd ?? [])
+  }
+}
+
+/** Begins this worker's duty, once in a process: the environment tells the number of the channel. */
+export function beginDuty(take: (given: Given) => void, end: () => void): Duty {
+  openReactor()
+  const value = process.env[WORKER]
+  delete process.env[WORKER] // what this process starts is no worker
+  const fd = value === undefined ? Number.NaN : Number(value)
+  if (!Number.isInteger(fd) || native.socketType(fd) !== STREAM) throw notAWorker()
+  adopt(WORKER, fd)
+  native.socketType(fd) // known as a socket that is owned here, from now on
+  return new Duty(fd, take, end)
+}

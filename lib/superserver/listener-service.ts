@@ -1,0 +1,77 @@
+import { Channel } from '../channel.ts'
+import { native } from '../native.ts'
+import { openSocket } from '../unix-socket.ts'
+import { Crew } from './crew.ts'
+import { type Events, Service, type SuperserverStats, countersOf } from './service.ts'
+import type { Settings } from './settings.ts'
+import type { Line, Worker } from './worker.ts'
+
+/** The native codes of the type 'stream', and of the half that sends. */
+const STREAM = 0
+const WRITE = 1
+
+/** A service whose workers accept themselves. */
+export class ListenerService extends Service {
+  readonly #crew: Crew
+
+  constructor(settings: Settings, events: Events) {
+    super(settings, events)
+    this.#crew = new Crew(settings, (channel, worker) => this.#attach(channel, worker), {
+      spawned: ({ child }) => this.tellSpawned(child.pid),
+      ready: (worker) => this.tellReady(worker),
+      exited: (worker, ending) => this.tellExited(worker.child.pid, ending, 0),
+      failed: (error) => this.tellFailed(error)
+    })
+  }
+
+  /** Sends a worker the listeners. */
+  #attach(number: number, worker: Worker): Line {
+    const socket = openSocket(number, STREAM).unref()
+    const channel = new Channel(socket, { maxFds: 1 })
+    for (const { name } of worker.settings.sources) {
+      channel.send(Buffer.from(name), [this.listening.get(name)!.fd]).catch(() => {}) // it has ended, which is noticed
+    }
+    void hear(channel, worker)
+    return {
+      drain: () => {
+        if (!socket.closed) native.shutdown(number, WRITE)
+      },
+      forget: () => channel.close()
+    }
+  }
+
+  protected begin(): Promise<void> {
+    return this.#crew.start()
+  }
+
+  protected change(settings: Settings): Promise<void> {
+    return this.#crew.replace(settings)
+  }
+
+  protected end(): Promise<void> {
+    return this.#crew.dismiss(this.left)
+  }
+
+  protected hurried(): void {
+    this.#crew.hurry(this.left)
+  }
+
+  protected opened(): void {}
+  protected closed(): void {}
+
+  stats(): SuperserverStats {
+    const workers = [...this.#crew.all].map(({ child, phase }) => {
+      return { service: this.name, pid: child.pid, state: phase, connections: null, unacknowledged: 0 }
+    })
+    return { ...countersOf(undefined), spawned: this.spawned, workers }
+  }
+}
+
+/** Hears that a worker is ready; whatever else it says means nothing. */
+async function hear(channel: Channel, worker: Worker): Promise<void> {
+  try {
+    while ((await channel.receive()) !== null) worker.isReady()
+  } catch {
+    // Its end says what there is to say.
+  }
+}

@@ -1,0 +1,134 @@
+import { clearTimeout, setTimeout } from 'node:timers'
+import { putName } from '../address.ts'
+import { systemError } from '../errors.ts'
+import { type ServiceState, fds, native } from '../native.ts'
+import { listenToBell } from './bell.ts'
+import { Service } from './service.ts'
+import type { Listening } from './source.ts'
+
+// What the native side tells, by its numbers.
+const READY = 0
+const GONE = 1
+const SHORT = 2
+const TOO_FAST = 3
+const FAILED = 4
+const STARTED = 5
+const ENDED = 6
+const IDLE = 7
+
+/** How many integers each takes. */
+const NEWS = 4
+
+/** How long something that is short is waited for, in milliseconds. */
+const SHORT_PAUSE = 100
+
+/** A service whose connections are the native side's. */
+export abstract class NativeService extends Service {
+  /** Its number there; -1 until it is open, and when it is closed. */
+  protected native = -1
+  readonly #listeners = new Map<Listening, number>()
+  #timer: NodeJS.Timeout | undefined
+  #idle: (() => void) | undefined
+  #last: ServiceState | undefined
+  #silence: () => void = () => {}
+
+  /** Opens it there. */
+  protected open(open: () => number): void {
+    const silence = listenToBell(() => this.hear())
+    const service = open()
+    if (service < 0) {
+      silence()
+      throw systemError(service, 'getrlimit')
+    }
+    this.native = service
+    this.#silence = silence
+  }
+
+  protected opened(listening: Listening): void {
+    const listener = native.addListener(this.native, listening.fd, putName(Buffer.from(listening.name)))
+    if (listener < 0) throw systemError(listener, 'uv_poll_start', listening.name)
+    this.#listeners.set(listening, listener)
+  }
+
+  protected closed(listening: Listening): void {
+    const listener = this.#listeners.get(listening)
+    if (listener === undefined || this.native < 0) return
+    this.#listeners.delete(listening)
+    native.removeListener(this.native, listener)
+  }
+
+  /** Takes nothing more; resolves when nothing is left. */
+  protected untilIdle(): Promise<void> {
+    const idle = new Promise<void>((resolve) => (this.#idle = resolve))
+    native.stopService(this.native)
+    this.hear()
+    return idle
+  }
+
+  /** Closes what is open there. */
+  protected closeNative(): void {
+    if (this.native < 0) return
+    clearTimeout(this.#timer)
+    this.#last = this.state()
+    this.#silence()
+    native.closeService(this.native)
+    this.native = -1
+  }
+
+  /** What the native side tells of itself; of one that is closed what it told last. */
+  protected state(): ServiceState | undefined {
+    if (this.native < 0) return this.#last && { ...this.#last, active: 0, waiting: 0, workers: [], programs: [] }
+    const state = native.serviceState(this.native)
+    return typeof state === 'number' ? undefined : state
+  }
+
+  /** Hears what there is to tell. */
+  protected hear(): void {
+    while (this.native >= 0) {
+      const count = native.serviceNews(this.native)
+      if (count <= 0) return
+      // What is done about one piece can use the shared numbers.
+      const news = fds.slice(0, count * NEWS)
+      for (let i = 0; i < news.length; i += NEWS) this.#tell(news[i]!, news[i + 1]!, news[i + 2]!, news[i + 3]!)
+    }
+  }
+
+  #tell(kind: number, first: number, second: number, third: number): void {
+    switch (kind) {
+      case READY:
+        return this.workerReady(first)
+      case GONE:
+        return this.workerGone(first, second, third !== 0)
+      case SHORT:
+        this.tellFailed(systemError(first, 'accept'))
+        return this.retryIn(SHORT_PAUSE)
+      case TOO_FAST:
+        this.events.emit('pause', { service: this.name, milliseconds: this.settings.pause })
+        return this.retryIn(this.settings.pause)
+      case FAILED:
+        return this.programFailed(first, second)
+      case STARTED:
+        return this.tellSpawned(first)
+      case ENDED:
+        return this.programEnded(first, second)
+      case IDLE:
+        this.#idle?.()
+    }
+  }
+
+  /** Has the native side go on after a pause. */
+  protected retryIn(milliseconds: number): void {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => {
+      if (this.native < 0) return
+      native.retryService(this.native)
+      this.hear()
+    }, milliseconds)
+    this.#timer.unref()
+  }
+
+  protected workerReady(_worker: number): void {}
+  protected workerGone(_worker: number, _lost: number, _isBroken: boolean): void {}
+  protected programFailed(_code: number, _step: number): void {}
+  protected programEnded(_pid: number, _ending: number): void {}
+}
