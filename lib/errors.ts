@@ -192,6 +192,14 @@ export function notAWorker(): Error {
   )
 }
 
+/** A worker on a runtime whose sockets are made of no descriptor. */
+export function noSockets(): Error {
+  return withCode(
+    new Error("Bun's net.Socket is made of no descriptor: run workers on Node or Deno"),
+    'ERR_UNSUPPORTED_PLATFORM'
+  )
+}
+
 /** A platform whose kernel passes no descriptors, or for which there is no binary. */
 export function unsupportedPlatform(cause: unknown): Error {
   const platform = `${process.platform}-${process.arch}`

@@ -1,9 +1,9 @@
 import type { Server as HttpServer, ServerResponse } from 'node:http'
 import type { Server, Socket } from 'node:net'
-import { clearInterval, setInterval } from 'node:timers'
+import { clearTimeout, setTimeout } from 'node:timers'
 import { optionsOf } from '../arguments.ts'
 import { type Descriptor, own } from '../descriptor.ts'
-import { invalidType } from '../errors.ts'
+import { invalidType, noSockets } from '../errors.ts'
 import { Iteration, end } from '../iteration.ts'
 import { native } from '../native.ts'
 import { trackConnections } from '../node-handle.ts'
@@ -27,7 +27,7 @@ export interface WorkerListener {
 /** How many connections are taken ahead of an iteration. */
 const AHEAD = 16
 
-/** How often an HTTP server that is to finish is asked to close what is idle, in milliseconds. */
+/** How long a connection of an HTTP server that is to finish may be idle at least, in milliseconds. */
 const PATIENCE = 100
 
 /** What was taken and is still to be given to whoever iterates. */
@@ -78,6 +78,7 @@ class Reception {
   #finish!: () => void
 
   constructor(options: { readonly allowHalfOpen: boolean }, connected: (socket: Socket) => void) {
+    if (process.versions.bun !== undefined) throw noSockets()
     this.#options = options
     this.#connected = connected
     let drain!: () => void
@@ -150,7 +151,7 @@ let iterated: Supply<Socket> | undefined
  * @param options `allowHalfOpen`
  * @returns the connections, each the caller's to close
  * @throws ERR_INVALID_STATE in a process that is no worker, and where `serve` or `listeners` has been called;
- *   ERR_INVALID_ARG_TYPE; ERR_UNSUPPORTED_PLATFORM
+ *   ERR_INVALID_ARG_TYPE; ERR_UNSUPPORTED_PLATFORM, on Bun too: its sockets are made of no descriptor
  */
 export function connections(options?: ConnectionsOptions): AsyncIterableIterator<Socket, undefined> {
   const { allowHalfOpen = false } = optionsOf(options) ?? {}
@@ -169,8 +170,8 @@ export function connections(options?: ConnectionsOptions): AsyncIterableIterator
  * Serve the connections that a superserver gives this worker by a server that does not listen itself: of `node:http`, `node:https`,
  * `node:net`, … Each is its `'connection'`.
  *
- * When the superserver wants the worker to go, or has gone itself, an HTTP server closes what is idle, and the rest with the
- * answers that are under way.
+ * When the superserver wants the worker to go, or has gone itself, an HTTP server ends each connection with its next answer, and what
+ * stays idle after its `keepAliveTimeout`: a client does not ask over a connection that is about to be closed.
  *
  * @param server the server, which stays the caller's
  * @returns resolves when there will be nothing more, and all connections have ended
@@ -190,11 +191,16 @@ export async function serve(server: Server): Promise<void> {
   if (!('closeIdleConnections' in server)) return reception.finished
   const http = server as HttpServer
   http.prependListener('request', (_request, response: ServerResponse) => (response.shouldKeepAlive = false))
-  http.closeIdleConnections()
-  // No event tells that a connection has become idle.
-  const timer = setInterval(() => http.closeIdleConnections(), PATIENCE)
+  // Not at once: a client would be about to ask again over a connection that it was promised.
+  const timer = setTimeout(
+    () => {
+      http.closeIdleConnections()
+      timer.refresh() // no event tells that another one has become idle
+    },
+    Math.max(http.keepAliveTimeout, PATIENCE)
+  )
   await reception.finished
-  clearInterval(timer)
+  clearTimeout(timer)
 }
 
 let listened: Supply<WorkerListener> | undefined

@@ -104,6 +104,7 @@ export abstract class Service {
   readonly listening = new Map<string, Listening>()
   protected spawned = 0
   #deadline = Infinity
+  readonly #warned = new Set<string>()
   #stopped: Promise<void> | undefined
 
   constructor(settings: Settings, events: Events) {
@@ -244,7 +245,12 @@ export abstract class Service {
   }
 
   protected tellFailed(error: unknown): void {
-    this.events.emit('failure', { service: this.name, error: error as Error })
+    if (this.events.emit('failure', { service: this.name, error: error as Error })) return
+    // Nobody listens: a program that cannot be executed would look like one that says nothing.
+    const { message } = error as Error
+    if (this.#warned.has(message)) return
+    this.#warned.add(message)
+    process.emitWarning(`Service '${this.name}': ${message}`, { code: 'FDPASS_SERVICE_FAILED' })
   }
 }
 

@@ -120,49 +120,72 @@ export interface Settings {
 /** No limit, for the native side. */
 const UNLIMITED = -1
 
-const known: ReadonlySet<string> = new Set<keyof ServiceOptions>([
-  'listen',
-  'module',
-  'args',
-  'execArgv',
-  'command',
-  'mode',
-  'handoff',
-  'workers',
-  'user',
-  'group',
-  'groups',
-  'umask',
-  'cwd',
-  'env',
-  'rlimits',
-  'noNewPrivileges',
-  'backlog',
-  'socketMode',
-  'maxConnections',
-  'maxPerWorker',
-  'maxPerClient',
-  'maxSpawns',
-  'pause',
-  'readyTimeout',
-  'acknowledgeTimeout',
-  'drainTimeout'
-])
+const every: readonly Handoff[] = ['connection', 'listener', 'nowait', 'wait']
+const workers: readonly Handoff[] = ['connection', 'listener']
+const programs: readonly Handoff[] = ['nowait', 'wait']
+const connections: readonly Handoff[] = ['connection', 'nowait']
+
+/** Which options there are, and what each is for. */
+const known: Readonly<Record<keyof ServiceOptions, readonly Handoff[]>> = {
+  listen: every,
+  module: every,
+  args: every,
+  execArgv: every,
+  command: every,
+  mode: every,
+  handoff: every,
+  workers,
+  user: every,
+  group: every,
+  groups: every,
+  umask: every,
+  cwd: every,
+  env: every,
+  rlimits: every,
+  noNewPrivileges: every,
+  backlog: every,
+  socketMode: every,
+  maxConnections: connections,
+  maxPerWorker: ['connection'],
+  maxPerClient: connections,
+  maxSpawns: programs,
+  pause: programs,
+  readyTimeout: workers,
+  acknowledgeTimeout: ['connection'],
+  drainTimeout: every
+}
+
+const modes: Readonly<Record<Handoff, string>> = {
+  connection: "mode 'workers' with handoff 'connection'",
+  listener: "mode 'workers' with handoff 'listener'",
+  nowait: "mode 'nowait'",
+  wait: "mode 'wait'"
+}
+
+/** Throws for an option that means nothing where it is: a limit that is misspelt, or not kept, would be none. */
+function checkKnown(given: ServiceOptions, at: At, handoff: Handoff): void {
+  for (const [option, value] of Object.entries(given)) {
+    const handoffs = Object.hasOwn(known, option) ? known[option as keyof ServiceOptions] : undefined
+    if (handoffs === undefined) throw invalidValue(at(option), 'is no option of a service')
+    if (value !== undefined && !handoffs.includes(handoff)) {
+      const reason = `is for ${handoffs.map((name) => modes[name]).join(', or ')}`
+      throw invalidValue(at(option), `${reason}. This service has ${modes[handoff]}`)
+    }
+  }
+}
 
 /** Checks the options of a service; relative paths begin in `folder`. */
 export function settingsOf(name: string, options: unknown, argument: string, folder: string): Settings {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw invalidType(argument, 'of type object', options)
   }
-  const unknown = Object.keys(options).find((key) => !known.has(key))
-  // A misspelt limit would be none.
-  if (unknown !== undefined) throw invalidValue(`${argument}.${unknown}`, 'is no option of a service')
   const given = options as ServiceOptions
   const at = (option: string) => `${argument}.${option}`
   const count = (option: keyof ServiceOptions, otherwise: number, least = 1, most = MAX_INT) =>
     given[option] === undefined ? otherwise : integer(at(option), given[option], least, most)
   const sources = sourcesOf(given.listen, at('listen'))
   const handoff = handoffOf(given, at, sources.every(isDatagram))
+  checkKnown(given, at, handoff)
   const datagrams = sources.findIndex(isDatagram)
   if (datagrams >= 0 && handoff !== 'wait' && handoff !== 'listener') {
     const reason = "has no connections: datagrams are for mode 'wait', or for workers with handoff 'listener'"

@@ -6,6 +6,7 @@ use fdpass_core::ControlBuffer;
 use napi::bindgen_prelude::Int32Array;
 
 use crate::dispatcher::Dispatcher;
+use crate::program::Children;
 use crate::reactor::Reactor;
 use crate::services::Services;
 use crate::table::Table;
@@ -69,6 +70,7 @@ impl Turn {
 pub(crate) struct Environment {
   pub(crate) table: Table,
   pub(crate) services: Services,
+  pub(crate) children: Children,
   pub(crate) control: ControlBuffer,
   /// The bytes to send, or room for those received.
   pub(crate) bytes: Shared<u8>,
@@ -97,6 +99,7 @@ impl Environment {
     }
     Reactor::open(env, backend, dispatcher, Turn::new(turn)?, |reactor| Self {
       services: Services::default(),
+      children: Children::default(),
       table: Table::new(reactor),
       control: ControlBuffer::default(),
       bytes: shared!(bytes),

@@ -1,5 +1,6 @@
 //! Programs that are executed: workers, and those of inetd.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 
 use fdpass_core::{Credential, Ending, Errno, Program, ResourceLimit, Step};
@@ -54,6 +55,17 @@ pub struct ProgramDescription {
   pub no_new_privileges: bool,
 }
 
+/// The processes that an environment has started and whose end it has not seen. A thread waits for those that
+/// outlive it.
+#[derive(Default)]
+pub(crate) struct Children(HashSet<i32>);
+
+impl Drop for Children {
+  fn drop(&mut self) {
+    self.0.drain().for_each(fdpass_core::abandon);
+  }
+}
+
 /// The number of a limit by its name in lower case, without `RLIMIT_`; negative where this system has no such.
 #[napi]
 pub fn resource_by_name(name: String) -> i32 {
@@ -88,19 +100,24 @@ pub(crate) fn program(env: sys::napi_env, value: sys::napi_value) -> Result<Prog
 }
 
 pub(crate) fn spawn(environment: &mut Environment, program: Result<Program, Errno>, [count]: [i32; 1]) -> Outcome {
-  let Environment { table, fds, outcome, .. } = environment;
+  let Environment { table, children, fds, outcome, .. } = environment;
   outcome.get()[0] = Step::Fork as i32;
   let process = program?.spawn(borrowed(&fds.get()[..count as usize])?).map_err(|error| {
     outcome.get()[0] = error.step as i32;
     error.errno
   })?;
   let (pid, exit) = process.into_parts();
+  children.0.insert(pid);
   outcome.get()[0] = table.insert(exit);
   Ok(pid)
 }
 
-pub(crate) fn reap(_: &mut Environment, [pid]: [i32; 1]) -> Outcome {
-  Ok(fdpass_core::reap(pid)?.map_or(AGAIN, ending))
+pub(crate) fn reap(environment: &mut Environment, [pid]: [i32; 1]) -> Outcome {
+  let ended = fdpass_core::reap(pid);
+  if ended != Ok(None) {
+    environment.children.0.remove(&pid);
+  }
+  Ok(ended?.map_or(AGAIN, ending))
 }
 
 /// The end of a program as a number: its code, or 256 and its signal.
