@@ -1,4 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
+import { superserverClosed } from '../errors.ts'
 import type { Ending } from './child.ts'
 import type { Settings } from './settings.ts'
 import { type Attach, Worker } from './worker.ts'
@@ -82,6 +83,7 @@ export class Crew {
 
   async #raise(settings: Settings): Promise<Set<Worker>> {
     const raised = new Set<Worker>()
+    if (this.#dismissed) throw superserverClosed()
     try {
       for (let i = 0; i < settings.workers; i++) raised.add(this.#spawn(settings))
       await Promise.all([...raised].map((worker) => worker.ready))

@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events'
+import { superserverClosed } from '../errors.ts'
 import type { Ending } from './child.ts'
 import type { Settings } from './settings.ts'
 import { Listening, type Source } from './source.ts'
@@ -194,6 +195,10 @@ export abstract class Service {
     try {
       for (const source of sources.filter(isNew)) {
         const listening = await Listening.open(source, backlog, socketMode)
+        if (this.#stopped !== undefined) {
+          listening.close()
+          throw superserverClosed()
+        }
         this.listening.set(source.name, listening)
         opened.push(source.name)
         this.opened(listening)

@@ -92,7 +92,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     using _abortion = onAbort(signal, () => void server.close({ timeout: 0 }))
     server.#hold()
     try {
-      await server.#change(await read())
+      await server.#inOrder(async () => server.#change(await read()))
     } catch (error) {
       await server.close({ timeout: 0 })
       throw signal?.aborted === true ? aborted(signal) : error
