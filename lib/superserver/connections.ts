@@ -8,7 +8,7 @@ import { Iteration, end } from '../iteration.ts'
 import { native } from '../native.ts'
 import { trackConnections } from '../node-handle.ts'
 import { Queue } from '../queue.ts'
-import { type Duty, type Given, beginDuty } from './duty.ts'
+import { type Duty, type Given, openDuty } from './duty.ts'
 
 /** Options of {@link connections}. */
 export interface ConnectionsOptions {
@@ -84,7 +84,7 @@ class Reception {
     let drain!: () => void
     this.drained = new Promise((resolve) => (drain = resolve))
     this.finished = new Promise((resolve) => (this.#finish = resolve))
-    this.duty = beginDuty(
+    this.duty = openDuty(
       (given) => this.#take(given),
       () => {
         for (const server of this.#servers) server.close()
@@ -92,6 +92,7 @@ class Reception {
         this.#finishIfDone()
       }
     )
+    this.duty.begin()
   }
 
   #take({ fd, id }: Given): void {
@@ -217,10 +218,11 @@ let listened: Supply<WorkerListener> | undefined
 export function listeners(): AsyncIterableIterator<WorkerListener, undefined> {
   if (listened === undefined) {
     const supply = new Supply<WorkerListener>()
-    beginDuty(
+    const duty = openDuty(
       ({ name, fd }) => supply.push({ name, fd: own(fd) }),
       () => supply.end()
     )
+    duty.begin()
     listened = supply
   }
   return listened.iterate()

@@ -4,7 +4,7 @@ import type { Ending } from './child.ts'
 import type { Settings } from './settings.ts'
 import { type Attach, Worker } from './worker.ts'
 
-/** A worker that lives no longer than this is replaced only after a pause. */
+/** A worker that has served no longer than this, in milliseconds, is replaced only after a pause. */
 const SHORT_LIFE = 1000
 const FIRST_PAUSE = 50
 const LONGEST_PAUSE = 10_000
@@ -115,10 +115,10 @@ export class Crew {
     this.#succeed(worker)
   }
 
-  /** Starts another one in the place of one that has died, at once if it has lived for some time. */
+  /** Starts another one in the place of one that has died, at once if it has served for some time. */
   #succeed(worker: Worker): void {
     if (!this.#current.delete(worker) || this.#dismissed) return
-    if (performance.now() - worker.started >= SHORT_LIFE) this.#shortLives = 0
+    if (performance.now() - worker.readySince >= SHORT_LIFE) this.#shortLives = 0
     this.#startLater()
   }
 

@@ -51,8 +51,11 @@ export class Duty extends Handle {
     this.#take = take
     this.#end = end
     native.channelOpen(fd, bytes.length, 1)
-    // The first message, which may be empty, says that this worker is ready.
-    native.channelPush(fd, MESSAGE, BYTES, 0, 0)
+  }
+
+  /** Tells that this worker is ready: by the first message, which may be empty. */
+  begin(): void {
+    native.channelPush(this.fd, MESSAGE, BYTES, 0, 0)
     this.#unsent.push(undefined)
     this.#flush()
     this.update()
@@ -195,8 +198,8 @@ export class Duty extends Handle {
   }
 }
 
-/** Begins this worker's duty, once in a process: the environment tells the number of the channel. */
-export function beginDuty(take: (given: Given) => void, end: () => void): Duty {
+/** Opens this worker's channel, once in a process: the environment tells its number. */
+export function openDuty(take: (given: Given) => void, end: () => void): Duty {
   openReactor()
   const value = process.env[WORKER]
   delete process.env[WORKER] // what this process starts is no worker

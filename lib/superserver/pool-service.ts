@@ -69,6 +69,7 @@ export class PoolService extends NativeService {
   /** Ends workers that hang: what they have not acknowledged goes to others. */
   #watchOver({ acknowledgeTimeout }: Settings): void {
     clearInterval(this.#watch)
+    if (this.native < 0) return
     const look = () => {
       const number = native.overdueWorker(this.native, acknowledgeTimeout)
       if (number >= 0) this.#workers.get(number)?.kill()

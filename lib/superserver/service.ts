@@ -230,7 +230,8 @@ export abstract class Service {
   }
 
   #close(name: string): void {
-    const listening = this.listening.get(name)!
+    const listening = this.listening.get(name)
+    if (listening === undefined) return // it was stopped while another one was being opened
     this.listening.delete(name)
     this.closed(listening)
     listening.close()

@@ -296,8 +296,8 @@ function ownArguments(): string[] {
   const kept: string[] = []
   for (let i = 0; i < process.execArgv.length; i++) {
     const arg = process.execArgv[i]!
-    if (/^(?:-e|-p|-pe|--eval|--print)$/.test(arg)) i++
-    else if (!/^--(?:eval|print)=/.test(arg)) kept.push(arg)
+    if (/^(?:-e|-p|-pe|--eval|--print|--input-type)$/.test(arg)) i++
+    else if (!/^--(?:eval|print|input-type)=/.test(arg)) kept.push(arg)
   }
   return kept
 }

@@ -36,7 +36,8 @@ export class Worker {
   #becomeReady!: () => void
   /** Resolves at its end. */
   readonly ended: Promise<Ending>
-  readonly started = performance.now()
+  /** When it could serve: not yet, at first. */
+  readySince = Infinity
   #killer: NodeJS.Timeout | undefined
 
   constructor(settings: Settings, attach: Attach) {
@@ -71,6 +72,7 @@ export class Worker {
   isReady(): void {
     if (this.phase !== 'starting') return
     this.phase = 'ready'
+    this.readySince = performance.now()
     clearTimeout(this.#killer)
     this.#becomeReady()
   }
