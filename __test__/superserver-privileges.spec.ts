@@ -81,6 +81,28 @@ asRoot('a worker inherits its channel and standard output and error, and no othe
   )
 })
 
+asRoot('a worker inherits nothing that its superserver has open for programs to inherit', async (t) => {
+  // Node opens nothing that is inherited; whoever has started it may have.
+  const shell = `exec 8</etc/passwd 9</etc/group; exec "$0" "$@"`
+  const program = `
+    import { readdirSync, readlinkSync } from 'node:fs'
+    import { superserve } from 'fdpass/superserver'
+    const linksOf = (pid) => readdirSync('/proc/' + pid + '/fd').map((fd) => readlinkSync('/proc/' + pid + '/fd/' + fd)).slice(3)
+    const options = { listen: 'tcp:127.0.0.1:0', module: process.argv[1], workers: 1, user: 'nobody', cwd: '/' }
+    const server = await superserve(options)
+    const open = readdirSync('/proc/self/fd').filter((fd) => fd === '8' || fd === '9')
+    console.log(JSON.stringify([open, linksOf(server.stats().workers[0].pid)]))
+    await server.close({ timeout: 0 })`
+  const node = [process.execPath, '--input-type=module', '--eval', program, module]
+  const { stdout } = spawnSync('sh', ['-c', shell, ...node], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] })
+  const [open, links] = JSON.parse(stdout) as [string[], string[]]
+  t.deepEqual(open.toSorted(), ['8', '9'])
+  t.deepEqual(
+    links.filter((link) => link.startsWith('/etc/')),
+    []
+  )
+})
+
 asRoot('a worker has the groups, umask, directory and limits that it is given', async (t) => {
   const worker = await tell(t, {
     group: 'daemon',

@@ -1,4 +1,5 @@
 import { EventEmitter, once } from 'node:events'
+import { readFileSync, readdirSync } from 'node:fs'
 import { type IncomingMessage, get } from 'node:http'
 import { type AddressInfo, type NetConnectOpts, connect } from 'node:net'
 import type { ExecutionContext } from 'ava'
@@ -103,6 +104,19 @@ export async function begin(
 /** The processes of a superserver. */
 export function pidsOf(server: Superserver): number[] {
   return server.stats().workers.map(({ pid }) => pid)
+}
+
+/** The processes that this one has started and that are there, be it as zombies (Linux). */
+export function children(): number[] {
+  return readdirSync('/proc')
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return /^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1] === `${process.pid}`
+      } catch {
+        return false // it is no process, or no more
+      }
+    })
 }
 
 /** Whether a process is there, be it one that has ended and that nobody has waited for. */

@@ -11,11 +11,11 @@ const LONGEST_PAUSE = 10_000
 
 /** What happens to workers. */
 export interface CrewEvents {
-  spawned(worker: Worker): void
-  ready(worker: Worker): void
-  exited(worker: Worker, ending: Ending): void
+  spawned(worker: Worker): unknown
+  ready(worker: Worker): unknown
+  exited(worker: Worker, ending: Ending): unknown
   /** One could not be started. */
-  failed(error: unknown): void
+  failed(error: unknown): unknown
 }
 
 /** The workers of a service: as many as there should be, whichever die. */

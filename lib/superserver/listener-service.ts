@@ -16,12 +16,7 @@ export class ListenerService extends Service {
 
   constructor(settings: Settings, events: Events) {
     super(settings, events)
-    this.#crew = new Crew(settings, (channel, worker) => this.#attach(channel, worker), {
-      spawned: ({ child }) => this.tellSpawned(child.pid),
-      ready: (worker) => this.tellReady(worker),
-      exited: (worker, ending) => this.tellExited(worker.child.pid, ending, 0),
-      failed: (error) => this.tellFailed(error)
-    })
+    this.#crew = new Crew(settings, (channel, worker) => this.#attach(channel, worker), this.crewEvents)
   }
 
   /** Sends a worker the listeners. */

@@ -20,12 +20,7 @@ export class PoolService extends NativeService {
     super(settings, events)
     const { maxConnections, maxPerWorker, maxPerClient } = settings
     this.open(() => native.openPool(maxConnections, maxPerWorker, maxPerClient))
-    this.#crew = new Crew(settings, (channel, worker) => this.#attach(channel, worker), {
-      spawned: ({ child }) => this.tellSpawned(child.pid),
-      ready: (worker) => this.tellReady(worker),
-      exited: (worker, ending) => this.tellExited(worker.child.pid, ending, worker.lost),
-      failed: (error) => this.tellFailed(error)
-    })
+    this.#crew = new Crew(settings, (channel, worker) => this.#attach(channel, worker), this.crewEvents)
   }
 
   #attach(channel: number, worker: Worker): Line {

@@ -1,9 +1,9 @@
 import { EventEmitter } from 'node:events'
 import { superserverClosed } from '../errors.ts'
 import type { Ending } from './child.ts'
+import type { CrewEvents } from './crew.ts'
 import type { Settings } from './settings.ts'
 import { Listening, type Source } from './source.ts'
-import type { Worker } from './worker.ts'
 
 /** What a process of a service is doing. */
 export interface WorkerState {
@@ -242,8 +242,12 @@ export abstract class Service {
     this.events.emit('spawn', { service: this.name, pid })
   }
 
-  protected tellReady({ child }: Worker): void {
-    this.events.emit('ready', { service: this.name, pid: child.pid })
+  /** Tells what happens to workers. */
+  protected readonly crewEvents: CrewEvents = {
+    spawned: ({ child }) => this.tellSpawned(child.pid),
+    ready: ({ child }) => this.events.emit('ready', { service: this.name, pid: child.pid }),
+    exited: ({ child, lost }, ending) => this.tellExited(child.pid, ending, lost),
+    failed: (error) => this.tellFailed(error)
   }
 
   protected tellExited(pid: number, { code, signal }: Ending, lost: number): void {

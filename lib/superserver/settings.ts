@@ -216,7 +216,8 @@ function handoffOf({ module, command, mode, handoff }: ServiceOptions, at: At, d
   if ((module === undefined) === (command === undefined)) {
     throw invalidValue(at('module'), "or 'command' has to be given, and not both")
   }
-  const chosen: unknown = mode ?? (module === undefined ? (datagrams ? 'wait' : 'nowait') : 'workers')
+  const otherwise = module !== undefined ? 'workers' : datagrams ? 'wait' : 'nowait'
+  const chosen: unknown = mode === undefined ? otherwise : mode
   if (chosen !== 'workers' && chosen !== 'nowait' && chosen !== 'wait') {
     throw invalidValue(at('mode'), `must be 'workers', 'nowait' or 'wait'. Received ${JSON.stringify(chosen)}`)
   }
@@ -224,7 +225,7 @@ function handoffOf({ module, command, mode, handoff }: ServiceOptions, at: At, d
     if (handoff !== undefined) throw invalidValue(at('handoff'), "is for mode 'workers'")
     return chosen
   }
-  const kind: unknown = handoff ?? 'connection'
+  const kind: unknown = handoff === undefined ? 'connection' : handoff
   if (kind === 'connection' || kind === 'listener') return kind
   throw invalidValue(at('handoff'), `must be 'connection' or 'listener'. Received ${JSON.stringify(kind)}`)
 }
@@ -284,6 +285,8 @@ function commandOf({ command, args, execArgv }: ServiceOptions, at: At, folder: 
 
 function moduleCommand({ module, args, execArgv }: ServiceOptions, at: At, folder: string): string[] {
   let path: string
+  if (module instanceof URL && module.protocol !== 'file:')
+    throw invalidValue(at('module'), 'must be a path or a file: URL')
   if (module instanceof URL || (typeof module === 'string' && module.startsWith('file:'))) path = fileURLToPath(module)
   else path = resolve(folder, textOf(at('module'), module))
   const nodeArgs = execArgv === undefined ? ownArguments() : textsOf(at('execArgv'), execArgv)
@@ -317,7 +320,9 @@ const ownVariables: ReadonlySet<string> = new Set([
 ])
 
 function environmentOf(env: unknown, argument: string, handoff: Handoff): string[] {
-  if (env !== undefined && (typeof env !== 'object' || env === null)) throw invalidType(argument, 'of type object', env)
+  if (env !== undefined && (typeof env !== 'object' || env === null || Array.isArray(env))) {
+    throw invalidType(argument, 'of type object', env)
+  }
   const given = Object.entries(env ?? process.env).filter(([, value]) => value !== undefined)
   const variables = given
     .filter(([name]) => name !== WORKER && (env !== undefined || !ownVariables.has(name)))

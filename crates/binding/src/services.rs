@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fdpass_core::superserver::{self, Inetd, InetdLimits, Listener, Mode, News, Pool, PoolLimits};
 use fdpass_core::{Errno, Program};
@@ -22,6 +22,9 @@ use crate::environment::Environment;
 use crate::program::ending;
 use crate::thread::{Registration, errno};
 use crate::{READABLE, WRITABLE};
+
+/// How long what a service puts off can wait where there is always something else to do.
+const LATEST: Duration = Duration::from_millis(10);
 
 /// The thread's loop, as a service sees it.
 struct ServiceReactor {
@@ -111,15 +114,16 @@ impl Shared {
   fn run(&self) {
     fdpass_core::block_signals(); // they are for threads that have something to do with them
     let mut events = Events::new();
-    let mut patience = None;
+    let (mut patience, mut heard) = (None, Instant::now());
     while !self.stop.load(Ordering::Acquire) {
       events.clear();
       if self.poller.wait(&mut events, patience).is_err() {
         continue; // EINTR
       }
       let mut services = self.lock();
-      if events.is_empty() {
+      if events.is_empty() || heard.elapsed() > LATEST {
         services.values_mut().for_each(Service::late);
+        heard = Instant::now();
       }
       for event in events.iter() {
         let (service, token) = ((event.key as u64 >> 32) as u32, event.key as u32);

@@ -165,6 +165,8 @@ impl<R: Reactor> Inetd<R> {
   pub fn ready(&mut self, token: u32) {
     if let Some(index) = self.listeners.iter().position(|listener| listener.token == token) {
       match self.mode {
+        // Of a moment before, in which something else has changed what there may be.
+        _ if !self.listeners[index].expects() => {}
         Mode::Nowait => self.accept(index),
         Mode::Wait => self.leave_listener(index),
       }
@@ -320,7 +322,7 @@ impl<R: Reactor> Inetd<R> {
       Mode::Wait => self.running.values().filter_map(|running| running.listener).collect(),
     };
     for listener in &mut self.listeners {
-      if let Err(errno) = listener.arm(on && !left.contains(&listener.token)) {
+      if let Err(errno) = listener.arm(on && !left.contains(&listener.token), &self.reactor) {
         self.news.push(News::Short(errno));
       }
     }

@@ -41,19 +41,34 @@ impl Listener {
 /// A listener that is watched.
 pub(super) struct Watched<W> {
   // Before the listener, and so dropped before it.
-  watch: W,
+  watch: Option<W>,
+  is_armed: bool,
   pub(super) listener: Listener,
   pub(super) token: u32,
 }
 
 impl<W: Watch> Watched<W> {
   pub(super) fn new(listener: Listener, token: u32, reactor: &impl Reactor<Watch = W>) -> nix::Result<Self> {
-    Ok(Self { watch: reactor.watch(listener.fd.as_fd(), token)?, listener, token })
+    let watch = Some(reactor.watch(listener.fd.as_fd(), token)?);
+    Ok(Self { watch, is_armed: false, listener, token })
   }
 
   /// Asks to be told of connections, or no longer.
-  pub(super) fn arm(&mut self, on: bool) -> nix::Result<()> {
-    self.watch.arm(on, false)
+  pub(super) fn arm(&mut self, on: bool, reactor: &impl Reactor<Watch = W>) -> nix::Result<()> {
+    if on && self.watch.is_none() {
+      self.watch = Some(reactor.watch(self.listener.fd.as_fd(), self.token)?);
+    }
+    self.is_armed = on;
+    self.watch.as_mut().map_or(Ok(()), |watch| watch.arm(on, false))
+  }
+
+  /// Whether an event is one that was asked for. A hang-up, of a listener that somebody has shut down, is told without that,
+  /// and without end: nothing is then, until something is asked for again.
+  pub(super) fn expects(&mut self) -> bool {
+    if !self.is_armed {
+      self.watch = None;
+    }
+    self.is_armed
   }
 
   pub(super) fn name(&self) -> Arc<[u8]> {
@@ -138,16 +153,15 @@ fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Option<SockaddrStor
   loop {
     match sys::accept_from(listener) {
       Err(Errno::EINTR | Errno::ECONNABORTED) => {}
-      // accept(2): errors of the network that a connection has met before it was taken.
+      // accept(2): errors of the network that a connection has met before it was taken. Not those that a listener can have
+      // of its own, and then for each call: EPERM, and EOPNOTSUPP of a socket of datagrams.
       Err(
         Errno::ENETDOWN
         | Errno::EPROTO
         | Errno::ENOPROTOOPT
         | Errno::EHOSTDOWN
         | Errno::EHOSTUNREACH
-        | Errno::EOPNOTSUPP
-        | Errno::ENETUNREACH
-        | Errno::EPERM,
+        | Errno::ENETUNREACH,
       ) => {}
       result => return result,
     }

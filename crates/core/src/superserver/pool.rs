@@ -57,7 +57,16 @@ struct Connection {
 /// A connection that a worker has.
 struct Held {
   connection: Connection,
+  given: Instant,
   acknowledged: bool,
+}
+
+/// The first id from this one on that is no connection's of those: ids begin anew, and a connection can last.
+fn free_id(mut id: u32, held: &HashMap<u32, Held>) -> u32 {
+  while id == 0 || held.contains_key(&id) {
+    id = id.wrapping_add(1);
+  }
+  id
 }
 
 struct Worker<W> {
@@ -68,8 +77,6 @@ struct Worker<W> {
   decoder: Decoder,
   outbox: Outbox,
   held: HashMap<u32, Held>,
-  /// Those that are not acknowledged, and others, in the order in which they were given.
-  given: VecDeque<(u32, Instant)>,
   unacknowledged: usize,
   is_ready: bool,
   /// It is given nothing more, and told so once nothing waits to be sent to it.
@@ -111,15 +118,9 @@ impl<W: Watch> Worker<W> {
     }
   }
 
-  /// When the connection was given that has waited longest to be acknowledged.
-  fn oldest(&mut self) -> Option<Instant> {
-    while let Some((id, given)) = self.given.front() {
-      if self.held.get(id).is_some_and(|held| !held.acknowledged) {
-        return Some(*given);
-      }
-      self.given.pop_front();
-    }
-    None
+  /// Whether a connection has waited for longer than this to be acknowledged.
+  fn is_overdue(&self, patience: Duration) -> bool {
+    self.unacknowledged > 0 && self.held.values().any(|held| !held.acknowledged && held.given.elapsed() > patience)
   }
 }
 
@@ -215,7 +216,6 @@ impl<R: Reactor> Pool<R> {
       decoder: Decoder::new(LIMITS),
       outbox: Outbox::default(),
       held: HashMap::new(),
-      given: VecDeque::new(),
       unacknowledged: 0,
       is_ready: false,
       is_leaving: false,
@@ -272,8 +272,8 @@ impl<R: Reactor> Pool<R> {
 
   /// A worker that has let a connection wait for longer than this to be acknowledged.
   pub fn overdue(&mut self, patience: Duration) -> Option<u32> {
-    let mut workers = self.workers.iter_mut();
-    workers.find_map(|worker| (worker.oldest()?.elapsed() > patience).then_some(worker.token))
+    self.late(); // it may have been acknowledged, and not been heard yet
+    self.workers.iter().find(|worker| worker.is_overdue(patience)).map(|worker| worker.token)
   }
 
   /// What became of connections.
@@ -313,7 +313,9 @@ impl<R: Reactor> Pool<R> {
   /// Does what an event asks for. One of something that is gone does nothing.
   pub fn ready(&mut self, token: u32, readable: bool, writable: bool) {
     if token < FIRST_WORKER {
-      if let Some(index) = self.listeners.iter().position(|listener| listener.token == token) {
+      if let Some(index) = self.listeners.iter().position(|listener| listener.token == token)
+        && self.listeners[index].expects()
+      {
         self.hear_acknowledging();
         self.accept(index);
       }
@@ -336,10 +338,12 @@ impl<R: Reactor> Pool<R> {
     (self.lazy && self.workers.iter().any(Worker::is_acknowledging)).then_some(PATIENCE)
   }
 
-  /// Hears what was put off.
+  /// Hears what was put off. What has not been said yet is not put off again, until something else happens.
   pub fn late(&mut self) {
     self.hear_acknowledging();
     self.settle();
+    self.lazy = false;
+    self.arm_workers();
   }
 
   fn hear_acknowledging(&mut self) {
@@ -401,8 +405,10 @@ impl<R: Reactor> Pool<R> {
   }
 
   fn be_short(&mut self, errno: Errno) {
-    self.short = true;
-    self.news.push(News::Short(errno));
+    if !self.short {
+      self.short = true;
+      self.news.push(News::Short(errno));
+    }
   }
 
   /// Gives a connection to the worker that has fewest, or lets it wait.
@@ -423,7 +429,7 @@ impl<R: Reactor> Pool<R> {
         self.waiting.push_back(connection);
         return;
       };
-      let id = self.next_id;
+      let id = free_id(self.next_id, &worker.held);
       let header = Header { kind: FrameKind::Request, format: Format::Bytes, length: 0, fds: 0, id };
       let Worker { channel, outbox, .. } = worker;
       let socket = Socket::known(channel.as_fd(), SocketType::Stream, Receiving::default());
@@ -435,17 +441,17 @@ impl<R: Reactor> Pool<R> {
           self.be_short(errno);
           return;
         }
-        // It has died, which its event tells.
+        // It has died, or receives no more: the end of its channel, behind what it has said, is an event in any case then.
         Err(_) => {
           worker.is_leaving = true;
+          let _ = socket.shutdown(Direction::Both);
           continue;
         }
       };
-      worker.held.insert(id, Held { connection, acknowledged: false });
-      worker.given.push_back((id, Instant::now()));
+      worker.held.insert(id, Held { connection, given: Instant::now(), acknowledged: false });
       worker.unacknowledged += 1;
       self.held += 1;
-      self.next_id = self.next_id.wrapping_add(1).max(1);
+      self.next_id = id.wrapping_add(1);
       match stopped {
         None | Some(Errno::EAGAIN) => {}
         Some(errno) => self.be_short(errno),
@@ -537,7 +543,7 @@ impl<R: Reactor> Pool<R> {
     let mut held: Vec<_> = worker.held.into_iter().collect();
     held.sort_unstable_by_key(|(id, _)| *id);
     let mut lost = 0;
-    for (_, Held { connection, acknowledged }) in held.into_iter().rev() {
+    for (_, Held { connection, acknowledged, .. }) in held.into_iter().rev() {
       if !acknowledged {
         self.counters.handed_on += 1;
         self.waiting.push_front(connection);
@@ -573,10 +579,14 @@ impl<R: Reactor> Pool<R> {
     let on = self.has_room();
     self.lazy = on && !self.listeners.is_empty();
     for listener in &mut self.listeners {
-      if let Err(errno) = listener.arm(on) {
+      if let Err(errno) = listener.arm(on, &self.reactor) {
         self.news.push(News::Short(errno));
       }
     }
+    self.arm_workers();
+  }
+
+  fn arm_workers(&mut self) {
     let (short, lazy) = (self.short, self.lazy);
     // What one says that cannot be watched could not be heard any more.
     while let Some(index) = self.workers.iter_mut().position(|worker| worker.arm(short, lazy).is_err()) {
@@ -588,5 +598,22 @@ impl<R: Reactor> Pool<R> {
     if self.held == 0 && self.waiting.is_empty() && !self.news.contains(&News::Idle) {
       self.news.push(News::Idle);
     }
+  }
+}
+
+#[cfg(test)]
+mod tests {
+  use super::*;
+
+  #[test]
+  fn an_id_that_a_connection_still_has_is_not_given_out_again() {
+    let held = || {
+      let fd = std::fs::File::open("/dev/null").unwrap().into();
+      let connection = Connection { fd, client: None, name: Arc::from([]), attempts: 1, given_back_by: None };
+      Held { connection, given: Instant::now(), acknowledged: true }
+    };
+    let live: HashMap<u32, Held> = [1, 2, 7, u32::MAX].map(|id| (id, held())).into();
+    assert_eq!([0, 1, 3, 6, 7, u32::MAX].map(|next| free_id(next, &live)), [3, 3, 3, 6, 8, 3]);
+    assert_eq!(free_id(0, &HashMap::new()), 1);
   }
 }

@@ -65,6 +65,12 @@ impl Child<'_> {
       set_groups(groups).map_err(|errno| (Step::Groups, errno))?;
       set_group(*gid).map_err(|errno| (Step::Group, errno))?;
       set_user(*uid).map_err(|errno| (Step::User, errno))?;
+      // What a service manager has given to this process is not for another user, and execve(2) would keep it.
+      #[cfg(any(target_os = "linux", target_os = "android"))]
+      // SAFETY: integers only; the unused ones are zero. It fails only where the kernel has no such set.
+      unsafe {
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+      };
     }
     if let Some(directory) = self.directory {
       // SAFETY: a C string.
@@ -117,7 +123,13 @@ fn set_groups(groups: &[u32]) -> nix::Result<()> {
   Errno::result(result).map(drop)
 }
 
+/// All ones mean "unchanged" to setresuid(2), and to setresgid(2).
+fn check_number(number: u32) -> nix::Result<()> {
+  if number == u32::MAX { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
 fn set_group(gid: u32) -> nix::Result<()> {
+  check_number(gid)?;
   #[cfg(any(target_os = "linux", target_os = "android"))]
   // SAFETY: integers only.
   let result = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
@@ -128,6 +140,7 @@ fn set_group(gid: u32) -> nix::Result<()> {
 }
 
 fn set_user(uid: u32) -> nix::Result<()> {
+  check_number(uid)?;
   #[cfg(any(target_os = "linux", target_os = "android"))]
   // SAFETY: integers only.
   let result = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
