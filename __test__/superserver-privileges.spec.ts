@@ -87,7 +87,8 @@ asRoot('a worker inherits nothing that its superserver has open for programs to 
   const program = `
     import { readdirSync, readlinkSync } from 'node:fs'
     import { superserve } from 'fdpass/superserver'
-    const linksOf = (pid) => readdirSync('/proc/' + pid + '/fd').map((fd) => readlinkSync('/proc/' + pid + '/fd/' + fd)).slice(3)
+    const linksOf = (pid) => readdirSync('/proc/' + pid + '/fd').filter((fd) => fd > 2)
+      .map((fd) => readlinkSync('/proc/' + pid + '/fd/' + fd))
     const options = { listen: 'tcp:127.0.0.1:0', module: process.argv[1], workers: 1, user: 'nobody', cwd: '/' }
     const server = await superserve(options)
     const open = readdirSync('/proc/self/fd').filter((fd) => fd === '8' || fd === '9')
