@@ -166,9 +166,10 @@ impl Process {
 
   /// How it has ended, once it has: waitpid(2), without waiting. None while it runs.
   pub fn reap(&mut self) -> nix::Result<Option<Ending>> {
-    let ending = reap(self.pid.as_raw())?;
-    self.reaped = ending.is_some();
-    Ok(ending)
+    let ending = reap(self.pid.as_raw());
+    // Where somebody else has waited for it, its number can be another one's already.
+    self.reaped = ending != Ok(None);
+    ending
   }
 
   /// Its number, to be given to [`reap`], and the descriptor that becomes readable at its end.

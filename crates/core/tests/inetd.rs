@@ -496,7 +496,8 @@ fn a_program_that_shuts_the_listener_down_has_no_second_one_beside_it() {
 
 #[test]
 fn after_stop_a_program_keeps_its_listener_and_none_is_started_after_it() {
-  let Some(program) = python("for i in range(2):\n  c = s.accept()[0]\n  c.send(b'served\\n')") else { return };
+  let serve = "c = s.accept()[0]\nc.send(b'served\\n')\nc.recv(1)\n";
+  let Some(program) = python(&serve.repeat(2)) else { return };
   let (mut inetd, address) = serving(Mode::Wait, program, NO_LIMITS);
   let first = connect(address);
   until_started(&mut inetd, 1);
@@ -504,10 +505,13 @@ fn after_stop_a_program_keeps_its_listener_and_none_is_started_after_it() {
   inetd.service.stop();
   inetd.settle();
   assert!(!inetd.has_told(News::Idle));
-  let (second, _third) = (connect(address), connect(address));
+  let (second, third) = (connect(address), connect(address));
+  first.shutdown(Shutdown::Write).unwrap();
   assert_eq!(line(&second), "served");
+  second.shutdown(Shutdown::Write).unwrap();
   inetd.until_told(News::Idle);
   assert_eq!(inetd.service.counters().acknowledged, 1);
+  assert!((&third).read(&mut [0]).is_err(), "nobody has its listener any more");
 }
 
 #[test]

@@ -477,10 +477,16 @@ fn a_worker_that_ends_its_channel_is_gone_and_not_broken() {
 #[test]
 fn a_worker_that_receives_no_more_is_gone_with_the_next_connection() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let worker = Worker::ready(&mut pool);
+  let mut worker = Worker::ready(&mut pool);
+  let _clients = [connect(address), connect(address)];
+  let jobs = [worker.take(&mut pool), worker.take(&mut pool)];
+  worker.tell_ended(&[jobs[0].id]);
+  worker.acknowledge(jobs[1].id);
   raw(&worker).shutdown(Shutdown::Read).unwrap();
   let client = connect(address);
-  pool.until_told(News::Gone { worker: worker.token, lost: 0, broken: false });
+  pool.until_told(News::Gone { worker: worker.token, lost: 1, broken: false });
+  assert!(worker.has_been_told_to_leave());
+  assert_eq!(pool.service.counters().completed, 1, "what it has said is heard");
   let mut next = Worker::ready(&mut pool);
   assert_connected(&client, &mut next.accept(&mut pool).connection);
 }

@@ -118,7 +118,7 @@ fn descriptors_become_the_numbers_from_zero_on() {
 
 #[test]
 fn descriptors_whose_numbers_lie_among_the_targets_arrive_in_their_places() {
-  const COUNT: usize = 40;
+  const COUNT: usize = 300;
   let (mut reader, writer) = std::io::pipe().unwrap();
   let mut files: Vec<File> = (3..COUNT).map(|index| file_holding(&format!("{index}\n"))).collect();
   files.sort_by_key(|file| file.as_raw_fd());

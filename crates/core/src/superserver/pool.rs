@@ -238,6 +238,11 @@ impl<R: Reactor> Pool<R> {
 
   /// Notes that a worker's process has ended: what it has still said is heard, and then it is forgotten.
   pub fn forget(&mut self, token: u32) {
+    self.hear_out(token);
+    self.settle();
+  }
+
+  fn hear_out(&mut self, token: u32) {
     while let Some(index) = self.index_of(token) {
       match self.receive(index) {
         Ok(true) => {}
@@ -245,7 +250,6 @@ impl<R: Reactor> Pool<R> {
         Err(errno) => self.remove_worker(index, errno == Errno::EPROTO),
       }
     }
-    self.settle();
   }
 
   /// Sets how many connections there may be from now on.
@@ -441,10 +445,10 @@ impl<R: Reactor> Pool<R> {
           self.be_short(errno);
           return;
         }
-        // It has died, or receives no more: the end of its channel, behind what it has said, is an event in any case then.
+        // It has died, or receives no more.
         Err(_) => {
-          worker.is_leaving = true;
-          let _ = socket.shutdown(Direction::Both);
+          let token = worker.token;
+          self.hear_out(token);
           continue;
         }
       };
