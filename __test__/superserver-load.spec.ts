@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { connect } from 'node:net'
 import { createInterface } from 'node:readline'
 import test from 'ava'
-import { fixturePath } from './helpers/processes.ts'
+import { hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
+import { finish, fixturePath, fixtureSource } from './helpers/processes.ts'
 
 /** `npm run test:load` sets 50,000, with 20 kills and 5 reloads. */
 const COUNT = Number(process.env.FDPASS_CONNECTIONS ?? 5000)
@@ -13,23 +13,11 @@ const CONCURRENCY = 64
 
 const seed = Number(process.env.FDPASS_SEED ?? Math.floor(Math.random() * 2 ** 31))
 
-type Outcome = 'answered' | 'reset' | 'refused' | 'odd'
-
-/** What one client sees: its question once and an orderly end, or no answer and a reset. */
-function ask(port: number, question: string): Promise<Outcome> {
-  return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1', () => socket.write(question))
-    let answer = ''
-    socket.setEncoding('utf8').on('data', (text: string) => (answer += text))
-    socket.on('end', () => resolve(answer === question ? 'answered' : 'odd'))
-    socket.on('error', ({ code }: NodeJS.ErrnoException) => {
-      if (code === 'ECONNREFUSED') resolve('refused')
-      else resolve(code === 'ECONNRESET' || code === 'EPIPE' ? 'reset' : 'odd')
-    })
-  })
-}
-
-test.serial(
+onlyIf(
+  hasPython && isLinux,
+  'needs Python 3.9 on Linux',
+  test.serial
+)(
   `${COUNT} connections, ${CONCURRENCY} at a time, while ${KILLS} workers are killed and ${RELOADS} reloads go on: none refused, each that was not lost with its worker answered once, and as many lost as are told (seed ${seed})`,
   async (t) => {
     t.timeout(30 * 60_000)
@@ -41,12 +29,11 @@ test.serial(
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
     const port = Number((await lines.next()).value)
 
-    const seen: Record<Outcome, number> = { answered: 0, reset: 0, refused: 0, odd: 0 }
-    let asked = 0
-    const client = async () => {
-      while (asked < COUNT) seen[await ask(port, `question ${asked++}`)]++
-    }
-    await Promise.all(Array.from({ length: CONCURRENCY }, client))
+    const client = spawn('python3', [fixtureSource('superserver-load.py'), `${port}`, `${COUNT}`, `${CONCURRENCY}`], {
+      stdio: ['ignore', 'pipe', 'inherit']
+    })
+    t.teardown(() => client.kill('SIGKILL'))
+    const seen = JSON.parse(await finish(client)) as Record<'answered' | 'reset' | 'refused' | 'odd', number>
     child.stdin.end()
     const told = JSON.parse((await lines.next()).value as string) as Record<string, number>
     await once(child, 'close')
