@@ -31,12 +31,17 @@ interface Daemon {
 }
 
 /** Starts a superserver of its own process, by a file, and waits until it serves. It does not outlive the test. */
-async function start(t: ExecutionContext, services: Services, env: NodeJS.ProcessEnv = {}): Promise<Daemon> {
+async function start(
+  t: ExecutionContext,
+  services: Services,
+  env: NodeJS.ProcessEnv = {},
+  stderr: 'inherit' | 'pipe' = 'inherit'
+): Promise<Daemon> {
   const file = join(mkdtempSync(join(folder, 'process-')), 'services.json')
   writeFileSync(file, JSON.stringify({ services }))
   const child = spawn(process.execPath, [...process.execArgv, fixturePath('superserver-daemon'), file], {
     env: { ...process.env, ...env },
-    stdio: ['ignore', 'inherit', 'inherit']
+    stdio: ['ignore', 'inherit', stderr]
   })
   t.teardown(() => child.kill('SIGKILL'))
   const ended = once(child, 'exit') as Daemon['ended']
@@ -154,7 +159,9 @@ onLinux(
 onLinux('a file that is broken at SIGHUP changes nothing', async (t) => {
   const { next, env } = manager(t)
   const port = newPort()
-  const { child, file } = await start(t, { lines: service(port) }, env)
+  const { child, file } = await start(t, { lines: service(port) }, env, 'pipe')
+  let warnings = ''
+  child.stderr!.setEncoding('utf8').on('data', (part: string) => (warnings += part))
   t.is(await next(), 'READY=1')
   const worker = await (await client(t, port)).ask('pid')
   for (const broken of ['{', '[]', '{"services":{}}', JSON.stringify({ services: { lines: { listen: 'tcp:1' } } })]) {
@@ -164,6 +171,9 @@ onLinux('a file that is broken at SIGHUP changes nothing', async (t) => {
     t.is(await next(), 'READY=1')
     t.is(await (await client(t, port)).ask('pid'), worker, broken)
   }
+  // Nobody listens to 'failure'.
+  await until(() => warnings.split('FDPASS_SERVICE_FAILED').length > 4)
+  t.is(warnings.match(/FDPASS_SERVICE_FAILED\] Warning: superserver: /g)?.length, 4)
 })
 
 onLinux('a superserver that is killed leaves no worker: each finishes what it has, and ends', async (t) => {

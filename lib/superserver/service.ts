@@ -74,7 +74,7 @@ export interface PauseEvent {
 
 /** Something that has gone wrong. */
 export interface FailureEvent {
-  /** The service's name. */
+  /** The service's name; `'superserver'` for what concerns no single one. */
   readonly service: string
   /** What. */
   readonly error: Error
@@ -90,7 +90,10 @@ export interface SuperserverEventMap {
   exit: [ExitEvent]
   /** Too many programs were started. */
   pause: [PauseEvent]
-  /** Something has gone wrong which is tried again: a program could not be executed, a descriptor was missing. */
+  /**
+   * Something has gone wrong: a program could not be executed, a descriptor was missing, a reload by SIGHUP failed. Where nobody
+   * listens it is a process warning, once.
+   */
   failure: [FailureEvent]
 }
 
@@ -105,7 +108,6 @@ export abstract class Service {
   readonly listening = new Map<string, Listening>()
   protected spawned = 0
   #deadline = Infinity
-  readonly #warned = new Set<string>()
   #stopped: Promise<void> | undefined
 
   constructor(settings: Settings, events: Events) {
@@ -255,13 +257,22 @@ export abstract class Service {
   }
 
   protected tellFailed(error: unknown): void {
-    if (this.events.emit('failure', { service: this.name, error: error as Error })) return
-    // Nobody listens: a program that cannot be executed would look like one that says nothing.
-    const { message } = error as Error
-    if (this.#warned.has(message)) return
-    this.#warned.add(message)
-    process.emitWarning(`Service '${this.name}': ${message}`, { code: 'FDPASS_SERVICE_FAILED' })
+    tellFailure(this.events, this.name, error)
   }
+}
+
+const warned = new Set<string>()
+
+/**
+ * Tells of something that has gone wrong. Where nobody listens it is a warning, once: a program that cannot be executed would
+ * look like one that says nothing, and a file that is broken like one that was taken.
+ */
+export function tellFailure(events: Events, service: string, error: unknown): void {
+  if (events.emit('failure', { service, error: error as Error })) return
+  const warning = `${service}: ${(error as Error).message}`
+  if (warned.has(warning)) return
+  warned.add(warning)
+  process.emitWarning(warning, { code: 'FDPASS_SERVICE_FAILED' })
 }
 
 /** What is counted of a service; all zero where nothing is known. */

@@ -9,7 +9,7 @@ import { InetdService } from './inetd-service.ts'
 import { ListenerService } from './listener-service.ts'
 import { monotonic, notify } from './notify.ts'
 import { PoolService } from './pool-service.ts'
-import type { Events, Service, SuperserverEventMap, SuperserverStats } from './service.ts'
+import { type Events, type Service, type SuperserverEventMap, type SuperserverStats, tellFailure } from './service.ts'
 import { type ServiceOptions, type Settings, folderOf, settingsOf } from './settings.ts'
 
 /** What {@link superserve} can be told beside its services. */
@@ -52,6 +52,9 @@ const made = Symbol('made')
 
 /** The name of a service that has none. */
 const ONLY = 'service'
+
+/** What all services together are called. */
+const ALL = 'superserver'
 
 /**
  * A process that listens, and has others serve: what {@link superserve} has started.
@@ -150,10 +153,11 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
   }
 
   /**
-   * Listen no more, and let workers and programs finish what they have; those that take longer than they may are killed.
+   * Listen no more, and let workers and programs finish what they have. Workers that take longer than they may are killed; the
+   * programs of `nowait` and `wait` are left to themselves then, as inetd leaves them.
    *
    * @param options `timeout`
-   * @returns resolves when all have ended. Another call with a shorter time shortens it
+   * @returns resolves when all have ended, or their time is up. Another call with a shorter time shortens it
    *
    *   Rejects with ERR_INVALID_ARG_TYPE or ERR_OUT_OF_RANGE.
    */
@@ -260,13 +264,13 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
 
   #tell(...assignments: string[]): void {
     if (!this.#notifies) return
-    notify(...assignments).catch((error: Error) => this.emit('failure', { service: ONLY, error }))
+    notify(...assignments).catch((error: unknown) => tellFailure(this, ALL, error))
   }
 
   /** Does what a service manager expects on its signals. */
   #listen(): void {
     const reload = () => {
-      this.reload().catch((error: Error) => this.emit('failure', { service: ONLY, error }))
+      this.reload().catch((error: unknown) => tellFailure(this, ALL, error))
     }
     const end = async (signal: NodeJS.Signals) => {
       const isSecond = this.closed
