@@ -12,7 +12,7 @@ use std::ptr;
 
 use fdpass_core::{
   Access, Address, Control, ControlBuffer, Credentials, Direction, Envelope, Errno, Kind, Receiving, Socket,
-  SocketType, TcpOptions,
+  SocketFile, SocketType, TcpOptions,
 };
 use napi::bindgen_prelude::{AsyncTask, Either, ToNapiValue, Unknown};
 use napi::{Env, check_status, sys};
@@ -166,6 +166,14 @@ pub struct Calls<'env> {
   /// another process is about to replace the file.
   #[napi(ts_type = "(socket: number, length: number, mode: number) => number")]
   pub bind: Unknown<'env>,
+  /// Leave a bound socket's file to another process that has the socket too. Puts which one it is into `name`, and gives the length;
+  /// 0 where there is none, or it is not this environment's to remove.
+  #[napi(ts_type = "(socket: number) => number")]
+  pub hand_file_on: Unknown<'env>,
+  /// Take over the file of a socket that another process has handed on, as `name` says: it is removed when the socket is
+  /// closed. Gives 1; 0 where the socket's path does not lead to it any more.
+  #[napi(ts_type = "(socket: number) => number")]
+  pub claim_file: Unknown<'env>,
   /// Remove the files of all sockets that are bound: process.exit() ends the process without the environment's end.
   #[napi(ts_type = "() => number")]
   pub remove_files: Unknown<'env>,
@@ -397,6 +405,8 @@ impl<'env> Calls<'env> {
       socket: call("socket", integers!(socket, 1))?,
       ask: call("ask", integers!(ask, 2))?,
       bind: call("bind", integers!(bind, 3))?,
+      hand_file_on: call("handFileOn", integers!(hand_file_on, 1))?,
+      claim_file: call("claimFile", integers!(claim_file, 1))?,
       remove_files: call("removeFiles", integers!(remove_files, 0))?,
       listen: call("listen", integers!(listen, 3))?,
       connect: call("connect", integers!(connect, 2))?,
@@ -530,6 +540,20 @@ fn bind(environment: &mut Environment, [number, length, mode]: [i32; 3]) -> Outc
   let file = fdpass_core::bind(environment.table.socket(number)?, &address, u32::try_from(mode).ok())?;
   environment.table.set_file(number, file)?;
   Ok(0)
+}
+
+fn hand_file_on(environment: &mut Environment, [number]: [i32; 1]) -> Outcome {
+  let Some(id) = environment.table.hand_file_on(number)? else { return Ok(0) };
+  environment.name.get()[..id.len()].copy_from_slice(&id);
+  Ok(id.len() as i32)
+}
+
+fn claim_file(environment: &mut Environment, [number]: [i32; 1]) -> Outcome {
+  let id = environment.name.get()[..16].try_into().map_err(|_| Errno::EINVAL)?;
+  let file = SocketFile::claim(environment.table.socket(number)?, id)?;
+  let claimed = file.is_some();
+  environment.table.set_file(number, file)?;
+  Ok(i32::from(claimed))
 }
 
 fn remove_files(environment: &mut Environment, []: [i32; 0]) -> Outcome {

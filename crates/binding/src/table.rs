@@ -110,6 +110,11 @@ impl Table {
     Ok(())
   }
 
+  /// Leaves a bound socket's file to another process; gives which one it is.
+  pub(crate) fn hand_file_on(&mut self, number: RawFd) -> Result<Option<[u8; 16]>, Errno> {
+    Ok(self.get_mut(number)?.file.take().map(SocketFile::hand_on))
+  }
+
   /// Removes the files of all sockets that were bound here.
   pub(crate) fn remove_files(&mut self) {
     self.open.iter_mut().flatten().for_each(|open| open.file = None);

@@ -35,6 +35,26 @@ impl SocketFile {
     self.path = PathBuf::new();
   }
 
+  /// Leaves the file to a process that takes the socket over; the result is for its [`SocketFile::claim`].
+  pub fn hand_on(self) -> [u8; 16] {
+    let id = (u128::from(self.device) << 64) | u128::from(self.inode);
+    self.keep();
+    id.to_be_bytes()
+  }
+
+  /// Takes over the file of a socket that another process has bound and handed on; none where the socket's path leads to
+  /// another one by now, or to nothing.
+  pub fn claim(socket: Socket<'_>, id: [u8; 16]) -> nix::Result<Option<Self>> {
+    let address = socket.local_address()?;
+    let Some(path) = address.as_ref().and_then(Address::path) else { return Ok(None) };
+    let Ok(file) = Self::find(path) else { return Ok(None) };
+    if (u128::from(file.device) << 64) | u128::from(file.inode) == u128::from_be_bytes(id) {
+      return Ok(Some(file));
+    }
+    file.keep();
+    Ok(None)
+  }
+
   fn is(&self, metadata: &fs::Metadata) -> bool {
     (metadata.dev(), metadata.ino()) == (self.device, self.inode)
   }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use fdpass_core::{Errno, Receiving, Socket, SocketType};
+use fdpass_core::{Errno, Receiving, Socket, SocketFile, SocketType};
 use fixtures::{assert_nothing_in, bound};
 use nix::sys::stat::Mode;
 use tempfile::tempdir;
@@ -22,6 +22,35 @@ fn the_file_goes_with_the_socket_or_stays_if_it_is_kept() {
   drop(fd);
   let (_fd, file) = bound(SocketType::Stream, &path, None).unwrap();
   file.keep();
+  assert!(path.exists());
+}
+
+#[test]
+fn a_file_that_is_handed_on_goes_with_whoever_claims_it() {
+  let folder = tempdir().unwrap();
+  let path = folder.path().join("x");
+  let (fd, file) = bound(SocketType::Stream, &path, None).unwrap();
+  let id = file.hand_on();
+  assert!(path.exists());
+  let theirs = fd.try_clone().unwrap(); // as it came to another process
+  drop(fd);
+  let socket = Socket::known(theirs.as_fd(), SocketType::Stream, Receiving::default());
+  let claimed = SocketFile::claim(socket, id).unwrap().expect("it is that file");
+  drop(claimed);
+  assert!(!path.exists());
+}
+
+#[test]
+fn a_file_that_took_the_place_of_one_handed_on_is_not_claimed() {
+  let folder = tempdir().unwrap();
+  let path = folder.path().join("x");
+  let (fd, file) = bound(SocketType::Stream, &path, None).unwrap();
+  let id = file.hand_on();
+  let socket = Socket::known(fd.as_fd(), SocketType::Stream, Receiving::default());
+  fs::remove_file(&path).unwrap();
+  assert!(SocketFile::claim(socket, id).unwrap().is_none());
+  fs::write(&path, "mine").unwrap();
+  assert!(SocketFile::claim(socket, id).unwrap().is_none());
   assert!(path.exists());
 }
 
