@@ -7,6 +7,7 @@
  *
  * @module superserver
  */
+export type { ListenSource } from './lib/listening.ts'
 export type { Ending } from './lib/superserver/child.ts'
 export {
   type ConnectionsOptions,
@@ -25,7 +26,7 @@ export type {
   SuperserverStats,
   WorkerState
 } from './lib/superserver/service.ts'
-export type { ListenSource, ResourceLimit, ServiceOptions } from './lib/superserver/settings.ts'
+export type { ResourceLimit, ServiceOptions } from './lib/superserver/settings.ts'
 export {
   type CloseOptions,
   type Services,

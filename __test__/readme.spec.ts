@@ -23,6 +23,7 @@ const needs: Record<string, [boolean, string, Surroundings?]> = {
   Messages: [isLinux, 'needs Linux'],
   Broker: [isLinux, 'needs Linux'],
   Superserver: [isLinux, 'needs Linux'],
+  Restarts: [isLinux, 'needs Linux'],
   Memory: [isLinux, 'needs Linux'],
   Peers: [isLinux, 'needs Linux'],
   'D-Bus': [runs('dbus-run-session', '--version'), 'needs dbus-run-session'],

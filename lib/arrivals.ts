@@ -32,15 +32,29 @@ export async function receiveConnection(
   options?: ReceiveConnectionOptions
 ): Promise<Socket | null> {
   openReactor()
-  const { isStream } = endpointOf('channel', channel)
   const signal = signalOf(optionsOf(options))
   const { allowHalfOpen = false } = options ?? {}
   if (typeof allowHalfOpen !== 'boolean') throw invalidType('options.allowHalfOpen', 'of type boolean', allowHalfOpen)
+  const arrived = await nextArrival(channel, signal)
+  return arrived === null ? null : openArrived(arrived, allowHalfOpen)
+}
+
+/** A connection that has come through a channel, and what came with it. */
+export interface Arrived {
+  readonly connection: Descriptor
+  readonly head: Uint8Array
+}
+
+/** The next connection that comes through a channel; null at its end. */
+export function nextArrival(channel: UnixSocket, signal: AbortSignal | undefined): Promise<Arrived | null> {
+  const { isStream } = endpointOf('channel', channel)
   let arrivals = arrivalsOf.get(channel)
   if (arrivals === undefined) arrivalsOf.set(channel, (arrivals = new Arrivals(isStream)))
-  const arrived = await arrivals.next(channel, signal)
-  if (arrived === null) return null
-  const { connection, head } = arrived
+  return arrivals.next(channel, signal)
+}
+
+/** Makes a socket of a connection, whose first bytes are its head. What throws has closed the connection. */
+export function openArrived({ connection, head }: Arrived, allowHalfOpen: boolean): Socket {
   try {
     const socket = connection.toSocket({ allowHalfOpen })
     if (head.length > 0) socket.unshift(head)
@@ -49,11 +63,6 @@ export async function receiveConnection(
     connection.closeSync()
     throw error
   }
-}
-
-interface Arrived {
-  readonly connection: Descriptor
-  readonly head: Uint8Array
 }
 
 const arrivalsOf = new WeakMap<UnixSocket, Arrivals>()

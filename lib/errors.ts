@@ -184,6 +184,28 @@ export function superserverClosed(): Error {
   return withCode(new Error('The superserver is closed'), 'ERR_SERVER_CLOSED')
 }
 
+/** A process that has not become ready to serve in the place of another one. */
+export function notReadyInTime(milliseconds: number): SystemError {
+  const error = new Error(`ETIMEDOUT: the successor was not ready within ${milliseconds} ms, takeover`)
+  return Object.assign(error, { code: 'ETIMEDOUT', errno: -constants.errno.ETIMEDOUT, syscall: 'takeover' })
+}
+
+/** A process at a takeover's path that may not be dealt with. */
+export function untrusted(path: string, uid: number): SystemError {
+  const error = new Error(`EACCES: the process that listens there runs as user ${uid}, connect ${inspect(path)}`)
+  return Object.assign(error, {
+    code: 'EACCES',
+    errno: -constants.errno.EACCES,
+    syscall: 'connect',
+    address: path
+  })
+}
+
+/** A call on a takeover that is closed, or that came at a time when it means nothing. */
+export function takeoverState(text: string): Error {
+  return withCode(new Error(text), 'ERR_INVALID_STATE')
+}
+
 /** A call of a worker's in a process that is none. */
 export function notAWorker(): Error {
   return withCode(

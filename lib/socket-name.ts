@@ -2,7 +2,7 @@ import { constants } from 'node:os'
 import { putName } from './address.ts'
 import { integer } from './arguments.ts'
 import { invalidValue, systemError } from './errors.ts'
-import { AGAIN, native } from './native.ts'
+import { AGAIN, name as sharedName, native } from './native.ts'
 import { retry } from './pause.ts'
 
 /** The `mode` of an `options` argument for the file of a socket; -1 for what the umask leaves. */
@@ -31,13 +31,33 @@ const IN_USE = -constants.errno.EADDRINUSE
 
 let removesFiles = false
 
+/** The end of the environment removes the files of its sockets too, but process.exit() ends the main thread without it. */
+function removeFilesAtExit(): void {
+  if (!removesFiles) process.once('exit', () => native.removeFiles())
+  removesFiles = true
+}
+
 function bind(fd: number, name: Uint8Array | null, mode: number): number {
-  if (!removesFiles) {
-    // The end of the environment removes them too, but process.exit() ends the main thread without it.
-    removesFiles = true
-    process.once('exit', () => native.removeFiles())
-  }
+  removeFilesAtExit()
   return native.bind(fd, name === null ? 0 : putName(name), mode)
+}
+
+/** What identifies the file of a bound socket, for whoever takes the socket over; null where there is none of this process's. */
+export type FileId = string | null
+
+/** Leaves the file of a bound socket where it is, whatever becomes of the socket here. */
+export function handFileOn(fd: number): FileId {
+  const length = native.handFileOn(fd)
+  if (length < 0) throw systemError(length, 'bind')
+  return length === 0 ? null : Buffer.from(sharedName.subarray(0, length)).toString('hex')
+}
+
+/** Has the file of a socket that another process has handed on removed with the socket, if it still is that file. */
+export function claimFile(fd: number, id: FileId): void {
+  if (id === null) return
+  removeFilesAtExit()
+  sharedName.set(Buffer.from(id, 'hex'))
+  native.claimFile(fd)
 }
 
 function check(code: number, name: Uint8Array | null): void {

@@ -1,9 +1,8 @@
-import type { Server as HttpServer, ServerResponse } from 'node:http'
 import type { Server, Socket } from 'node:net'
-import { clearTimeout, setTimeout } from 'node:timers'
 import { optionsOf } from '../arguments.ts'
 import { type Descriptor, own } from '../descriptor.ts'
 import { invalidType, noSockets } from '../errors.ts'
+import { drainHttp, isHttp } from '../http-drain.ts'
 import { Iteration, end } from '../iteration.ts'
 import { native } from '../native.ts'
 import { trackConnections } from '../node-handle.ts'
@@ -26,9 +25,6 @@ export interface WorkerListener {
 
 /** How many connections are taken ahead of an iteration. */
 const AHEAD = 16
-
-/** How long a connection of an HTTP server that is to finish may be idle at least, in milliseconds. */
-const PATIENCE = 100
 
 /** What was taken and is still to be given to whoever iterates. */
 class Supply<T> {
@@ -189,19 +185,8 @@ export async function serve(server: Server): Promise<void> {
     server.emit('connection', socket)
   })
   await reception.drained
-  if (!('closeIdleConnections' in server)) return reception.finished
-  const http = server as HttpServer
-  http.prependListener('request', (_request, response: ServerResponse) => (response.shouldKeepAlive = false))
-  // Not at once: a client would be about to ask again over a connection that it was promised.
-  const timer = setTimeout(
-    () => {
-      http.closeIdleConnections()
-      timer.refresh() // no event tells that another one has become idle
-    },
-    Math.max(http.keepAliveTimeout, PATIENCE)
-  )
+  using _draining = isHttp(server) ? drainHttp(server) : undefined
   await reception.finished
-  clearTimeout(timer)
 }
 
 let listened: Supply<WorkerListener> | undefined

@@ -4,7 +4,7 @@ import { systemError } from '../errors.ts'
 import { type ServiceState, fds, native } from '../native.ts'
 import { listenToBell } from './bell.ts'
 import { Service } from './service.ts'
-import type { Listening } from './source.ts'
+import type { Listening } from '../listening.ts'
 
 // What the native side tells, by its numbers.
 const READY = 0

@@ -3,7 +3,7 @@ import { superserverClosed } from '../errors.ts'
 import type { Ending } from './child.ts'
 import type { CrewEvents } from './crew.ts'
 import type { Settings } from './settings.ts'
-import { Listening, type Source } from './source.ts'
+import { Listening, type Source } from '../listening.ts'
 
 /** What a process of a service is doing. */
 export interface WorkerState {

@@ -2,19 +2,11 @@ import { availableParallelism } from 'node:os'
 import { dirname, isAbsolute, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { MAX_INT, integer } from '../arguments.ts'
-import type { Descriptor } from '../descriptor.ts'
 import { invalidType, invalidValue, outOfRange } from '../errors.ts'
 import { groupOf, identityOf } from '../identity.ts'
+import { type ListenSource, type Source, isDatagram, sourceOf } from '../listening.ts'
 import { type ProgramDescription, resourceByName } from '../native.ts'
-import { type Source, isDatagram, sourceOf } from './source.ts'
 import { WORKER } from './worker-environment.ts'
-
-/**
- * What is listened on: `'tcp:HOST:PORT'` (an IPv6 address in brackets; `'tcp:PORT'` for every address of this machine; port 0
- * for a free one), `'udp:HOST:PORT'`, `'unix:PATH'` (`'unix:\0name'` for an abstract address); or a descriptor of a socket that
- * listens or of datagrams, which stays the caller's.
- */
-export type ListenSource = string | Descriptor
 
 /** A limit on what a process may use: both of setrlimit(2)'s numbers, or the soft and the hard one. */
 export type ResourceLimit = number | readonly [soft: number, hard: number]

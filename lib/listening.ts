@@ -1,24 +1,35 @@
 import { lookup } from 'node:dns/promises'
 import { type AddressInfo, isIP } from 'node:net'
 import { isAbsolute } from 'node:path'
-import { addressOf, putName, takeName } from '../address.ts'
-import { backlogOf } from '../arguments.ts'
-import { bindListener } from '../bound-listener.ts'
-import { Descriptor, closeFds, disown } from '../descriptor.ts'
-import { invalidType, invalidValue, systemError } from '../errors.ts'
-import { borrow } from '../fd-source.ts'
-import { takeInternetAddress } from '../internet-address.ts'
-import type { Kind } from '../kind.ts'
-import { fds, native } from '../native.ts'
-import { giveNameLater } from '../socket-name.ts'
-import { makeSocket } from '../unix-socket.ts'
+import { addressOf, putName, takeName } from './address.ts'
+import { backlogOf, integer } from './arguments.ts'
+import { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './bound-listener.ts'
+import { Descriptor, closeFds, disown, own } from './descriptor.ts'
+import { invalidType, invalidValue, systemError } from './errors.ts'
+import { borrow } from './fd-source.ts'
+import { takeInternetAddress } from './internet-address.ts'
+import type { Kind } from './kind.ts'
+import { fds, native } from './native.ts'
+import { giveNameLater } from './socket-name.ts'
+import { makeSocket } from './unix-socket.ts'
 
-/** What a service listens on, as it was named. */
+/**
+ * What is listened on: `'tcp:HOST:PORT'` (an IPv6 address in brackets; `'tcp:PORT'` for every address of this machine; port 0
+ * for a free one), `'udp:HOST:PORT'`, `'unix:PATH'` (`'unix:\0name'` for an abstract address); or a descriptor of a socket that
+ * listens or of datagrams, which stays the caller's.
+ */
+export type ListenSource = string | Descriptor
+
+/** What is listened on, as it was named. */
 export type Source = { readonly name: string } & (
-  | { readonly kind: 'tcp' | 'udp'; readonly host: string | undefined; readonly port: number }
-  | { readonly kind: 'unix'; readonly path: string }
+  | { readonly kind: 'udp'; readonly host: string | undefined; readonly port: number }
+  | ({ readonly kind: 'tcp'; readonly host: string | undefined; readonly port: number } & TcpChoices)
+  | ({ readonly kind: 'unix'; readonly path: string } & UnixChoices)
   | { readonly kind: 'descriptor'; readonly descriptor: Descriptor }
 )
+
+type TcpChoices = Pick<TcpListenerOptions, 'backlog' | 'ipv6Only' | 'reusePort'>
+type UnixChoices = Pick<UnixListenerOptions, 'backlog' | 'mode'>
 
 const form = "'tcp:HOST:PORT', 'udp:HOST:PORT' or 'unix:PATH', or a Descriptor"
 
@@ -41,6 +52,19 @@ export function sourceOf(argument: string, value: unknown): Source {
   }
   const host = parts.host === '*' ? undefined : (parts.host ?? parts.ipv6)
   return { name: value, kind: parts.kind as 'tcp' | 'udp', host, port }
+}
+
+/** As `sourceOf`, of what may also be said as it is to `bindListener`. */
+export function listenerSourceOf(argument: string, value: unknown): Source {
+  if (typeof value !== 'object' || value === null || value instanceof Descriptor) return sourceOf(argument, value)
+  const { path, port, host, ...choices } = value as Partial<TcpListenerOptions> & Partial<UnixListenerOptions>
+  if ((path === undefined) === (port === undefined)) {
+    throw invalidValue(argument, "must have either 'port' or 'path'")
+  }
+  if (path !== undefined) return { ...sourceOf(`${argument}.path`, `unix:${path}`), ...choices } as Source
+  integer(`${argument}.port`, port, 0, 65_535)
+  const name = host === undefined ? `tcp:${port}` : `tcp:${isIP(host) === 6 ? `[${host}]` : host}:${port}`
+  return { ...sourceOf(`${argument}.host`, name), ...choices } as Source
 }
 
 const listening: ReadonlySet<Kind> = new Set(['tcp-listener', 'unix-listener'] as const)
@@ -90,8 +114,18 @@ export class Listening {
   }
 
   /** Opens what a source names; of a descriptor a duplicate. */
-  static async open(source: Source, backlog: number | undefined, mode: number | undefined): Promise<Listening> {
+  static async open(source: Source, backlog?: number, mode?: number): Promise<Listening> {
     return new Listening(source.name, await openSource(source, backlog, mode))
+  }
+
+  /** What another process had open; a descriptor that is this one's from now on. */
+  static takeOver(name: string, descriptor: Descriptor): Listening {
+    return new Listening(name, disown(descriptor))
+  }
+
+  /** A second descriptor of it. */
+  duplicate(): Descriptor {
+    return own(duplicateOf(this.fd))
   }
 
   /** Closes it; the file of a socket that was made here is removed. */
@@ -102,14 +136,10 @@ export class Listening {
 
 async function openSource(source: Source, backlog: number | undefined, mode: number | undefined): Promise<number> {
   switch (source.kind) {
-    case 'descriptor': {
-      fds[0] = source.descriptor[borrow]()
-      const code = native.duplicate(1)
-      if (code < 0) throw systemError(code, 'fcntl')
-      return fds[0]!
-    }
+    case 'descriptor':
+      return duplicateOf(source.descriptor[borrow]())
     case 'unix':
-      return openUnix(source.path, backlog, mode)
+      return openUnix(source.path, source.backlog ?? backlog, source.mode ?? mode)
     case 'udp': {
       const host = (await hostOf(source.host)) ?? '::'
       let fd = native.udpSocket(putName(Buffer.from(host)), source.port)
@@ -117,9 +147,19 @@ async function openSource(source: Source, backlog: number | undefined, mode: num
       if (fd < 0) throw systemError(fd, 'bind', source.name)
       return fd
     }
-    case 'tcp':
-      return disown(bindListener({ port: source.port, host: await hostOf(source.host), backlog }))
+    case 'tcp': {
+      const { port, ipv6Only, reusePort } = source
+      const host = await hostOf(source.host)
+      return disown(bindListener({ port, host, ipv6Only, reusePort, backlog: source.backlog ?? backlog }))
+    }
   }
+}
+
+function duplicateOf(fd: number): number {
+  fds[0] = fd
+  const code = native.duplicate(1)
+  if (code < 0) throw systemError(code, 'fcntl')
+  return fds[0]!
 }
 
 /** The IP address of a host; names are looked up. */

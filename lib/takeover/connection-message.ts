@@ -1,0 +1,42 @@
+import type { Bytes } from '../arguments.ts'
+import { bytesOf } from '../arguments.ts'
+import type { Arrived } from '../arrivals.ts'
+import { frame } from '../connection-frame.ts'
+import { invalidType, protocolError } from '../errors.ts'
+
+/** The length of the name, and that of the state. */
+const HEADER = 8
+
+/** What goes with a connection before its head: what the sender calls it, and what it knows of it. */
+export interface Knowledge {
+  /** What the predecessor calls it, `'/chat'` for one. */
+  readonly name: string
+  /** What the predecessor knows of it. */
+  readonly state: Uint8Array
+}
+
+/** Makes the message of a connection: PROTOCOL.md. */
+export function connectionMessage(name: unknown, state: Bytes): (head: Uint8Array) => Uint8Array {
+  if (typeof name !== 'string') throw invalidType('options.name', 'of type string', name)
+  const [nameBytes, stateBytes] = [Buffer.from(name), bytesOf(state, 'options.state')]
+  const header = Buffer.allocUnsafe(HEADER)
+  header.writeUInt32BE(nameBytes.length)
+  header.writeUInt32BE(stateBytes.length, HEADER / 2)
+  return (head) => frame(Buffer.concat([header, nameBytes, stateBytes, head]))
+}
+
+/** Takes what is known of a connection out of what came before its head. */
+export function knowledgeOf({ connection, head }: Arrived): [Arrived, Knowledge] {
+  const bytes = Buffer.from(head.buffer, head.byteOffset, head.length)
+  const nameEnd = HEADER + (bytes.length < HEADER ? Infinity : bytes.readUInt32BE())
+  const stateEnd = nameEnd + (nameEnd > bytes.length ? 0 : bytes.readUInt32BE(HEADER / 2))
+  if (stateEnd > bytes.length) {
+    connection.closeSync()
+    throw protocolError('a connection came without its name and state')
+  }
+  const knowledge = {
+    name: bytes.toString('utf8', HEADER, nameEnd),
+    state: Uint8Array.prototype.slice.call(bytes, nameEnd, stateEnd)
+  }
+  return [{ connection, head: bytes.subarray(stateEnd) }, knowledge]
+}

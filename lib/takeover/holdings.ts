@@ -1,0 +1,22 @@
+import type { Listening } from '../listening.ts'
+import type { UnixServer } from '../unix-server.ts'
+
+/** What a process keeps for its successor. */
+export class Holdings {
+  /** Where they meet. */
+  readonly control: UnixServer
+  /** Second descriptors of the listeners, by name. */
+  readonly listeners: Map<string, Listening>
+
+  constructor(control: UnixServer, listeners = new Map<string, Listening>()) {
+    this.control = control
+    this.listeners = listeners
+  }
+
+  /** Closes all, and removes the files of those sockets that are this process's. */
+  close(): void {
+    this.control.close()
+    for (const listening of this.listeners.values()) listening.close()
+    this.listeners.clear()
+  }
+}

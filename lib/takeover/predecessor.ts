@@ -1,0 +1,200 @@
+import type { Socket } from 'node:net'
+import { type Abortable, optionsOf, signalOf } from '../arguments.ts'
+import { nextArrival, openArrived } from '../arrivals.ts'
+import { Channel } from '../channel.ts'
+import type { ChannelMessage } from '../channel-message.ts'
+import type { Descriptor } from '../descriptor.ts'
+import { invalidType, protocolError, takeoverState } from '../errors.ts'
+import { borrow } from '../fd-source.ts'
+import { Iteration, end } from '../iteration.ts'
+import type { Kind } from '../kind.ts'
+import { Listening, type Source, isDatagram } from '../listening.ts'
+import { type FileId, claimFile } from '../socket-name.ts'
+import { toldError } from '../told-error.ts'
+import type { UnixSocket } from '../unix-socket.ts'
+import { type Knowledge, knowledgeOf } from './connection-message.ts'
+import { Holdings } from './holdings.ts'
+import { LIMITS, VERSION, type Wish, isGift, isObject } from './protocol.ts'
+import type { Settings } from './settings.ts'
+
+/** A live connection that a predecessor has handed over. */
+export interface TakenConnection extends Knowledge {
+  /** The connection, which is the caller's to close; its first bytes are what the predecessor's Node had read. */
+  readonly socket: Socket
+}
+
+/** Options of {@link Predecessor.connections}. */
+export interface TakenConnectionsOptions extends Abortable {
+  /** Whether the sockets stay writable when their peer has ended its half (default false), as an HTTP server wants it. */
+  allowHalfOpen?: boolean | undefined
+}
+
+/** The process that served until this one was ready. */
+export class Predecessor {
+  /** Its pid, by its own word. */
+  readonly pid: number
+  /** The bytes that its `state` option gave; empty if there is none. */
+  readonly state: Uint8Array
+  /** The descriptors that came with them, which are the caller's to close. */
+  readonly fds: readonly Descriptor[]
+  readonly #connections: UnixSocket | undefined
+
+  /** @internal */
+  constructor(pid: number, state: ChannelMessage, connections: UnixSocket | undefined) {
+    this.pid = pid
+    this.state = state.value instanceof Uint8Array ? state.value : new Uint8Array()
+    this.fds = state.fds
+    this.#connections = connections
+  }
+
+  /**
+   * The live connections that it hands over, as they come, until it has ended or closed its side.
+   *
+   * @param options `allowHalfOpen`, `signal`
+   * @returns the connections, with what the predecessor calls each, and knows of it. An error is thrown as `receiveConnection`
+   *   rejects, and a new iteration goes on behind it; leaving it loses nothing
+   * @throws ERR_INVALID_STATE without the `connections` option; ERR_INVALID_ARG_TYPE
+   */
+  connections(options?: TakenConnectionsOptions): AsyncIterableIterator<TakenConnection, undefined> {
+    const signal = signalOf(optionsOf(options))
+    const { allowHalfOpen = false } = options ?? {}
+    if (typeof allowHalfOpen !== 'boolean') throw invalidType('options.allowHalfOpen', 'of type boolean', allowHalfOpen)
+    const channel = this.#connections
+    if (channel === undefined) throw takeoverState("Connections were not asked for: takeover's connections option")
+    const take = async (): Promise<IteratorResult<TakenConnection, undefined>> => {
+      const arrived = await nextArrival(channel, signal)
+      if (arrived === null) return end
+      const [connection, knowledge] = knowledgeOf(arrived)
+      return { done: false, value: { socket: openArrived(connection, allowHalfOpen), ...knowledge } }
+    }
+    return new Iteration(channel, take, signal)
+  }
+
+  /** @internal */
+  close(): void {
+    this.#connections?.close()
+  }
+}
+
+/** What came from a predecessor, as long as it is not settled whose it is. */
+export class Inheritance {
+  readonly holdings: Holdings
+  readonly predecessor: Predecessor
+  readonly #channel: Channel
+  /** The sockets whose files are to be this process's. */
+  readonly #files: readonly (readonly [fd: number, file: FileId])[]
+  /** Why the predecessor does not wait any more for this process to become ready. */
+  #cancelled: Error | undefined
+
+  private constructor(
+    channel: Channel,
+    holdings: Holdings,
+    predecessor: Predecessor,
+    files: readonly (readonly [fd: number, file: FileId])[]
+  ) {
+    this.#channel = channel.unref()
+    this.holdings = holdings
+    this.predecessor = predecessor
+    this.#files = files
+    void this.#listen()
+  }
+
+  /** Asks whoever serves now for all that it has; null where it has gone before it answered. */
+  static async ask(socket: UnixSocket, settings: Settings, signal: AbortSignal): Promise<Inheritance | null> {
+    const channel = new Channel(socket, LIMITS)
+    try {
+      const wish: Wish = {
+        ask: 'listeners',
+        version: VERSION,
+        listen: [...settings.sources].map(([name, { name: source }]) => ({ name, source })),
+        connections: settings.connections
+      }
+      const gift = await channel.request(wish, null, { signal })
+      try {
+        const state = await channel.request({ ask: 'state' }, null, { signal })
+        try {
+          return Inheritance.#take(channel, gift, state, settings)
+        } catch (error) {
+          state.close()
+          throw error
+        }
+      } catch (error) {
+        gift.close()
+        throw error
+      }
+    } catch (error) {
+      channel.close()
+      if (isGone(error)) return null
+      throw error
+    }
+  }
+
+  static #take(channel: Channel, gift: ChannelMessage, state: ChannelMessage, settings: Settings): Inheritance {
+    const sources = [...settings.sources]
+    const { value } = gift
+    if (!isGift(value, sources.length)) throw protocolError('a predecessor answered with something unknown')
+    const inherited = sources.flatMap(([name, source], place) => {
+      const given = value.listeners[place]!
+      return given === null ? [] : [{ name, source, file: given.file }]
+    })
+    const [control, ...others] = gift.fds
+    const connections = settings.connections ? others.pop() : undefined
+    const fits =
+      control?.kind === 'unix-listener' &&
+      others.length === inherited.length &&
+      inherited.every(({ source }, place) => isOf(source, others[place]!.kind)) &&
+      (connections === undefined ? !settings.connections : connections.kind === 'unix-stream')
+    if (!fits) throw protocolError('a predecessor gave other descriptors than were asked for')
+    const holdings = new Holdings(control.toUnixServer())
+    const files: [number, FileId][] = [[holdings.control[borrow](), value.control]]
+    inherited.forEach(({ name, source, file }, place) => {
+      const listening = Listening.takeOver(source.name, others[place]!)
+      holdings.listeners.set(name, listening)
+      files.push([listening.fd, file])
+    })
+    const predecessor = new Predecessor(value.pid, state, connections?.toUnixSocket())
+    return new Inheritance(channel, holdings, predecessor, files)
+  }
+
+  /** Tells the predecessor that this process serves from now on. Where it has gone, this process does so all the same. */
+  async settle(): Promise<void> {
+    if (this.#cancelled !== undefined) throw this.#cancelled
+    this.#channel.ref()
+    try {
+      await this.#channel.request({ ask: 'ready' })
+    } catch (error) {
+      if (this.#cancelled !== undefined) throw this.#cancelled
+      if (!isGone(error)) throw error
+    } finally {
+      this.#channel.unref()
+    }
+    for (const [fd, file] of this.#files) claimFile(fd, file)
+  }
+
+  /** Gives up: the predecessor goes on as if nothing had been. */
+  close(): void {
+    this.#channel.close()
+    this.predecessor.close()
+  }
+
+  async #listen(): Promise<void> {
+    try {
+      for await (const { value } of this.#channel) {
+        if (isObject(value) && typeof value.cancelled === 'string') this.#cancelled = toldError(value.cancelled)
+      }
+    } catch {
+      // It has gone.
+    }
+  }
+}
+
+/** Whether an error says that the other end has gone, and not that it refuses. */
+function isGone(error: unknown): boolean {
+  const { code } = error as { code?: unknown }
+  return code === 'ECONNRESET' || code === 'EPIPE'
+}
+
+function isOf(source: Source, kind: Kind): boolean {
+  if (isDatagram(source)) return kind === 'udp' || kind === 'unix-dgram'
+  return kind === 'tcp-listener' || kind === 'unix-listener'
+}

@@ -1,0 +1,189 @@
+import type { Socket } from 'node:net'
+import { clearTimeout, setTimeout } from 'node:timers'
+import { type Abortable, type Bytes, bytesOf, optionsOf } from '../arguments.ts'
+import { Channel, type ChannelReply } from '../channel.ts'
+import type { ChannelRequest } from '../channel-message.ts'
+import type { Credentials } from '../credentials.ts'
+import { Descriptor } from '../descriptor.ts'
+import { invalidReturn, notReadyInTime, protocolError, takeoverState } from '../errors.ts'
+import { borrow } from '../fd-source.ts'
+import { handOver } from '../hand-over.ts'
+import type { Listening } from '../listening.ts'
+import { type FileId, claimFile, handFileOn } from '../socket-name.ts'
+import { tell } from '../told-error.ts'
+import { type UnixSocket, socketpair } from '../unix-socket.ts'
+import { connectionMessage } from './connection-message.ts'
+import type { Holdings } from './holdings.ts'
+import { type Cancellation, type Gift, LIMITS, VERSION, type Wish, isObject, isWish } from './protocol.ts'
+import type { Settings, TakeoverState } from './settings.ts'
+
+/** Options of {@link Successor.handOver}. */
+export interface SuccessorHandOverOptions extends Abortable {
+  /** What the connection is called there (default `''`). */
+  name?: string | undefined
+  /** What is known of it, for the successor to understand (default: nothing). */
+  state?: Bytes | undefined
+}
+
+/** The process that serves in this one's place, and is ready. */
+export class Successor {
+  /** Who it is: the kernel's word about who has connected. */
+  readonly credentials: Credentials
+  readonly #connections: UnixSocket | undefined
+
+  /** @internal */
+  constructor(credentials: Credentials, connections: UnixSocket | undefined) {
+    this.credentials = credentials
+    this.#connections = connections
+  }
+
+  /** Whether it takes live connections: what its `connections` option says. */
+  get takesConnections(): boolean {
+    return this.#connections !== undefined
+  }
+
+  /**
+   * Hand a live connection over, as `handOver` does: its descriptor, and what Node has already read of it.
+   *
+   * @param socket the connection: TCP or Unix domain. Leave it alone from the call on
+   * @param options `name`, `state`, `signal`
+   * @returns resolves when the kernel has taken it, and the socket is destroyed here
+   *
+   *   Rejects as `handOver`, and the socket goes on working; ERR_INVALID_STATE where the successor takes none; `EPIPE`
+   *   where it has gone.
+   */
+  async handOver(socket: Socket, options?: SuccessorHandOverOptions): Promise<void> {
+    const { name = '', state = '', signal } = optionsOf(options) ?? {}
+    const message = connectionMessage(name, state)
+    if (this.#connections === undefined) throw takeoverState('The successor has not asked for connections')
+    await handOver(this.#connections, socket, message, { signal })
+  }
+
+  /** @internal No more connections will come. */
+  close(): void {
+    this.#connections?.close()
+  }
+}
+
+/** The attempt of a process to become the successor of this one. */
+export class Attempt {
+  /** Resolves when it is the successor; to null where it is not, and everything here is as it was. */
+  readonly outcome: Promise<Successor | null>
+  readonly #channel: Channel
+  readonly #credentials: Credentials
+  readonly #holdings: Holdings
+  readonly #settings: Settings
+  readonly #timer: NodeJS.Timeout
+  readonly #abortion = new AbortController()
+  #settle!: (successor: Successor | null) => void
+  /** Why it cannot succeed any more. */
+  #failure: Error | undefined
+  #given = false
+  /** The sockets whose files were left to it. */
+  #handed: (readonly [fd: number, file: FileId])[] = []
+  #connections: UnixSocket | undefined
+
+  constructor(socket: UnixSocket, credentials: Credentials, holdings: Holdings, settings: Settings) {
+    this.#holdings = holdings
+    this.#settings = settings
+    this.#credentials = credentials
+    this.outcome = new Promise((resolve) => (this.#settle = resolve))
+    this.#channel = new Channel(socket, LIMITS).unref().onRequest((request) => this.#answer(request))
+    this.#timer = setTimeout(() => this.#cancel(), settings.timeout).unref()
+    void this.#untilClosed()
+  }
+
+  /** Ends it, and leaves it what it has: this process is about to end. */
+  abandon(): void {
+    this.#handed = []
+    this.#fail(takeoverState('The process has ended its service'))
+    this.#channel.close()
+  }
+
+  async #untilClosed(): Promise<void> {
+    await this.#channel.closed
+    this.#fail(takeoverState('The successor has gone'))
+    this.#channel.close()
+  }
+
+  /** A process that has taken too long is told, so that it does not take this one's end for its turn. */
+  #cancel(): void {
+    const error = notReadyInTime(this.#settings.timeout)
+    const told: Cancellation = { cancelled: tell(error) }
+    this.#channel.send(told).catch(() => {}) // it has gone
+    this.#fail(error)
+  }
+
+  #fail(error: Error): void {
+    if (this.#failure !== undefined) return
+    this.#failure = error
+    clearTimeout(this.#timer)
+    this.#abortion.abort(error)
+    for (const [fd, file] of this.#handed) claimFile(fd, file)
+    this.#connections?.close()
+    this.#settle(null)
+  }
+
+  async #answer(request: ChannelRequest): Promise<ChannelReply | void> {
+    request.close() // nobody wants its descriptors
+    const { value: wish } = request
+    if (this.#failure !== undefined) throw this.#failure
+    if (!isWish(wish)) throw protocolError('a successor asked for something unknown')
+    if (wish.ask === 'listeners') return this.#give(wish)
+    if (!this.#given) throw protocolError('a successor asked for it too early')
+    return wish.ask === 'state' ? this.#tellState() : this.#succeed()
+  }
+
+  #give(wish: Wish & { ask: 'listeners' }): ChannelReply {
+    if (wish.version !== VERSION) {
+      throw protocolError(`this process speaks version ${VERSION} of the protocol, not ${wish.version}`)
+    }
+    if (this.#given) throw protocolError('a successor asked for listeners twice')
+    this.#given = true
+    const chosen = choose(this.#holdings.listeners, wish.listen)
+    const { control } = this.#holdings
+    const numbers = [control[borrow](), ...chosen.flatMap((listening) => listening?.fd ?? [])]
+    this.#handed = numbers.map((fd) => [fd, handFileOn(fd)])
+    const files = this.#handed.map(([, file]) => file)
+    const value: Gift = {
+      pid: process.pid,
+      control: files.shift()!,
+      listeners: chosen.map((listening) => (listening === undefined ? null : { file: files.shift()! }))
+    }
+    if (!wish.connections) return { value, fds: numbers }
+    const [ours, theirs] = socketpair()
+    this.#connections = ours.unref()
+    return { value, fds: [...numbers, Descriptor.from(theirs.release())] }
+  }
+
+  async #tellState(): Promise<ChannelReply> {
+    const state = (await this.#settings.state?.(this.#abortion.signal)) ?? ''
+    if (isObject(state) && !(state instanceof Uint8Array)) {
+      const { data = '', fds } = state as TakeoverState
+      return { value: bytesOf(data, 'options.state().data'), fds }
+    }
+    if (typeof state === 'string' || state instanceof Uint8Array) return { value: bytesOf(state) }
+    throw invalidReturn('options.state', 'bytes or an object', state)
+  }
+
+  #succeed(): void {
+    clearTimeout(this.#timer)
+    this.#failure = takeoverState('The successor is ready already') // from now on its end is not ours to care about
+    this.#settle(new Successor(this.#credentials, this.#connections))
+  }
+}
+
+/** For each wish what is the same, under that name rather than under another. */
+function choose(
+  listeners: ReadonlyMap<string, Listening>,
+  wishes: readonly { readonly name: string; readonly source: string }[]
+): (Listening | undefined)[] {
+  const left = new Set(listeners.values())
+  return wishes.map(({ name, source }) => {
+    const named = listeners.get(name)
+    const candidates = named === undefined ? [...left] : [named, ...left]
+    const chosen = candidates.find((listening) => listening.name === source && left.has(listening))
+    if (chosen !== undefined) left.delete(chosen)
+    return chosen
+  })
+}
