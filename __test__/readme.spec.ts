@@ -24,6 +24,7 @@ const needs: Record<string, [boolean, string, Surroundings?]> = {
   Broker: [isLinux, 'needs Linux'],
   Superserver: [isLinux, 'needs Linux'],
   Restarts: [isLinux, 'needs Linux'],
+  Store: [isLinux, 'needs Linux'],
   Memory: [isLinux, 'needs Linux'],
   Peers: [isLinux, 'needs Linux'],
   'D-Bus': [runs('dbus-run-session', '--version'), 'needs dbus-run-session'],

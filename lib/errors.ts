@@ -190,15 +190,34 @@ export function notReadyInTime(milliseconds: number): SystemError {
   return Object.assign(error, { code: 'ETIMEDOUT', errno: -constants.errno.ETIMEDOUT, syscall: 'takeover' })
 }
 
-/** A process at a takeover's path that may not be dealt with. */
+/** A process that listens and may not be dealt with. */
 export function untrusted(path: string, uid: number): SystemError {
-  const error = new Error(`EACCES: the process that listens there runs as user ${uid}, connect ${inspect(path)}`)
-  return Object.assign(error, {
-    code: 'EACCES',
-    errno: -constants.errno.EACCES,
-    syscall: 'connect',
-    address: path
-  })
+  return denied(`what listens there is of user ${uid}, who is not allowed`, path)
+}
+
+/** A process that has connected and may not. */
+export function notAllowed(path: string, uid: number): SystemError {
+  return denied(`user ${uid} is not allowed there`, path)
+}
+
+function denied(text: string, address: string): SystemError {
+  const error = new Error(`EACCES: ${text}, connect ${inspect(address)}`)
+  return Object.assign(error, { code: 'EACCES', errno: -constants.errno.EACCES, syscall: 'connect', address })
+}
+
+/** What a store refuses. */
+export function storeError(
+  code: 'EACCES' | 'EDQUOT' | 'EEXIST' | 'ENOENT' | 'ENOSPC' | 'EPERM',
+  text: string,
+  name: string
+) {
+  const error = new Error(`${code}: ${text}, store ${inspect(name)}`)
+  return Object.assign(error, { code, errno: -constants.errno[code], syscall: 'store' })
+}
+
+/** A call on a store that is closed, or that was closed while it waited. */
+export function storeClosed(): Error {
+  return withCode(new Error('The store is closed'), 'ERR_SOCKET_CLOSED')
 }
 
 /** A call on a takeover that is closed, or that came at a time when it means nothing. */

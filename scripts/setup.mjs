@@ -59,12 +59,20 @@ step('dist', {
     'broker.ts',
     'superserver.ts',
     'takeover.ts',
+    'store.ts',
     'lib',
     'tsconfig.json',
     'tsconfig.base.json',
     'binding.d.cts'
   ],
-  outputs: ['dist/index.js', 'dist/index.d.ts', 'dist/broker.js', 'dist/superserver.js', 'dist/takeover.js'],
+  outputs: [
+    'dist/index.js',
+    'dist/index.d.ts',
+    'dist/broker.js',
+    'dist/superserver.js',
+    'dist/takeover.js',
+    'dist/store.js'
+  ],
   clean: ['dist'],
   run: ['npm', 'run', '--silent', 'build:ts']
 })

@@ -7,7 +7,7 @@ import { checkCast } from '../cast.ts'
 import { Channel } from '../channel.ts'
 import { connect } from '../connection.ts'
 import { type Descriptor, closeFds, disown, disownAll } from '../descriptor.ts'
-import { aborted, invalidType, invalidValue, takeoverState, timedOut, untrusted } from '../errors.ts'
+import { aborted, invalidType, invalidValue, notAllowed, takeoverState, timedOut, untrusted } from '../errors.ts'
 import { borrow } from '../fd-source.ts'
 import { drainHttp, isHttp } from '../http-drain.ts'
 import { Listening } from '../listening.ts'
@@ -187,7 +187,7 @@ export class Takeover implements Disposable {
     try {
       const credentials = socket.peer()
       const { allow, path } = this.#settings
-      if (!(await allow(credentials))) throw untrusted(path, credentials.uid)
+      if (!(await allow(credentials))) throw notAllowed(path, credentials.uid)
       this.#attempt = new Attempt(socket, credentials, this.#holdings, this.#settings)
     } catch (error) {
       refuse(socket, error)

@@ -1,0 +1,66 @@
+import { resolve } from 'node:path'
+import { type Address, addressOf } from '../address.ts'
+import { type Abortable, integer } from '../arguments.ts'
+import type { Credentials } from '../credentials.ts'
+import { invalidReturn, invalidType, invalidValue } from '../errors.ts'
+
+/** The most descriptors of a store: as many as its successor can be given at once. */
+const MAX_FDS = 4000
+const DEFAULT_FDS = 1024
+const DEFAULT_PER_USER = 256
+const OWNER_ONLY = 0o600
+
+/** Options of {@link serveStore}. */
+export interface ServeStoreOptions extends Abortable {
+  /** Where clients find it: the address of a Unix domain socket. */
+  path: Address
+  /** The permissions of the file of `path` (default 0o600: this user alone). */
+  mode?: number | undefined
+  /**
+   * Decides about who has connected (default: all that the file's permissions let). What each may do with an entry is for the
+   * entry's own permissions to say.
+   *
+   * @param credentials of who has connected
+   */
+  allow?: ((credentials: Credentials) => boolean | Promise<boolean>) | undefined
+  /** The most descriptors that are kept (default 1,024, at most 4,000). */
+  maxFds?: number | undefined
+  /** The most that are kept for one user (default 256); root has no other limit than `maxFds`. */
+  maxPerUser?: number | undefined
+  /** Where it meets its predecessor and its successor (default: `path` with `.takeover` behind it). */
+  takeover?: Address | undefined
+}
+
+/** The options, checked. */
+export interface Settings {
+  readonly path: Address
+  readonly mode: number | undefined
+  readonly allow: (credentials: Credentials) => Promise<boolean>
+  readonly maxFds: number
+  readonly maxPerUser: number
+  readonly takeover: Address
+}
+
+/** Checks the options of `serveStore`. */
+export function settingsOf(options: ServeStoreOptions): Settings {
+  const { path, mode, allow = () => true, maxFds = DEFAULT_FDS, maxPerUser = DEFAULT_PER_USER } = options
+  addressOf('options.path', path, 'bind')
+  const { takeover = `${path}.takeover` } = options
+  addressOf('options.takeover', takeover, 'bind')
+  if (takeover === path) throw invalidValue('options.takeover', 'must be another address than options.path')
+  if (typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
+  const isAbstract = path.startsWith('\0')
+  if (isAbstract && mode !== undefined) throw invalidValue('options.mode', 'is for a path: this socket has no file')
+  return {
+    path: isAbstract ? path : resolve(path),
+    mode: isAbstract ? undefined : integer('options.mode', mode ?? OWNER_ONLY, 0, 0o777),
+    async allow(credentials) {
+      const allowed: unknown = await allow(credentials)
+      if (typeof allowed === 'boolean') return allowed
+      throw invalidReturn('options.allow', 'a boolean', allowed)
+    },
+    maxFds: integer('options.maxFds', maxFds, 1, MAX_FDS),
+    maxPerUser: integer('options.maxPerUser', maxPerUser, 1, MAX_FDS),
+    takeover
+  }
+}

@@ -1,0 +1,17 @@
+/**
+ * A store keeps descriptors for other processes, by name: over their restarts, and its own.
+ *
+ * - The store: {@link serveStore} with {@link StoreService}
+ * - Its clients: {@link connectStore} with {@link Store}
+ *
+ * @module store
+ */
+export { StoreService, serveStore } from './lib/store/service.ts'
+export type { ServeStoreOptions } from './lib/store/settings.ts'
+export {
+  type GetOptions,
+  type PutOptions,
+  Store,
+  type StoreEntry,
+  connectStore
+} from './lib/store/store.ts'
