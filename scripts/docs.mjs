@@ -1,4 +1,4 @@
-// Makes docs/ from the doc comments of what index.ts, broker.ts and superserver.ts export; with --check tells whether it is
+// Makes docs/ from the doc comments of what index.ts and the entry points of `jobs` export; with --check tells whether it is
 // current.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -9,7 +9,7 @@ import { root } from './run.mjs'
 const docs = join(root, 'docs')
 
 /** The references of `fdpass/…`, and with api.md that of `fdpass`. */
-const jobs = ['broker', 'superserver']
+const jobs = ['broker', 'superserver', 'systemd']
 const files = ['api.md', ...jobs.map((job) => `${job}.md`)]
 
 /** Makes the reference in a folder; false where typedoc found something undocumented or amiss, and has said what. */

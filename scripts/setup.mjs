@@ -54,8 +54,17 @@ step('native binary (release profile)', {
   run: ['npm', 'run', '--silent', 'build:native']
 })
 step('dist', {
-  sources: ['index.ts', 'broker.ts', 'superserver.ts', 'lib', 'tsconfig.json', 'tsconfig.base.json', 'binding.d.cts'],
-  outputs: ['dist/index.js', 'dist/index.d.ts', 'dist/broker.js', 'dist/superserver.js'],
+  sources: [
+    'index.ts',
+    'broker.ts',
+    'superserver.ts',
+    'systemd.ts',
+    'lib',
+    'tsconfig.json',
+    'tsconfig.base.json',
+    'binding.d.cts'
+  ],
+  outputs: ['dist/index.js', 'dist/index.d.ts', 'dist/broker.js', 'dist/superserver.js', 'dist/systemd.js'],
   clean: ['dist'],
   run: ['npm', 'run', '--silent', 'build:ts']
 })
