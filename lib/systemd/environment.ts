@@ -1,13 +1,13 @@
 import { invalidVariable } from '../errors.ts'
 
-/** The largest number that 64 bits hold, which a manager writes for "never". */
-const INFINITE = (1n << 64n) - 1n
+/** The largest number of 64 bits but one, which means "never" (`USEC_INFINITY`). */
+const MOST = (1n << 64n) - 2n
 
 /** What a variable of the environment says; undefined where it is not set. */
-export function countOf(variable: string, most = INFINITE): bigint | undefined {
+export function countOf(variable: string, most = MOST): bigint | undefined {
   const value = process.env[variable]
   if (value === undefined) return undefined
-  const count = /^\d+$/.test(value) ? BigInt(value) : 0n
+  const count = /^[1-9]\d*$/.test(value) ? BigInt(value) : 0n
   if (count === 0n || count > most) throw invalidVariable(variable, `a number from 1 to ${most}`, value)
   return count
 }

@@ -1,8 +1,10 @@
 import { fstatSync, statfsSync } from 'node:fs'
+import { constants } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 import { MAX_INT } from '../arguments.ts'
 import { type Descriptor, own } from '../descriptor.ts'
 import { inWorker, invalidVariable, notPassed } from '../errors.ts'
+import { kindOf } from '../kind.ts'
 import { native } from '../native.ts'
 import { openReactor } from '../reactor.ts'
 import { socketpair } from '../unix-socket.ts'
@@ -28,7 +30,7 @@ const variables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES
  *   that of its unit (`'web.socket'`) or its `FileDescriptorName=`, a connection's (`Accept=yes`) is `'connection'`, and that of all
  *   is `'unknown'` where the manager told none. Empty where nothing was passed to this process, and at each further call.
  * @throws `EINVAL` where a variable holds what no manager writes, or not as many names as descriptors; `EBADF` where one of the numbers is
- *   not open; `EEXIST` where fdpass owns one already. Nothing is taken then, and the variables stay. ERR_INVALID_STATE in a Worker, where
+ *   not open, or the runtime's own; `EEXIST` where fdpass owns one already. Nothing is taken then, and the variables stay. ERR_INVALID_STATE in a Worker, where
  *   something is meant for this process; ERR_UNSUPPORTED_PLATFORM
  */
 export function listenFds(): ReadonlyMap<string, Descriptor[]> {
@@ -91,9 +93,17 @@ function namesOf(count: number): string[] | undefined {
 /** Hands all of the numbers to the native side, or none. */
 function takeOver(count: number): void {
   for (let i = 0; i < count; i++) {
-    const code = native.adopt(FIRST + i)
+    const code = adopt(FIRST + i)
     if (code === 0) continue
     for (let taken = 0; taken < i; taken++) native.release(FIRST + taken)
     throw notPassed(code, FIRST + i, count)
   }
+}
+
+function adopt(fd: number): number {
+  const code = native.adopt(fd)
+  // The first number that nothing was passed under is the runtime's own: libuv opens its epoll before anything else.
+  if (code !== 0 || kindOf(fd) !== 'epoll') return code
+  native.release(fd)
+  return -constants.errno.EBADF
 }

@@ -1,6 +1,7 @@
 import { bind } from '../datagram.ts'
 import { invalidValue, invalidVariable, noVsock } from '../errors.ts'
 import type { FdSource } from '../fd-source.ts'
+import type { UnixSocket } from '../unix-socket.ts'
 
 /** The most bytes that systemd takes of a message; it drops a longer one (`NOTIFY_BUFFER_MAX`). */
 const MOST_BYTES = 4096
@@ -23,10 +24,22 @@ export async function tell(
   }
   const to = address()
   if (to === undefined) return false
-  using socket = bind(null)
-  await socket.send(data, { to, fds: [...fds], signal })
-  return true
+  socket ??= bind(null)
+  sending++
+  try {
+    await socket.send(data, { to, fds: [...fds], signal })
+    return true
+  } finally {
+    if (--sending === 0) {
+      socket.close()
+      socket = undefined
+    }
+  }
 }
+
+/** The socket of all messages that are on their way: those of one socket stay in order where the manager's queue is full. */
+let socket: UnixSocket | undefined
+let sending = 0
 
 function address(): string | undefined {
   const { NOTIFY_SOCKET: value = '' } = process.env

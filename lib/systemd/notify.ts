@@ -70,7 +70,7 @@ const parts: { [K in keyof ServiceState]-?: (value: Given<K>, option: string) =>
     return [`NOTIFYACCESS=${value}`]
   },
   variables(value, option) {
-    if (typeof value !== 'object') throw invalidType(option, 'of type object', value)
+    if (typeof value !== 'object' || value === null) throw invalidType(option, 'of type object', value)
     return Object.entries(value).flatMap(([name, content]) => {
       if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
         throw invalidValue(option, `must have names of letters, digits and '_': '${name}' is none`)

@@ -29,7 +29,8 @@ export interface KeepWatchdogOptions extends Abortable {
  * It does not keep the process alive. Nothing happens where there is no watchdog.
  *
  * @param options `interval`; `signal`, whose abort ends it
- * @returns what ends it: `dispose`, or `using`. A message that cannot be sent is a process warning, and the next is tried in time
+ * @returns what ends it: `dispose`, or `using`. Where a message cannot be sent there is a process warning, and
+ *   the next is tried in time
  * @throws as {@link watchdogInterval}; ERR_OUT_OF_RANGE; AbortError for a signal that has been aborted already
  */
 export function keepWatchdog(options?: KeepWatchdogOptions): Disposable {
@@ -37,15 +38,18 @@ export function keepWatchdog(options?: KeepWatchdogOptions): Disposable {
   if (options?.interval !== undefined) integer('options.interval', interval, 1, MAX_INT)
   const signal = signalOf(options)
   let sending = false
+  let failing = false
   let timer: NodeJS.Timeout | undefined
-  const abortion = onAbort(signal, () => clearInterval(timer))
   const feed = async () => {
     if (sending) return // the manager's queue is full: one message is enough
     sending = true
     try {
       await notify({ watchdog: true })
+      failing = false
     } catch (error) {
-      process.emitWarning(`The watchdog could not be fed: ${(error as Error).message}`, { code: 'FDPASS_WATCHDOG' })
+      if (!failing)
+        process.emitWarning(`The watchdog cannot be fed: ${(error as Error).message}`, { code: 'FDPASS_WATCHDOG' })
+      failing = true
     } finally {
       sending = false
     }
@@ -54,10 +58,10 @@ export function keepWatchdog(options?: KeepWatchdogOptions): Disposable {
     timer = setInterval(() => void feed(), Math.min(interval, MAX_INT)).unref()
     void feed()
   }
-  return {
-    [Symbol.dispose]() {
-      abortion?.[Symbol.dispose]()
-      clearInterval(timer)
-    }
+  const end = () => {
+    abortion?.[Symbol.dispose]()
+    clearInterval(timer)
   }
+  const abortion = onAbort(signal, end)
+  return { [Symbol.dispose]: end }
 }
