@@ -32,7 +32,7 @@ function nameOf(name: unknown): string {
  * became of this process. They stay open here too, and the caller's. systemd keeps as many as the unit's `FileDescriptorStoreMax=`
  * says, which is none by default, and says nothing of those that it drops.
  *
- * @param name under which they come back: ASCII characters that can be printed, without `:` and `\`, at most 255. Several
+ * @param name under which they come back: ASCII characters that can be printed, without a colon and a backslash, at most 255. Several
  *   descriptors may have the same
  * @param fds what to keep, at most 253 at a time. One that the manager keeps already is not kept twice
  * @param options `poll`, `signal`
