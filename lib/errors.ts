@@ -165,6 +165,14 @@ export function requestCancelled(): Error {
   return withCode(new Error('The other end does not wait for the reply any more'), 'ABORT_ERR')
 }
 
+/** A descriptor that the other end of a Node channel could not receive, however often it was sent. */
+export function notReceived(): Error {
+  return withCode(
+    new Error('The other end could not receive the descriptor: its table is full, or a security module refused it'),
+    'ERR_HANDLE_NOT_RECEIVED'
+  )
+}
+
 /** A request to a channel that answers none. */
 export function noHandler(): Error {
   return withCode(new Error('The other end answers no requests: it has no handler'), 'ERR_NO_HANDLER')

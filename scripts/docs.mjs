@@ -9,7 +9,7 @@ import { root } from './run.mjs'
 const docs = join(root, 'docs')
 
 /** The references of `fdpass/…`, and with api.md that of `fdpass`. */
-const jobs = ['broker', 'superserver', 'systemd']
+const jobs = ['broker', 'ipc', 'superserver', 'systemd']
 const files = ['api.md', ...jobs.map((job) => `${job}.md`)]
 
 /** Makes the reference in a folder; false where typedoc found something undocumented or amiss, and has said what. */

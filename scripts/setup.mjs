@@ -57,6 +57,7 @@ step('dist', {
   sources: [
     'index.ts',
     'broker.ts',
+    'ipc.ts',
     'superserver.ts',
     'systemd.ts',
     'lib',
@@ -64,7 +65,14 @@ step('dist', {
     'tsconfig.base.json',
     'binding.d.cts'
   ],
-  outputs: ['dist/index.js', 'dist/index.d.ts', 'dist/broker.js', 'dist/superserver.js', 'dist/systemd.js'],
+  outputs: [
+    'dist/index.js',
+    'dist/index.d.ts',
+    'dist/broker.js',
+    'dist/ipc.js',
+    'dist/superserver.js',
+    'dist/systemd.js'
+  ],
   clean: ['dist'],
   run: ['npm', 'run', '--silent', 'build:ts']
 })
