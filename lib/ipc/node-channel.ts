@@ -43,6 +43,8 @@ interface Sending extends Pending<void | Promise<never>> {
   /** A duplicate of what goes with it, kept until the other end has it. */
   readonly descriptor: Descriptor | undefined
   retries: number
+  /** Whether nobody waits for it any more. */
+  settled: boolean
 }
 
 type Receiving = Pending<NodeMessage | null | Promise<never>>
@@ -149,11 +151,10 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
     if (this.closed) throw socketClosed()
     if (this.#ended) throw systemError(-constants.errno.EPIPE, 'sendmsg')
     return new Promise((resolve) => {
-      const sending: Sending = { line, descriptor, retries: 0, resolve, abortion: undefined }
+      const sending: Sending = { line, descriptor, retries: 0, settled: false, resolve, abortion: undefined }
       sending.abortion = onAbort(signal, () => {
-        const error = aborted(signal!)
-        if (this.#waiting.remove(sending)) this.#finish(sending, () => error)
-        else settle(sending, Promise.reject(error))
+        if (this.#waiting.remove(sending)) sending.descriptor?.closeSync()
+        this.#settle(sending, () => aborted(signal!))
       })
       this.#waiting.push(sending)
       this.#flush()
@@ -276,6 +277,12 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
 
   #finish(sending: Sending, error?: () => Error): void {
     sending.descriptor?.closeSync()
+    this.#settle(sending, error)
+  }
+
+  #settle(sending: Sending, error?: () => Error): void {
+    if (sending.settled) return // by an abort, or by the end while it was being written
+    sending.settled = true
     settle(sending, error === undefined ? undefined : rejection(error))
   }
 
