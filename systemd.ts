@@ -1,6 +1,6 @@
 /**
- * What systemd and its kin say to services, and services to them: sockets and stored descriptors that are passed, sd_listen_fds(3), and
- * how a service is doing, sd_notify(3).
+ * What systemd and its kin say to services, and services to them: sockets and stored descriptors that are passed,
+ * sd_listen_fds(3), and how a service is doing, sd_notify(3).
  *
  * - What was passed: {@link listenFds}
  * - How it is doing: {@link notify} with {@link ServiceState}, {@link barrier}; {@link watchdogInterval}, {@link keepWatchdog}

@@ -65,9 +65,9 @@ type Receiving = Pending<NodeMessage | null | Promise<never>>
  * for await (const { message, fd } of channel) … // there: process.send(message, handle)
  * ```
  *
- * A descriptor arrives there as a `net.Socket`, a `net.Server` or a `dgram.Socket`. Messages keep their order, so that what is behind
- * a descriptor waits until the other end has acknowledged that. They are JSON: a child that was told `serialization: 'advanced'` speaks
- * another language.
+ * A descriptor arrives there as a `net.Socket`, a `net.Server` or a `dgram.Socket`. Messages keep their order, so that what is
+ * behind a descriptor waits until the other end has acknowledged that. They are JSON: a child that was told
+ * `serialization: 'advanced'` speaks another language.
  */
 export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, AsyncDisposable {
   readonly #socket: UnixSocket
@@ -122,13 +122,15 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
    *
    * @param message what the other end gets as `message`: what JSON can tell of it
    * @param fd what it gets as `handle`: a TCP or Unix domain stream, a listener of these, or a UDP socket
-   * @param options `signal`, whose abort takes back what waits behind another descriptor; of what is on its way it ends the waiting alone
+   * @param options `signal`, whose abort takes back what waits behind another descriptor; of what is on its way it ends the
+   *   waiting alone
    * @returns resolves when the kernel has taken the message; with a descriptor, when the other end has acknowledged that
    *
    *   Rejects with ERR_INVALID_FD_TYPE for a descriptor of another kind, of which Node would make nothing or a failed assertion;
-   *   ERR_HANDLE_NOT_RECEIVED where the other end could not receive it in four attempts, for a full descriptor table as a rule; `EPIPE` or
-   *   `ECONNRESET` where it has gone or disconnected; ERR_INVALID_ARG_TYPE; ERR_INVALID_ARG_VALUE for an object whose `cmd` begins with
-   *   `NODE_`, which Node takes for its own; what JSON.stringify throws; `EBADF`, `EMFILE`; ERR_SOCKET_CLOSED; AbortError.
+   *   ERR_HANDLE_NOT_RECEIVED where the other end could not receive it in four attempts, for a full descriptor table as a rule;
+   *   `EPIPE` or `ECONNRESET` where it has gone or disconnected; ERR_INVALID_ARG_TYPE; ERR_INVALID_ARG_VALUE for an object whose
+   *   `cmd` begins with `NODE_`, which Node takes for its own; what JSON.stringify throws; `EBADF`, `EMFILE`; ERR_SOCKET_CLOSED;
+   *   AbortError.
    */
   send(message: NodeValue, fd?: FdSource | null, options?: Abortable): Promise<void> {
     try {
@@ -165,17 +167,20 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
    * Receive a message: what the other end has sent by `process.send()`.
    *
    * @param options `signal`
-   * @returns resolves to the message, whose descriptor is the caller's to close; to null when the other end has disconnected, or ended
+   * @returns resolves to the message, whose descriptor is the caller's to close; to null when the other end has disconnected, or
+   *   ended
    *
-   *   Rejects with `EPROTO` for what is not Node's protocol in JSON, and `EMSGSIZE` for a message that is too long: the channel is closed
-   *   then; `ECONNRESET` where the other end has gone without reading all; ERR_SOCKET_CLOSED; AbortError, which loses nothing.
+   *   Rejects with `EPROTO` for what is not Node's protocol in JSON, and `EMSGSIZE` for a message that is too long: the channel
+   *   is closed then; `ECONNRESET` where the other end has gone without reading all; ERR_SOCKET_CLOSED; AbortError, which loses
+   *   nothing.
    */
   async receive(options?: Abortable): Promise<NodeMessage | null> {
     return this.#take(signalOf(optionsOf(options)))
   }
 
   /**
-   * The messages as they come, until the other end disconnects or this side's close. Leaving the iteration leaves the channel open.
+   * The messages as they come, until the other end disconnects or this side's close. Leaving the iteration leaves the channel
+   * open.
    *
    * @param options `signal` for the whole
    */
@@ -234,8 +239,8 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
   }
 
   /**
-   * Close the channel, which the other end sees as `'disconnect'`, and what has come and was not received. What waits rejects with
-   * ERR_SOCKET_CLOSED, and an iteration ends.
+   * Close the channel, which the other end sees as `'disconnect'`, and what has come and was not received. What waits rejects
+   * with ERR_SOCKET_CLOSED, and an iteration ends.
    */
   close(): void {
     this.#state.closed = true
@@ -387,7 +392,7 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
     if (cmd === 'NODE_HANDLE') this.#handleDescriptor(value, length)
     else if (cmd === 'NODE_HANDLE_ACK') this.#acknowledge()
     else if (cmd === 'NODE_HANDLE_NACK') this.#sendAgain()
-    // A server there asks what has become of connections that it has sent here. They are not its any more: it would wait for their end.
+    // A server there asks what has become of connections that it has sent here: it would wait for their end.
     else if (cmd === 'NODE_SOCKET_GET_COUNT') this.#tell({ cmd: 'NODE_SOCKET_COUNT', key, count: 0 })
     else if (cmd === 'NODE_SOCKET_NOTIFY_CLOSE') this.#tell({ cmd: 'NODE_SOCKET_ALL_CLOSED', key })
   }

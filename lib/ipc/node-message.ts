@@ -67,7 +67,7 @@ function handleOf(descriptor: Descriptor): object {
   // libuv's reader knows streams and UDP. It drops other sockets, and of anything else Node makes a failed assertion.
   if (type === undefined || (kind === 'unix-listener' && native.socketType(descriptor.fd) !== STREAM)) {
     throw wrongKind(
-      `a descriptor of kind '${kind}' cannot go over Node's channel: only TCP and Unix domain streams, their listeners, and UDP sockets can`
+      `a descriptor of kind '${kind}' cannot go over Node's channel: streams of TCP and Unix, their listeners, and UDP can`
     )
   }
   if (type !== 'dgram.Socket') return { type }

@@ -28,12 +28,12 @@ function nameOf(name: unknown): string {
 /**
  * Have the service manager keep descriptors while this service is restarted: `FDSTORE=1` of sd_notify(3).
  *
- * The next process of the service gets them by {@link listenFds}, under this name: connections, listeners and memory go on, whatever
- * became of this process. They stay open here too, and the caller's. systemd keeps as many as the unit's `FileDescriptorStoreMax=`
- * says, which is none by default, and says nothing of those that it drops.
+ * The next process of the service gets them by {@link listenFds}, under this name: connections, listeners and memory go on,
+ * whatever became of this process. They stay open here too, and the caller's. systemd keeps as many as the unit's
+ * `FileDescriptorStoreMax=` says, which is none by default, and says nothing of those that it drops.
  *
- * @param name under which they come back: ASCII characters that can be printed, without a colon and a backslash, at most 255. Several
- *   descriptors may have the same
+ * @param name under which they come back: ASCII characters that can be printed, without a colon and a backslash, at most 255.
+ *   Several descriptors may have the same
  * @param fds what to keep, at most 253 at a time. One that the manager keeps already is not kept twice
  * @param options `poll`, `signal`
  * @returns resolves to true when the message is in the manager's queue; to false where `NOTIFY_SOCKET` is not set
@@ -53,7 +53,7 @@ export async function storeFds(name: string, fds: readonly FdSource[], options?:
 /**
  * Have the service manager drop the descriptors of a name: `FDSTOREREMOVE=1` of sd_notify(3).
  *
- * @param name under which they were stored, or a socket's that systemd listens on for this service
+ * @param name under which they were stored
  * @param options `signal`
  * @returns as {@link notify}
  */

@@ -23,15 +23,15 @@ const variables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES
  * this service, and what {@link storeFds} has stored.
  *
  * The variables `LISTEN_PID`, `LISTEN_PIDFDID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are removed, also where they are meant for
- * another process, so that no child takes them for its own. Call it before anything that starts processes, and in the main thread:
- * a Worker has a copy of the environment from which nobody has removed them.
+ * another process, so that no child takes them for its own. Call it before anything that starts processes, and in the main
+ * thread: a Worker has a copy of the environment from which nobody has removed them.
  *
  * @returns the descriptors by name, in the order in which they were passed. They are the caller's to close. A socket's name is
- *   that of its unit (`'web.socket'`) or its `FileDescriptorName=`, a connection's (`Accept=yes`) is `'connection'`, and that of all
- *   is `'unknown'` where the manager told none. Empty where nothing was passed to this process, and at each further call.
- * @throws `EINVAL` where a variable holds what no manager writes, or not as many names as descriptors; `EBADF` where one of the numbers is
- *   not open, or the runtime's own; `EEXIST` where fdpass owns one already. Nothing is taken then, and the variables stay. ERR_INVALID_STATE in a Worker, where
- *   something is meant for this process; ERR_UNSUPPORTED_PLATFORM
+ *   that of its unit (`'web.socket'`) or its `FileDescriptorName=`, a connection's (`Accept=yes`) is `'connection'`, and that of
+ *   all is `'unknown'` where the manager told none. Empty where nothing was passed to this process, and at each further call.
+ * @throws `EINVAL` where a variable holds what no manager writes, or not as many names as descriptors; `EBADF` where one of the
+ *   numbers is not open, or the runtime's own; `EEXIST` where fdpass owns one already. Nothing is taken then, and the variables
+ *   stay. ERR_INVALID_STATE in a Worker, where something is meant for this process; ERR_UNSUPPORTED_PLATFORM
  */
 export function listenFds(): ReadonlyMap<string, Descriptor[]> {
   const passed = new Map<string, Descriptor[]>()
@@ -82,7 +82,7 @@ function namesOf(count: number): string[] | undefined {
   if (list === undefined) return undefined
   // One by one: there is one more than colons that no backslash precedes.
   const names = ['']
-  for (const [part] of list.matchAll(/\\?[^]|\\$/gu)) {
+  for (const [part] of list.matchAll(/\\?[^]/gu)) {
     if (part === ':') names.push('')
     else names[names.length - 1] += part.length > 1 && part.startsWith('\\') ? part.slice(1) : part
   }

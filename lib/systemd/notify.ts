@@ -26,7 +26,7 @@ export interface ServiceState {
   extendTimeout?: number | undefined
   /** The service's main process, where it is another one: `MAINPID=`. */
   mainPid?: number | undefined
-  /** Who may tell the manager something from now on: `NOTIFYACCESS=`. */
+  /** Who may tell the manager something from now on: `NOTIFYACCESS=`, since systemd 254. */
   notifyAccess?: 'all' | 'exec' | 'main' | 'none' | undefined
   /** Further assignments by their names, such as `{ X_MY_STATE: 'warm' }`. */
   variables?: Readonly<Record<string, string>> | undefined
@@ -88,13 +88,13 @@ const MAX_MILLISECONDS = Math.floor(Number.MAX_SAFE_INTEGER / 1000)
 /**
  * Tell the service manager how this service is doing: sd_notify(3).
  *
- * One message is sent to the address in `NOTIFY_SOCKET`, which stays set; the kernel tells the manager from whom it comes. systemd
- * heeds it if the unit has `Type=notify`, or lets its processes tell by `NotifyAccess=`.
+ * One message is sent to the address in `NOTIFY_SOCKET`, which stays set; the kernel tells the manager from whom it comes.
+ * systemd heeds it if the unit has `Type=notify`, or lets its processes tell by `NotifyAccess=`.
  *
  * @param state what to tell, at least one thing
  * @param options `signal`
- * @returns resolves to true when the message is in the manager's queue, which {@link barrier} waits for to be worked off; to false
- *   where no manager wants to be told: `NOTIFY_SOCKET` is not set
+ * @returns resolves to true when the message is in the manager's queue, which {@link barrier} waits for to be worked off; to
+ *   false where no manager wants to be told: `NOTIFY_SOCKET` is not set
  *
  *   Rejects with `ECONNREFUSED` or `ENOENT` where the manager has gone; `EAFNOSUPPORT` for an address of AF_VSOCK; `EINVAL` for
  *   what is no address; ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE (a line break in a text, more than 4,096 bytes in all),

@@ -4,10 +4,11 @@ import { countOf, isThisProcess } from './environment.ts'
 import { notify } from './notify.ts'
 
 /**
- * Tell how often the service manager wants to hear of this process: sd_watchdog_enabled(3), from `WATCHDOG_USEC` and `WATCHDOG_PID`.
+ * Tell how often the service manager wants to hear of this process: sd_watchdog_enabled(3), from `WATCHDOG_USEC` and
+ * `WATCHDOG_PID`.
  *
- * @returns the unit's `WatchdogSec=` in milliseconds, after which a silent service is killed: tell twice as often. Undefined where
- *   there is no watchdog, or it is another process's
+ * @returns the unit's `WatchdogSec=` in milliseconds, after which a silent service is killed: tell twice as often. Undefined
+ *   where there is no watchdog, or it is another process's
  * @throws `EINVAL` where a variable holds what no manager writes
  */
 export function watchdogInterval(): number | undefined {
@@ -18,15 +19,15 @@ export function watchdogInterval(): number | undefined {
 
 /** Options of {@link keepWatchdog}. */
 export interface KeepWatchdogOptions extends Abortable {
-  /** Milliseconds from one message to the next (default: half of {@link watchdogInterval}); the process may have set another interval. */
+  /** Milliseconds from one message to the next (default: half of {@link watchdogInterval}). */
   interval?: number | undefined
 }
 
 /**
  * Feed the service manager's watchdog, at once and from then on: `WATCHDOG=1` at half of its interval.
  *
- * It proves that the event loop goes round, and no more: a service that can tell better whether it works calls {@link notify} itself.
- * It does not keep the process alive. Nothing happens where there is no watchdog.
+ * It proves that the event loop goes round, and no more: a service that can tell better whether it works calls {@link notify}
+ * itself. It does not keep the process alive. Nothing happens where there is no watchdog.
  *
  * @param options `interval`; `signal`, whose abort ends it
  * @returns what ends it: `dispose`, or `using`. Where a message cannot be sent there is a process warning, and
