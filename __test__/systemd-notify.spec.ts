@@ -333,6 +333,24 @@ onLinux('barrier waits no longer than it may, and no longer than its signal lets
   t.is(await late, true)
 })
 
+onLinux(
+  'the end of a barrier that was given up is not taken for that of the next one, which has its number',
+  async (t) => {
+    const socket = manage(t)
+    for (let i = 0; i < 50; i++) {
+      const ending = new AbortController()
+      const given = barrier({ signal: ending.signal })
+      ;(await receive(socket)).close() // an event is on its way
+      ending.abort()
+      await t.throwsAsync(given, { name: 'AbortError' })
+      const next = barrier({ timeout: 5 })
+      const kept = await receive(socket)
+      await t.throwsAsync(next, { code: 'ETIMEDOUT' })
+      kept.close()
+    }
+  }
+)
+
 /** What libsystemd is asked too. PID is the reader's own. */
 const watchdogs: Readonly<Record<string, string>>[] = [
   {},

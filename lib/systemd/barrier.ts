@@ -1,3 +1,4 @@
+import { readSync } from 'node:fs'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../arguments.ts'
 import { disown } from '../descriptor.ts'
@@ -27,7 +28,8 @@ class PipeEnd extends Handle {
   }
 
   protected flushInput(): void {
-    this.close()
+    // An event may be of a descriptor that had this number before.
+    if (isAtEnd(this.fd)) this.close()
   }
 
   protected fail(error: () => Error): void {
@@ -38,6 +40,15 @@ class PipeEnd extends Handle {
   protected end(): number[] {
     this.#resolve()
     return []
+  }
+}
+
+function isAtEnd(fd: number): boolean {
+  try {
+    return readSync(fd, Buffer.alloc(1)) === 0
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return false
+    throw error
   }
 }
 
@@ -67,6 +78,7 @@ export async function barrier(options?: BarrierOptions): Promise<boolean> {
   try {
     if (!(await tell(['BARRIER=1'], [write], ending.signal))) return false
     write.closeSync()
+    read.setBlocking(false)
     await reached(disown(read), ending.signal)
     if (reason !== undefined) throw reason()
     return true
