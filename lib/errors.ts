@@ -154,15 +154,23 @@ function receivingError(code: 'EPROTO' | 'EMSGSIZE', text: string, cause?: unkno
   return Object.assign(error, { code, errno: -constants.errno[code], syscall: 'recvmsg' })
 }
 
-/** A request whose answer did not come in time. */
-export function timedOut(milliseconds: number): SystemError {
-  const error = new Error(`ETIMEDOUT: no answer within ${milliseconds} ms, request`)
-  return Object.assign(error, { code: 'ETIMEDOUT', errno: -constants.errno.ETIMEDOUT, syscall: 'request' })
+/** Something that was asked for and did not come in time. */
+export function timedOut(milliseconds: number, syscall = 'request'): SystemError {
+  const error = new Error(`ETIMEDOUT: no answer within ${milliseconds} ms, ${syscall}`)
+  return Object.assign(error, { code: 'ETIMEDOUT', errno: -constants.errno.ETIMEDOUT, syscall })
 }
 
 /** A request whose answer nobody waits for any more. */
 export function requestCancelled(): Error {
   return withCode(new Error('The other end does not wait for the reply any more'), 'ABORT_ERR')
+}
+
+/** A descriptor that the other end of a Node channel could not receive, however often it was sent. */
+export function notReceived(): Error {
+  return withCode(
+    new Error('The other end could not receive the descriptor: its table is full, or a security module refused it'),
+    'ERR_HANDLE_NOT_RECEIVED'
+  )
 }
 
 /** A request to a channel that answers none. */
@@ -238,6 +246,38 @@ export function noSockets(): Error {
   return withCode(
     new Error("Bun's net.Socket is made of no descriptor: run workers on Node or Deno"),
     'ERR_UNSUPPORTED_PLATFORM'
+  )
+}
+
+/** A variable of the environment that says nothing which can be taken. `accepted` ends the sentence "must be …". */
+export function invalidVariable(variable: string, accepted: string, value: string): SystemError {
+  const error = new Error(`EINVAL: the variable ${variable} must be ${accepted}. Received ${inspect(value)}, getenv`)
+  return Object.assign(error, { code: 'EINVAL', errno: -constants.errno.EINVAL, syscall: 'getenv' })
+}
+
+/** A descriptor that the environment tells of and that cannot be taken over. */
+export function notPassed(errno: number, fd: number, count: number): SystemError {
+  const { name: code } = describeErrno(-errno)
+  const why =
+    code === 'EEXIST' ? 'is owned by fdpass already' : code === 'EBADF' ? 'is not open' : 'cannot be taken over'
+  const error = new Error(`${code}: ${fd}, one of the ${count} descriptors that LISTEN_FDS tells of, ${why}, fcntl`)
+  return Object.assign(error, { code, errno, syscall: 'fcntl' })
+}
+
+/** A service manager in another machine. */
+export function noVsock(address: string): SystemError {
+  const text = `NOTIFY_SOCKET is ${inspect(address)}, and AF_VSOCK is not supported: only paths and abstract addresses are`
+  const error = new Error(`EAFNOSUPPORT: ${text}, socket`)
+  return Object.assign(error, { code: 'EAFNOSUPPORT', errno: -constants.errno.EAFNOSUPPORT, syscall: 'socket' })
+}
+
+/** A call in a Worker that only the main thread can make. */
+export function inWorker(call: string): Error {
+  return withCode(
+    new Error(
+      `${call}() is the main thread's: a Worker has a copy of the environment, from which nobody removes anything`
+    ),
+    'ERR_INVALID_STATE'
   )
 }
 

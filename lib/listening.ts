@@ -16,7 +16,7 @@ import { makeSocket } from './unix-socket.ts'
 /**
  * What is listened on: `'tcp:HOST:PORT'` (an IPv6 address in brackets; `'tcp:PORT'` for every address of this machine; port 0
  * for a free one), `'udp:HOST:PORT'`, `'unix:PATH'` (`'unix:\0name'` for an abstract address); or a descriptor of a socket that
- * listens or of datagrams, which stays the caller's.
+ * listens or of datagrams, which stays the caller's: what `listenFds()` of `fdpass/systemd` gave, for one.
  */
 export type ListenSource = string | Descriptor
 

@@ -4,12 +4,12 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { root } from './run.mjs'
+import { entryPoints, root } from './run.mjs'
 
 const docs = join(root, 'docs')
 
 /** The references of `fdpass/…`, and with api.md that of `fdpass`. */
-const jobs = ['broker', 'superserver', 'takeover', 'store']
+const jobs = entryPoints.filter((name) => name !== 'index')
 const files = ['api.md', ...jobs.map((job) => `${job}.md`)]
 
 /** Makes the reference in a folder; false where typedoc found something undocumented or amiss, and has said what. */

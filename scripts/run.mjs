@@ -1,9 +1,15 @@
 import { spawn } from 'node:child_process'
-import { dirname } from 'node:path'
+import { readdirSync } from 'node:fs'
+import { basename, dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 /** The project's folder. */
 export const root = dirname(dirname(fileURLToPath(import.meta.url)))
+
+/** The modules that programs import, by the names of their files at the top: 'index', 'broker', … */
+export const entryPoints = readdirSync(root)
+  .filter((name) => name.endsWith('.ts'))
+  .map((name) => basename(name, '.ts'))
 
 /** Runs a command in the project's folder, shows what it prints if asked to, and gives its exit code and its output. */
 export function run(command, args, { env = {}, show = true } = {}) {

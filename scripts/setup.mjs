@@ -2,10 +2,9 @@
 // Everything it prints goes to standard error, so that what a program after it prints stays clean.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
+import { entryPoints, root } from './run.mjs'
 
-const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const stamps = join(root, 'node_modules', '.fdpass')
 
 /** The time of the newest file below a path; 0 if there is none. */
@@ -54,25 +53,8 @@ step('native binary (release profile)', {
   run: ['npm', 'run', '--silent', 'build:native']
 })
 step('dist', {
-  sources: [
-    'index.ts',
-    'broker.ts',
-    'superserver.ts',
-    'takeover.ts',
-    'store.ts',
-    'lib',
-    'tsconfig.json',
-    'tsconfig.base.json',
-    'binding.d.cts'
-  ],
-  outputs: [
-    'dist/index.js',
-    'dist/index.d.ts',
-    'dist/broker.js',
-    'dist/superserver.js',
-    'dist/takeover.js',
-    'dist/store.js'
-  ],
+  sources: [...entryPoints.map((name) => `${name}.ts`), 'lib', 'tsconfig.json', 'tsconfig.base.json', 'binding.d.cts'],
+  outputs: ['dist/index.d.ts', ...entryPoints.map((name) => `dist/${name}.js`)],
   clean: ['dist'],
   run: ['npm', 'run', '--silent', 'build:ts']
 })

@@ -5,6 +5,7 @@ import { Channel, type ChannelReply } from '../channel.ts'
 import type { ChannelRequest } from '../channel-message.ts'
 import type { Credentials } from '../credentials.ts'
 import type { Descriptor } from '../descriptor.ts'
+import { isDescriptorName } from '../descriptor-name.ts'
 import { invalidType, notAllowed, protocolError, storeError } from '../errors.ts'
 import { borrow } from '../fd-source.ts'
 import { openReactor } from '../reactor.ts'
@@ -13,7 +14,6 @@ import type { UnixServer } from '../unix-server.ts'
 import type { UnixSocket } from '../unix-socket.ts'
 import { type Deposit, Entries, type Told, expiryOf } from './entries.ts'
 import { CHANGE, GET } from './entry.ts'
-import { isName } from './name.ts'
 import { MAX_BYTES, MAX_ENTRY_FDS, MOVED, type Wish } from './protocol.ts'
 import { type ServeStoreOptions, type Settings, settingsOf } from './settings.ts'
 import type { StoreEntry } from './store.ts'
@@ -147,7 +147,7 @@ export class StoreService implements Disposable {
     if (typeof wish !== 'object' || wish === null) throw protocolError('a client asked for something unknown')
     if (wish.ask !== 'put') request.close()
     if (wish.ask === 'list') return { value: this.#list(who) }
-    if (!isName(wish.name)) throw protocolError('a client gave no name, or none that could be one')
+    if (!isDescriptorName(wish.name)) throw protocolError('a client gave no name, or none that could be one')
     if (wish.ask !== 'get' || wish.remove) await this.#frozen
     if (this.#moved || this.#closed) throw Object.assign(new Error('The store has moved'), { code: MOVED })
     switch (wish.ask) {

@@ -3,6 +3,7 @@ import { type Abortable, MAX_INT, integer, optionsOf, signalOf } from '../argume
 import type { ChannelMessage } from '../channel-message.ts'
 import { connect } from '../connection.ts'
 import { type Descriptor, closeFds, disownAll, own } from '../descriptor.ts'
+import { descriptorNameOf } from '../descriptor-name.ts'
 import { invalidType, invalidValue, protocolError, storeClosed, systemError } from '../errors.ts'
 import { type FdSource, putFds } from '../fd-source.ts'
 import { groupOf } from '../identity.ts'
@@ -10,7 +11,6 @@ import type { Kind } from '../kind.ts'
 import { fds as numbers, native } from '../native.ts'
 import { openReactor } from '../reactor.ts'
 import { Line } from './line.ts'
-import { nameOf } from './name.ts'
 import { MAX_ENTRY_FDS, MOVED, type Wish } from './protocol.ts'
 
 /** Options of {@link Store.put}. */
@@ -83,7 +83,7 @@ export class Store implements Disposable {
   /**
    * Have descriptors kept under a name.
    *
-   * @param name 1 to 255 printable ASCII characters, without a colon
+   * @param name 1 to 255 printable ASCII characters, without a colon and a backslash
    * @param fds one or several descriptors, at most 253, which stay the caller's, and may be closed as soon as this has returned
    * @param options `expires`, `mode`, `group`, `replace`, `signal`
    * @returns resolves when they are kept
@@ -98,7 +98,7 @@ export class Store implements Disposable {
     if (typeof replace !== 'boolean') throw invalidType('options.replace', 'of type boolean', replace)
     const wish: Wish = {
       ask: 'put',
-      name: nameOf(name),
+      name: descriptorNameOf(name),
       expires: expires === null ? null : integer('options.expires', expires, 1, MAX_INT),
       mode: integer('options.mode', mode, 0, 0o777),
       group: group === undefined ? null : groupOf('options.group', group),
@@ -127,7 +127,7 @@ export class Store implements Disposable {
     const signal = signalOf(optionsOf(options))
     const { remove = false } = options ?? {}
     if (typeof remove !== 'boolean') throw invalidType('options.remove', 'of type boolean', remove)
-    const { fds } = await this.#ask({ ask: 'get', name: nameOf(name), remove }, [], signal)
+    const { fds } = await this.#ask({ ask: 'get', name: descriptorNameOf(name), remove }, [], signal)
     return fds
   }
 
@@ -155,7 +155,7 @@ export class Store implements Disposable {
    *   Rejects with `ENOENT` where nothing has that name; `EACCES` where it is not for this process; otherwise as {@link Store.put}
    */
   async delete(name: string, options?: Abortable): Promise<void> {
-    await this.#ask({ ask: 'delete', name: nameOf(name) }, [], signalOf(optionsOf(options)))
+    await this.#ask({ ask: 'delete', name: descriptorNameOf(name) }, [], signalOf(optionsOf(options)))
   }
 
   /** Close the connection. What is kept stays. */

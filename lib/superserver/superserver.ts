@@ -5,9 +5,9 @@ import { fileURLToPath } from 'node:url'
 import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../arguments.ts'
 import { aborted, invalidType, invalidValue, superserverClosed } from '../errors.ts'
 import { hold, openReactor } from '../reactor.ts'
+import { type ServiceState, notify } from '../systemd/notify.ts'
 import { InetdService } from './inetd-service.ts'
 import { ListenerService } from './listener-service.ts'
-import { monotonic, notify } from './notify.ts'
 import { PoolService } from './pool-service.ts'
 import { type Events, type Service, type SuperserverEventMap, type SuperserverStats, tellFailure } from './service.ts'
 import { type ServiceOptions, type Settings, folderOf, settingsOf } from './settings.ts'
@@ -102,7 +102,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     }
     if (signal?.aborted === true) throw aborted(signal)
     if (signals) server.#listen()
-    server.#tell('READY=1')
+    server.#tell({ ready: true })
     return server
   }
 
@@ -143,11 +143,11 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
   async reload(): Promise<void> {
     await this.#inOrder(async () => {
       if (this.#closing !== undefined) throw superserverClosed()
-      this.#tell('RELOADING=1', monotonic())
+      this.#tell({ reloading: true })
       try {
         await this.#change(await this.#read())
       } finally {
-        this.#tell('READY=1')
+        this.#tell({ ready: true })
       }
     })
   }
@@ -165,7 +165,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     const { timeout } = optionsOf(options) ?? {}
     if (timeout !== undefined) integer('options.timeout', timeout, 0, MAX_INT)
     if (this.#closing === undefined) {
-      this.#tell('STOPPING=1')
+      this.#tell({ stopping: true })
       this.#closing = this.#end(timeout)
     } else if (timeout !== undefined) {
       for (const service of this.#all) service.hurry(timeout)
@@ -262,9 +262,9 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     hold(on)
   }
 
-  #tell(...assignments: string[]): void {
+  #tell(state: ServiceState): void {
     if (!this.#notifies) return
-    notify(...assignments).catch((error: unknown) => tellFailure(this, ALL, error))
+    notify(state).catch((error: unknown) => tellFailure(this, ALL, error))
   }
 
   /** Does what a service manager expects on its signals. */

@@ -1,0 +1,10 @@
+/**
+ * The channel between a Node process and its child, spoken by any process: handles go to and come from `process.send()` and
+ * `process.on('message')`.
+ *
+ * - {@link NodeChannel}, {@link NodeMessage}
+ *
+ * @module ipc
+ */
+export { NodeChannel, type NodeChannelOptions } from './lib/ipc/node-channel.ts'
+export type { NodeMessage, NodeValue } from './lib/ipc/node-message.ts'

@@ -1,0 +1,15 @@
+/**
+ * What systemd and its kin say to services, and services to them: sockets and stored descriptors that are passed,
+ * sd_listen_fds(3), and how a service is doing, sd_notify(3).
+ *
+ * - What was passed: {@link listenFds}
+ * - How it is doing: {@link notify} with {@link ServiceState}, {@link barrier}; {@link watchdogInterval}, {@link keepWatchdog}
+ * - What outlives a restart: {@link storeFds}, {@link removeFds}
+ *
+ * @module systemd
+ */
+export { type BarrierOptions, barrier } from './lib/systemd/barrier.ts'
+export { type StoreFdsOptions, removeFds, storeFds } from './lib/systemd/fd-store.ts'
+export { listenFds } from './lib/systemd/listen-fds.ts'
+export { type ServiceState, notify } from './lib/systemd/notify.ts'
+export { type KeepWatchdogOptions, keepWatchdog, watchdogInterval } from './lib/systemd/watchdog.ts'
