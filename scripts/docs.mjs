@@ -1,5 +1,4 @@
-// Makes docs/ from the doc comments of what index.ts, broker.ts and superserver.ts export; with --check tells whether it is
-// current.
+// Makes docs/ from the doc comments of what index.ts and the modules of fdpass/… export; with --check tells whether it is current.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -9,7 +8,7 @@ import { root } from './run.mjs'
 const docs = join(root, 'docs')
 
 /** The references of `fdpass/…`, and with api.md that of `fdpass`. */
-const jobs = ['broker', 'superserver']
+const jobs = ['broker', 'superserver', 'dbus', 'usocket']
 const files = ['api.md', ...jobs.map((job) => `${job}.md`)]
 
 /** Makes the reference in a folder; false where typedoc found something undocumented or amiss, and has said what. */

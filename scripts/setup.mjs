@@ -54,8 +54,25 @@ step('native binary (release profile)', {
   run: ['npm', 'run', '--silent', 'build:native']
 })
 step('dist', {
-  sources: ['index.ts', 'broker.ts', 'superserver.ts', 'lib', 'tsconfig.json', 'tsconfig.base.json', 'binding.d.cts'],
-  outputs: ['dist/index.js', 'dist/index.d.ts', 'dist/broker.js', 'dist/superserver.js'],
+  sources: [
+    'index.ts',
+    'broker.ts',
+    'superserver.ts',
+    'dbus.ts',
+    'usocket.ts',
+    'lib',
+    'tsconfig.json',
+    'tsconfig.base.json',
+    'binding.d.cts'
+  ],
+  outputs: [
+    'dist/index.js',
+    'dist/index.d.ts',
+    'dist/broker.js',
+    'dist/superserver.js',
+    'dist/dbus.js',
+    'dist/usocket.js'
+  ],
   clean: ['dist'],
   run: ['npm', 'run', '--silent', 'build:ts']
 })

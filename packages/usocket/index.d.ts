@@ -1,0 +1,8 @@
+export {
+  UServer,
+  type UServerListenOptions,
+  USocket,
+  type USocketMessage,
+  type USocketOptions,
+  type USocketRead
+} from 'fdpass/usocket'
