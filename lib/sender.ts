@@ -2,7 +2,7 @@ import { clearTimeout, setTimeout } from 'node:timers'
 import { putName } from './address.ts'
 import { onAbort } from './arguments.ts'
 import type { Claim } from './credentials.ts'
-import { closeFds } from './descriptor.ts'
+import { closeFds, duplicateShared } from './descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
 import { aborted, rejection, systemError } from './errors.ts'
 import { AGAIN, BUSY, SMALL, bytes, fds, native } from './native.ts'
@@ -106,12 +106,7 @@ export class Sender {
       }
       busy = sent === BUSY
     }
-    let captured = none
-    if (count > 0) {
-      const code = native.duplicate(count)
-      if (code < 0) return Promise.reject(systemError(code, 'fcntl'))
-      captured = Array.from(fds.subarray(0, count))
-    }
+    const captured = count > 0 ? duplicateShared(count) : none
     return new Promise((resolve) => {
       const pending: Pending = {
         socket,

@@ -1,10 +1,9 @@
 import { Duplex, type DuplexOptions } from 'node:stream'
 import { bytesOf } from './arguments.ts'
-import { type Descriptor, closeFds, disownAll } from './descriptor.ts'
-import { carrierMissing, notConnected, systemError } from './errors.ts'
+import { type Descriptor, closeFds, disownAll, duplicateShared } from './descriptor.ts'
+import { carrierMissing, notConnected } from './errors.ts'
 import { borrow, putFds } from './fd-source.ts'
 import type { Message } from './message.ts'
-import { fds as numbers, native } from './native.ts'
 import { sentAtOnce } from './sender.ts'
 import type { UnixSocket } from './unix-socket.ts'
 
@@ -35,31 +34,31 @@ export abstract class SocketStream extends Duplex {
     super(options)
   }
 
-  /** What is to be done with descriptors; their message is the last of `end` bytes, or the first from `start` on. */
+  /** @internal What is to be done with descriptors; their message is the last of `end` bytes, or the first from `start` on. */
   protected abstract takeFds(fds: readonly Descriptor[], start: number, end: number): void
 
-  /** Closes what is held that came. */
+  /** @internal Closes what is held that came. */
   protected abstract closeHeld(): void
 
-  /** Whether no more is to be received for now; `resumeReceiving` goes on. */
+  /** @internal Whether no more is to be received for now; `resumeReceiving` goes on. */
   protected get full(): boolean {
     return false
   }
 
-  /** Whether there will be a socket; without one, writing is an error. */
+  /** @internal Whether there will be a socket; without one, writing is an error. */
   protected abstract get awaitsSocket(): boolean
 
-  /** The number of the socket, while it is open. */
+  /** @internal The number of the socket, while it is open. */
   protected get number(): number | undefined {
     return this.#socket === undefined || this.#socket.closed ? undefined : this.#socket[borrow]()
   }
 
-  /** How many of the bytes that came were read. */
+  /** @internal How many of the bytes that came were read. */
   protected get consumed(): number {
     return this.#received - this.readableLength
   }
 
-  /** The stream closes the socket from now on. */
+  /** @internal The stream closes the socket from now on. */
   protected attach(socket: UnixSocket): void {
     this.#socket = socket
     if (!this.#referenced) socket.unref()
@@ -83,7 +82,7 @@ export abstract class SocketStream extends Duplex {
     return this
   }
 
-  /** Writes bytes behind those written before, and duplicates of descriptors with the first of them. */
+  /** @internal Writes bytes behind those written before, and duplicates of descriptors with the first of them. */
   protected writeCarrying(data: unknown, sources: unknown, callback?: Callback): boolean {
     const bytes = bytesOf(data, 'bytes')
     const { writable } = this
@@ -96,14 +95,17 @@ export abstract class SocketStream extends Duplex {
     return super.write(chunk, callback)
   }
 
+  /** @internal */
   override _write(chunk: Uint8Array, _encoding: BufferEncoding, callback: Callback): void {
     this.#delay((socket) => this.#send(socket, chunk), callback)
   }
 
+  /** @internal */
   override _writev(chunks: readonly { chunk: Uint8Array }[], callback: Callback): void {
     this.#delay((socket) => this.#sendAll(socket, chunks), callback)
   }
 
+  /** @internal */
   override _final(callback: Callback): void {
     if (this.#socket === undefined && !this.awaitsSocket) {
       callback()
@@ -119,11 +121,13 @@ export abstract class SocketStream extends Duplex {
     }, callback)
   }
 
+  /** @internal */
   override _read(): void {
     this.#wanted = true
     this.resumeReceiving()
   }
 
+  /** @internal */
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
     this.#socket?.close()
     this.#delayed = undefined
@@ -133,7 +137,7 @@ export abstract class SocketStream extends Duplex {
     callback(error)
   }
 
-  /** Receives, if it is wanted and not going on already. */
+  /** @internal Receives, if it is wanted and not going on already. */
   protected resumeReceiving(): void {
     if (this.#socket === undefined || !this.#wanted || this.#receiving || this.full || this.destroyed) return
     void this.#receive(this.#socket)
@@ -229,12 +233,6 @@ async function settleLater(operation: Promise<void>, callback: Callback): Promis
 /** Duplicates of descriptors: what their numbers mean now. The native side owns them. */
 export function capture(sources: unknown): number[] {
   return duplicateShared(putFds(sources, 'fds'))
-}
-
-function duplicateShared(count: number): number[] {
-  const code = native.duplicate(count)
-  if (code < 0) throw systemError(code, 'fcntl')
-  return Array.from(numbers.subarray(0, count))
 }
 
 /** Closes descriptors that nobody takes. */

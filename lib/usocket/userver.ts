@@ -25,6 +25,8 @@ export class UServer extends EventEmitter {
   paused = false
   #server: UnixServer | undefined
   #opening: object | undefined
+  /** Settles when the last attempt to listen has ended. */
+  #settled: Promise<void> | undefined
   #accepting: AbortController | undefined
   #referenced = true
 
@@ -54,13 +56,19 @@ export class UServer extends EventEmitter {
     if (typeof options.path !== 'string') throw invalidType('path', 'of type string', options.path)
     const called = typeof backlog === 'function' ? backlog : callback
     if (typeof called === 'function') this.once('listening', called)
-    void this.#open(options.path, options.backlog ? { backlog: options.backlog } : undefined)
+    this.#settled = this.#open(this.#settled, options.path, options.backlog ? { backlog: options.backlog } : undefined)
     return this
   }
 
-  async #open(path: string, options: { backlog: number } | undefined): Promise<void> {
+  async #open(
+    before: Promise<void> | undefined,
+    path: string,
+    options: { backlog: number } | undefined
+  ): Promise<void> {
     const opening = {}
     this.#opening = opening
+    await before // it may have bound the same path, although it was closed meanwhile
+    if (this.#opening !== opening) return
     let server: UnixServer
     try {
       server = await listen(path, options)
@@ -78,7 +86,7 @@ export class UServer extends EventEmitter {
     this.#server = server
     if (!this.#referenced) server.unref()
     this.emit('listening')
-    await this.#accept()
+    void this.#accept()
   }
 
   /** Accept no more for now: connections wait in the backlog. */

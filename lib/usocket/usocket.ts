@@ -138,13 +138,19 @@ export class USocket extends SocketStream {
   }
 
   /**
-   * Read bytes, as of every `Readable`; with `count`, bytes and descriptors.
+   * Read bytes, as of every `Readable`.
+   *
+   * @param size how many bytes; without it, or null, all that are there
+   * @returns a Buffer, or null where there is less than was asked for
+   */
+  override read(size?: number | null): Buffer | null
+  /**
+   * Read bytes and descriptors.
    *
    * @param size how many bytes; without it, or null, all that are there
    * @param count how many descriptors; null for those that came with the bytes up to there
-   * @returns a Buffer, or with `count` `{ data, fds }`; null where there is less than was asked for
+   * @returns both, or null where there is less of one than was asked for
    */
-  override read(size?: number | null): Buffer | null
   override read(size: number | null | undefined, count: number | null): USocketRead | null
   override read(size?: number | null, count?: number | null): unknown {
     if (count === undefined) return super.read(size ?? undefined) as unknown
