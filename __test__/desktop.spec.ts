@@ -4,14 +4,11 @@ import { spawn } from 'node:child_process'
 import type { ExecutionContext } from 'ava'
 import { type Descriptor, type FdSource, type UnixSocket, connect, memfd } from 'fdpass'
 import { onlyIf } from './helpers/conditions.ts'
-import { Bus, hasBus, startBus } from './helpers/buses.ts'
+import { Bus, hasBus, jeepney, startBus } from './helpers/buses.ts'
 import { openFile, readAll, temporaryFile } from './helpers/descriptors.ts'
 import { fixtureSource } from './helpers/processes.ts'
 import { endWith, runs, start } from './helpers/programs.ts'
 import { Reader } from './helpers/reader.ts'
-
-// A Python from elsewhere does not see the libraries of the system's.
-const jeepney = ['python3', '/usr/bin/python3'].find((name) => runs(name, '-c', 'import jeepney.fds'))
 
 const withJeepney = onlyIf(hasBus && jeepney !== undefined, 'needs dbus-daemon, and Jeepney for Python')
 const withGdbus = onlyIf(hasBus && runs('gdbus', 'help'), 'needs dbus-daemon and gdbus')

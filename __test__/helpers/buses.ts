@@ -10,6 +10,9 @@ import { runs, start } from './programs.ts'
 
 export const hasBus = runs('dbus-daemon', '--version')
 
+// A Python from elsewhere does not see the libraries of the system's.
+export const jeepney = ['python3', '/usr/bin/python3'].find((name) => runs(name, '-c', 'import jeepney.fds'))
+
 const folder = temporaryFolder()
 let buses = 0
 
