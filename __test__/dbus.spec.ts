@@ -367,6 +367,7 @@ onLinux('a message whose descriptors do not fit into the table is an error of th
 
 const folder = temporaryFolder()
 let names = 0
+const newPath = () => join(folder, `bus-${names++}`)
 
 /** Connects by an address to a server that says its name. */
 async function reached(address: string, path: string): Promise<string> {
@@ -384,12 +385,11 @@ async function reached(address: string, path: string): Promise<string> {
 }
 
 test('connectBus finds a socket by its path, with escapes, and by the first of several addresses that somebody listens on', async (t) => {
-  const path = () => join(folder, `bus-${names++}`)
   for (const [made, address] of [
-    [path(), (at: string) => `unix:path=${at}`],
-    [path(), (at: string) => `unix:guid=00,path=${at},other=1;`],
-    [`${path()} ü,;%`, (at: string) => `unix:path=${encodeURIComponent(at)}`],
-    [path(), (at: string) => `tcp:host=localhost,port=1;unix:tmpdir=/tmp;unix:path=${folder}/nobody;unix:path=${at}`]
+    [newPath(), (at: string) => `unix:path=${at}`],
+    [newPath(), (at: string) => `unix:guid=00,path=${at},other=1;`],
+    [`${newPath()} ü,;%`, (at: string) => `unix:path=${encodeURIComponent(at)}`],
+    [newPath(), (at: string) => `tcp:host=localhost,port=1;unix:tmpdir=/tmp;unix:path=${folder}/nobody;unix:path=${at}`]
   ] as const) {
     t.is(await reached(address(made), made), 'here')
   }
