@@ -7,4 +7,10 @@
  * @module usocket
  */
 export { UServer, type UServerListenOptions } from './lib/usocket/userver.ts'
-export { USocket, type USocketMessage, type USocketOptions, type USocketRead } from './lib/usocket/usocket.ts'
+export {
+  USocket,
+  type USocketCallback,
+  type USocketMessage,
+  type USocketOptions,
+  type USocketRead
+} from './lib/usocket/usocket.ts'

@@ -24,7 +24,7 @@ export interface USocketMessage {
   /** What goes with the first of them, at most 253; each stays the caller's. */
   fds?: readonly FdSource[] | null | undefined
   /** Called when the kernel has taken all, or with an error. */
-  callback?: ((error?: Error | null) => void) | null | undefined
+  callback?: USocketCallback | null | undefined
 }
 
 /** What {@link USocket.read} gives where it is asked for descriptors. */
@@ -35,7 +35,12 @@ export interface USocketRead {
   fds: number[]
 }
 
-type Callback = (error?: Error | null) => void
+/**
+ * What is called when the kernel has taken a message, or with the error that kept it from that.
+ *
+ * @param error null or undefined where there is none
+ */
+export type USocketCallback = (error?: Error | null) => void
 
 /** A descriptor that came, and the byte with which its message has begun at the latest. */
 interface Arrival {
@@ -203,8 +208,8 @@ export class USocket extends SocketStream {
    */
   override write(
     chunk: Uint8Array | string | readonly FdSource[] | USocketMessage,
-    encoding?: BufferEncoding | Callback | null,
-    callback?: Callback | null
+    encoding?: BufferEncoding | USocketCallback | null,
+    callback?: USocketCallback | null
   ): boolean {
     const called = typeof encoding === 'function' ? encoding : (callback ?? undefined)
     const charset = typeof encoding === 'string' ? encoding : undefined
@@ -234,11 +239,12 @@ export class USocket extends SocketStream {
    * @param callback called when all was sent
    */
   override end(
-    chunk?: Uint8Array | string | readonly FdSource[] | USocketMessage | Callback | null,
-    encoding?: BufferEncoding | Callback | null,
-    callback?: Callback | null
+    chunk?: Uint8Array | string | readonly FdSource[] | USocketMessage | USocketCallback | null,
+    encoding?: BufferEncoding | USocketCallback | null,
+    callback?: USocketCallback | null
   ): this {
-    const called = [chunk, encoding, callback].find((value) => typeof value === 'function') as Callback | undefined
+    const called = [chunk, encoding, callback].find((value) => typeof value === 'function') as
+      USocketCallback | undefined
     if (chunk !== undefined && chunk !== null && typeof chunk !== 'function') {
       this.write(chunk, typeof encoding === 'string' ? encoding : undefined)
     }
@@ -248,7 +254,7 @@ export class USocket extends SocketStream {
   }
 
   /** @internal */
-  override _final(callback: Callback): void {
+  override _final(callback: USocketCallback): void {
     if (this.#carried.length > 0) callback(carrierMissing('data'))
     else super._final(callback)
   }

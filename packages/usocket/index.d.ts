@@ -2,6 +2,7 @@ export {
   UServer,
   type UServerListenOptions,
   USocket,
+  type USocketCallback,
   type USocketMessage,
   type USocketOptions,
   type USocketRead
