@@ -12,6 +12,10 @@ import { UnixSocket } from '../unix-socket.ts'
  * in order, before the bytes that they came with can be read. They are numbers, as dbus-native's messages have them in
  * `message.fds`; each is close-on-exec, and belongs to the listener, who closes it. Where nobody listens they are closed.
  *
+ * One message of the kernel carries at most 253. dbus-native takes as many as a message claims, ends the connection of one that claims
+ * more than came, and keeps what no message claims until the end, when it has them closed by `closeFds` (from 0.16 on). A
+ * bus lets no client send such; from a peer without a bus accept only whom you trust with that many descriptors.
+ *
  * An error destroys it. What was received and lost its descriptors, because the descriptor table is full, is such an error: no later message
  * could be told from its descriptors. When the peer ends, the stream ends its own half, as `net.Socket` does.
  */
