@@ -535,3 +535,20 @@ test.serial('closing a socket with sends that wait closes what they had captured
   closeSync(read)
   b.close()
 })
+
+test.serial(
+  'a number that is not open is refused behind a message that waits, although a duplicate takes that number',
+  async (t) => {
+    const [a, b] = socketpair()
+    const file = openFile('content')
+    const waiting = a.send(Buffer.alloc(4 * 1024 * 1024))
+    const closed = openFile()
+    closeSync(closed)
+    await t.throwsAsync(a.send('x', { fds: [file, closed] }), { code: 'EBADF' })
+    t.false(isOpen(closed))
+    b.close()
+    await t.throwsAsync(waiting, { code: 'EPIPE' })
+    a.close()
+    closeSync(file)
+  }
+)

@@ -85,6 +85,21 @@ export function socketClosed(): Error {
   return withCode(new Error('The socket is closed'), 'ERR_SOCKET_CLOSED')
 }
 
+/** Descriptors without a byte that carries them: Linux drops them (unix_stream_sendmsg in af_unix.c sends nothing then). */
+export function carrierMissing(name: string): TypeError {
+  return invalidValue(name, 'must hold at least one byte to carry descriptors on a stream')
+}
+
+/** Something written to a stream that has no connection. */
+export function notConnected(): SystemError {
+  return systemError(-constants.errno.ENOTCONN, 'sendmsg')
+}
+
+/** A connection asked for where there is one. */
+export function alreadyConnected(what: string): Error {
+  return withCode(new Error(`The ${what} already, or is about to`), 'ERR_INVALID_STATE')
+}
+
 /** A call on a broker that is closed, or that was closed while it waited. */
 export function brokerClosed(): Error {
   return withCode(new Error('The broker is closed'), 'ERR_SOCKET_CLOSED')

@@ -2,7 +2,7 @@ import { clearTimeout, setTimeout } from 'node:timers'
 import { putName } from './address.ts'
 import { onAbort } from './arguments.ts'
 import type { Claim } from './credentials.ts'
-import { closeFds } from './descriptor.ts'
+import { closeFds, duplicateShared } from './descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
 import { aborted, rejection, systemError } from './errors.ts'
 import { AGAIN, BUSY, SMALL, bytes, fds, native } from './native.ts'
@@ -16,7 +16,8 @@ const PER_WAKE = 64
 /** The native side's code for ending the sending half. */
 const SHUT_WRITE = 1
 
-const done: Promise<void> = Promise.resolve()
+/** What a send gives that has gone at once. */
+export const sentAtOnce: Promise<void> = Promise.resolve()
 const none: readonly number[] = []
 const empty = new Uint8Array()
 
@@ -97,7 +98,7 @@ export class Sender {
     if (this.#queue.length === 0) {
       const sent = this.#try(data, 0, count, claim)
       if (sent >= 0) {
-        if (this.#isWhole(sent, data, 0)) return spend() ? done : nextTurn()
+        if (this.#isWhole(sent, data, 0)) return spend() ? sentAtOnce : nextTurn()
         offset = sent
         count = 0 // they went with the first byte
       } else if (sent !== AGAIN && sent !== BUSY) {
@@ -105,12 +106,7 @@ export class Sender {
       }
       busy = sent === BUSY
     }
-    let captured = none
-    if (count > 0) {
-      const code = native.duplicate(count)
-      if (code < 0) return Promise.reject(systemError(code, 'fcntl'))
-      captured = Array.from(fds.subarray(0, count))
-    }
+    const captured = count > 0 ? duplicateShared(count) : none
     return new Promise((resolve) => {
       const pending: Pending = {
         socket,

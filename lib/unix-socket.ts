@@ -6,6 +6,7 @@ import { checkCast } from './cast.ts'
 import { Descriptor, adopt, closeFds, disown, own, unixCasts } from './descriptor.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
 import {
+  carrierMissing,
   inChannel,
   invalidType,
   invalidValue,
@@ -209,7 +210,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
       }
       if (content.length === 0 && endpoint.isStream) {
         if (count === 0) return Promise.resolve()
-        throw carrierMissing()
+        throw carrierMissing('data')
       }
       const sender = name === undefined ? endpoint.sender : endpoint.senderTo(to!, name)
       return sender.send(this, content, count, signal, claim)
@@ -252,7 +253,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
       const signal = signalOf(optionsOf(options))
       const count = putFd(fd)
       const { sender, isStream } = UnixSocket.#free(this)
-      if (content.length === 0 && isStream) throw carrierMissing()
+      if (content.length === 0 && isStream) throw carrierMissing('data')
       return sender.send(this, content, count, signal)
     } catch (error) {
       return Promise.reject(error)
@@ -495,10 +496,6 @@ function limitsOf(options: RecvOptions | undefined, defaults: Limits): Limits {
         ? defaults.maxFds
         : Math.min(integer('options.maxFds', maxFds, 0, MAX_INT), MAX_RECEIVED_FDS)
   }
-}
-
-function carrierMissing(): TypeError {
-  return invalidValue('data', 'must hold at least one byte to carry descriptors on a stream')
 }
 
 /** Options of {@link socketpair}. */

@@ -1,0 +1,68 @@
+import type { Address } from '../address.ts'
+import { invalidType, invalidValue } from '../errors.ts'
+
+/** Where the system bus is if nobody says (D-Bus Specification, "System message bus"). */
+const SYSTEM_BUS = 'unix:path=/var/run/dbus/system_bus_socket'
+
+/** The addresses of Unix domain sockets that a bus, or a D-Bus address, stands for. */
+export function busAddresses(bus: unknown): Address[] {
+  if (typeof bus !== 'string') throw invalidType('address', 'of type string', bus)
+  const { DBUS_SESSION_BUS_ADDRESS: session, DBUS_SYSTEM_BUS_ADDRESS: system, XDG_RUNTIME_DIR: runtime } = process.env
+  let text = bus
+  if (bus === 'system') {
+    text = system || SYSTEM_BUS
+  } else if (bus === 'session') {
+    if (session) text = session
+    else if (runtime) text = 'unix:runtime=yes'
+    else throw invalidValue('address', "is 'session', and neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set")
+  }
+  const addresses = text.split(';').filter((entry) => entry !== '')
+  const found = addresses.flatMap((entry) => socketAddress(entry) ?? [])
+  if (found.length === 0) {
+    throw invalidValue(
+      'address',
+      `names no Unix domain socket by path, abstract or runtime, which alone carry descriptors: ${text}`
+    )
+  }
+  return found
+}
+
+/** The address of the socket that one D-Bus address names; undefined for another transport. */
+function socketAddress(entry: string): Address | undefined {
+  const colon = entry.indexOf(':')
+  if (colon <= 0)
+    throw invalidValue('address', `must be 'session', 'system' or a D-Bus address such as unix:path=/run/x: ${entry}`)
+  if (entry.slice(0, colon) !== 'unix') return undefined
+  const values = new Map<string, string>()
+  for (const pair of entry.slice(colon + 1).split(',')) {
+    if (pair === '') continue
+    const equals = pair.indexOf('=')
+    const key = pair.slice(0, equals)
+    if (equals <= 0 || values.has(key))
+      throw invalidValue('address', `must have pairs of different keys and values: ${entry}`)
+    values.set(key, unescape(pair.slice(equals + 1), entry))
+  }
+  const path = values.get('path')
+  const abstract = values.get('abstract')
+  const runtime = values.get('runtime')
+  if ([path, abstract, runtime].filter((value) => value !== undefined).length > 1) {
+    throw invalidValue('address', `must have one of path, abstract and runtime: ${entry}`)
+  }
+  if (path !== undefined) return path
+  if (abstract !== undefined) return `\0${abstract}`
+  if (runtime !== 'yes') return undefined // `dir` and `tmpdir` are for servers
+  const folder = process.env.XDG_RUNTIME_DIR
+  if (!folder) throw invalidValue('address', `is relative to XDG_RUNTIME_DIR, which is not set: ${entry}`)
+  return `${folder}/bus`
+}
+
+/** The value that %-escapes stand for: bytes, which are read as UTF-8. */
+function unescape(value: string, entry: string): string {
+  if (!value.includes('%')) return value
+  if (/%(?![\dA-Fa-f]{2})/.test(value))
+    throw invalidValue('address', `has a % without two hexadecimal digits: ${entry}`)
+  const bytes = value
+    .split(/(%..)/)
+    .map((part) => (part.startsWith('%') ? Buffer.from(part.slice(1), 'hex') : Buffer.from(part)))
+  return Buffer.concat(bytes).toString()
+}

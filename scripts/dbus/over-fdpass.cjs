@@ -1,0 +1,29 @@
+// Required before dbus-native's own tests: its connections to Unix domain sockets become DBusStreams. `net.createConnection`
+// gives its socket at once, and so must this: it connects by the calls beneath `connect`.
+const net = require('node:net')
+const { join } = require('node:path')
+
+const dist = join(__dirname, '..', '..', 'dist')
+const { DBusStream } = require(join(dist, 'dbus.js'))
+const { addressOf, putName } = require(join(dist, 'lib/address.js'))
+const { closeFds } = require(join(dist, 'lib/descriptor.js'))
+const binding = require(join(dist, 'lib/native.js'))
+const { openReactor } = require(join(dist, 'lib/reactor.js'))
+const { makeSocket, openSocket } = require(join(dist, 'lib/unix-socket.js'))
+
+const STREAM = 0
+const { createConnection } = net
+
+net.createConnection = (...args) => {
+  const path = typeof args[0] === 'string' ? args[0] : args[0]?.path
+  if (path === undefined) return createConnection(...args)
+  openReactor()
+  const fd = makeSocket(STREAM, 0)
+  if (binding.native.connect(fd, putName(addressOf('path', path, 'connect'))) < 0) {
+    closeFds([fd])
+    return createConnection(...args) // fails in its own words
+  }
+  const stream = new DBusStream(openSocket(fd, STREAM))
+  process.nextTick(() => stream.emit('connect')) // some tests wait for net's event
+  return stream
+}

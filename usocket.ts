@@ -1,0 +1,16 @@
+/**
+ * Sockets with the interface of the npm package usocket, for programs that were written to it: dbus-next is one.
+ *
+ * - A connection: {@link USocket}
+ * - A server: {@link UServer}
+ *
+ * @module usocket
+ */
+export { UServer, type UServerListenOptions } from './lib/usocket/userver.ts'
+export {
+  USocket,
+  type USocketCallback,
+  type USocketMessage,
+  type USocketOptions,
+  type USocketRead
+} from './lib/usocket/usocket.ts'
