@@ -21,7 +21,7 @@ fdpass completion fish > ~/.config/fish/completions/fdpass.fish`
     )
     .action(async (shell: keyof typeof scripts) => {
       const root = await programFor(() => true)
-      process.stdout.write(scripts[shell](root.commands.filter(({ name }) => name() !== 'help') as CliCommand[]))
+      process.stdout.write(scripts[shell](root.commands.filter((each) => each.name() !== 'help') as CliCommand[]))
     })
 }
 

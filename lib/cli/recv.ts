@@ -47,9 +47,9 @@ wait`
     .example(
       `
 # Take two files from root only, and tell a program of them in JSON
-fdpass recv --json --count 2 --allow-uid 0 @example > received.jsonl &
-fdpass send --wait 5 @example /etc/hostname
-fdpass send --wait 5 @example /etc/passwd
+fdpass recv --json --count 2 --allow-uid 0 ./two.sock > received.jsonl &
+fdpass send --wait 5 ./two.sock /etc/hostname
+fdpass send --wait 5 ./two.sock /etc/passwd
 wait
 cat received.jsonl`
     )

@@ -101,7 +101,7 @@ fdpass serve --listen tcp:80 --user nobody --workers 4 -- ./server.mjs`
     .example(
       `
 # Run a program for each connection, no more than 20 at a time
-fdpass serve --listen tcp:127.0.0.1:7007 --max-connections 20 -- cat`
+fdpass serve --listen unix:./echo.sock --max-connections 20 -- cat`
     )
     .example(
       `
