@@ -1,7 +1,7 @@
 // Makes man/fdpass.1 from the definitions of the commands, as `npm run setup` has built them; with --check tells whether it is current.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { programFor } from '../build/lib/cli/program.js'
+import { programFor } from '../build/lib/cli/command-line.js'
 import { root as folder } from './run.mjs'
 
 const page = join(folder, 'man', 'fdpass.1')
@@ -16,16 +16,14 @@ function escape(text) {
     .replace(/^\./gm, '\\&.')
 }
 
-/** Paragraphs, each sentence on lines of its own, none of them long: man-pages(7). */
+/** Paragraphs, with each sentence on lines of its own, none of them long: man-pages(7). */
 function prose(text) {
-  const lines = (sentence) => sentence.match(/.{1,64}(?:\s|$)|\S+\s*/g)
-  const paragraph = (part) =>
-    part
-      .split(/(?<=[.:]) (?=[A-Z])/)
-      .flatMap(lines)
-      .map((line) => escape(line.trim()))
-      .join('\n')
-  return text.split('\n\n').map(paragraph).join('\n.PP\n')
+  const sentences = text.replaceAll('\n\n', '\n.PP\n').replaceAll(/(?<=[.:]) (?=[A-Z])/g, '\n')
+  return sentences
+    .split('\n')
+    .flatMap((sentence) => sentence.match(/.{1,64}(?:\s|$)|\S+\s*/g))
+    .map((line) => (line === '.PP' ? line : escape(line.trim())))
+    .join('\n')
 }
 
 /** A list of what is in the first column, and what it means. */
@@ -33,31 +31,20 @@ function list(rows) {
   return rows.flatMap(([name, meaning]) => ['.TP', `.B ${escape(name)}`, prose(meaning)])
 }
 
-function usageOf(command) {
-  return command
-    .usage()
-    .replaceAll('fdpass ', '')
-    .split(/\n\s*/)
-    .map((line) => line.replace(new RegExp(`^${command.name()} `), ''))
+/** How a command is called: on more lines than one where there are more ways. */
+function usagesOf(command) {
+  return command.usage().split(/\n\s*fdpass \w+ /)
 }
 
 function section(command) {
   const help = command.createHelp()
-  const values = (option) => (option.argChoices === undefined ? '' : ` One of ${option.argChoices.join(', ')}`)
-  const initial = (option) => (option.defaultValue === undefined ? '' : ` (default: ${option.defaultValue})`)
-  const options = help.visibleOptions(command).map((option) => {
-    const more = values(option) + initial(option)
-    return [option.flags.replace(/[<>]/g, ''), option.description + (more === '' ? '' : `${more}.`)]
-  })
-  const operands = help.visibleArguments(command).map((operand) => {
-    const choices = operand.argChoices === undefined ? '' : ` One of ${operand.argChoices.join(', ')}.`
-    return [operand.name(), operand.description + choices]
-  })
+  const operands = help.visibleArguments(command)
+  const options = help.visibleOptions(command)
   return [
     `.SS fdpass ${command.name()}`,
     prose(command.description()),
-    ...list(operands),
-    ...list(options),
+    ...list(operands.map((operand) => [operand.name(), help.argumentDescription(operand)])),
+    ...list(options.map((option) => [option.flags.replaceAll(/[<>]/g, ''), help.optionDescription(option)])),
     ...command.examples.flatMap((script) => ['.PP', '.EX', escape(script), '.EE'])
   ]
 }
@@ -72,7 +59,7 @@ const text = `${[
   `fdpass \\- ${escape(description.charAt(0).toLowerCase() + description.slice(1).replace(/\.$/, ''))}`,
   '.SH SYNOPSIS',
   commands
-    .flatMap((command) => usageOf(command).map((usage) => `.B fdpass ${command.name()}\n${escape(usage)}`))
+    .flatMap((command) => usagesOf(command).map((usage) => `.B fdpass ${command.name()}\n${escape(usage)}`))
     .join('\n.br\n'),
   '.SH DESCRIPTION',
   prose(description),

@@ -1,12 +1,13 @@
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, realpathSync, symlinkSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, realpathSync, symlinkSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { temporaryFolder } from './descriptors.ts'
 
 /** A folder in which `fdpass` is found, as npm installs it: a link to the built file. */
-const bin = join(temporaryFolder(), 'bin')
+const folder = realpathSync(temporaryFolder())
+const bin = join(folder, 'bin')
 mkdirSync(bin)
 symlinkSync(resolve('dist/cli/main.js'), join(bin, 'fdpass'))
 
@@ -29,9 +30,9 @@ export interface Running {
   printed: (pattern: RegExp) => Promise<RegExpExecArray>
 }
 
-/** A folder for a command, by its real path. */
+/** A folder for a command, by its real path, which is short enough for a socket. */
 export function sandbox(): string {
-  return realpathSync(temporaryFolder())
+  return mkdtempSync(join(folder, 's'))
 }
 
 /** Starts any command with `fdpass` in its PATH, in a folder; it does not outlive the test. */

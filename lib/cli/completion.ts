@@ -1,6 +1,6 @@
 import { type Option, Argument } from 'commander'
 import type { CliCommand } from './cli-command.ts'
-import { programFor } from './program.ts'
+import { programFor } from './command-line.ts'
 
 export function define(command: CliCommand): void {
   command
@@ -29,24 +29,22 @@ const scripts = { bash, zsh, fish }
 
 const optionsOf = (command: CliCommand) => command.createHelp().visibleOptions(command)
 const flagsOf = ({ short, long }: Option) => [short, long].filter((flag) => flag !== undefined)
-/** What completes the value of an option: its choices, users, groups, directories; otherwise files. */
-const sources: Readonly<Record<string, readonly [bash: string, zsh: string, fish: string]>> = {
-  '--user': ['-u', '_users', '(__fish_complete_users)'],
-  '--group': ['-g', '_groups', '(__fish_complete_groups)'],
-  '--cwd': ['-d', '_directories', '(__fish_complete_directories)']
+/** What completes the values of these options; others have choices, or nothing that a shell knows. */
+const sources: Readonly<Record<string, { readonly bash?: string; readonly zsh: string; readonly fish: string }>> = {
+  '--user': { bash: '-u', zsh: '_users', fish: '(__fish_complete_users)' },
+  '--group': { bash: '-g', zsh: '_groups', fish: '(__fish_complete_groups)' },
+  '--cwd': { zsh: '_directories', fish: '(__fish_complete_directories)' },
+  '--config': { zsh: '_files', fish: '(__fish_complete_path)' }
 }
 const choicesOf = (command: CliCommand) => command.registeredArguments.flatMap(({ argChoices = [] }) => argChoices)
 
 function bash(commands: readonly CliCommand[]): string {
   const values = commands.flatMap((command) =>
-    optionsOf(command)
-      .filter((option) => option.required)
-      .map((option) => {
-        const words =
-          option.argChoices === undefined ? sources[option.long!]?.[0] : `-W '${option.argChoices.join(' ')}'`
-        const reply = words === undefined ? '' : ` mapfile -t COMPREPLY < <(compgen ${words} -- "$cur");`
-        return `    '${command.name()} ${option.long}')${reply} return ;;`
-      })
+    optionsOf(command).flatMap(({ long, argChoices }) => {
+      const words = argChoices === undefined ? sources[long!]?.bash : `-W '${argChoices.join(' ')}'`
+      if (words === undefined) return []
+      return `    '${command.name()} ${long}') COMPREPLY=($(compgen ${words} -- "$cur")); return ;;`
+    })
   )
   const words = commands.map((command) => {
     const flags = optionsOf(command).flatMap(flagsOf)
@@ -64,7 +62,7 @@ ${values.join('\n')}
 ${words.join('\n')}
   esac
   ((COMP_CWORD == 1)) && words='${commands.map((command) => command.name()).join(' ')} help --help --version'
-  [[ $cur == -* || $words != -* ]] && mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+  [[ $cur == -* || $words != -* ]] && COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }
 complete -o bashdefault -o default -F _fdpass fdpass
 `
@@ -79,7 +77,7 @@ function zsh(commands: readonly CliCommand[]): string {
       const flags = flagsOf(option)
       const about = `[${zshQuote(option.description).replace(/[[\]:]/g, '\\$&')}]`
       const from =
-        option.argChoices === undefined ? (sources[option.long!]?.[1] ?? '_files') : `(${option.argChoices.join(' ')})`
+        option.argChoices === undefined ? (sources[option.long!]?.zsh ?? ' ') : `(${option.argChoices.join(' ')})`
       const value = option.required ? `:${option.attributeName()}:${from}` : ''
       return flags.map((flag) => `'*${flag}${about}${value}'`).join(' ')
     })
@@ -110,8 +108,8 @@ function fish(commands: readonly CliCommand[]): string {
   const lines = commands.flatMap((command) => {
     const seen = `-n '__fish_seen_subcommand_from ${command.name()}'`
     const options = optionsOf(command).map(({ short, long, required, argChoices, description }) => {
-      const from = argChoices?.join(' ') ?? sources[long!]?.[2]
-      const value = required ? (from === undefined ? ' -r' : ` -x -a ${fishQuote(from)}`) : ''
+      const from = argChoices?.join(' ') ?? sources[long!]?.fish
+      const value = required ? (from === undefined ? ' -x' : ` -x -a ${fishQuote(from)}`) : ''
       const flags = `${short === undefined ? '' : ` -s ${short.slice(1)}`} -l ${long!.slice(2)}`
       return `complete -c fdpass ${seen}${flags}${value} -d ${fishQuote(description)}`
     })

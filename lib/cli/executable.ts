@@ -1,10 +1,17 @@
 import { accessSync, constants, statSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
-import { Failure } from './failure.ts'
+import { Failure, misused } from './failure.ts'
 
 // The exit codes of env(1), nohup(1) and the shells.
 const CANNOT_BE_EXECUTED = 126
 const NOT_FOUND = 127
+
+/** Throws unless a program among the operands comes right after `--`: what is a program, and what its options, is never guessed. */
+export function checkProgram(program: readonly string[]): void {
+  if (program.length > 0 && process.argv.at(-program.length - 1) !== '--') {
+    throw misused(`A program comes after --, and nothing else may: '${program[0]}'`)
+  }
+}
 
 /** The path of a program, which is searched for as execvp(3) does. */
 export function executableOf(program: string): string {

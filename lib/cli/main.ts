@@ -3,7 +3,7 @@ import { constants } from 'node:os'
 import { CommanderError } from 'commander'
 import { FAILED, USAGE, complain, exitCodeOf } from './failure.ts'
 import { interruptionOf } from './interruption.ts'
-import { programFor } from './program.ts'
+import { programFor } from './command-line.ts'
 
 const [first, second] = process.argv.slice(2)
 const name = first === 'help' ? second : first
@@ -16,16 +16,14 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 })
 
 function end(error: unknown): void {
-  // commander has printed what is to be said.
-  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : USAGE
-  else {
-    const interruption = interruptionOf(error)
-    if (interruption === undefined) {
-      complain(name!, error)
-      process.exitCode = exitCodeOf(error)
-    } else {
-      process.kill(process.pid, interruption.signal)
-    }
+  const interruption = interruptionOf(error)
+  if (interruption !== undefined) {
+    process.kill(process.pid, interruption.signal)
+  } else if (error instanceof CommanderError) {
+    process.exitCode = error.exitCode === 0 ? 0 : USAGE // it has printed what is to be said
+  } else {
+    complain(name ?? '', error)
+    process.exitCode = exitCodeOf(error)
   }
 }
 

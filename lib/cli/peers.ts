@@ -4,10 +4,10 @@ import {
   type Address,
   type Credentials,
   type ListenOptions,
+  type Receiving,
   type SocketType,
   UnixServer,
   UnixSocket,
-  capabilities,
   connect,
   listen
 } from 'fdpass'
@@ -16,7 +16,7 @@ import { Failure, complain } from './failure.ts'
 import { each, number, octal, seconds } from './values.ts'
 
 /** What `send` and `recv` know of who is at the other end. */
-export interface PeerOptions {
+export interface PeerOptions extends Receiving {
   readonly type: SocketType
   readonly wait?: number
   readonly socketMode?: number
@@ -25,6 +25,11 @@ export interface PeerOptions {
 
 /** How long to wait until a socket is looked for once more, in milliseconds. */
 const PAUSE = 20
+
+/** The address that an operand names: `@name` is abstract, as in ss(8) and systemd; `./@name` is a path. */
+export function addressOf(operand: string): Address {
+  return operand.replace(/^@/, '\0')
+}
 
 /** Adds the operand and the options that `send` and `recv` share. */
 export function definePeer(command: CliCommand): CliCommand {
@@ -50,8 +55,8 @@ export async function reach(address: Address, options: PeerOptions, signal: Abor
   const deadline = performance.now() + (options.wait ?? 0)
   for (;;) {
     try {
-      const { type } = options
-      const socket = await connect(address, { type, signal, credentials: capabilities().messageCredentials })
+      const { type, credentials } = options
+      const socket = await connect(address, { type, credentials, signal })
       if (type === 'dgram' || allows(options, socket.peer())) return socket
       socket.close()
       throw new Failure('The socket is of a user who is not allowed')
@@ -65,9 +70,8 @@ export async function reach(address: Address, options: PeerOptions, signal: Abor
 
 /** Listens for those who may connect. */
 export function listenFor(address: Address, options: PeerOptions): Promise<UnixServer> {
-  const { type, socketMode: mode } = options
+  const { type, socketMode: mode, credentials } = options
   const allow = (peer: Credentials) => allows(options, peer)
-  const credentials = capabilities().messageCredentials
   return listen(address, { type, mode, allow, credentials } as ListenOptions)
 }
 

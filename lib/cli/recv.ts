@@ -1,16 +1,11 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { readlinkSync } from 'node:fs'
-import { constants } from 'node:os'
-import { isatty } from 'node:tty'
-import { type Credentials, type Descriptor, type Message, type UnixSocket, bind, capabilities } from 'fdpass'
+import { type Credentials, type Message, type UnixSocket, bind, capabilities } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
-import { executableOf } from './executable.ts'
-import { FAILED, Failure, complain, misused, shown } from './failure.ts'
+import { checkProgram, executableOf } from './executable.ts'
+import { FAILED, Failure, complain, misused } from './failure.ts'
 import { untilInterrupted } from './interruption.ts'
-import { type PeerOptions, allows, definePeer, listenFor, reach } from './peers.ts'
-import { checkProgram } from './program-operand.ts'
-import { addressOf } from './socket-address.ts'
+import { execute } from './listen-fds.ts'
+import { type PeerOptions, addressOf, allows, definePeer, listenFor, reach } from './peers.ts'
+import { jsonOf, textOf } from './shown-message.ts'
 import { number } from './values.ts'
 
 interface RecvOptions extends PeerOptions {
@@ -83,7 +78,9 @@ async function recv(operand: string, program: readonly string[], options: RecvOp
 type Take = (message: Message, sender: Credentials | undefined) => void
 
 /** Receives as many messages as are wanted. */
-async function receive(address: string, options: RecvOptions, signal: AbortSignal, take: Take): Promise<void> {
+async function receive(address: string, given: RecvOptions, signal: AbortSignal, take: Take): Promise<void> {
+  const credentials = capabilities().messageCredentials
+  const options = { ...given, credentials }
   const { type, connect, socketMode: mode } = options
   const count = options.count ?? (type === 'dgram' ? 1 : Infinity)
   const enough = new AbortController()
@@ -96,19 +93,19 @@ async function receive(address: string, options: RecvOptions, signal: AbortSigna
       const message = await next(socket, either)
       if (message === null) return
       const sender = message.credentials ?? peerOf(socket)
-      if (message.fds.length === 0 && message.size === 0 && type === 'stream') continue
-      if (sender !== undefined && !allows(options, sender)) {
+      // Of several connections another one may have brought the last that was wanted.
+      if (taken < count && (sender === undefined || allows(options, sender))) {
+        taken++
+        take(message, sender)
+      } else {
         message.close()
-        continue
       }
-      taken++
-      take(message, sender)
     }
     enough.abort()
   }
 
   try {
-    if (type === 'dgram') await drain(bind(address, { mode, credentials: capabilities().messageCredentials }))
+    if (type === 'dgram') await drain(bind(address, { mode, credentials }))
     else if (connect === true) await drain(await reach(address, options, signal))
     else {
       using server = await listenFor(address, options)
@@ -154,98 +151,4 @@ function peerOf(socket: UnixSocket): Credentials | undefined {
   } catch {
     return undefined // of datagrams nobody is known
   }
-}
-
-/** What is known of a descriptor. */
-function describe(descriptor: Descriptor): { kind: string; path?: string; address?: string } {
-  const { kind } = descriptor
-  const { address } = descriptor
-  if (typeof address === 'string') return { kind, address: shown(address) }
-  if (address !== null) {
-    const host = address.family === 'IPv6' ? `[${address.address}]` : address.address
-    return { kind, address: `${host}:${address.port}` }
-  }
-  try {
-    const path = readlinkSync(`/proc/self/fd/${descriptor.fd}`)
-    return path.startsWith('/') ? { kind, path } : { kind }
-  } catch {
-    return { kind } // no /proc
-  }
-}
-
-/** Data as text; undefined where they are none. */
-function decode(data: Uint8Array): string | undefined {
-  try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(data)
-  } catch {
-    return undefined
-  }
-}
-
-function jsonOf(message: Message, sender: Credentials | undefined): string {
-  const text = decode(message.data)
-  const { pid = null, uid = null, gid = null } = sender ?? {}
-  return JSON.stringify({
-    ...(text === undefined ? { base64: Buffer.from(message.data).toString('base64') } : { data: text }),
-    ...(message.size > message.data.length && { size: message.size }),
-    fds: message.fds.map(describe),
-    sender: { pid, uid, gid },
-    ...(typeof message.address === 'string' && { address: shown(message.address) })
-  })
-}
-
-function textOf(message: Message, sender: Credentials | undefined): string {
-  const text = decode(message.data)
-  const data = text === undefined ? `base64 ${Buffer.from(message.data).toString('base64')}` : quote(text)
-  const from = sender === undefined ? 'unknown' : `pid ${sender.pid ?? 'unknown'}, uid ${sender.uid}, gid ${sender.gid}`
-  const fds = message.fds.map(describe).map(({ kind, path, address }) => {
-    const where = path ?? address
-    return `\n  ${kind}${where === undefined ? '' : ` ${quote(where)}`}`
-  })
-  return `${data} from ${from}${fds.join('')}`
-}
-
-const escape = (character: string) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
-
-/** A text that does nothing to a terminal. */
-function quote(text: string): string {
-  return JSON.stringify(text).replace(/[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g, escape)
-}
-
-/** What systemd takes for the name of a descriptor: sd_listen_fds(3). */
-const nameOf = /^[ -9;-~]{1,255}$/
-
-/** The names of a message's descriptors: its data, or a line of them for each. */
-function namesOf({ data, fds }: Message): string[] {
-  const text = decode(data) ?? ''
-  const lines = text.split('\n')
-  const each = lines.length === fds.length ? lines : fds.map(() => text)
-  return each.map((name) => (nameOf.test(name) ? name : 'unknown'))
-}
-
-// What a shell's parent would hand on, without what comes from a terminal, whose processes all get it.
-const forwarded = ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const
-const fromTerminals = ['SIGINT', 'SIGQUIT'] as const
-
-/** Runs a program with what has come; resolves to its exit code. */
-async function execute(executable: string, args: readonly string[], messages: readonly Message[]): Promise<number> {
-  const fds = messages.flatMap((message) => message.fds)
-  if (fds.length === 0) throw new Failure('No descriptor has come')
-  const env = {
-    ...process.env,
-    LISTEN_FDS: `${fds.length}`,
-    LISTEN_FDNAMES: messages.flatMap(namesOf).join(':'),
-    LISTEN_PIDFDID: undefined // would be another process's
-  }
-  // LISTEN_PID has to be the program's own pid, which nobody knows before its fork: the shell tells its own, and becomes it.
-  const script = 'LISTEN_PID=$$; export LISTEN_PID; exec "$@"'
-  const child = spawn('/bin/sh', ['-c', script, 'sh', executable, ...args], {
-    stdio: ['inherit', 'inherit', 'inherit', ...fds.map(({ fd }) => fd)],
-    env
-  })
-  for (const message of messages) message.close()
-  for (const signal of forwarded) process.on(signal, () => child.kill(signal))
-  for (const signal of fromTerminals) process.on(signal, () => isatty(0) || child.kill(signal))
-  const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null]
-  return code ?? 128 + constants.signals[signal!]
 }

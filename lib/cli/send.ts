@@ -5,8 +5,7 @@ import type { FdSource, UnixSocket } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
 import { Failure, misused } from './failure.ts'
 import { untilInterrupted } from './interruption.ts'
-import { type PeerOptions, definePeer, listenFor, reach } from './peers.ts'
-import { addressOf } from './socket-address.ts'
+import { type PeerOptions, addressOf, definePeer, listenFor, reach } from './peers.ts'
 import { each, number } from './values.ts'
 
 interface SendOptions extends PeerOptions {

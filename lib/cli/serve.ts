@@ -10,10 +10,9 @@ import {
   superserve
 } from 'fdpass/superserver'
 import type { CliCommand } from './cli-command.ts'
-import { executableOf } from './executable.ts'
+import { checkProgram, executableOf } from './executable.ts'
 import { Failure, USAGE, complain, misused, shown } from './failure.ts'
 import { untilInterrupted } from './interruption.ts'
-import { checkProgram } from './program-operand.ts'
 import { each, number, octal, seconds, text } from './values.ts'
 
 /** What the command line gives; all but the first few are named as the package's options are. */
@@ -185,12 +184,15 @@ const argument = /^The (?:value of )?"options\.?([\w.-]*)(\[\d+\])?"(?: property
 
 /** An error about an option of the package as one about the command line. */
 function asOption(error: unknown): unknown {
-  const [, path, place = '', reason] = argument.exec((error as Error).message) ?? []
+  const [, path, , reason] = argument.exec((error as Error).message) ?? []
   if (path === undefined) return error
   const [option, ...rest] = path.split('.')
   const isProgram = option === 'command' || option === 'module'
-  const named = isProgram ? 'PROGRAM' : option === 'rlimits' ? `--rlimit ${rest.join('.')}` : optionFor(option!) + place
-  return new Failure(`${named} ${reason}`, USAGE)
+  const named = isProgram ? 'PROGRAM' : option === 'rlimits' ? `--rlimit ${rest.join('.')}` : optionFor(option!)
+  return new Failure(
+    `${named} ${reason!.replace(" or 'unix:PATH', or a Descriptor", ", 'unix:PATH' or 'fd:N'")}`,
+    USAGE
+  )
 }
 
 /** An error about what is in a file as one that says so. */
