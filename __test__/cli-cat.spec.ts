@@ -4,7 +4,7 @@ import { chmodSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from 
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
-import { begin, fdpass, sandbox, script } from './helpers/cli.ts'
+import { begin, fdpass, installed, sandbox, script } from './helpers/cli.ts'
 import { isLinux, onlyIf } from './helpers/conditions.ts'
 import { runs } from './helpers/programs.ts'
 
@@ -98,9 +98,8 @@ test('fdpass cat copies a file of 1 GiB in constant memory', async (t) => {
   writeFileSync(join(cwd, 'large'), '')
   truncateSync(join(cwd, 'large'), 1024 ** 3)
   const tellMemory = "data:text/javascript,process.on('exit',()=>console.error(process.resourceUsage().maxRSS))"
-  const { stdout, stderr } = await script(t, `node --import '${tellMemory}' "$(command -v fdpass)" cat large | wc -c`, {
-    cwd
-  })
+  const text = 'node --import "$TELL" "$(command -v fdpass)" cat large | wc -c'
+  const { stdout, stderr } = await script(t, text, { cwd, env: { ...installed, TELL: tellMemory } })
   t.is(Number(stdout), 1024 ** 3)
   t.true(Number(stderr) < 200 * 1024, `${stderr} KiB`)
 })

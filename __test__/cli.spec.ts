@@ -43,7 +43,8 @@ const misuses: Readonly<Record<string, readonly string[]>> = {
   "fdpass: recv: unknown option '--jsn' (Did you mean --json?)": ['recv', '--jsn', 'x'],
   "fdpass: serve: unknown option '--max-per-clients' (Did you mean --max-per-client?)": [
     'serve',
-    '--max-per-clients=1'
+    '--max-per-clients',
+    '1'
   ],
   "fdpass: send: missing required argument 'SOCKET'": ['send'],
   "fdpass: send: option '--type <TYPE>' argument 'tcp' is invalid. Allowed choices are stream, seqpacket, dgram.": [

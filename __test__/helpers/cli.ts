@@ -1,6 +1,6 @@
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, realpathSync, symlinkSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, realpathSync, symlinkSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { temporaryFolder } from './descriptors.ts'
@@ -9,6 +9,7 @@ import { temporaryFolder } from './descriptors.ts'
 const folder = realpathSync(temporaryFolder())
 const bin = join(folder, 'bin')
 mkdirSync(bin)
+chmodSync(folder, 0o755) // other users are to find it
 symlinkSync(resolve('dist/cli/main.js'), join(bin, 'fdpass'))
 
 /** The environment of somebody who has installed the package. */
@@ -58,7 +59,9 @@ export function begin(
         if (match !== null) return match
         const isOver = await Promise.race([
           ended.then(() => true),
-          ...[child.stdout, child.stderr].map((stream) => stream && once(stream, 'data').then(() => false))
+          ...[child.stdout, child.stderr].flatMap((stream) =>
+            stream === null ? [] : once(stream, 'data').then(() => false)
+          )
         ])
         if (isOver) throw new Error(`It never printed ${pattern}: ${JSON.stringify(output)}`)
       }

@@ -101,13 +101,17 @@ async function send(operand: string, files: readonly string[], options: SendOpti
     checkInherited(fd)
     items.push({ name: `fd${fd}`, source: fd })
   }
+  // A message of all, or one of each.
+  const messages = together === true ? [items] : items.map((item) => [item])
   await untilInterrupted(async (signal) => {
     using socket = await peerFor(addressOf(operand), options, signal)
-    if (together === true) {
-      const names = items.map(({ name }) => name).join('\n')
-      await socket.send(data ?? names, { fds: items.map(({ source }) => source), signal })
-    } else {
-      for (const { name, source } of items) await socket.send(data ?? name, { fds: [source], signal })
+    try {
+      for (const message of messages) {
+        const names = message.map(({ name }) => name).join('\n')
+        await socket.send(data ?? names, { fds: message.map(({ source }) => source), signal })
+      }
+    } catch (error) {
+      throw Object.assign(error as Error, { address: operand })
     }
   })
   // Files that are still open here are closed by the end of the process.
