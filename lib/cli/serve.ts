@@ -20,7 +20,7 @@ interface ServeOptions extends Omit<ServiceOptions, 'listen' | 'groups' | 'env' 
   readonly listen?: readonly string[]
   readonly config?: string
   readonly json?: true
-  readonly groups?: readonly string[]
+  readonly groups?: readonly (string | number)[]
   readonly env?: readonly (readonly [string, string])[]
   readonly rlimit?: readonly (readonly [string, ResourceLimit])[]
   readonly newPrivileges?: true
@@ -63,7 +63,9 @@ export function define(command: CliCommand): void {
     .option('--workers <N>', 'How many workers (default: as many as can run at the same time).', number(1))
     .option('--user <NAME>', 'Whom processes run as: a name or a number.', nameOrNumber)
     .option('--group <NAME>', "Their group (default: the user's).", nameOrNumber)
-    .option('--groups <NAMES>', 'Their other groups, with commas between (default: none).', (names) => names.split(','))
+    .option('--groups <NAMES>', 'Their other groups, with commas between (default: none).', (names) =>
+      names.split(',').map(nameOrNumber)
+    )
     .option('--new-privileges', 'Let them gain rights by what they execute, such as sudo.')
     .option('--umask <MODE>', 'Their file mode creation mask, such as 077.', octal)
     .option('--cwd <DIRECTORY>', 'Their working directory.')
