@@ -104,7 +104,12 @@ onLinux('serve hands workers the listener with --handoff listener', async (t) =>
     join(cwd, 'worker.mjs'),
     `import { createServer } from 'node:net'
     import { listeners } from 'fdpass/superserver'
-    for await (const { name, fd } of listeners()) fd.toServer().on('connection', (socket) => socket.end(name))`
+    const servers = []
+    for await (const { name, fd } of listeners()) {
+      servers.push(await fd.toServer())
+      servers.at(-1).on('connection', (socket) => socket.end(name))
+    }
+    for (const server of servers) server.close()`
   )
   const args = [
     '--listen',

@@ -48,11 +48,11 @@ function bash(commands: readonly CliCommand[]): string {
   )
   const words = commands.map((command) => {
     const flags = optionsOf(command).flatMap(flagsOf)
-    return `    ${command.name()}) words='${[...choicesOf(command), ...flags].join(' ')}' ;;`
+    return `    ${command.name()}) options='${flags.join(' ')}' operands='${choicesOf(command).join(' ')}' ;;`
   })
   return `# bash completion for fdpass
 _fdpass() {
-  local cur=\${COMP_WORDS[COMP_CWORD]} command=\${COMP_WORDS[1]} words='' i
+  local cur=\${COMP_WORDS[COMP_CWORD]} command=\${COMP_WORDS[1]} options='' operands='' i
   COMPREPLY=()
   for ((i = 2; i < COMP_CWORD; i++)); do [[ \${COMP_WORDS[i]} == -- ]] && return; done
   case "$command \${COMP_WORDS[COMP_CWORD-1]}" in
@@ -61,8 +61,9 @@ ${values.join('\n')}
   case $command in
 ${words.join('\n')}
   esac
-  ((COMP_CWORD == 1)) && words='${commands.map((command) => command.name()).join(' ')} help --help --version'
-  [[ $cur == -* || $words != -* ]] && COMPREPLY=($(compgen -W "$words" -- "$cur"))
+  ((COMP_CWORD == 1)) && options='--help --version' operands='${commands.map((command) => command.name()).join(' ')} help'
+  [[ $cur == -* ]] && operands=$options
+  COMPREPLY=($(compgen -W "$operands" -- "$cur"))
 }
 complete -o bashdefault -o default -F _fdpass fdpass
 `
