@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import test, { type ExecutionContext } from 'ava'
+import type { ExecutionContext } from 'ava'
 import { begin, commandsIn, fdpass, installed, sandbox } from './helpers/cli.ts'
 import { onlyIf } from './helpers/conditions.ts'
 import { runs } from './helpers/programs.ts'
@@ -67,7 +67,7 @@ const shells: Readonly<Record<string, Complete>> = {
     return stdout
       .trimEnd()
       .split('\n')
-      .map((text) => text.split('\t')[0]!)
+      .map((offer) => offer.split('\t')[0]!)
   }
 }
 

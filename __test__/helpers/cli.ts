@@ -11,6 +11,7 @@ const bin = join(folder, 'bin')
 mkdirSync(bin)
 chmodSync(folder, 0o755) // other users are to find it
 symlinkSync(resolve('dist/cli/main.js'), join(bin, 'fdpass'))
+symlinkSync(process.execPath, join(bin, 'node')) // what its first line asks for
 
 /** The environment of somebody who has installed the package. */
 export const installed: NodeJS.ProcessEnv = { ...process.env, PATH: `${bin}:${process.env.PATH}` }

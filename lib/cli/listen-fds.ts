@@ -17,8 +17,8 @@ function namesOf({ data, fds }: Message): string[] {
   return each.map((name) => (nameOf.test(name) ? name : 'unknown'))
 }
 
-// What a shell's parent would hand on, without what comes from a terminal, whose processes all get it.
 const forwarded = ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const
+/** What a terminal sends to the program too. */
 const fromTerminals = ['SIGINT', 'SIGQUIT'] as const
 
 /** Runs a program with what has come; resolves to its exit code. */

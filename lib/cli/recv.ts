@@ -29,7 +29,10 @@ export function define(command: CliCommand): void {
     )
     .option('--connect', 'Connect to SOCKET instead of listening.')
     .option('--count <N>', 'Receive N messages (default: until the first connection ends; one datagram).', number(1))
-    .option('--json', 'Show each message as a line of JSON.')
+    .option(
+      '--json',
+      'Show each message as a line of JSON: data, or base64 where they are no text; fds, with kind, path and address; sender, with pid, uid and gid.'
+    )
     .alsoExits({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
     .example(
       `

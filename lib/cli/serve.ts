@@ -47,7 +47,10 @@ export function define(command: CliCommand): void {
       '--config <FILE>',
       'Read all from a JSON file, as superserve() takes it; relative paths begin in its folder.'
     )
-    .option('--json', 'Print what happens, and where it listens, as lines of JSON on standard output.')
+    .option(
+      '--json',
+      'Print what happens as lines of JSON on standard output, by event: listening, spawn, ready, exit, pause, failure.'
+    )
     .addOption(
       new Option(
         '--mode <MODE>',
