@@ -37,13 +37,14 @@ export async function execute(
   }
   // LISTEN_PID has to be the program's own pid, which nobody knows before its fork: the shell tells its own, and becomes it.
   const script = 'LISTEN_PID=$$; export LISTEN_PID; exec "$@"'
+  // Before the program is there, which may expect a signal at once. None is handled before this function waits.
+  for (const signal of forwarded) process.on(signal, () => child.kill(signal))
+  for (const signal of fromTerminals) process.on(signal, () => isatty(0) || child.kill(signal))
   const child = spawn('/bin/sh', ['-c', script, 'sh', executable, ...args], {
     stdio: ['inherit', 'inherit', 'inherit', ...fds.map(({ fd }) => fd)],
     env
   })
   for (const message of messages) message.close()
-  for (const signal of forwarded) process.on(signal, () => child.kill(signal))
-  for (const signal of fromTerminals) process.on(signal, () => isatty(0) || child.kill(signal))
   const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null]
   return code ?? 128 + constants.signals[signal!]
 }

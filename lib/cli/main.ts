@@ -5,8 +5,9 @@ import { FAILED, USAGE, complain, exitCodeOf } from './failure.ts'
 import { interruptionOf } from './interruption.ts'
 import { programFor } from './command-line.ts'
 
-const [first, second] = process.argv.slice(2)
-const name = first === 'help' ? second : first
+const given = process.argv.slice(2)
+const args = given[0] === 'help' && given[1] !== undefined ? [given[1], '--help'] : given
+const [name] = args
 
 // As a shell reports what SIGPIPE ended. A socket in a pipe's place may say ECONNRESET.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
@@ -47,7 +48,7 @@ try {
       }
     })
   }
-  await root.parseAsync()
+  await root.parseAsync(args, { from: 'user' })
 } catch (error) {
   end(error)
 }

@@ -1,7 +1,7 @@
 import { constants, readdirSync, readlinkSync } from 'node:fs'
-import { open } from 'node:fs/promises'
+import { type FileHandle, open } from 'node:fs/promises'
 import { Option } from 'commander'
-import type { FdSource, UnixSocket } from 'fdpass'
+import type { UnixSocket } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
 import { Failure, misused } from './failure.ts'
 import { untilInterrupted } from './interruption.ts'
@@ -21,7 +21,7 @@ interface SendOptions extends PeerOptions {
 /** Something to be sent, and its name. */
 interface Item {
   readonly name: string
-  readonly source: FdSource
+  readonly source: FileHandle | number
 }
 
 export function define(command: CliCommand): void {
@@ -82,7 +82,7 @@ const modes = {
 } as const
 
 async function send(operand: string, files: readonly string[], options: SendOptions): Promise<void> {
-  const { fd: numbers = [], data, together, type } = options
+  const { fd: numbers = [], data, type } = options
   if (files.length + numbers.length === 0) throw misused('There is nothing to send: name a FILE, or --fd N')
   if (options.listen === true && type === 'dgram')
     throw misused('--listen is for connections, which datagrams have none of')
@@ -92,29 +92,33 @@ async function send(operand: string, files: readonly string[], options: SendOpti
   if (data === '' && type === 'stream') throw misused('--data must have a byte at least, which carries the descriptor')
   const mode = options.write ? 'write' : options.append ? 'append' : options.readWrite ? 'readWrite' : 'read'
   const items: Item[] = []
-  for (const name of files) {
+  try {
     // Before signals are listened to: opening a FIFO waits, and nothing but a signal ends that.
-    if (name === '-') items.push({ name: 'stdin', source: 0 })
-    else items.push({ name, source: await open(name, modes[mode]) })
-  }
-  for (const fd of numbers) {
-    checkInherited(fd)
-    items.push({ name: `fd${fd}`, source: fd })
-  }
-  // A message of all, or one of each.
-  const messages = together === true ? [items] : items.map((item) => [item])
-  await untilInterrupted(async (signal) => {
-    using socket = await peerFor(addressOf(operand), options, signal)
-    try {
-      for (const message of messages) {
-        const names = message.map(({ name }) => name).join('\n')
-        await socket.send(data ?? names, { fds: message.map(({ source }) => source), signal })
-      }
-    } catch (error) {
-      throw Object.assign(error as Error, { address: operand })
+    for (const name of files) {
+      items.push(name === '-' ? { name: 'stdin', source: 0 } : { name, source: await open(name, modes[mode]) })
     }
-  })
-  // Files that are still open here are closed by the end of the process.
+    for (const fd of numbers) {
+      checkInherited(fd)
+      items.push({ name: `fd${fd}`, source: fd })
+    }
+    await untilInterrupted((signal) => sendAll(operand, items, options, signal))
+  } finally {
+    for (const { source } of items) if (typeof source === 'object') await source.close()
+  }
+}
+
+/** Sends one message of all, or one of each. */
+async function sendAll(operand: string, items: Item[], options: SendOptions, signal: AbortSignal): Promise<void> {
+  const { together, data } = options
+  using socket = await peerFor(addressOf(operand), options, signal)
+  try {
+    for (const message of together === true ? [items] : items.map((item) => [item])) {
+      const names = message.map(({ name }) => name).join('\n')
+      await socket.send(data ?? names, { fds: message.map(({ source }) => source), signal })
+    }
+  } catch (error) {
+    throw Object.assign(error as Error, { address: operand })
+  }
 }
 
 async function peerFor(address: string, options: SendOptions, signal: AbortSignal): Promise<UnixSocket> {
