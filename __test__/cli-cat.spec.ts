@@ -93,6 +93,25 @@ test('fdpass cat waits for the writer of a FIFO, and a signal ends it with the p
   t.is((await waiting.ended).signal, 'SIGTERM')
 })
 
+onlyIf(runs('pgrep', '-V'), 'needs pgrep')(
+  'fdpass cat goes on with the next file when the process that opens them was killed',
+  async (t) => {
+    const cwd = sandbox()
+    t.is(spawnSync('mkfifo', ['fifo'], { cwd }).status, 0)
+    writeFileSync(join(cwd, 'file'), 'content\n')
+    const { child, ended, printed } = begin(t, 'fdpass', ['cat', 'file', 'fifo', 'file'], { cwd })
+    await printed(/content/)
+    const opener = spawnSync('pgrep', ['-P', `${child.pid}`], { encoding: 'utf8' }).stdout
+    process.kill(Number(opener), 'SIGKILL')
+    t.deepEqual(await ended, {
+      code: 1,
+      signal: null,
+      stdout: 'content\ncontent\n',
+      stderr: 'fdpass: cat: fifo: Connection reset by peer\n'
+    })
+  }
+)
+
 test('fdpass cat copies a file of 1 GiB in constant memory', async (t) => {
   const cwd = sandbox()
   writeFileSync(join(cwd, 'large'), '')

@@ -68,6 +68,9 @@ async function cat(files: readonly string[]): Promise<void> {
       const { message, code, errno } = error as NodeJS.ErrnoException
       complain(`cat: ${path}`, Object.assign(new Error(message), { code, errno }))
       process.exitCode = FAILED
+      if (code !== 'ECONNRESET') continue
+      openfile?.[Symbol.dispose]() // it was killed: the next file is another one's
+      openfile = undefined
     }
   }
   openfile?.[Symbol.dispose]()
