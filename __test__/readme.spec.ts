@@ -2,6 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
+import { installed } from './helpers/cli.ts'
 import { hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
 import { connectWhenThere } from './helpers/connections.ts'
 import { temporaryFolder } from './helpers/descriptors.ts'
@@ -49,7 +50,7 @@ for (const section of examples) {
     }
     const [, commands] = /```sh\n([^]*?)```/.exec(section)!
     const [, printed] = /```text\n([^]*?)```/.exec(section)!
-    const env = { ...process.env, ...(await surround?.(t)) }
+    const env = { ...installed, ...(await surround?.(t)) }
     const { stdout, status } = spawnSync('sh', ['-ec', commands!], {
       cwd: folder,
       encoding: 'utf8',

@@ -39,7 +39,7 @@ const binary = () => readdirSync(root).some((name) => name.endsWith('.node'))
 
 step('dependencies', {
   sources: ['package-lock.json'],
-  outputs: ['node_modules/typescript', 'node_modules/@napi-rs/cli'],
+  outputs: ['node_modules/typescript', 'node_modules/@napi-rs/cli', 'node_modules/esbuild'],
   // Not `npm ci`: it fails where a registry mirror lacks other platforms' optional packages.
   run: ['npm', 'install', '--no-save', '--no-audit', '--no-fund']
 })
@@ -59,8 +59,13 @@ step('dist', {
   run: ['npm', 'run', '--silent', 'build:ts']
 })
 step('examples and tests', {
-  sources: ['dist', 'examples', '__test__', 'tsconfig.base.json', 'tsconfig.test.json'],
-  outputs: ['build/examples/mycat.js'],
+  sources: ['dist', 'examples', 'lib/cli', '__test__', 'tsconfig.base.json', 'tsconfig.test.json'],
+  outputs: ['build/examples/mycat.js', 'build/lib/cli/main.js'],
   clean: ['build'],
   run: ['npm', 'run', '--silent', 'build:test']
+})
+step('command line', {
+  sources: ['build/lib/cli', 'scripts/cli.mjs', 'package-lock.json'],
+  outputs: ['dist/cli/main.js'],
+  run: ['npm', 'run', '--silent', 'build:cli']
 })

@@ -1,0 +1,91 @@
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, mkdirSync, mkdtempSync, realpathSync, symlinkSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import type { ExecutionContext } from 'ava'
+import { temporaryFolder } from './descriptors.ts'
+
+/** A folder in which `fdpass` is found, as npm installs it: a link to the built file. */
+const folder = realpathSync(temporaryFolder())
+const bin = join(folder, 'bin')
+mkdirSync(bin)
+chmodSync(folder, 0o755) // other users are to find it
+symlinkSync(resolve('dist/cli/main.js'), join(bin, 'fdpass'))
+symlinkSync(process.execPath, join(bin, 'node')) // what its first line asks for
+
+/** The environment of somebody who has installed the package. */
+export const installed: NodeJS.ProcessEnv = { ...process.env, PATH: `${bin}:${process.env.PATH}` }
+
+/** How a command has ended. */
+export interface Ended {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+/** A command that runs. */
+export interface Running {
+  readonly child: ChildProcess
+  readonly ended: Promise<Ended>
+  /** Resolves when so much has been printed on standard error or output. */
+  printed: (pattern: RegExp) => Promise<RegExpExecArray>
+}
+
+/** A folder for a command, by its real path, which is short enough for a socket. */
+export function sandbox(): string {
+  return mkdtempSync(join(folder, 's'))
+}
+
+/** Starts any command with `fdpass` in its PATH, in a folder; it does not outlive the test. */
+export function begin(
+  t: ExecutionContext,
+  command: string,
+  args: readonly string[],
+  { input, ...options }: SpawnOptions & { input?: string } = {}
+): Running {
+  const child = spawn(command, args, { env: installed, ...options })
+  t.teardown(() => child.kill('SIGKILL'))
+  if (input !== undefined || options.stdio === undefined) child.stdin?.end(input)
+  const output = { stdout: '', stderr: '' }
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => (output.stdout += text))
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => (output.stderr += text))
+  const ended = once(child, 'close').then(([code, signal]) => ({ code, signal, ...output }) as Ended)
+  return {
+    child,
+    ended,
+    async printed(pattern) {
+      for (;;) {
+        const match = pattern.exec(output.stdout) ?? pattern.exec(output.stderr)
+        if (match !== null) return match
+        const isOver = await Promise.race([
+          ended.then(() => true),
+          ...[child.stdout, child.stderr].flatMap((stream) =>
+            stream === null ? [] : once(stream, 'data').then(() => false)
+          )
+        ])
+        if (isOver) throw new Error(`It never printed ${pattern}: ${JSON.stringify(output)}`)
+      }
+    }
+  }
+}
+
+/** Runs `fdpass` in a folder until its end. */
+export function fdpass(
+  t: ExecutionContext,
+  args: readonly string[],
+  options: SpawnOptions & { input?: string } = {}
+): Promise<Ended> {
+  return begin(t, 'fdpass', args, options).ended
+}
+
+/** Runs a script of a shell's, with `fdpass` in its PATH. */
+export function script(t: ExecutionContext, text: string, options: SpawnOptions = {}, shell = 'sh'): Promise<Ended> {
+  return begin(t, shell, ['-ec', text], options).ended
+}
+
+/** The names of all commands, as the help lists them. */
+export function commandsIn(help: string): string[] {
+  const list = /^Commands:\n((?: .*\n)+)/m.exec(help)![1]!
+  return [...list.matchAll(/^ {2}(\w+) {2,}/gm)].map(([, name]) => name!).filter((name) => name !== 'help')
+}

@@ -1,0 +1,91 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createReadStream, fstatSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { Channel, type Descriptor, UnixSocket, socketpair } from 'fdpass'
+import type { CliCommand } from './cli-command.ts'
+import { FAILED, Failure, complain } from './failure.ts'
+
+export function define(command: CliCommand): void {
+  command
+    .usage('[FILE...]')
+    .argument('[FILE...]', "The files, in the order in which they are printed; '-' is standard input, and so is none.")
+    .description(
+      'Copy files to standard output, as cat(1) does. Another process opens each of them and passes the descriptor; this one ' +
+        'opens nothing. A file that cannot be opened is reported, and the next one follows.'
+    )
+    .example(
+      `
+# Print two files, and what is between them
+echo hello > greeting.txt
+echo 'and also' | fdpass cat greeting.txt - greeting.txt`
+    )
+    .action(cat)
+}
+
+/** The process that opens files. */
+class Openfile implements Disposable {
+  readonly #channel: Channel<string>
+
+  constructor() {
+    const [socket, theirs] = socketpair()
+    const number = theirs.release()
+    const program = fileURLToPath(new URL('openfile.js', import.meta.url))
+    try {
+      spawn(process.execPath, [program], { stdio: ['inherit', 'ignore', 'inherit', number] }).unref()
+    } finally {
+      UnixSocket.from(number).close()
+    }
+    this.#channel = new Channel<string>(socket)
+  }
+
+  async open(path: string): Promise<Descriptor> {
+    // The path of a descriptor means another one there: bash's <(…) gives such a path.
+    const own = process.platform === 'linux' ? /^\/(?:dev|proc\/self)\/fd\/(\d+)$/.exec(path)?.[1] : undefined
+    const { fds } = await this.#channel.request(own === undefined ? path : `/proc/${process.pid}/fd/${own}`)
+    return fds[0]!
+  }
+
+  [Symbol.dispose](): void {
+    this.#channel.close()
+  }
+}
+
+async function cat(files: readonly string[]): Promise<void> {
+  let openfile: Openfile | undefined
+  for (const path of files.length > 0 ? files : ['-']) {
+    try {
+      if (path === '-') {
+        refuseOutput(0)
+        await copy(process.stdin)
+      } else {
+        openfile ??= new Openfile()
+        using file = await openfile.open(path)
+        refuseOutput(file.fd)
+        await copy(createReadStream('', { fd: file.release(), highWaterMark: 262_144 }))
+      }
+    } catch (error) {
+      const { message, code, errno } = error as NodeJS.ErrnoException
+      complain(`cat: ${path}`, Object.assign(new Error(message), { code, errno }))
+      process.exitCode = FAILED
+      if (code !== 'ECONNRESET') continue
+      openfile?.[Symbol.dispose]() // it was killed: the next file is another one's
+      openfile = undefined
+    }
+  }
+  openfile?.[Symbol.dispose]()
+}
+
+async function copy(input: NodeJS.ReadableStream): Promise<void> {
+  for await (const chunk of input) {
+    if (!process.stdout.write(chunk)) await once(process.stdout, 'drain')
+  }
+}
+
+/** Throws for a file that would be copied to its own end, which would never come. */
+function refuseOutput(fd: number): void {
+  const [input, output] = [fstatSync(fd), fstatSync(1)]
+  if (input.isFile() && input.dev === output.dev && input.ino === output.ino && input.size > 0) {
+    throw new Failure('Input file is output file')
+  }
+}

@@ -1,0 +1,54 @@
+#!/usr/bin/env node
+import { constants } from 'node:os'
+import { CommanderError } from 'commander'
+import { FAILED, USAGE, complain, exitCodeOf } from './failure.ts'
+import { interruptionOf } from './interruption.ts'
+import { programFor } from './command-line.ts'
+
+const given = process.argv.slice(2)
+const args = given[0] === 'help' && given[1] !== undefined ? [given[1], '--help'] : given
+const [name] = args
+
+// As a shell reports what SIGPIPE ended. A socket in a pipe's place may say ECONNRESET.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE' || error.code === 'ECONNRESET') process.exit(128 + constants.signals.SIGPIPE)
+  complain(`${name}: write error`, error)
+  process.exit(FAILED)
+})
+
+function end(error: unknown): void {
+  const interruption = interruptionOf(error)
+  if (interruption !== undefined) {
+    process.kill(process.pid, interruption.signal)
+  } else if (error instanceof CommanderError) {
+    process.exitCode = error.exitCode === 0 ? 0 : USAGE // it has printed what is to be said
+  } else {
+    complain(name ?? '', error)
+    process.exitCode = exitCodeOf(error)
+  }
+}
+
+process.on('uncaughtException', (error) => {
+  end(error)
+  process.exit()
+})
+
+try {
+  const root = await programFor((command) => command === name)
+  for (const command of [root, ...root.commands]) {
+    command.configureOutput({
+      outputError: (text, write) => {
+        const about = command === root ? '' : `${command.name()}: `
+        const [problem, ...hints] = text.trim().split('\n')
+        // The help of a command line without a command comes this way too.
+        if (!problem!.startsWith('error: ')) return write(text)
+        const hint = hints.length > 0 ? ` ${hints.join(' ')}` : ''
+        write(`fdpass: ${about}${problem!.slice('error: '.length)}${hint}\n`)
+        write(`Try 'fdpass ${about.replace(': ', ' ')}--help'.\n`)
+      }
+    })
+  }
+  await root.parseAsync(args, { from: 'user' })
+} catch (error) {
+  end(error)
+}

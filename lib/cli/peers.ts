@@ -1,0 +1,83 @@
+import { setTimeout } from 'node:timers/promises'
+import { Option } from 'commander'
+import {
+  type Address,
+  type Credentials,
+  type ListenOptions,
+  type Receiving,
+  type SocketType,
+  UnixServer,
+  UnixSocket,
+  connect,
+  listen
+} from 'fdpass'
+import type { CliCommand } from './cli-command.ts'
+import { Failure, complain } from './failure.ts'
+import { each, number, octal, seconds } from './values.ts'
+
+/** What `send` and `recv` know of who is at the other end. */
+export interface PeerOptions extends Receiving {
+  readonly type: SocketType
+  readonly wait?: number
+  readonly socketMode?: number
+  readonly allowUid?: readonly number[]
+}
+
+/** How long to wait until a socket is looked for once more, in milliseconds. */
+const PAUSE = 20
+
+/** The address that an operand names: `@name` is abstract, as in ss(8) and systemd; `./@name` is a path. */
+export function addressOf(operand: string): Address {
+  return operand.replace(/^@/, '\0')
+}
+
+/** Adds the operand and the options that `send` and `recv` share. */
+export function definePeer(command: CliCommand): CliCommand {
+  return command
+    .argument(
+      'SOCKET',
+      "The socket's path, or '@NAME' for one in the abstract space; a path that begins with @ is './@…'."
+    )
+    .addOption(
+      new Option('--type <TYPE>', "The socket's type.").choices(['stream', 'seqpacket', 'dgram']).default('stream')
+    )
+    .option('--wait <SECONDS>', 'How long to wait for somebody to listen (default: not at all).', seconds)
+    .option('--socket-mode <MODE>', "The permissions of the socket's file where it is made here, such as 660.", octal)
+    .option(
+      '--allow-uid <UID>',
+      'Have nothing to do with other users than this one; several times for several.',
+      each(number(0))
+    )
+}
+
+/** Connects, as soon as somebody listens. */
+export async function reach(address: Address, options: PeerOptions, signal: AbortSignal): Promise<UnixSocket> {
+  const deadline = performance.now() + (options.wait ?? 0)
+  for (;;) {
+    try {
+      const { type, credentials } = options
+      const socket = await connect(address, { type, credentials, signal })
+      if (type === 'dgram' || allows(options, socket.peer())) return socket
+      socket.close()
+      throw new Failure('The socket is of a user who is not allowed')
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if ((code !== 'ENOENT' && code !== 'ECONNREFUSED') || performance.now() > deadline) throw error
+      await setTimeout(PAUSE, undefined, { signal })
+    }
+  }
+}
+
+/** Listens for those who may connect. */
+export function listenFor(address: Address, options: PeerOptions): Promise<UnixServer> {
+  const { type, socketMode: mode, credentials } = options
+  const allow = (peer: Credentials) => allows(options, peer)
+  return listen(address, { type, mode, allow, credentials } as ListenOptions)
+}
+
+/** Whether somebody is among the users who are allowed; says so where not. */
+export function allows({ allowUid }: PeerOptions, { pid, uid }: Credentials): boolean {
+  if (allowUid === undefined || allowUid.includes(uid)) return true
+  complain('Refused', new Failure(`user ${uid}, process ${pid ?? 'unknown'}`))
+  return false
+}

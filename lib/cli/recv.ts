@@ -1,0 +1,157 @@
+import { type Credentials, type Message, type UnixSocket, bind, capabilities } from 'fdpass'
+import type { CliCommand } from './cli-command.ts'
+import { checkProgram, executableOf } from './executable.ts'
+import { FAILED, Failure, complain, misused } from './failure.ts'
+import { untilInterrupted } from './interruption.ts'
+import { execute } from './listen-fds.ts'
+import { type PeerOptions, addressOf, allows, definePeer, listenFor, reach } from './peers.ts'
+import { jsonOf, textOf } from './shown-message.ts'
+import { number } from './values.ts'
+
+interface RecvOptions extends PeerOptions {
+  readonly connect?: true
+  readonly count?: number
+  readonly json?: true
+}
+
+export function define(command: CliCommand): void {
+  definePeer(command)
+    .usage('[OPTION...] SOCKET [-- PROGRAM [ARGUMENT...]]')
+    .argument(
+      '[PROGRAM...]',
+      'A program and its arguments. It gets the descriptors from 3 on, as systemd passes them (LISTEN_PID, LISTEN_FDS), named ' +
+        'after the data (LISTEN_FDNAMES).'
+    )
+    .description(
+      'Listen on SOCKET, and receive descriptors. Each message is shown: its data, who sent it as the kernel tells, and what ' +
+        'each descriptor is. With a PROGRAM nothing is shown, and the program is run when all have come; its exit status ' +
+        'is that of fdpass, 128 and the number of the signal where one has ended it.'
+    )
+    .option('--connect', 'Connect to SOCKET instead of listening.')
+    .option('--count <N>', 'Receive N messages (default: until the first connection ends; one datagram).', number(1))
+    .option(
+      '--json',
+      'Show each message as a line of JSON: data, or base64 where they are no text; fds, with kind, path and address; sender, with pid, uid and gid.'
+    )
+    .alsoExits({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
+    .example(
+      `
+# Run a program with a file that somebody else has opened
+echo hello > greeting.txt
+fdpass recv ./example.sock -- sh -c 'echo "$LISTEN_FDNAMES:" && cat <&3' &
+fdpass send --wait 5 ./example.sock greeting.txt
+wait`
+    )
+    .example(
+      `
+# Take two files from root only, and tell a program of them in JSON
+fdpass recv --json --count 2 --allow-uid 0 ./two.sock > received.jsonl &
+fdpass send --wait 5 ./two.sock /etc/hostname
+fdpass send --wait 5 ./two.sock /etc/passwd
+wait
+cat received.jsonl`
+    )
+    .action(recv)
+}
+
+async function recv(operand: string, program: readonly string[], options: RecvOptions): Promise<void> {
+  checkProgram(program)
+  const [name, ...args] = program
+  if (name !== undefined && options.json === true)
+    throw misused('--json is for showing: a program gets the descriptors')
+  if (options.wait !== undefined && options.connect !== true) throw misused('--wait goes with --connect')
+  if (options.connect === true && options.type === 'dgram')
+    throw misused('--connect is for connections, which datagrams have none of')
+  if (options.connect === true && options.socketMode !== undefined) throw misused('--socket-mode is for who listens')
+  const executable = name === undefined ? undefined : executableOf(name)
+  const kept: Message[] = []
+  await untilInterrupted(async (signal) => {
+    await receive(addressOf(operand), options, signal, (message, sender) => {
+      if (executable !== undefined) {
+        kept.push(message)
+        return
+      }
+      process.stdout.write(`${options.json === true ? jsonOf(message, sender) : textOf(message, sender)}\n`)
+      message.close()
+    })
+  })
+  if (executable !== undefined) process.exitCode = await execute(executable, args, kept)
+}
+
+type Take = (message: Message, sender: Credentials | undefined) => void
+
+/** Receives as many messages as are wanted. */
+async function receive(address: string, given: RecvOptions, signal: AbortSignal, take: Take): Promise<void> {
+  const credentials = capabilities().messageCredentials
+  const options = { ...given, credentials }
+  const { type, connect, socketMode: mode } = options
+  const count = options.count ?? (type === 'dgram' ? 1 : Infinity)
+  const enough = new AbortController()
+  const either = AbortSignal.any([signal, enough.signal])
+  let taken = 0
+
+  async function drain(socket: UnixSocket): Promise<void> {
+    using _socket = socket
+    while (taken < count) {
+      const message = await next(socket, either)
+      if (message === null) return
+      const sender = message.credentials ?? peerOf(socket)
+      // Of several connections another one may have brought the last that was wanted.
+      if (taken < count && (sender === undefined || allows(options, sender))) {
+        taken++
+        take(message, sender)
+      } else {
+        message.close()
+      }
+    }
+    enough.abort()
+  }
+
+  try {
+    if (type === 'dgram') await drain(bind(address, { mode, credentials }))
+    else if (connect === true) await drain(await reach(address, options, signal))
+    else {
+      using server = await listenFor(address, options)
+      if (count === Infinity) {
+        const socket = await server.accept({ signal })
+        server.close()
+        await drain(socket)
+      } else {
+        for (;;) drain(await server.accept({ signal: either })).catch((error) => fail(error, enough))
+      }
+    }
+  } catch (error) {
+    if (!enough.signal.aborted) throw error
+  }
+  if (count !== Infinity && taken < count)
+    throw new Failure(`The connection has ended after ${taken} of ${count} messages`)
+}
+
+/** Tells of a connection that has failed, while others go on. */
+function fail(error: unknown, enough: AbortController): void {
+  if (enough.signal.aborted || (error as Error).name === 'AbortError') return
+  complain('recv', error)
+  process.exitCode = FAILED
+}
+
+/** The next message that could be received as a whole. */
+async function next(socket: UnixSocket, signal: AbortSignal): Promise<Message | null> {
+  for (;;) {
+    try {
+      return await socket.recv({ signal })
+    } catch (error) {
+      if (!(error instanceof Error) || !('data' in error)) throw error
+      complain('recv', error)
+      process.exitCode = FAILED
+    }
+  }
+}
+
+/** Who connected, where the kernel does not tell who sent. */
+function peerOf(socket: UnixSocket): Credentials | undefined {
+  try {
+    return socket.peer()
+  } catch {
+    return undefined // of datagrams nobody is known
+  }
+}

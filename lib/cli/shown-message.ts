@@ -1,0 +1,61 @@
+import { readlinkSync } from 'node:fs'
+import type { Credentials, Descriptor, Message } from 'fdpass'
+import { shown } from './failure.ts'
+
+/** What is known of a descriptor. */
+function describe(descriptor: Descriptor): { kind: string; path?: string; address?: string } {
+  const { kind } = descriptor
+  const { address } = descriptor
+  if (typeof address === 'string') return { kind, address: shown(address) }
+  if (address !== null) {
+    const host = address.family === 'IPv6' ? `[${address.address}]` : address.address
+    return { kind, address: `${host}:${address.port}` }
+  }
+  try {
+    const path = readlinkSync(`/proc/self/fd/${descriptor.fd}`)
+    return path.startsWith('/') ? { kind, path } : { kind }
+  } catch {
+    return { kind } // no /proc
+  }
+}
+
+/** Data as text; undefined where they are none. */
+export function decode(data: Uint8Array): string | undefined {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(data)
+  } catch {
+    return undefined
+  }
+}
+
+/** A message as a line of JSON. */
+export function jsonOf(message: Message, sender: Credentials | undefined): string {
+  const text = decode(message.data)
+  const { pid = null, uid = null, gid = null } = sender ?? {}
+  return JSON.stringify({
+    ...(text === undefined ? { base64: Buffer.from(message.data).toString('base64') } : { data: text }),
+    ...(message.size > message.data.length && { size: message.size }),
+    fds: message.fds.map(describe),
+    sender: { pid, uid, gid },
+    ...(typeof message.address === 'string' && { address: shown(message.address) })
+  })
+}
+
+/** A message as text. */
+export function textOf(message: Message, sender: Credentials | undefined): string {
+  const text = decode(message.data)
+  const data = text === undefined ? `base64 ${Buffer.from(message.data).toString('base64')}` : quote(text)
+  const from = sender === undefined ? 'unknown' : `pid ${sender.pid ?? 'unknown'}, uid ${sender.uid}, gid ${sender.gid}`
+  const fds = message.fds.map(describe).map(({ kind, path, address }) => {
+    const where = path ?? address
+    return `\n  ${kind}${where === undefined ? '' : ` ${quote(where)}`}`
+  })
+  return `${data} from ${from}${fds.join('')}`
+}
+
+const escape = (character: string) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
+
+/** A text that does nothing to a terminal. */
+function quote(text: string): string {
+  return JSON.stringify(text).replace(/[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g, escape)
+}

@@ -1,0 +1,85 @@
+// Makes man/fdpass.1 from the definitions of the commands, as `npm run setup` has built them; with --check tells whether it is current.
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { programFor } from '../build/lib/cli/command-line.js'
+import { root as folder } from './run.mjs'
+
+const page = join(folder, 'man', 'fdpass.1')
+
+/** Text for roff: a hyphen and a quote of the command line are to be found and copied as such. */
+function escape(text) {
+  return text
+    .replaceAll('\\', '\\e')
+    .replaceAll('-', '\\-')
+    .replaceAll("'", '\\(aq')
+    .replaceAll('…', '...')
+    .replace(/^\./gm, '\\&.')
+}
+
+/** Paragraphs, with each sentence on lines of its own, none of them long: man-pages(7). */
+function prose(text) {
+  const sentences = text.replaceAll('\n\n', '\n.PP\n').replaceAll(/(?<=[.:]) (?=[A-Z])/g, '\n')
+  return sentences
+    .split('\n')
+    .flatMap((sentence) => sentence.match(/.{1,64}(?:\s|$)|\S+\s*/g))
+    .map((line) => (line === '.PP' ? line : escape(line.trim())))
+    .join('\n')
+}
+
+/** A list of what is in the first column, and what it means. */
+function list(rows) {
+  return rows.flatMap(([name, meaning]) => ['.TP', `.B ${escape(name)}`, prose(meaning)])
+}
+
+/** How a command is called: on more lines than one where there are more ways. */
+function usagesOf(command) {
+  return command.usage().split(/\n\s*fdpass \w+ /)
+}
+
+function section(command) {
+  const help = command.createHelp()
+  const operands = help.visibleArguments(command)
+  const options = help.visibleOptions(command)
+  return [
+    `.SS fdpass ${command.name()}`,
+    prose(command.description()),
+    ...list(operands.map((operand) => [operand.name(), help.argumentDescription(operand)])),
+    ...list(options.map((option) => [option.flags.replaceAll(/[<>]/g, ''), help.optionDescription(option)])),
+    ...command.examples.flatMap((script) => ['.PP', '.EX', escape(script), '.EE'])
+  ]
+}
+
+const root = await programFor(() => true)
+const commands = root.commands.filter((command) => command.name() !== 'help')
+const description = root.description()
+const exitCodes = Object.entries(Object.assign({}, ...commands.map((command) => command.exitCodes)))
+const text = `${[
+  `.TH FDPASS 1 "" "${root.version()}" "User Commands"`,
+  '.SH NAME',
+  `fdpass \\- ${escape(description.charAt(0).toLowerCase() + description.slice(1).replace(/\.$/, ''))}`,
+  '.SH SYNOPSIS',
+  commands
+    .flatMap((command) => usagesOf(command).map((usage) => `.B fdpass ${command.name()}\n${escape(usage)}`))
+    .join('\n.br\n'),
+  '.SH DESCRIPTION',
+  prose(description),
+  'Whoever receives a descriptor has the open file itself, not its name.',
+  '.SH COMMANDS',
+  ...commands.flatMap(section),
+  '.SH EXIT STATUS',
+  ...list(exitCodes),
+  '.SH ENVIRONMENT',
+  ...list([['FDPASS_DEBUG', 'With 1, an error is shown with the place in the program where it arose.']]),
+  '.SH SEE ALSO',
+  '.BR cat (1),\n.BR ss (8),\n.BR unix (7),\n.BR sd_listen_fds (3),\n.BR systemd.socket (5)'
+].join('\n')}\n`
+
+if (!process.argv.includes('--check')) {
+  mkdirSync(join(folder, 'man'), { recursive: true })
+  writeFileSync(page, text)
+} else if (readFileSync(page, 'utf8') !== text) {
+  console.error(
+    'man/fdpass.1 is not what the commands say now: run `npm run setup` and `npm run docs`, and commit it with them.'
+  )
+  process.exitCode = 1
+}
