@@ -148,7 +148,8 @@ end
 function __fdpass_below
   set -l words (commandline -opc)
   set -e words[1]
-  test (count $words) -ge (count $argv); and test "$words[1..(count $argv)]" = "$argv"
+  set -l count (count $argv)
+  test "$words[1..$count]" = "$argv"
 end
 ${lines.join('\n')}
 `

@@ -48,6 +48,7 @@ kill $!`
 async function put(operand: string, name: string, files: readonly string[], options: PutOptions): Promise<void> {
   const { fd: numbers = [], expires, mode, group, replace } = options
   if (files.length + numbers.length === 0) throw misused('There is nothing to keep: name a FILE, or --fd N')
+  if (expires === 0) throw misused('--expires must be more than 0')
   await withFiles(files, options, (items) => {
     const sources = items.map(({ source }) => source)
     return ask(operand, options, (store, signal) =>

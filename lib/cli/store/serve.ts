@@ -76,5 +76,5 @@ function asOption(error: unknown): unknown {
   if (found === undefined) return error
   const { path, reason } = found
   const named = path === 'path' ? 'SOCKET' : optionFor(path === 'mode' ? 'socketMode' : path)
-  return new Failure(`${named} ${reason}`, USAGE)
+  return new Failure(`${named} ${reason.replace('options.path', 'SOCKET')}`, USAGE)
 }
