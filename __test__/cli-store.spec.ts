@@ -1,6 +1,16 @@
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, closeSync, constants, existsSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+  writeSync
+} from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
@@ -54,9 +64,8 @@ async function listed(t: ExecutionContext, cwd: string): Promise<any[]> {
 test('get prints a file from its beginning, as often as it is asked, and moves no offset', async (t) => {
   const cwd = await withStore(t)
   t.deepEqual(await ask(t, cwd, 'put', 'name of it', 'a'), done)
-  const half = ['--', 'sh', '-c', 'head -c 7 <&3']
-  t.is((await ask(t, cwd, 'get', 'name of it', '--', 'dd', 'bs=7', 'count=1', 'status=none', 'if=/dev/stdin')).code, 0)
-  t.is((await ask(t, cwd, 'get', 'name of it', ...half)).stdout, 'content')
+  const some = await ask(t, cwd, 'get', 'name of it', '--', 'sh', '-c', 'dd bs=7 count=1 status=none <&3')
+  t.is(some.stdout, 'content')
   for (let i = 0; i < 2; i++) t.deepEqual(await ask(t, cwd, 'get', 'name of it'), { ...done, stdout: 'content of a' })
   // What is behind the seven bytes that somebody has read.
   t.is((await ask(t, cwd, 'get', 'name of it', '--', 'sh', '-c', 'cat <&3')).stdout, ' of a')
@@ -66,7 +75,8 @@ onlyIf(isLinux, 'needs memfd')('get prints memory, and what is larger than it re
   const cwd = await withStore(t)
   const content = Buffer.alloc(3_000_001, 'abcdefg')
   using store = await connectStore(join(cwd, 's.sock'))
-  using memory = memfd(content)
+  using memory = memfd()
+  writeSync(memory.fd, content)
   await store.put('memory', memory)
   const { stdout } = await ask(t, cwd, 'get', 'memory')
   t.true(Buffer.from(stdout).equals(content))
@@ -76,7 +86,6 @@ test('get copies a FIFO until its end, whether its reads wait or not', async (t)
   const cwd = await withStore(t)
   execFileSync('mkfifo', [join(cwd, 'fifo')])
   const reader = openSync(join(cwd, 'fifo'), constants.O_RDONLY | constants.O_NONBLOCK)
-  using store = await connectStore(join(cwd, 's.sock'))
   for (const [how, waits] of [
     ['not', false],
     ['so', true]
@@ -312,7 +321,8 @@ asRoot('serve --allow-uid refuses others, and goes on where nobody reads of it',
   const running = await serve(t, cwd, ['--socket-mode', '666', '--allow-uid', '0'])
   const refused = () => fdpass(t, ['store', 'list', './s.sock'], { cwd, uid: 65_534, gid: 65_534 })
   const { code, stderr } = await refused()
-  t.deepEqual([code, stderr], [1, 'fdpass: store list: Permission denied\n'])
+  t.is(code, 1)
+  t.regex(stderr, /^fdpass: store list: \/.*\/s\.sock: Permission denied\n$/)
   await running.printed(/^fdpass: Refused: user 65534, process \d+\n/m)
   running.child.stderr!.destroy()
   for (let i = 0; i < 3; i++) t.is((await refused()).code, 1)
@@ -343,11 +353,11 @@ for (const [title, args] of [
     writeFileSync(join(cwd, 'a'), 'content of a')
     let running = await serve(t, cwd, args)
     t.is((await ask(t, cwd, 'put', 'old', 'a')).code, 0)
-    let isOver = false
+    const ending = new AbortController()
     let answers = 0
     using store = await connectStore(join(cwd, 's.sock'))
     const asking = (async () => {
-      while (!isOver) {
+      while (!ending.signal.aborted) {
         for (const descriptor of await store.get('old')) descriptor.closeSync()
         using fresh = await connectStore(join(cwd, 's.sock'))
         t.is((await fresh.list())[0]!.name, 'old')
@@ -361,7 +371,7 @@ for (const [title, args] of [
       t.regex(ended.stderr, /^.*Listening.*\nfdpass: store serve: Another one has taken over\n$/)
       running = next
     }
-    isOver = true
+    ending.abort()
     await asking
     t.true(answers > 3, `${answers}`)
     t.is((await ask(t, cwd, 'get', 'old')).stdout, 'content of a')

@@ -57,8 +57,8 @@ export function define(command: CliCommand): void {
     .option(
       '--takeover <PATH>',
       'Serve in the place of the fdpass serve, or other process of fdpass/takeover, that has this socket, and listen with its ' +
-        'listeners: no connection is refused. The other one finishes what it has, and ends with 0; so does this one when the ' +
-        'next one comes.'
+        'listeners: no connection is refused. The other one finishes what it has, within --drain-timeout, and ends with 0; so ' +
+        'does this one when the next one comes.'
     )
     .addOption(
       new Option(
