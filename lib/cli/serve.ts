@@ -119,7 +119,7 @@ fdpass serve --listen unix:./echo.sock --max-connections 20 -- cat`
     .example(
       `
 # Serve; the same line with a new server.mjs takes over, and refuses nobody
-fdpass serve --takeover ./web.takeover --listen unix:./web.sock --workers 2 -- ./server.mjs`
+fdpass serve --takeover ./web.next --listen unix:./web.sock -- ./server.mjs`
     )
     .example(
       `
