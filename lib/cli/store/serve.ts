@@ -37,7 +37,7 @@ export function define(command: CliCommand): void {
     .example(
       `
 # Keep what root and the user nobody put
-fdpass store serve --socket-mode 666 --allow-uid 0 --allow-uid 65534 ./fds.sock`
+fdpass store serve --socket-mode 666 --allow-uid 0 --allow-uid 65534 ./s.sock`
     )
     .action(serve)
 }
