@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
-import { begin, commandsIn, fdpass, installed, sandbox } from './helpers/cli.ts'
+import { begin, commandsBelow, commandsIn, fdpass, helpOf, installed, sandbox } from './helpers/cli.ts'
 import { onlyIf } from './helpers/conditions.ts'
 import { runs } from './helpers/programs.ts'
 
@@ -84,12 +84,19 @@ for (const [shell, complete] of Object.entries(shells)) {
     )
   })
 
+  when(`${shell} completes the commands below a command`, async (t) => {
+    const offered = new Set(await complete(t, 'fdpass', 'store', ''))
+    for (const command of commandsIn(helpOf(['store']))) t.true(offered.has(command), command)
+    t.false(offered.has('send'))
+    t.deepEqual(await complete(t, 'fdpass', 'store', 'se'), ['serve'])
+    t.true((await complete(t, 'fdpass', 'store', 'put', '--group', 'daem')).includes('daemon'))
+  })
+
   when(`${shell} completes every option of every command`, async (t) => {
-    for (const command of commandsIn((await fdpass(t, ['--help'])).stdout)) {
-      const { stdout } = await fdpass(t, [command, '--help'])
-      const options = [...stdout.matchAll(/^ {2}(?:-\w, )?(--[\w-]+)/gm)].map(([, option]) => option!)
-      const offered = await complete(t, 'fdpass', command, '--')
-      t.deepEqual(offered.filter((word) => word.startsWith('--')).toSorted(), options.toSorted(), command)
+    for (const words of commandsBelow()) {
+      const options = [...helpOf(words).matchAll(/^ {2}(?:-\w, )?(--[\w-]+)/gm)].map(([, option]) => option!)
+      const offered = await complete(t, 'fdpass', ...words, '--')
+      t.deepEqual(offered.filter((word) => word.startsWith('--')).toSorted(), options.toSorted(), words.join(' '))
     }
   })
 

@@ -3,7 +3,7 @@ import { cpSync, existsSync, openSync, readdirSync, writeFileSync } from 'node:f
 import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import test from 'ava'
-import { begin, commandsIn, fdpass, installed, sandbox } from './helpers/cli.ts'
+import { begin, commandsBelow, commandsIn, fdpass, helpOf, installed, sandbox } from './helpers/cli.ts'
 import { isLinux, onlyIf } from './helpers/conditions.ts'
 import { runs } from './helpers/programs.ts'
 
@@ -20,12 +20,12 @@ test('fdpass --help lists the commands, each of which has a help of its own; hel
   t.is(code, 0)
   const commands = commandsIn(stdout)
   t.true(commands.includes('send') && commands.includes('recv'))
-  for (const command of commands) {
-    const help = await fdpass(t, [command, '--help'])
+  for (const words of commandsBelow()) {
+    const help = await fdpass(t, [...words, '--help'])
     t.deepEqual({ code: help.code, stderr: help.stderr }, { code: 0, stderr: '' })
-    t.true(help.stdout.startsWith(`Usage: fdpass ${command} `))
+    t.true(help.stdout.startsWith(`Usage: fdpass ${words.join(' ')} `))
     t.regex(help.stdout, /^Exit status:\n {2}0 .*\n {2}1 .*\n {2}2 /m)
-    t.deepEqual(await fdpass(t, ['help', command]), help)
+    t.deepEqual(await fdpass(t, ['help', ...words]), help)
     t.false(help.stdout.includes('\u001b')) // no colours
     for (const line of help.stdout.split('\n')) t.true(line.length <= 80, line)
   }
@@ -35,6 +35,9 @@ test('fdpass without a command prints the help on standard error, and ends with 
   const { code, stdout, stderr } = await fdpass(t, [])
   t.deepEqual({ code, stdout }, { code: 2, stdout: '' })
   t.regex(stderr, /^Usage: fdpass COMMAND/)
+  const store = await fdpass(t, ['store'])
+  t.deepEqual({ code: store.code, stdout: store.stdout }, { code: 2, stdout: '' })
+  t.regex(store.stderr, /^Usage: fdpass store COMMAND/)
 })
 
 const misuses: Readonly<Record<string, readonly string[]>> = {
@@ -116,6 +119,22 @@ const misuses: Readonly<Record<string, readonly string[]>> = {
     '--',
     'cat'
   ],
+  "fdpass: store: unknown command 'gte' (Did you mean get?)": ['store', 'gte'],
+  "fdpass: store put: missing required argument 'NAME'": ['store', 'put', 'x'],
+  "fdpass: store put: unknown option '--expire' (Did you mean --expires?)": ['store', 'put', '--expire', '1', 'x'],
+  'fdpass: store put: There is nothing to keep: name a FILE, or --fd N': ['store', 'put', 'x', 'name'],
+  'fdpass: store put: --expires must be more than 0': ['store', 'put', '--expires', '0', 'x', 'name', '/dev/null'],
+  "fdpass: store get: A program comes after --, and nothing else may: 'cat'": ['store', 'get', 'x', 'name', 'cat'],
+  "fdpass: store delete: missing required argument 'NAME'": ['store', 'delete', 'x'],
+  'fdpass: store serve: --max-fds is out of range. It must be >= 1 and <= 4000. Received type number (5000)': [
+    'store',
+    'serve',
+    '--max-fds',
+    '5000',
+    'x'
+  ],
+  'fdpass: store serve: --takeover must be another address than SOCKET': ['store', 'serve', '--takeover', 'x', 'x'],
+  'fdpass: serve: --config stands alone: --takeover is in the file': ['serve', '--config', 'y', '--takeover', 'x'],
   "fdpass: completion: command-argument value 'csh' is invalid for argument 'SHELL'. Allowed choices are bash, zsh, fish.":
     ['completion', 'csh']
 }
@@ -126,7 +145,7 @@ for (const [message, args] of Object.entries(misuses)) {
     const { code, stdout, stderr } = await fdpass(t, args, { cwd: folder })
     const [first, ...hints] = stderr.trimEnd().split('\n')
     t.deepEqual({ first, code, stdout }, { first: message, code: 2, stdout: '' })
-    for (const hint of hints) t.regex(hint, /^Try 'fdpass (?:\w+ )?--help'\.$/)
+    for (const hint of hints) t.regex(hint, /^Try 'fdpass (?:\w+ )*--help'\.$/)
     t.false(existsSync(join(folder, 'x')))
   })
 }
@@ -141,9 +160,12 @@ const failures: Readonly<Record<string, readonly [code: number, ...args: string[
   [`fdpass: recv: ./${'x'.repeat(200)}: Name too long`]: [1, 'recv', `./${'x'.repeat(200)}`],
   'fdpass: recv: no-such-program: Command not found': [127, 'recv', './x.sock', '--', 'no-such-program'],
   'fdpass: recv: ./file: Permission denied': [126, 'recv', './x.sock', '--', './file'],
+  'fdpass: store list: ./x.sock: No such file or directory': [1, 'store', 'list', './x.sock'],
+  'fdpass: store put: missing: No such file or directory': [1, 'store', 'put', './x.sock', 'name', 'missing'],
+  'fdpass: store get: no-such-program: Command not found': [127, 'store', 'get', 'x', 'y', '--', 'no-such-program'],
   'fdpass: serve: ./missing: No such file': [127, 'serve', '--listen', 'tcp:0', '--', './missing'],
   'fdpass: serve: missing.json: No such file or directory': [1, 'serve', '--config', 'missing.json'],
-  [`fdpass: send: --fd 99: Bad file descriptor. Was it redirected, as in 'fdpass send … --fd 99 99< FILE'?`]: [
+  [`fdpass: send: --fd 99: Bad file descriptor. Was it redirected, as in '--fd 99 99< FILE'?`]: [
     1,
     'send',
     './x.sock',
@@ -237,12 +259,12 @@ onlyIf(existsSync('/usr/bin/mandoc'), 'needs mandoc')(
   }
 )
 
-onlyIf(runs('man', '--version'), 'needs man')('man shows every command and option that the help has', async (t) => {
+onlyIf(runs('man', '--version'), 'needs man')('man shows every command and option that the help has', (t) => {
   const env = { ...process.env, MANWIDTH: '500', MAN_KEEP_FORMATTING: undefined, LC_ALL: 'C.UTF-8' }
   const page = spawnSync('man', ['-l', man], { encoding: 'utf8', env }).stdout
-  for (const command of commandsIn((await fdpass(t, ['--help'])).stdout)) {
-    t.true(page.includes(`fdpass ${command}`))
-    const { stdout } = await fdpass(t, [command, '--help'])
+  for (const words of commandsBelow()) {
+    t.true(page.includes(`fdpass ${words.join(' ')}`))
+    const stdout = helpOf(words)
     for (const [flag] of stdout.matchAll(/(?<=^ {2})--[\w-]+/gm)) t.true(page.includes(flag), flag)
     for (const [, line] of stdout.matchAll(/^ {2}(fdpass .*)$/gm)) t.true(page.includes(line!), line)
   }

@@ -33,7 +33,7 @@ function list(rows) {
 
 /** How a command is called: on more lines than one where there are more ways. */
 function usagesOf(command) {
-  return command.usage().split(/\n\s*fdpass \w+ /)
+  return command.usage().split(/\n\s*fdpass \w+ (?=-)/)
 }
 
 function section(command) {
@@ -41,7 +41,7 @@ function section(command) {
   const operands = help.visibleArguments(command)
   const options = help.visibleOptions(command)
   return [
-    `.SS fdpass ${command.name()}`,
+    `.SS fdpass ${command.fullName}`,
     prose(command.description()),
     ...list(operands.map((operand) => [operand.name(), help.argumentDescription(operand)])),
     ...list(options.map((option) => [option.flags.replaceAll(/[<>]/g, ''), help.optionDescription(option)])),
@@ -50,7 +50,7 @@ function section(command) {
 }
 
 const root = await programFor(() => true)
-const commands = root.commands.filter((command) => command.name() !== 'help')
+const commands = root.all.slice(1)
 const description = root.description()
 const exitCodes = Object.entries(Object.assign({}, ...commands.map((command) => command.exitCodes)))
 const text = `${[
@@ -59,7 +59,8 @@ const text = `${[
   `fdpass \\- ${escape(description.charAt(0).toLowerCase() + description.slice(1).replace(/\.$/, ''))}`,
   '.SH SYNOPSIS',
   commands
-    .flatMap((command) => usagesOf(command).map((usage) => `.B fdpass ${command.name()}\n${escape(usage)}`))
+    .filter(({ nested }) => nested.length === 0)
+    .flatMap((command) => usagesOf(command).map((usage) => `.B fdpass ${command.fullName}\n${escape(usage)}`))
     .join('\n.br\n'),
   '.SH DESCRIPTION',
   prose(description),

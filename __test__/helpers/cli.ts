@@ -1,4 +1,4 @@
-import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
+import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, mkdirSync, mkdtempSync, realpathSync, symlinkSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -84,8 +84,18 @@ export function script(t: ExecutionContext, text: string, options: SpawnOptions 
   return begin(t, shell, ['-ec', text], options).ended
 }
 
-/** The names of all commands, as the help lists them. */
+/** The names of all commands, as a help lists them. */
 export function commandsIn(help: string): string[] {
-  const list = /^Commands:\n((?: .*\n)+)/m.exec(help)![1]!
+  const list = /^Commands:\n((?: .*\n)+)/m.exec(help)?.[1] ?? ''
   return [...list.matchAll(/^ {2}(\w+) {2,}/gm)].map(([, name]) => name!).filter((name) => name !== 'help')
+}
+
+/** The help of a command. */
+export function helpOf(words: readonly string[]): string {
+  return spawnSync('fdpass', [...words, '--help'], { env: installed, encoding: 'utf8' }).stdout
+}
+
+/** All commands behind these words, those below them too, as the words by which each is called. */
+export function commandsBelow(...words: readonly string[]): string[][] {
+  return commandsIn(helpOf(words)).flatMap((name) => [[...words, name], ...commandsBelow(...words, name)])
 }

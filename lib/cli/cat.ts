@@ -1,10 +1,10 @@
 import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createReadStream, fstatSync } from 'node:fs'
+import { createReadStream } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { Channel, type Descriptor, UnixSocket, socketpair } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
-import { FAILED, Failure, complain } from './failure.ts'
+import { FAILED, complain } from './failure.ts'
+import { MOUTHFUL, copyOut, refuseOutput } from './standard-output.ts'
 
 export function define(command: CliCommand): void {
   command
@@ -57,12 +57,12 @@ async function cat(files: readonly string[]): Promise<void> {
     try {
       if (path === '-') {
         refuseOutput(0)
-        await copy(process.stdin)
+        await copyOut(process.stdin)
       } else {
         openfile ??= new Openfile()
         using file = await openfile.open(path)
         refuseOutput(file.fd)
-        await copy(createReadStream('', { fd: file.release(), highWaterMark: 262_144 }))
+        await copyOut(createReadStream('', { fd: file.release(), highWaterMark: MOUTHFUL }))
       }
     } catch (error) {
       const { message, code, errno } = error as NodeJS.ErrnoException
@@ -74,18 +74,4 @@ async function cat(files: readonly string[]): Promise<void> {
     }
   }
   openfile?.[Symbol.dispose]()
-}
-
-async function copy(input: NodeJS.ReadableStream): Promise<void> {
-  for await (const chunk of input) {
-    if (!process.stdout.write(chunk)) await once(process.stdout, 'drain')
-  }
-}
-
-/** Throws for a file that would be copied to its own end, which would never come. */
-function refuseOutput(fd: number): void {
-  const [input, output] = [fstatSync(fd), fstatSync(1)]
-  if (input.isFile() && input.dev === output.dev && input.ino === output.ino && input.size > 0) {
-    throw new Failure('Input file is output file')
-  }
 }

@@ -16,6 +16,11 @@ export class CliCommand extends Command {
   readonly examples: string[] = []
   exitCodes: ExitCodes = common
 
+  constructor(name?: string) {
+    super(name)
+    this.addHelpText('after', () => this.#helpBelow())
+  }
+
   override createCommand(name?: string): CliCommand {
     return new CliCommand(name)
   }
@@ -30,5 +35,36 @@ export class CliCommand extends Command {
   alsoExits(codes: ExitCodes): this {
     this.exitCodes = { ...this.exitCodes, ...codes }
     return this
+  }
+
+  /** Its name behind `fdpass`: `store put`; empty for `fdpass` itself. */
+  get fullName(): string {
+    const { parent } = this
+    if (parent === null) return ''
+    return `${(parent as CliCommand).fullName} ${this.name()}`.trimStart()
+  }
+
+  /** The commands below this one, without `help`. */
+  get nested(): readonly CliCommand[] {
+    return this.commands.filter((command) => command.name() !== 'help') as CliCommand[]
+  }
+
+  /** This command, and all that are below it. */
+  get all(): readonly CliCommand[] {
+    return [this, ...this.nested.flatMap((command) => command.all)]
+  }
+
+  /** What stands below the options. */
+  #helpBelow(): string {
+    const codes = Object.entries(this.exitCodes).map(([code, meaning]) => `  ${code.padEnd(5)} ${meaning}`)
+    const scripts = this.examples.map((script) => script.replace(/^/gm, '  '))
+    const more = `${`fdpass ${this.fullName}`.trim()} COMMAND --help tells more of each, and so does fdpass(1).`
+    return [
+      ...(scripts.length > 0 ? ['', 'Examples:', scripts.join('\n\n')] : []),
+      '',
+      'Exit status:',
+      ...codes,
+      ...(this.nested.length > 0 ? ['', more] : [])
+    ].join('\n')
   }
 }

@@ -12,6 +12,7 @@ const commands: Readonly<Record<string, Entry>> = {
   send: { summary: 'Send open files over a Unix domain socket', load: () => import('./send.ts') },
   recv: { summary: 'Receive descriptors, show them or give them to a program', load: () => import('./recv.ts') },
   serve: { summary: 'Listen, and have programs or workers serve', load: () => import('./serve.ts') },
+  store: { summary: 'Keep descriptors for other processes, by name', load: () => import('./store/store.ts') },
   completion: { summary: 'Print completions for a shell', load: () => import('./completion.ts') }
 }
 
@@ -24,29 +25,14 @@ export async function programFor(wanted: (name: string) => boolean): Promise<Cli
     .version(`fdpass ${version}`, '-V, --version', 'Print the version.')
     .helpOption('-h, --help', 'Print this help.')
     .helpCommand('help [COMMAND]', 'Print the help of a command')
+    .configureHelp({
+      subcommandTerm: (command) => (command.name() === 'help' ? 'help [COMMAND]' : command.name())
+    })
     .enablePositionalOptions()
     .exitOverride()
-  root.addHelpText('after', () => helpBelow(root))
   for (const [name, { summary, load }] of Object.entries(commands)) {
-    const command = new CliCommand(name).copyInheritedSettings(root).summary(summary)
-    command.helpOption('-h, --help', 'Print this help.')
-    root.addCommand(command)
-    if (!wanted(name)) continue
-    ;(await load()).define(command as CliCommand)
-    command.addHelpText('after', () => helpBelow(command as CliCommand))
+    const command = root.command(name).summary(summary)
+    if (wanted(name)) (await load()).define(command)
   }
   return root
-}
-
-/** What stands below the options. */
-function helpBelow({ examples, exitCodes, parent }: CliCommand): string {
-  const codes = Object.entries(exitCodes).map(([code, meaning]) => `  ${code.padEnd(5)} ${meaning}`)
-  const scripts = examples.map((script) => script.replace(/^/gm, '  '))
-  return [
-    ...(scripts.length > 0 ? ['', 'Examples:', scripts.join('\n\n')] : []),
-    '',
-    'Exit status:',
-    ...codes,
-    ...(parent === null ? ['', 'fdpass COMMAND --help tells more of each, and so does fdpass(1).'] : [])
-  ].join('\n')
 }

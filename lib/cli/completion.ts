@@ -21,7 +21,7 @@ fdpass completion fish > ~/.config/fish/completions/fdpass.fish`
     )
     .action(async (shell: keyof typeof scripts) => {
       const root = await programFor(() => true)
-      process.stdout.write(scripts[shell](root.commands.filter((each) => each.name() !== 'help') as CliCommand[]))
+      process.stdout.write(scripts[shell](root))
     })
 }
 
@@ -36,32 +36,42 @@ const sources: Readonly<Record<string, { readonly bash?: string; readonly zsh: s
   '--cwd': { zsh: '_directories', fish: '(__fish_complete_directories)' },
   '--config': { zsh: '_files', fish: '(__fish_complete_path)' }
 }
-const choicesOf = (command: CliCommand) => command.registeredArguments.flatMap(({ argChoices = [] }) => argChoices)
+/** The words that an operand can be; those of a command with others below it are their names. */
+const choicesOf = (command: CliCommand) => [
+  ...command.nested.map((each) => each.name()),
+  ...(command.nested.length > 0 ? ['help'] : []),
+  ...command.registeredArguments.flatMap(({ argChoices = [] }) => argChoices)
+]
 
-function bash(commands: readonly CliCommand[]): string {
+function bash(root: CliCommand): string {
+  const commands = root.all.slice(1)
+  const groups = root.nested.filter(({ nested }) => nested.length > 0).map((command) => command.name())
   const values = commands.flatMap((command) =>
     optionsOf(command).flatMap(({ long, argChoices }) => {
       const words = argChoices === undefined ? sources[long!]?.bash : `-W '${argChoices.join(' ')}'`
       if (words === undefined) return []
-      return `    '${command.name()} ${long}') COMPREPLY=($(compgen ${words} -- "$cur")); return ;;`
+      return `    '${command.fullName} ${long}') COMPREPLY=($(compgen ${words} -- "$cur")); return ;;`
     })
   )
   const words = commands.map((command) => {
     const flags = optionsOf(command).flatMap(flagsOf)
-    return `    ${command.name()}) options='${flags.join(' ')}' operands='${choicesOf(command).join(' ')}' ;;`
+    return `    '${command.fullName}') options='${flags.join(' ')}' operands='${choicesOf(command).join(' ')}' ;;`
   })
   return `# bash completion for fdpass
 _fdpass() {
   local cur=\${COMP_WORDS[COMP_CWORD]} command=\${COMP_WORDS[1]} options='' operands='' i
   COMPREPLY=()
   for ((i = 2; i < COMP_CWORD; i++)); do [[ \${COMP_WORDS[i]} == -- ]] && return; done
+  case $command in
+    ${groups.join('|')}) if ((COMP_CWORD > 2)); then command+=" \${COMP_WORDS[2]}"; fi ;;
+  esac
   case "$command \${COMP_WORDS[COMP_CWORD-1]}" in
 ${values.join('\n')}
   esac
   case $command in
 ${words.join('\n')}
   esac
-  ((COMP_CWORD == 1)) && options='--help --version' operands='${commands.map((command) => command.name()).join(' ')} help'
+  ((COMP_CWORD == 1)) && options='--help --version' operands='${choicesOf(root).join(' ')}'
   [[ $cur == -* ]] && operands=$options
   COMPREPLY=($(compgen -W "$operands" -- "$cur"))
 }
@@ -71,33 +81,40 @@ complete -o bashdefault -o default -F _fdpass fdpass
 
 const zshQuote = (text: string) => text.replaceAll("'", "'\\''")
 
-function zsh(commands: readonly CliCommand[]): string {
-  const described = commands.map((command) => `'${command.name()}:${zshQuote(command.summary())}'`)
-  const cases = commands.map((command) => {
-    const specs = optionsOf(command).map((option) => {
-      const flags = flagsOf(option)
-      const about = `[${zshQuote(option.description).replace(/[[\]:]/g, '\\$&')}]`
-      const from =
-        option.argChoices === undefined ? (sources[option.long!]?.zsh ?? ' ') : `(${option.argChoices.join(' ')})`
-      const value = option.required ? `:${option.attributeName()}:${from}` : ''
-      return flags.map((flag) => `'*${flag}${about}${value}'`).join(' ')
-    })
+/** What completes the words behind a command, in zsh. */
+function zshOf(command: CliCommand): string {
+  const specs = optionsOf(command).map((option) => {
+    const flags = flagsOf(option)
+    const about = `[${zshQuote(option.description).replace(/[[\]:]/g, '\\$&')}]`
+    const from =
+      option.argChoices === undefined ? (sources[option.long!]?.zsh ?? ' ') : `(${option.argChoices.join(' ')})`
+    const value = option.required ? `:${option.attributeName()}:${from}` : ''
+    return flags.map((flag) => `'*${flag}${about}${value}'`).join(' ')
+  })
+  if (command.nested.length === 0) {
     const choices = choicesOf(command)
     const rest = choices.length > 0 ? `'1:value:(${choices.join(' ')})'` : "'*:file:_files'"
-    return `    ${command.name()}) _arguments -S ${[...specs, rest].join(' \\\n      ')} ;;`
-  })
-  return `#compdef fdpass
-_fdpass() {
-  local -a commands=(${described.join(' ')} 'help:Print the help of a command')
-  if ((CURRENT == 2)); then
+    return `_arguments -S ${[...specs, rest].join(' \\\n      ')}`
+  }
+  const described = command.nested.map((each) => `'${each.name()}:${zshQuote(each.summary())}'`)
+  const cases = command.nested.map((each) => `    ${each.name()}) ${zshOf(each)} ;;`)
+  return `if ((CURRENT == 2)); then
+    commands=(${described.join(' ')} 'help:Print the help of a command')
     _describe command commands
-    _arguments '--help[Print this help.]' '--version[Print the version.]'
+    _arguments ${specs.join(' ')}
     return
   fi
   shift words; ((CURRENT--))
   case $words[1] in
 ${cases.join('\n')}
-  esac
+  esac`
+}
+
+function zsh(root: CliCommand): string {
+  return `#compdef fdpass
+_fdpass() {
+  local -a commands
+  ${zshOf(root)}
 }
 if [[ $funcstack[1] == _fdpass ]]; then _fdpass "$@"; else compdef _fdpass fdpass; fi
 `
@@ -105,21 +122,35 @@ if [[ $funcstack[1] == _fdpass ]]; then _fdpass "$@"; else compdef _fdpass fdpas
 
 const fishQuote = (text: string) => `'${text.replace(/['\\]/g, '\\$&')}'`
 
-function fish(commands: readonly CliCommand[]): string {
-  const lines = commands.flatMap((command) => {
-    const seen = `-n '__fish_seen_subcommand_from ${command.name()}'`
+function fish(root: CliCommand): string {
+  const lines = root.all.flatMap((command) => {
+    const below = `complete -c fdpass -n ${fishQuote(`__fdpass_below ${command.fullName}`.trim())}`
+    const next = `complete -c fdpass -n ${fishQuote(`__fdpass_next ${command.fullName}`.trim())}`
     const options = optionsOf(command).map(({ short, long, required, argChoices, description }) => {
       const from = argChoices?.join(' ') ?? sources[long!]?.fish
       const value = required ? (from === undefined ? ' -x' : ` -x -a ${fishQuote(from)}`) : ''
       const flags = `${short === undefined ? '' : ` -s ${short.slice(1)}`} -l ${long!.slice(2)}`
-      return `complete -c fdpass ${seen}${flags}${value} -d ${fishQuote(description)}`
+      return `${command.nested.length > 0 ? next : below}${flags}${value} -d ${fishQuote(description)}`
     })
-    const choices = choicesOf(command)
-    if (choices.length > 0) options.push(`complete -c fdpass ${seen} -f -a '${choices.join(' ')}'`)
-    return [
-      `complete -c fdpass -n __fish_use_subcommand -f -a ${command.name()} -d ${fishQuote(command.summary())}`,
-      ...options
-    ]
+    if (command.nested.length === 0) {
+      const choices = choicesOf(command)
+      return choices.length > 0 ? [...options, `${below} -f -a '${choices.join(' ')}'`] : options
+    }
+    const names = command.nested.map((each) => `${next} -f -a ${each.name()} -d ${fishQuote(each.summary())}`)
+    return [...names, ...options]
   })
-  return `# fish completion for fdpass\n${lines.join('\n')}\n`
+  return `# fish completion for fdpass
+function __fdpass_next
+  set -l words (commandline -opc)
+  set -e words[1]
+  test "$words" = "$argv"
+end
+function __fdpass_below
+  set -l words (commandline -opc)
+  set -e words[1]
+  set -l count (count $argv)
+  test "$words[1..$count]" = "$argv"
+end
+${lines.join('\n')}
+`
 }

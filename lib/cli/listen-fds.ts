@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { constants } from 'node:os'
 import { isatty } from 'node:tty'
-import type { Message } from 'fdpass'
+import type { Descriptor, Message } from 'fdpass'
 import { Failure } from './failure.ts'
 import { decode } from './shown-message.ts'
 
@@ -10,7 +10,7 @@ import { decode } from './shown-message.ts'
 const nameOf = /^[ -9;-~]{1,255}$/
 
 /** The names of a message's descriptors: its data, or a line of them for each. */
-function namesOf({ data, fds }: Message): string[] {
+export function namesOf({ data, fds }: Message): string[] {
   const text = decode(data) ?? ''
   const lines = text.split('\n')
   const each = lines.length === fds.length ? lines : fds.map(() => text)
@@ -21,18 +21,18 @@ const forwarded = ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const
 /** What a terminal sends to the program too. */
 const fromTerminals = ['SIGINT', 'SIGQUIT'] as const
 
-/** Runs a program with what has come; resolves to its exit code. */
+/** Runs a program with descriptors, which are closed here, and their names; resolves to its exit code. */
 export async function execute(
   executable: string,
   args: readonly string[],
-  messages: readonly Message[]
+  fds: readonly Descriptor[],
+  names: readonly string[]
 ): Promise<number> {
-  const fds = messages.flatMap((message) => message.fds)
   if (fds.length === 0) throw new Failure('No descriptor has come')
   const env = {
     ...process.env,
     LISTEN_FDS: `${fds.length}`,
-    LISTEN_FDNAMES: messages.flatMap(namesOf).join(':'),
+    LISTEN_FDNAMES: names.join(':'),
     LISTEN_PIDFDID: undefined // would be another process's
   }
   // LISTEN_PID has to be the program's own pid, which nobody knows before its fork: the shell tells its own, and becomes it.
@@ -44,7 +44,7 @@ export async function execute(
     stdio: ['inherit', 'inherit', 'inherit', ...fds.map(({ fd }) => fd)],
     env
   })
-  for (const message of messages) message.close()
+  for (const fd of fds) fd.closeSync()
   const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null]
   return code ?? 128 + constants.signals[signal!]
 }

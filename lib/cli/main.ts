@@ -1,20 +1,26 @@
 #!/usr/bin/env node
 import { constants } from 'node:os'
 import { CommanderError } from 'commander'
+import type { CliCommand } from './cli-command.ts'
 import { FAILED, USAGE, complain, exitCodeOf } from './failure.ts'
 import { interruptionOf } from './interruption.ts'
 import { programFor } from './command-line.ts'
 
 const given = process.argv.slice(2)
-const args = given[0] === 'help' && given[1] !== undefined ? [given[1], '--help'] : given
-const [name] = args
+const args = given[0] === 'help' && given[1] !== undefined ? [...given.slice(1), '--help'] : given
+const [name = ''] = args
+/** Which command it is that has something to complain about. */
+let about = name
 
 // As a shell reports what SIGPIPE ended. A socket in a pipe's place may say ECONNRESET.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE' || error.code === 'ECONNRESET') process.exit(128 + constants.signals.SIGPIPE)
-  complain(`${name}: write error`, error)
+  complain(`${about}: write error`, error)
   process.exit(FAILED)
 })
+
+// Whoever reads no complaints is no reason to end.
+process.stderr.on('error', () => {})
 
 function end(error: unknown): void {
   const interruption = interruptionOf(error)
@@ -23,7 +29,7 @@ function end(error: unknown): void {
   } else if (error instanceof CommanderError) {
     process.exitCode = error.exitCode === 0 ? 0 : USAGE // it has printed what is to be said
   } else {
-    complain(name ?? '', error)
+    complain(about, error)
     process.exitCode = exitCodeOf(error)
   }
 }
@@ -35,16 +41,18 @@ process.on('uncaughtException', (error) => {
 
 try {
   const root = await programFor((command) => command === name)
-  for (const command of [root, ...root.commands]) {
+  root.hook('preAction', (_root, command) => void (about = (command as CliCommand).fullName))
+  for (const command of root.all) {
     command.configureOutput({
       outputError: (text, write) => {
-        const about = command === root ? '' : `${command.name()}: `
+        const { fullName } = command
         const [problem, ...hints] = text.trim().split('\n')
         // The help of a command line without a command comes this way too.
         if (!problem!.startsWith('error: ')) return write(text)
         const hint = hints.length > 0 ? ` ${hints.join(' ')}` : ''
-        write(`fdpass: ${about}${problem!.slice('error: '.length)}${hint}\n`)
-        write(`Try 'fdpass ${about.replace(': ', ' ')}--help'.\n`)
+        const where = fullName === '' ? '' : `${fullName}: `
+        write(`fdpass: ${where}${problem!.slice('error: '.length)}${hint}\n`)
+        write(`Try '${`fdpass ${fullName}`.trim()} --help'.\n`)
       }
     })
   }

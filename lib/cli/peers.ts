@@ -31,17 +31,22 @@ export function addressOf(operand: string): Address {
   return operand.replace(/^@/, '\0')
 }
 
-/** Adds the operand and the options that `send` and `recv` share. */
-export function definePeer(command: CliCommand): CliCommand {
+/** Adds the operand that names a socket. */
+export function defineSocket(command: CliCommand): CliCommand {
+  return command.argument(
+    'SOCKET',
+    "The socket's path, or '@NAME' for one in the abstract space; a path that begins with @ is './@…'."
+  )
+}
+
+/** Adds how long who connects waits. */
+export function defineWait(command: CliCommand): CliCommand {
+  return command.option('--wait <SECONDS>', 'How long to wait for somebody to listen (default: not at all).', seconds)
+}
+
+/** Adds who may use a socket. */
+export function defineAccess(command: CliCommand): CliCommand {
   return command
-    .argument(
-      'SOCKET',
-      "The socket's path, or '@NAME' for one in the abstract space; a path that begins with @ is './@…'."
-    )
-    .addOption(
-      new Option('--type <TYPE>', "The socket's type.").choices(['stream', 'seqpacket', 'dgram']).default('stream')
-    )
-    .option('--wait <SECONDS>', 'How long to wait for somebody to listen (default: not at all).', seconds)
     .option('--socket-mode <MODE>', "The permissions of the socket's file where it is made here, such as 660.", octal)
     .option(
       '--allow-uid <UID>',
@@ -50,22 +55,38 @@ export function definePeer(command: CliCommand): CliCommand {
     )
 }
 
+/** Adds the operand and the options that `send` and `recv` share. */
+export function definePeer(command: CliCommand): CliCommand {
+  const types = ['stream', 'seqpacket', 'dgram']
+  const type = new Option('--type <TYPE>', "The socket's type.").choices(types).default('stream')
+  return defineAccess(defineWait(defineSocket(command).addOption(type)))
+}
+
 /** Connects, as soon as somebody listens. */
-export async function reach(address: Address, options: PeerOptions, signal: AbortSignal): Promise<UnixSocket> {
-  const deadline = performance.now() + (options.wait ?? 0)
+export async function whenThere<T>(
+  wait: number | undefined,
+  signal: AbortSignal,
+  attempt: () => Promise<T>
+): Promise<T> {
+  const deadline = performance.now() + (wait ?? 0)
   for (;;) {
     try {
-      const { type, credentials } = options
-      const socket = await connect(address, { type, credentials, signal })
-      if (type === 'dgram' || allows(options, socket.peer())) return socket
-      socket.close()
-      throw new Failure('The socket is of a user who is not allowed')
+      return await attempt()
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       if ((code !== 'ENOENT' && code !== 'ECONNREFUSED') || performance.now() > deadline) throw error
       await setTimeout(PAUSE, undefined, { signal })
     }
   }
+}
+
+/** Connects to whoever listens, if that is somebody who is allowed. */
+export async function reach(address: Address, options: PeerOptions, signal: AbortSignal): Promise<UnixSocket> {
+  const { type, credentials, wait } = options
+  const socket = await whenThere(wait, signal, () => connect(address, { type, credentials, signal }))
+  if (type === 'dgram' || allows(options, socket.peer())) return socket
+  socket.close()
+  throw new Failure('The socket is of a user who is not allowed')
 }
 
 /** Listens for those who may connect. */
@@ -76,7 +97,7 @@ export function listenFor(address: Address, options: PeerOptions): Promise<UnixS
 }
 
 /** Whether somebody is among the users who are allowed; says so where not. */
-export function allows({ allowUid }: PeerOptions, { pid, uid }: Credentials): boolean {
+export function allows({ allowUid }: Pick<PeerOptions, 'allowUid'>, { pid, uid }: Credentials): boolean {
   if (allowUid === undefined || allowUid.includes(uid)) return true
   complain('Refused', new Failure(`user ${uid}, process ${pid ?? 'unknown'}`))
   return false

@@ -3,7 +3,7 @@ import type { CliCommand } from './cli-command.ts'
 import { checkProgram, executableOf } from './executable.ts'
 import { FAILED, Failure, complain, misused } from './failure.ts'
 import { untilInterrupted } from './interruption.ts'
-import { execute } from './listen-fds.ts'
+import { execute, namesOf } from './listen-fds.ts'
 import { type PeerOptions, addressOf, allows, definePeer, listenFor, reach } from './peers.ts'
 import { jsonOf, textOf } from './shown-message.ts'
 import { number } from './values.ts'
@@ -75,7 +75,9 @@ async function recv(operand: string, program: readonly string[], options: RecvOp
       message.close()
     })
   })
-  if (executable !== undefined) process.exitCode = await execute(executable, args, kept)
+  if (executable === undefined) return
+  const fds = kept.flatMap((message) => message.fds)
+  process.exitCode = await execute(executable, args, fds, kept.flatMap(namesOf))
 }
 
 type Take = (message: Message, sender: Credentials | undefined) => void

@@ -5,21 +5,24 @@ import {
   type ListenSource,
   type ResourceLimit,
   type ServiceOptions,
-  type Superserver,
   type SuperserverAddress,
   superserve
 } from 'fdpass/superserver'
+import { argumentIn, optionFor } from './argument-error.ts'
 import type { CliCommand } from './cli-command.ts'
 import { checkProgram, executableOf } from './executable.ts'
 import { Failure, USAGE, complain, misused, shown } from './failure.ts'
 import { untilInterrupted } from './interruption.ts'
-import { each, number, octal, seconds, text } from './values.ts'
+import { addressOf } from './peers.ts'
+import { type Serving, succeed } from './succession.ts'
+import { each, nameOrNumber, number, octal, seconds, text } from './values.ts'
 
 /** What the command line gives; all but the first few are named as the package's options are. */
 interface ServeOptions extends Omit<ServiceOptions, 'listen' | 'groups' | 'env' | 'rlimits' | 'noNewPrivileges'> {
   readonly listen?: readonly string[]
   readonly config?: string
   readonly json?: true
+  readonly takeover?: string
   readonly groups?: readonly (string | number)[]
   readonly env?: readonly (readonly [string, string])[]
   readonly rlimit?: readonly (readonly [string, ResourceLimit])[]
@@ -49,7 +52,13 @@ export function define(command: CliCommand): void {
     )
     .option(
       '--json',
-      'Print what happens as lines of JSON on standard output, by event: listening, spawn, ready, exit, pause, failure.'
+      'Print what happens as lines of JSON on standard output, by event: listening, spawn, ready, exit, pause, failure, superseded.'
+    )
+    .option(
+      '--takeover <PATH>',
+      'Serve in the place of the fdpass serve, or other process of fdpass/takeover, that has this socket, and listen with its ' +
+        'listeners: no connection is refused. The other one finishes what it has, within --drain-timeout, and ends with 0; so ' +
+        'does this one when the next one comes.'
     )
     .addOption(
       new Option(
@@ -109,14 +118,15 @@ fdpass serve --listen unix:./echo.sock --max-connections 20 -- cat`
     )
     .example(
       `
+# Serve; the same line with a new server.mjs takes over, and refuses nobody
+fdpass serve --takeover ./web.next --listen unix:./web.sock -- ./server.mjs`
+    )
+    .example(
+      `
 # Serve what a file describes, and print what happens
 fdpass serve --config services.json --json`
     )
     .action(serve)
-}
-
-function nameOrNumber(value: string): string | number {
-  return /^\d+$/.test(value) ? Number(value) : value
 }
 
 function assignment(value: string): readonly [string, string] {
@@ -137,28 +147,31 @@ function limit(value: string): readonly [string, ResourceLimit] {
 
 async function serve(program: readonly string[], options: ServeOptions): Promise<void> {
   checkProgram(program)
-  const { config, json } = options
+  const { config, json, takeover } = options
   const description = config === undefined ? serviceFor(program, options) : config
   const extra = Object.keys(options).find((option) => option !== 'config' && option !== 'json')
   if (config !== undefined && (extra !== undefined || program.length > 0)) {
     throw misused(`--config stands alone: ${extra === undefined ? 'PROGRAM' : optionFor(extra)} is in the file`)
   }
-  const server = await untilInterrupted(async (signal) => {
+  const serving = await untilInterrupted<Serving>(async (signal) => {
     try {
-      return await (typeof description === 'string'
-        ? superserve(description, { signal })
-        : superserve({ ...description, signal }))
+      if (typeof description === 'string') return { server: await superserve(description, { signal }) }
+      if (takeover === undefined) return { server: await superserve({ ...description, signal }) }
+      return await succeed({ path: addressOf(takeover), service: description, sources: description.listen }, signal)
     } catch (error) {
       throw config === undefined ? asOption(error) : asSetting(error, config)
     }
   })
-  if (json === true) tellInJson(server)
-  else tell(server)
+  if (json === true) tellInJson(serving)
+  else tell(serving)
 }
 
 /** The service that the command line describes. */
-function serviceFor(program: readonly string[], options: ServeOptions): ServiceOptions {
-  const { listen, config: _config, json: _json, env, rlimit, newPrivileges, ...same } = options
+function serviceFor(
+  program: readonly string[],
+  options: ServeOptions
+): ServiceOptions & { listen: readonly ListenSource[] } {
+  const { listen, config: _config, json: _json, takeover: _takeover, env, rlimit, newPrivileges, ...same } = options
   const [name, ...args] = program
   if (listen === undefined) throw misused('There is nothing to listen on: --listen WHERE, or --config FILE')
   if (name === undefined) throw misused('There is nothing that serves: -- PROGRAM, or --config FILE')
@@ -180,31 +193,25 @@ function sourceOf(where: string): ListenSource {
   return fd === undefined ? where : Descriptor.from(Number(fd))
 }
 
-/** `maxPerClient` as the command line has it. */
-function optionFor(name: string): string {
-  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
-}
-
-const argument = /^The (?:value of )?"options\.?([\w.-]*)(\[\d+\])?"(?: property| argument)? (.*)$/s
-
 /** An error about an option of the package as one about the command line. */
 function asOption(error: unknown): unknown {
-  const [, path, , reason] = argument.exec((error as Error).message) ?? []
-  if (path === undefined) return error
+  const found = argumentIn(error)
+  if (found === undefined) return error
+  const { path, reason } = found
   const [option, ...rest] = path.split('.')
   const isProgram = option === 'command' || option === 'module'
+  if (option === 'path') return new Failure(`--takeover ${reason}`, USAGE)
   const named = isProgram ? 'PROGRAM' : option === 'rlimits' ? `--rlimit ${rest.join('.')}` : optionFor(option!)
-  return new Failure(
-    `${named} ${reason!.replace(" or 'unix:PATH', or a Descriptor", ", 'unix:PATH' or 'fd:N'")}`,
-    USAGE
-  )
+  return new Failure(`${named} ${reason.replace(" or 'unix:PATH', or a Descriptor", ", 'unix:PATH' or 'fd:N'")}`, USAGE)
 }
 
 /** An error about what is in a file as one that says so. */
 function asSetting(error: unknown, file: string): unknown {
   if (error instanceof SyntaxError) return new Failure(`${file}: ${error.message}`)
-  const [, path, place = '', reason] = argument.exec((error as Error).message) ?? []
-  return path === undefined ? error : new Failure(`${file}: ${path === '' ? 'its content' : path + place} ${reason}`)
+  const found = argumentIn(error)
+  if (found === undefined) return error
+  const { path, place, reason } = found
+  return new Failure(`${file}: ${path === '' ? 'its content' : path + place} ${reason}`)
 }
 
 /** Where something is listened on, as `--listen` has it. */
@@ -216,8 +223,9 @@ function whereOf({ name, address }: SuperserverAddress): string {
 }
 
 /** Tells on standard error where it listens, and what goes wrong. */
-function tell(server: Superserver): void {
+function tell({ server, superseded }: Serving): void {
   for (const address of server.addresses) process.stderr.write(`fdpass: serve: Listening on ${whereOf(address)}\n`)
+  void superseded?.then(() => process.stderr.write('fdpass: serve: Another one has taken over\n'))
   server.on('failure', ({ error }) => complain('serve', error))
   server.on('pause', ({ service, milliseconds }) => {
     complain('serve', new Failure(`Too many processes: '${service}' starts none for ${milliseconds / 1000} s`))
@@ -233,7 +241,7 @@ function tell(server: Superserver): void {
 }
 
 /** Tells on standard output where it listens, and what happens, a line of JSON each. */
-function tellInJson(server: Superserver): void {
+function tellInJson({ server, superseded }: Serving): void {
   let isRead = true
   // Those who are served are not to suffer where nobody reads any more.
   process.stdout.removeAllListeners('error').on('error', () => (isRead = false))
@@ -244,6 +252,7 @@ function tellInJson(server: Superserver): void {
     const { service, name } = address
     print('listening', { service, name: shownName(name), address: whereOf(address) })
   }
+  void superseded?.then(() => print('superseded', {}))
   server.on('spawn', (details) => print('spawn', details))
   server.on('ready', (details) => print('ready', details))
   server.on('exit', (details) => print('exit', details))

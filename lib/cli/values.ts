@@ -33,3 +33,8 @@ export function each<T>(valueOf: (text: string) => T) {
 
 /** A text as it is. */
 export const text = (value: string): string => value
+
+/** A user or a group. */
+export function nameOrNumber(value: string): string | number {
+  return /^\d+$/.test(value) ? Number(value) : value
+}

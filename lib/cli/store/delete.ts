@@ -1,0 +1,36 @@
+import type { CliCommand } from '../cli-command.ts'
+import { FAILED, Failure, complain } from '../failure.ts'
+import { type ClientOptions, ask, defineClient, named } from './client.ts'
+
+export const summary = 'Have descriptors kept no more'
+
+export function define(command: CliCommand): void {
+  defineClient(command)
+    .usage('[OPTION...] SOCKET NAME...')
+    .argument('<NAME...>', 'What is kept.')
+    .description('Have a store close what it keeps. What cannot be deleted is reported, and the next one follows.')
+    .example(
+      `
+# Keep nothing any more
+fdpass store serve ./delete.sock &
+fdpass store put --wait 5 ./delete.sock nothing /dev/null
+fdpass store delete ./delete.sock nothing
+fdpass store list --json ./delete.sock
+kill $!`
+    )
+    .action(remove)
+}
+
+async function remove(operand: string, names: readonly string[], options: ClientOptions): Promise<void> {
+  await ask(operand, options, async (store, signal) => {
+    for (const name of names) {
+      try {
+        await named(name, () => store.delete(name, { signal }))
+      } catch (error) {
+        if (!(error instanceof Failure)) throw error
+        complain('store delete', error)
+        process.exitCode = Math.max(error.exitCode, Number(process.exitCode ?? FAILED))
+      }
+    }
+  })
+}

@@ -1,0 +1,80 @@
+import { once } from 'node:events'
+import { serveStore } from 'fdpass/store'
+import { notify } from 'fdpass/systemd'
+import { argumentIn, optionFor } from '../argument-error.ts'
+import type { CliCommand } from '../cli-command.ts'
+import { Failure, USAGE, complain, shown } from '../failure.ts'
+import { untilInterrupted } from '../interruption.ts'
+import { addressOf, allows, defineAccess, defineSocket } from '../peers.ts'
+import { number } from '../values.ts'
+
+export const summary = 'Keep descriptors for those who put and get them'
+
+interface ServeOptions {
+  readonly socketMode?: number
+  readonly allowUid?: readonly number[]
+  readonly maxFds?: number
+  readonly maxPerUser?: number
+  readonly takeover?: string
+}
+
+export function define(command: CliCommand): void {
+  defineAccess(defineSocket(command))
+    .usage('[OPTION...] SOCKET')
+    .description(
+      'Keep descriptors by name, until a signal ends it. Where a store serves at SOCKET already, this one takes its place, with ' +
+        'everything that it keeps: nobody who asks notices, and the other one ends, with 0. It tells systemd when it is ready ' +
+        '(Type=notify).\n\n' +
+        'Without --socket-mode and --allow-uid only its own user, and root, can use it. Who may do what with an entry is for ' +
+        "the entry's own mode to say."
+    )
+    .option('--max-fds <N>', 'The most descriptors that are kept (default: 1024; at most 4000).', number(1))
+    .option('--max-per-user <N>', 'The most that are kept for one user other than root (default: 256).', number(1))
+    .option(
+      '--takeover <PATH>',
+      'The socket where it meets the one before and the one after it (default: SOCKET with .takeover behind it).'
+    )
+    .example(
+      `
+# Keep what root and the user nobody put
+fdpass store serve --socket-mode 666 --allow-uid 0 --allow-uid 65534 ./s.sock`
+    )
+    .action(serve)
+}
+
+async function serve(operand: string, options: ServeOptions): Promise<void> {
+  const { socketMode: mode, takeover, maxFds, maxPerUser } = options
+  await untilInterrupted(async (signal) => {
+    using service = await serveStore({
+      path: addressOf(operand),
+      ...(mode !== undefined && { mode }),
+      ...(takeover !== undefined && { takeover: addressOf(takeover) }),
+      allow: (who) => allows(options, who),
+      maxFds,
+      maxPerUser,
+      signal
+    }).catch((error: unknown) => {
+      throw asOption(error)
+    })
+    process.stderr.write(`fdpass: store serve: Listening on unix:${shown(service.address)}\n`)
+    tell({ ready: true })
+    if (!signal.aborted) await Promise.race([service.superseded, once(signal, 'abort')])
+    if (!service.closed) tell({ stopping: true })
+    signal.throwIfAborted()
+    process.stderr.write('fdpass: store serve: Another one has taken over\n')
+  })
+}
+
+/** Tells a service manager, if there is one. */
+function tell(state: Parameters<typeof notify>[0]): void {
+  notify(state).catch((error: unknown) => complain('store serve', error))
+}
+
+/** An error about an option of the package as one about the command line. */
+function asOption(error: unknown): unknown {
+  const found = argumentIn(error)
+  if (found === undefined) return error
+  const { path, reason } = found
+  const named = path === 'path' ? 'SOCKET' : optionFor(path === 'mode' ? 'socketMode' : path)
+  return new Failure(`${named} ${reason.replace('options.path', 'SOCKET')}`, USAGE)
+}
