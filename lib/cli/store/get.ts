@@ -37,7 +37,7 @@ export function define(command: CliCommand): void {
 fdpass store serve ./get.sock &
 fdpass store put --wait 5 --read-write ./get.sock counter counter.txt
 for run in 1 2 3; do
-  fdpass store get ./get.sock counter -- sh -c 'echo "run $1 of $LISTEN_FDNAMES" >&3' sh $run
+  fdpass store get ./get.sock counter -- sh -c "echo run $run >&3"
 done
 fdpass store get --remove ./get.sock counter
 kill $!`
