@@ -4,11 +4,18 @@ import { type Descriptor, closeFds, disownAll, duplicateShared } from './descrip
 import { carrierMissing, notConnected } from './errors.ts'
 import { borrow, putFds } from './fd-source.ts'
 import type { Message } from './message.ts'
+import { type Shape, defaultLimits } from './receiver.ts'
 import { sentAtOnce } from './sender.ts'
-import type { UnixSocket } from './unix-socket.ts'
+import { type UnixSocket, endpointOf } from './unix-socket.ts'
 
 /** How many bytes of small chunks go with one send. */
 const TOGETHER = 65_536
+
+/**
+ * A stream never asks a socket whether something is there: what comes while its listeners run would overtake what has come to other
+ * sockets before, and a conversation with a fast peer would not let the event loop go on. Node's net waits the same way.
+ */
+const inTurn: Shape<Message | null> = Object.assign((message: Message | null) => message, { inTurn: true })
 
 type Callback = (error?: Error | null) => void
 
@@ -36,6 +43,11 @@ export abstract class SocketStream extends Duplex {
 
   /** @internal What is to be done with descriptors; their message is the last of `end` bytes, or the first from `start` on. */
   protected abstract takeFds(fds: readonly Descriptor[], start: number, end: number): void
+
+  /** @internal Why what came is refused, if it is; its descriptors are closed then, and the stream is destroyed. */
+  protected refusal(_message: Message): Error | undefined {
+    return undefined
+  }
 
   /** @internal Closes what is held that came. */
   protected abstract closeHeld(): void
@@ -147,7 +159,7 @@ export abstract class SocketStream extends Duplex {
     let message: Message | null
     this.#receiving = true
     try {
-      message = await socket.recv()
+      message = await endpointOf('socket', socket).receiver.receive(socket, defaultLimits, inTurn, undefined)
     } catch (error) {
       this.destroy(error as Error)
       return
@@ -163,6 +175,12 @@ export abstract class SocketStream extends Duplex {
     const { data, fds } = message
     if (this.destroyed) {
       message.close()
+      return
+    }
+    const refusal = this.refusal(message)
+    if (refusal !== undefined) {
+      message.close()
+      this.destroy(refusal)
       return
     }
     const start = this.#received
