@@ -11,9 +11,12 @@ import { type UnixSocket, endpointOf } from './unix-socket.ts'
 /** How many bytes of small chunks go with one send. */
 const TOGETHER = 65_536
 
+const atOnce: Shape<Message | null> = (message) => message
+
 /**
- * A stream never asks a socket whether something is there: what comes while its listeners run would overtake what has come to other
- * sockets before, and a conversation with a fast peer would not let the event loop go on. Node's net waits the same way.
+ * A stream does not ask its socket whether more is there: what comes while its listeners run would overtake what has come to other
+ * sockets before, and a conversation with a fast peer would keep the event loop from going on. Only where a receive was full, more is there
+ * in all likelihood. libuv reads for `net.Socket` in the same way (uv__read in src/unix/stream.c).
  */
 const inTurn: Shape<Message | null> = Object.assign((message: Message | null) => message, { inTurn: true })
 
@@ -34,6 +37,8 @@ export abstract class SocketStream extends Duplex {
   #delayed: (() => void) | undefined
   #receiving = false
   #wanted = false
+  /** The last receive took as many bytes as it could. */
+  #wasFull = false
   /** How many bytes have come. */
   #received = 0
 
@@ -159,7 +164,12 @@ export abstract class SocketStream extends Duplex {
     let message: Message | null
     this.#receiving = true
     try {
-      message = await endpointOf('socket', socket).receiver.receive(socket, defaultLimits, inTurn, undefined)
+      message = await endpointOf('socket', socket).receiver.receive(
+        socket,
+        defaultLimits,
+        this.#wasFull ? atOnce : inTurn,
+        undefined
+      )
     } catch (error) {
       this.destroy(error as Error)
       return
@@ -173,6 +183,7 @@ export abstract class SocketStream extends Duplex {
       return
     }
     const { data, fds } = message
+    this.#wasFull = data.length === defaultLimits.maxBytes
     if (this.destroyed) {
       message.close()
       return
