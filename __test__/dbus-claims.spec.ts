@@ -28,6 +28,7 @@ async function play(t: ExecutionContext, python: string, scene: string, file: nu
   stream.on('fds', (fds: number[]) => received.push(...fds))
   stream.on('error', (error) => (failure = error))
   stream.resume()
+  if (scene === 'server') stream.write('BEGIN\r\n')
   const closed = new Promise((resolve) => stream.once('close', resolve))
   const printed = await done
   await closed
@@ -41,6 +42,8 @@ const hostile: Record<string, [title: string, most: number]> = {
   second: ['more with the second message', 1],
   between: ['with a message that has none, behind one that has', 1],
   handshake: ['in the handshake', 0],
+  unbegun: ['with messages of a client before its BEGIN', 0],
+  unasked: ['with messages of a server before our BEGIN', 0],
   dribble: ['with each byte of a header', 253],
   big_dribble: ['with each byte of a header that is big-endian', 253],
   body: ['with a body, when all came that are claimed', 253],
@@ -101,10 +104,11 @@ test('bytes that are no D-Bus pass, as long as no descriptors come with them', a
   const [ours, socket] = socketpair()
   const stream = new DBusStream(ours)
   t.teardown(() => stream.destroy())
+  void socket.send('BEGIN\r\n')
   const text = 'l' + '\xff'.repeat(1000) + '\nB\n\n'
   const sent = Buffer.from(text.repeat(100), 'latin1')
   void socket.send(sent).then(() => socket.close())
   const pieces: Buffer[] = []
   for await (const piece of stream) pieces.push(piece as Buffer)
-  t.deepEqual(Buffer.concat(pieces), sent)
+  t.deepEqual(Buffer.concat(pieces), Buffer.concat([Buffer.from('BEGIN\r\n'), sent]))
 })

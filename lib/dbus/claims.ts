@@ -9,7 +9,7 @@ const FIXED = 16
 const UNIX_FDS = 9
 /** The most containers within each other: 32 arrays in 32 structs, in a variant (D-Bus Specification, "Valid Signatures"). */
 const DEEPEST = 65
-/** What the last line of the handshake begins with, which the client sends; "\r\n" follows. */
+/** The last line of the handshake, which the client sends. */
 const BEGIN = 'BEGIN\r\n'
 const LINE_FEED = 0x0a
 /** What a message begins with: "l" for little endian, "B" for big. */
@@ -19,22 +19,28 @@ const BIG = 0x42
 /**
  * How many descriptors the messages of a D-Bus connection claim, by their headers: what comes beside them is nobody's.
  *
- * A sender gives them to the kernel with the first byte of their message, so that they are there when its header is. They
- * are counted for the last message at the latest; one that claims more than came is for the library to refuse.
+ * A sender gives them to the kernel with the first byte of their message, so that they are there when its header is. What comes with the body
+ * is taken for the message's as well, as far as it claims more. One that claims more than came is for the library to refuse.
  */
 export class Claims {
+  readonly #received = new Handshake()
+  readonly #sent = new Handshake()
   /** How many came and are claimed by no header yet. */
   #unclaimed = 0
   /** How many the message may still bring whose body comes now. */
   #owed = 0
   /** How many bytes of the body are still to come. */
   #body = 0
-  /** What has come of a header, and how much it takes to go on; null in the handshake, and where the bytes are no D-Bus. */
-  #header: Uint8Array[] | null = null
+  /** What has come of a header, and how much it takes to go on; undefined where the bytes are no messages. */
+  #header: Uint8Array[] | undefined = []
   #length = 0
   #needed = FIXED
-  /** What the line of the handshake begins with; undefined where the bytes are no D-Bus. */
-  #line: string | undefined = ''
+
+  /** Notes what is sent: no server sends messages before the client has ended the handshake. */
+  noteSent(bytes: Uint8Array): void {
+    if (this.#received.ended) return
+    for (let at = 0; at < bytes.length && !this.#sent.ended;) at += this.#sent.take(bytes.subarray(at))
+  }
 
   /**
    * Notes what came with one receive.
@@ -46,17 +52,18 @@ export class Claims {
     this.#owed -= brought
     this.#unclaimed += count - brought
     for (let at = 0; at < bytes.length;) at += this.#take(bytes.subarray(at))
-    return this.#unclaimed <= (this.#mayClaim ? MAX_RECEIVED_FDS : 0)
-  }
-
-  /** Whether a header has begun that may claim descriptors; a "B" is that of a message or of BEGIN. */
-  get #mayClaim(): boolean {
-    return this.#header === null ? this.#line === 'B' : this.#length > 0
+    return this.#unclaimed <= (this.#length > 0 ? MAX_RECEIVED_FDS : 0)
   }
 
   /** Takes the first bytes of some; gives their number. */
   #take(bytes: Uint8Array): number {
-    if (this.#header === null) return this.#takeLine(bytes)
+    if (!this.#received.ended) {
+      // Of a server's last line only what follows it tells that it was the last: no line begins so.
+      const begins = this.#sent.ended && this.#received.betweenLines && (bytes[0] === LITTLE || bytes[0] === BIG)
+      if (!begins) return this.#received.take(bytes)
+      this.#received.ended = true
+    }
+    if (this.#header === undefined) return bytes.length
     if (this.#body > 0) {
       const taken = Math.min(this.#body, bytes.length)
       this.#body -= taken
@@ -69,30 +76,8 @@ export class Claims {
       this.#header.push(part.slice()) // it becomes the reader's, who may write to it
       return part.length
     }
-    const header = this.#header.length === 0 ? part : Buffer.concat([...this.#header, part])
-    this.#takeHeader(header)
+    this.#takeHeader(this.#header.length === 0 ? part : Buffer.concat([...this.#header, part]))
     return part.length
-  }
-
-  /** Takes what there is of a line of the handshake, which ends with BEGIN from a client; a server's goes over into messages. */
-  #takeLine(bytes: Uint8Array): number {
-    if (this.#line === undefined) return bytes.length
-    if (this.#line.length === BEGIN.length) {
-      const end = bytes.indexOf(LINE_FEED)
-      if (end >= 0) this.#line = ''
-      return end < 0 ? bytes.length : end + 1
-    }
-    const byte = bytes[0]!
-    // The second byte of a message is its type, a small number.
-    if ((this.#line === '' && byte === LITTLE) || (this.#line === 'B' && byte < 0x20)) {
-      this.#header = this.#line === '' ? [] : [Uint8Array.of(BIG)]
-      this.#length = this.#header.length
-      return 0
-    }
-    this.#line += String.fromCharCode(byte)
-    if (this.#line === BEGIN) this.#header = []
-    else if (byte === LINE_FEED) this.#line = ''
-    return 1
   }
 
   #takeHeader(header: Uint8Array): void {
@@ -125,8 +110,33 @@ export class Claims {
 
   /** What follows is no D-Bus, and claims nothing. */
   #giveUp(): void {
-    this.#header = null
-    this.#line = undefined
+    this.#header = undefined
+    this.#length = 0
+  }
+}
+
+/** One direction of the handshake, up to BEGIN. */
+class Handshake {
+  ended = false
+  /** What the line begins with. */
+  #line = ''
+
+  get betweenLines(): boolean {
+    return this.#line === ''
+  }
+
+  /** Takes the first bytes of some; gives their number. */
+  take(bytes: Uint8Array): number {
+    if (this.#line.length < BEGIN.length) {
+      this.#line += String.fromCharCode(bytes[0]!)
+      this.ended = this.#line === BEGIN
+      if (bytes[0] === LINE_FEED) this.#line = ''
+      return 1
+    }
+    const end = bytes.indexOf(LINE_FEED)
+    if (end < 0) return bytes.length
+    this.#line = ''
+    return end + 1
   }
 }
 
@@ -164,9 +174,9 @@ class Fields {
         this.#align(8)
         const code = this.#view.getUint8(this.#at++)
         const signature = this.#signature()
-        if (code === UNIX_FDS && signature === 'u') {
+        if (code === UNIX_FDS) {
           this.#align(4)
-          claim = this.#uint32(this.#at)
+          claim = signature === 'u' ? this.#uint32(this.#at) : 0
         }
         this.#skip(signature, 0, 0)
       }

@@ -14,7 +14,7 @@ import { Claims } from './claims.ts'
  * in order, before the bytes that they came with can be read. They are numbers, as dbus-native's messages have them in
  * `message.fds`; each is close-on-exec, and belongs to the listener, who closes it. Where nobody listens they are closed.
  *
- * One message of the kernel carries at most 253. The stream reads the headers of the messages that come: descriptors that no message claims
+ * One message of the kernel carries at most 253. The stream follows the handshake, and the headers of the messages that come: descriptors that no message claims
  * (header field UNIX_FDS) are an error, `EPROTO`, and are closed. So at most 253 wait for a message to claim them, whatever
  * a peer sends. dbus-native takes as many as a message claims, ends the connection of one that claims more than came, and has
  * those that wait closed by `closeFds` at the end (from 0.16 on). What a message claims is the program's to close.
@@ -63,6 +63,18 @@ export class DBusStream extends SocketStream {
   closeFds(fds: readonly number[]): void {
     for (const fd of fds) adopt('fds', fd)
     closeFds(fds)
+  }
+
+  /** @internal */
+  override _write(chunk: Uint8Array, encoding: BufferEncoding, callback: (error?: Error | null) => void): void {
+    this.#claims.noteSent(chunk)
+    super._write(chunk, encoding, callback)
+  }
+
+  /** @internal */
+  override _writev(chunks: readonly { chunk: Uint8Array }[], callback: (error?: Error | null) => void): void {
+    for (const { chunk } of chunks) this.#claims.noteSent(chunk)
+    super._writev(chunks, callback)
   }
 
   /** @internal */
