@@ -24,15 +24,21 @@ async function play(t: ExecutionContext, python: string, scene: string, file: nu
   peer.closeSync()
   closeSync(file)
   const received: number[] = []
+  let count = 0
   let failure: NodeJS.ErrnoException | undefined
-  stream.on('fds', (fds: number[]) => received.push(...fds))
+  stream.on('fds', (fds: number[]) => {
+    count += fds.length
+    received.push(...fds)
+    // Some scenes send more than a table may hold.
+    for (const fd of received.splice(253)) closeSync(fd)
+  })
   stream.on('error', (error) => (failure = error))
   stream.resume()
   if (scene === 'server') stream.write('BEGIN\r\n')
   const closed = new Promise((resolve) => stream.once('close', resolve))
   const printed = await done
   await closed
-  return { received, failure, printed }
+  return { received, count, failure, printed }
 }
 
 // How many are given out before it is known that nobody claims more.
@@ -55,9 +61,9 @@ const hostile: Record<string, [title: string, most: number]> = {
 for (const [scene, [title, most]] of Object.entries(hostile)) {
   withPython(`descriptors that no message claims end the stream, and are closed: ${title}`, async (t) => {
     const { read, write } = openPipe()
-    const { received, failure } = await play(t, 'python3', scene, write)
+    const { received, count, failure } = await play(t, 'python3', scene, write)
     t.like(failure, { code: 'EPROTO', syscall: 'recvmsg' })
-    t.true(received.length <= most, `${received.length} were given out`)
+    t.true(count <= most, `${count} were given out`)
     for (const fd of received) closeSync(fd)
     t.false(hasWriter(read))
     closeSync(read)
@@ -68,10 +74,10 @@ for (const [scene, [title, most]] of Object.entries(hostile)) {
 async function arrive(t: ExecutionContext, python: string, scene: string): Promise<void> {
   const file = openFile('content')
   const own = openFile('other')
-  const { received, failure, printed } = await play(t, python, scene, file)
+  const { received, count, failure, printed } = await play(t, python, scene, file)
   t.is(failure, undefined)
-  t.is(`${received.length}\n`, printed)
-  t.true(received.length > 0)
+  t.is(`${count}\n`, printed)
+  t.true(count > 0)
   t.true(received.every((fd) => sameFile(fd, received[0]!) && !sameFile(fd, own)))
   t.is(readAll(received[0]!), 'content')
   for (const fd of [own, ...received]) closeSync(fd)
