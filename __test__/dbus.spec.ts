@@ -189,6 +189,27 @@ test('a write is called back when the kernel has taken it, and not before', asyn
   t.true(taken)
 })
 
+test('what comes while a listener runs comes after what came before, and after a turn of the event loop', async (t) => {
+  const [first, second] = [openStream(t), openStream(t)]
+  const order: string[] = []
+  second.stream.on('data', (data: Buffer) => order.push(String(data)))
+  second.socket.send('ready')
+  await once(second.stream, 'data', soon()) // it is watched now
+  const both = new Promise<void>((resolve) => {
+    first.stream.on('data', (data: Buffer) => {
+      order.push(String(data))
+      if (order.length > 2) return resolve()
+      setImmediate(() => order.push('a turn'))
+      void second.socket.send('sent before')
+      void first.socket.send('sent behind')
+    })
+  })
+  await first.socket.send('begin')
+  await both
+  t.deepEqual(order.slice(0, 2), ['ready', 'begin'])
+  t.not(order[2], 'sent behind')
+})
+
 test("'fds' comes before its bytes can be read, with numbers that are close-on-exec and the listener's", async (t) => {
   const { stream, socket } = openStream(t)
   const events: unknown[] = []
@@ -199,9 +220,9 @@ test("'fds' comes before its bytes can be read, with numbers that are close-on-e
   })
   stream.on('data', (data: Buffer) => events.push(data.toString()))
   const file = openFile('content')
-  await socket.send('bytes', { fds: [file, file] })
+  await socket.send('BEGIN\r\nl', { fds: [file, file] })
   await once(stream, 'data', soon())
-  t.deepEqual(events, ['fds', 'bytes'])
+  t.deepEqual(events, ['fds', 'BEGIN\r\nl'])
   t.is(numbers.length, 2)
   t.true(numbers.every((fd) => sameFile(fd, file)))
   if (isLinux)
@@ -219,11 +240,11 @@ test("'fds' comes before its bytes can be read, with numbers that are close-on-e
 test("descriptors are closed where nobody listens to 'fds'", async (t) => {
   const { stream, socket } = openStream(t)
   const { read, write } = openPipe()
-  await socket.send('bytes', { fds: Array.from({ length: 253 }, () => write) })
+  await socket.send('BEGIN\r\nl', { fds: Array.from({ length: 253 }, () => write) })
   closeSync(write)
   t.true(hasWriter(read))
   const [data] = await once(stream, 'data', soon())
-  t.is(String(data), 'bytes')
+  t.is(String(data), 'BEGIN\r\nl')
   t.false(hasWriter(read))
   closeSync(read)
 })
@@ -359,7 +380,7 @@ onLinux('a message whose descriptors do not fit into the table is an error of th
   const { socket, done } = startLimited(64, 'dbus-table', [])
   await socket.recv() // it is ready
   const file = openFile()
-  await socket.send('l', { fds: Array.from({ length: 100 }, () => file) })
+  await socket.send('BEGIN\r\nl', { fds: Array.from({ length: 100 }, () => file) })
   closeSync(file)
   t.is(await done, 'ERR_CONTROL_TRUNCATED\nclosed, 0 left\n')
   socket.close()

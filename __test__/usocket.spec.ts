@@ -6,7 +6,16 @@ import { join, resolve } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { socketpair } from 'fdpass'
 import { UServer, USocket, type USocketRead } from 'fdpass/usocket'
-import { CLOEXEC, hasWriter, openFile, openPipe, readAll, sameFile, temporaryFolder } from './helpers/descriptors.ts'
+import {
+  CLOEXEC,
+  hasWriter,
+  isOpen,
+  openFile,
+  openPipe,
+  readAll,
+  sameFile,
+  temporaryFolder
+} from './helpers/descriptors.ts'
 import { receiveBytes } from './helpers/streams.ts'
 
 const folder = temporaryFolder()
@@ -158,6 +167,15 @@ test("README's quick usage of usocket works: write in 'connection', read in 'rea
     client.end()
   })
   await closed
+})
+
+test('a socket is connected in a later turn of the event loop, as of usocket', async (t) => {
+  const { path } = await openBoth(t)
+  const client = new USocket(path)
+  t.teardown(() => void client.destroy())
+  for (let i = 0; i < 100; i++) await undefined
+  await once(client, 'connected', soon())
+  t.true(isOpen(client.fd!))
 })
 
 test('what is written before it is connected goes when it is', async (t) => {

@@ -39,6 +39,8 @@ export interface Shape<T> {
   (message: Message | null): T
   /** Receive further messages along with the one asked for. */
   readonly ahead?: boolean
+  /** Receive only what the event loop tells of, and so in turn with the other sockets of the process. */
+  readonly inTurn?: boolean
   /** What this side's close gives, where that is no error. */
   readonly closed?: () => T
 }
@@ -93,7 +95,7 @@ export class Receiver {
   /** One message in the caller's shape, at once or when it comes. */
   receive<T>(socket: object, limits: Limits, shape: Shape<T>, signal: AbortSignal | undefined): Promise<T> {
     if (this.held > 0) return answer(this.#takeHeld(limits), shape)
-    if (this.#queue.length === 0 && this.#paysToTry() && spend()) {
+    if (this.#queue.length === 0 && shape.inTurn !== true && this.#paysToTry() && spend()) {
       const received = this.#tryReceive(limits)
       if (received !== undefined) {
         this.#luck = Math.min(Math.max(this.#luck, 0) + 1, MOST_LUCK)

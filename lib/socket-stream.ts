@@ -4,11 +4,21 @@ import { type Descriptor, closeFds, disownAll, duplicateShared } from './descrip
 import { carrierMissing, notConnected } from './errors.ts'
 import { borrow, putFds } from './fd-source.ts'
 import type { Message } from './message.ts'
+import { type Shape, defaultLimits } from './receiver.ts'
 import { sentAtOnce } from './sender.ts'
-import type { UnixSocket } from './unix-socket.ts'
+import { type UnixSocket, endpointOf } from './unix-socket.ts'
 
 /** How many bytes of small chunks go with one send. */
 const TOGETHER = 65_536
+
+const atOnce: Shape<Message | null> = (message) => message
+
+/**
+ * A stream does not ask its socket whether more is there: what comes while its listeners run would overtake what has come to other
+ * sockets before, and a conversation with a fast peer would keep the event loop from going on. Only where a receive was full, more is there
+ * in all likelihood. libuv reads for `net.Socket` in the same way (uv__read in src/unix/stream.c).
+ */
+const inTurn: Shape<Message | null> = Object.assign((message: Message | null) => message, { inTurn: true })
 
 type Callback = (error?: Error | null) => void
 
@@ -27,6 +37,8 @@ export abstract class SocketStream extends Duplex {
   #delayed: (() => void) | undefined
   #receiving = false
   #wanted = false
+  /** The last receive took as many bytes as it could. */
+  #wasFull = false
   /** How many bytes have come. */
   #received = 0
 
@@ -36,6 +48,11 @@ export abstract class SocketStream extends Duplex {
 
   /** @internal What is to be done with descriptors; their message is the last of `end` bytes, or the first from `start` on. */
   protected abstract takeFds(fds: readonly Descriptor[], start: number, end: number): void
+
+  /** @internal Why what came is refused, if it is; its descriptors are closed then, and the stream is destroyed. */
+  protected refusal(_message: Message): Error | undefined {
+    return undefined
+  }
 
   /** @internal Closes what is held that came. */
   protected abstract closeHeld(): void
@@ -147,7 +164,12 @@ export abstract class SocketStream extends Duplex {
     let message: Message | null
     this.#receiving = true
     try {
-      message = await socket.recv()
+      message = await endpointOf('socket', socket).receiver.receive(
+        socket,
+        defaultLimits,
+        this.#wasFull ? atOnce : inTurn,
+        undefined
+      )
     } catch (error) {
       this.destroy(error as Error)
       return
@@ -161,8 +183,15 @@ export abstract class SocketStream extends Duplex {
       return
     }
     const { data, fds } = message
+    this.#wasFull = data.length === defaultLimits.maxBytes
     if (this.destroyed) {
       message.close()
+      return
+    }
+    const refusal = this.refusal(message)
+    if (refusal !== undefined) {
+      message.close()
+      this.destroy(refusal)
       return
     }
     const start = this.#received

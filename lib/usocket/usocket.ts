@@ -5,6 +5,7 @@ import { alreadyConnected, carrierMissing, invalidType } from '../errors.ts'
 import type { FdSource } from '../fd-source.ts'
 import { MAX_RECEIVED_FDS } from '../native.ts'
 import { SocketStream, capture, closeAll } from '../socket-stream.ts'
+import { nextTurn } from '../turn.ts'
 import { UnixSocket } from '../unix-socket.ts'
 
 /** How a {@link USocket} is made. */
@@ -109,7 +110,8 @@ export class USocket extends SocketStream {
     const connecting = new AbortController()
     this.#connecting = connecting
     try {
-      await undefined // not before the caller has added listeners
+      // Not before the caller has added listeners; a connection of net's, or of usocket's, takes a turn of the event loop as well.
+      await (typeof from === 'number' ? undefined : nextTurn())
       const { signal } = connecting
       const socket = typeof from === 'number' ? UnixSocket.from(from) : await connect(from, { signal })
       if (this.destroyed) {
