@@ -49,11 +49,6 @@ export abstract class SocketStream extends Duplex {
   /** @internal What is to be done with descriptors; their message is the last of `end` bytes, or the first from `start` on. */
   protected abstract takeFds(fds: readonly Descriptor[], start: number, end: number): void
 
-  /** @internal Why what came is refused, if it is; its descriptors are closed then, and the stream is destroyed. */
-  protected refusal(_message: Message): Error | undefined {
-    return undefined
-  }
-
   /** @internal Closes what is held that came. */
   protected abstract closeHeld(): void
 
@@ -186,12 +181,6 @@ export abstract class SocketStream extends Duplex {
     this.#wasFull = data.length === defaultLimits.maxBytes
     if (this.destroyed) {
       message.close()
-      return
-    }
-    const refusal = this.refusal(message)
-    if (refusal !== undefined) {
-      message.close()
-      this.destroy(refusal)
       return
     }
     const start = this.#received

@@ -1,10 +1,8 @@
 import { type Descriptor, adopt, closeFds } from '../descriptor.ts'
-import { invalidType, invalidValue, protocolError } from '../errors.ts'
+import { invalidType, invalidValue } from '../errors.ts'
 import type { FdSource } from '../fd-source.ts'
-import type { Message } from '../message.ts'
 import { SocketStream, closeAll } from '../socket-stream.ts'
 import { UnixSocket } from '../unix-socket.ts'
-import { Claims } from './claims.ts'
 
 /**
  * A connection to a D-Bus, or to a peer, as the stream that dbus-native passes descriptors by: give it to `createClient` or
@@ -14,17 +12,14 @@ import { Claims } from './claims.ts'
  * in order, before the bytes that they came with can be read. They are numbers, as dbus-native's messages have them in
  * `message.fds`; each is close-on-exec, and belongs to the listener, who closes it. Where nobody listens they are closed.
  *
- * One message of the kernel carries at most 253. The stream follows the handshake, and the headers of the messages that come: descriptors that no message claims
- * (header field UNIX_FDS) are an error, `EPROTO`, and are closed. So at most 253 wait for a message to claim them, whatever
- * a peer sends. dbus-native takes as many as a message claims, ends the connection of one that claims more than came, and has
- * those that wait closed by `closeFds` at the end (from 0.16 on). What a message claims is the program's to close.
+ * One message of the kernel carries at most 253. dbus-native takes as many as a message claims, ends the connection of one that claims
+ * more than came, and keeps what no message claims until the end, when it has them closed by `closeFds` (from 0.16 on). A
+ * bus lets no client send such; from a peer without a bus accept only whom you trust with that many descriptors.
  *
  * An error destroys it. What was received and lost its descriptors, because the descriptor table is full, is such an error: no later message
  * could be told from its descriptors. When the peer ends, the stream ends its own half, as `net.Socket` does.
  */
 export class DBusStream extends SocketStream {
-  readonly #claims = new Claims()
-
   /**
    * Make a stream of a socket, before anything is received from it.
    *
@@ -63,24 +58,6 @@ export class DBusStream extends SocketStream {
   closeFds(fds: readonly number[]): void {
     for (const fd of fds) adopt('fds', fd)
     closeFds(fds)
-  }
-
-  /** @internal */
-  override _write(chunk: Uint8Array, encoding: BufferEncoding, callback: (error?: Error | null) => void): void {
-    this.#claims.noteSent(chunk)
-    super._write(chunk, encoding, callback)
-  }
-
-  /** @internal */
-  override _writev(chunks: readonly { chunk: Uint8Array }[], callback: (error?: Error | null) => void): void {
-    for (const { chunk } of chunks) this.#claims.noteSent(chunk)
-    super._writev(chunks, callback)
-  }
-
-  /** @internal */
-  protected override refusal({ data, fds }: Message): Error | undefined {
-    if (this.#claims.accept(data, fds.length)) return undefined
-    return protocolError('descriptors came that no D-Bus message claims')
   }
 
   /** @internal */
