@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { closeSync, existsSync, statSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createServer as createHttpServer, get } from 'node:http'
 import { type AddressInfo, type Server, type Socket, connect as dial, createServer } from 'node:net'
 import { join } from 'node:path'
@@ -13,6 +13,7 @@ import { type Takeover, type TakeoverOptions, takeover } from 'fdpass/takeover'
 import { isLinux, onlyIf } from './helpers/conditions.ts'
 import { readAllOf } from './helpers/connections.ts'
 import { isOpen, openFile, readAll, sameFile, temporaryFolder } from './helpers/descriptors.ts'
+import { runs } from './helpers/programs.ts'
 import { isPending } from './helpers/promises.ts'
 import { until } from './helpers/superservers.ts'
 
@@ -651,7 +652,7 @@ test('arguments are checked', async (t) => {
     [{ path, listen: { a: {} } }, value],
     [{ path, listen: { a: { port: 70_000 } } }, range],
     [{ path, listen: { a: { path: 'relative' } } }, value],
-    [{ path, listen: { a: 'tcp:127.0.0.1:0', b: 'tcp:127.0.0.1:0' } }, value],
+    [{ path, listen: { a: 'tcp:127.0.0.1:81', b: 'tcp:127.0.0.1:81' } }, value],
     [{ path, mode: 0o1000 }, range],
     [{ path, allow: true }, type],
     [{ path, state: 'text' }, type],
@@ -670,7 +671,7 @@ test('arguments are checked', async (t) => {
 })
 
 test('ready may be called twice, and serve for several listeners', async (t) => {
-  const listen = { a: 'tcp:127.0.0.1:0', b: 'tcp:127.0.0.1:0' }
+  const listen = { a: 'tcp:127.0.0.1:81', b: { host: '127.0.0.1', port: 81 } }
   await t.throwsAsync(takeover({ path: newPath(), listen }), { message: /same as 'a'/ })
   const place = await open(t, { path: newPath(), listen: { a: 'tcp:127.0.0.1:0', b: `unix:${newPath()}` } })
   const address = place.listeners.b!.address as string
@@ -686,6 +687,32 @@ test('ready may be called twice, and serve for several listeners', async (t) => 
   const [response] = (await once(get({ socketPath: address }), 'response')) as [NodeJS.ReadableStream]
   t.is(await text(response), 'b')
 })
+
+onlyIf(runs('ss', '--version'), 'needs ss')(
+  'a listener has 4,096 places for connections that wait, or as many as it is said, and a server leaves it that',
+  async (t) => {
+    const places = { usual: 'tcp:127.0.0.1:0', few: { port: 0, host: '127.0.0.1', backlog: 77 } }
+    const path = newPath()
+    const backlogs = () =>
+      Object.values(ports).map((port) => {
+        const shown = execFileSync('ss', ['-Hltn', `sport = :${port}`], { encoding: 'utf8' })
+        return Number(shown.trim().split(/\s+/)[2])
+      })
+    const most = Math.min(4096, Number(readFileSync('/proc/sys/net/core/somaxconn', 'utf8')))
+    const place = await open(t, { path, listen: places })
+    const ports = { usual: portOf(place.listeners.usual!), few: portOf(place.listeners.few!) }
+    t.deepEqual(backlogs(), [most, 77])
+    for (const name of ['usual', 'few']) void place.serve(saying(name), name)
+    await place.ready()
+    t.is(await ask(ports.few), 'few')
+    t.deepEqual(backlogs(), [most, 77])
+    const next = await begin(t, { path, listen: places })
+    for (const name of ['usual', 'few']) void next.serve(saying(`${name} next`), name)
+    await place.superseded
+    t.is(await ask(ports.few), 'few next')
+    t.deepEqual(backlogs(), [most, 77])
+  }
+)
 
 onlyIf(isLinux, 'abstract addresses are Linux')('an abstract address can be the meeting place', async (t) => {
   const path = `\0fdpass-takeover-${process.pid}`

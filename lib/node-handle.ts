@@ -100,13 +100,19 @@ export function setConnected(socket: DatagramSocket): void {
   if (state !== undefined) state.connectState = CONNECTED
 }
 
-/** Has a server listen on a descriptor. In a worker of a cluster `listen()` has the primary open the number, `exclusive` or not. */
-export function listenOn(server: Server, fd: number): Server {
+/** The part of a server that is used to listen. */
+interface ListensWithBacklog {
+  listen(options: { readonly fd: number }, backlog: number): Server
+}
+
+/** Has a server listen on a descriptor, with Node's backlog of 511 unless another one is given. In a worker of a cluster `listen()` has the primary open the number, `exclusive` or not. */
+export function listenOn(server: Server, fd: number, backlog = 0): Server {
   const cluster = process.getBuiltinModule('node:cluster') as unknown as { readonly isWorker: boolean }
-  if (!cluster.isWorker) return server.listen({ fd })
+  // Declared for a path and a port only: of all that may come first, a number behind it is the backlog.
+  if (!cluster.isWorker) return (server as unknown as ListensWithBacklog).listen({ fd }, backlog)
   // What listen() calls elsewhere.
   const { _listen2: listen } = server as unknown as { _listen2: (...args: (number | null)[]) => void }
-  listen.call(server, null, null, null, 0, fd)
+  listen.call(server, null, null, null, backlog, fd)
   return server
 }
 

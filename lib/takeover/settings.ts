@@ -21,7 +21,8 @@ export interface TakeoverOptions extends Abortable {
   path: Address
   /**
    * What is listened on, by names of your own: what the predecessor has open, and is the same, comes from there; the rest is opened.
-   * Beside {@link ListenSource}, what `bindListener` takes: `{ port, host }` or `{ path, mode }`.
+   * Beside {@link ListenSource}, what `bindListener` takes: `{ port, host }` or `{ path, mode }`, with `backlog` (default 4,096 here: connections
+   * wait while the listeners change hands; the kernel cuts it to its own limit).
    */
   listen?: Readonly<Record<string, ListenSource | TcpListenerOptions | UnixListenerOptions>> | undefined
   /** The permissions of the file of `path` (default 0o600). */
@@ -92,7 +93,8 @@ function sourcesOf(listen: object): ReadonlyMap<string, Source> {
   const names = new Map<string, string>()
   for (const [name, value] of Object.entries(listen)) {
     const source = listenerSourceOf(`options.listen.${name}`, value)
-    const other = names.get(source.name)
+    const isFree = 'port' in source && source.port === 0 // each is another port
+    const other = isFree ? undefined : names.get(source.name)
     if (other !== undefined) throw invalidValue(`options.listen.${name}`, `is the same as '${other}': '${source.name}'`)
     names.set(source.name, name)
     sources.set(name, source)

@@ -10,7 +10,7 @@ import { type Descriptor, closeFds, disown, disownAll } from '../descriptor.ts'
 import { aborted, invalidType, invalidValue, notAllowed, takeoverState, timedOut, untrusted } from '../errors.ts'
 import { borrow } from '../fd-source.ts'
 import { drainHttp, isHttp } from '../http-drain.ts'
-import { Listening } from '../listening.ts'
+import { Listening, type Source } from '../listening.ts'
 import { native } from '../native.ts'
 import { listenOn } from '../node-handle.ts'
 import { openReactor } from '../reactor.ts'
@@ -26,6 +26,9 @@ const made = Symbol('made')
 
 /** After an accept that failed, because the table is full for one; and between two looks at who serves, in milliseconds. */
 const PAUSE = 20
+
+/** How many connections may wait where nobody says: as many as Linux lets, since they wait while the listeners change hands. */
+const BACKLOG = 4096
 
 /** How long two processes may take that both begin, in milliseconds. */
 const RACE = 2000
@@ -82,7 +85,7 @@ export class Takeover implements Disposable {
     const listeners: Record<string, Descriptor> = {}
     try {
       for (const [name, source] of settings.sources) {
-        if (!holdings.listeners.has(name)) holdings.listeners.set(name, await Listening.open(source))
+        if (!holdings.listeners.has(name)) holdings.listeners.set(name, await Listening.open(source, BACKLOG))
         listeners[name] = holdings.listeners.get(name)!.duplicate()
       }
       return new Takeover(settings, holdings, inheritance, listeners, made)
@@ -136,7 +139,7 @@ export class Takeover implements Disposable {
       listener.closeSync()
       return
     }
-    listenOn(server, listener[borrow]())
+    listenOn(server, listener[borrow](), backlogOf(this.#settings.sources.get(name)))
     if (!server.listening) await once(server, 'listening') // it has failed
     native.release(disown(listener))
     const ended = new Promise<void>((resolve) => server.once('close', resolve))
@@ -202,6 +205,11 @@ export class Takeover implements Disposable {
     this.#holdings.close() // the successor has its own
     this.#setSuperseded(successor)
   }
+}
+
+/** How many connections may wait for a listener. */
+function backlogOf(source: Source | undefined): number {
+  return source !== undefined && 'backlog' in source && source.backlog !== undefined ? source.backlog : BACKLOG
 }
 
 function closed(): Error {
