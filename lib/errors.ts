@@ -316,7 +316,8 @@ function binaryMissing(failure: unknown): string {
   }
   // The loader tells of each try in the cause of the one after it.
   for (let error = failure; error instanceof Error; error = error.cause) {
-    if (!/^Cannot find /.test(error.message)) return `the binary for ${platform} could not be loaded: ${error.message}`
+    if (!error.message.startsWith('Cannot find '))
+      return `the binary for ${platform} could not be loaded: ${error.message}`
   }
   return (
     `the package fdpass-${platform}, which holds the binary for this platform, is not installed. It is an optional ` +
