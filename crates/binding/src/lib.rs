@@ -14,6 +14,8 @@ mod reactor;
 mod services;
 mod table;
 mod thread;
+#[cfg(panic = "abort")]
+mod unwinding;
 mod uv;
 
 use napi::bindgen_prelude::{FnArgs, Function, Int32Array, Uint8Array};

@@ -1,0 +1,42 @@
+// The npm package as it is published, in npm/fdpass: `npm run build:package`.
+//
+// package.json does not name the packages with the binaries: they have the same version, so that for each version there is a time
+// when no registry has them, and no lock file could hold their hashes. Here they become its optionalDependencies; what only
+// this folder needs goes. The JavaScript loses its comments and spaces, a third of the whole.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { parseTriple } from '@napi-rs/cli'
+import { transformSync } from 'esbuild'
+import { root } from './run.mjs'
+
+if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: ['ignore', 2, 2] }).status !== 0)
+  process.exit(1)
+
+const description = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+const { name, version, napi } = description
+for (const key of ['ava', 'devDependencies', 'napi', 'overrides', 'scripts', 'workspaces']) delete description[key]
+description.optionalDependencies = Object.fromEntries(
+  napi.targets.map((triple) => [`${napi.packageName}-${parseTriple(triple).platformArchABI}`, version])
+)
+
+const folder = join(root, 'npm', name)
+rmSync(folder, { recursive: true, force: true })
+const [{ files }] = JSON.parse(
+  execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
+)
+for (const { path } of files) {
+  mkdirSync(dirname(join(folder, path)), { recursive: true })
+  cpSync(join(root, path), join(folder, path))
+  // The declarations have the comments; scripts/cli.mjs has done this to dist/cli.
+  if (!/^dist\/(?!cli\/).*\.js$|\.cjs$/.test(path)) continue
+  const { code } = transformSync(readFileSync(join(root, path), 'utf8'), {
+    minify: true,
+    keepNames: true,
+    target: 'node20.19',
+    legalComments: 'none'
+  })
+  writeFileSync(join(folder, path), code)
+}
+writeFileSync(join(folder, 'package.json'), `${JSON.stringify(description, null, 2)}\n`)
+console.log(join('npm', name))
