@@ -14,8 +14,11 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use crate::{Kind, set_blocking};
 
+/// The bits of the access mode. Not `O_ACCMODE`, in which musl has `O_PATH` too.
+const ACCESS: OFlag = OFlag::O_WRONLY.union(OFlag::O_RDWR);
+
 /// What may be asked for.
-const ACCEPTED: OFlag = OFlag::O_ACCMODE
+const ACCEPTED: OFlag = ACCESS
   .union(OFlag::O_APPEND)
   .union(OFlag::O_CLOEXEC)
   .union(OFlag::O_CREAT)
@@ -59,7 +62,7 @@ pub fn open_root(path: &Path) -> nix::Result<OwnedFd> {
 /// path leads out, or through a link that may not be followed; `ENOENT`, `ENOTDIR`, … as open(2).
 pub fn find_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
   let makes_directory = flags.contains(OFlag::O_CREAT | OFlag::O_DIRECTORY);
-  if !ACCEPTED.contains(flags) || flags & OFlag::O_ACCMODE == OFlag::O_ACCMODE || makes_directory {
+  if !ACCEPTED.contains(flags) || flags & ACCESS == ACCESS || makes_directory {
     return Err(Errno::EINVAL);
   }
   let found = open_beneath(root, path, PLACE | flags & (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW), Mode::empty())?;

@@ -1,9 +1,9 @@
 //! The file that a socket bound to a path leaves in the file system.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf, absolute};
 
 use nix::errno::Errno;
@@ -145,8 +145,9 @@ fn widen(file: &SocketFile, mode: u32) -> nix::Result<()> {
   // By way of a descriptor: between two calls by name, the name can come to mean another file.
   #[cfg(any(target_os = "linux", target_os = "android"))]
   {
-    let flags = libc::O_PATH | libc::O_NOFOLLOW;
-    let opened = OpenOptions::new().read(true).custom_flags(flags).open(&file.path).map_err(descriptor::errno)?;
+    // Not by std's OpenOptions: musl's O_ACCMODE holds O_PATH, so that std takes it out of `custom_flags`.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = fs::File::from(fcntl::open(&file.path, flags, Mode::empty())?);
     let metadata = opened.metadata().map_err(descriptor::errno)?;
     if !file.is(&metadata) {
       return Err(Errno::EADDRINUSE);
