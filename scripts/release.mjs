@@ -59,6 +59,7 @@ function zig() {
 /** Compiles and links; the path of the library. */
 function compile({ triple, platform, abi }, buildStd) {
   const cross = platform !== 'darwin'
+  if (!buildStd) execute('rustup', ['target', 'add', triple])
   const folder = join(root, 'target', 'npm')
   // Neither the project's folder nor cargo's is in the binary.
   const paths = [

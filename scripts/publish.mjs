@@ -1,0 +1,47 @@
+// Publishes npm/PLATFORM, and then npm/fdpass, as a release's tag says: `npm run release:publish -- [--dry-run] v1.2.3`. The packages with the
+// binaries come first, so that there is no moment at which fdpass has none. Nothing is published unless everything is there.
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { root } from './run.mjs'
+
+const { values: options, positionals } = parseArgs({
+  options: { 'dry-run': { type: 'boolean' }, registry: { type: 'string' } },
+  allowPositionals: true
+})
+const [tag] = positionals
+const read = (folder) => JSON.parse(readFileSync(join(root, folder, 'package.json'), 'utf8'))
+
+/** Ends before anything is published. */
+function refuse(reason) {
+  console.error(`Nothing is published: ${reason}`)
+  process.exit(1)
+}
+
+const { version } = read('.')
+if (tag !== `v${version}`) refuse(`the tag is ${tag}, and package.json's version ${version}`)
+if (!existsSync(join(root, 'npm', 'fdpass', 'package.json'))) refuse('npm/fdpass is missing')
+const { optionalDependencies } = read(join('npm', 'fdpass'))
+const platforms = Object.keys(optionalDependencies).map((name) => join('npm', name.replace(/^fdpass-/, '')))
+const folders = [...platforms, join('npm', 'fdpass')]
+for (const folder of folders) {
+  if (!existsSync(join(root, folder, 'package.json'))) refuse(`${folder} is missing`)
+  const description = read(folder)
+  if (description.version !== version) refuse(`${folder} has version ${description.version}, not ${version}`)
+  const { main, name } = description
+  if (name !== 'fdpass' && !existsSync(join(root, folder, main))) refuse(`${folder} has no binary`)
+  const scripts = Object.keys(description.scripts ?? {})
+  if (scripts.length > 0) refuse(`${folder} has scripts: ${scripts.join(', ')}`)
+}
+
+for (const folder of folders) {
+  const args = ['publish', '--access', 'public', '--ignore-scripts']
+  if (options['dry-run']) args.push('--dry-run')
+  else if (process.env.GITHUB_ACTIONS !== undefined) args.push('--provenance')
+  if (options.registry !== undefined) args.push('--registry', options.registry)
+  const { status } = spawnSync('npm', args, { cwd: join(root, folder), stdio: 'inherit' })
+  // What went before is harmless: fdpass alone brings it to anybody.
+  if (status !== 0) process.exit(status ?? 1)
+}
+console.log(`${folders.length} packages of version ${version}${options['dry-run'] ? ' (dry run)' : ''}`)
