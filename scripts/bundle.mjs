@@ -1,10 +1,14 @@
-// Makes the few files that are published of the modules that tsc has left in dist/: to find, read and link each of them costs more
-// than what is in it. All that `fdpass` loads becomes one file; what only other entry points need stays beside it. Names stay, and
-// with them stack traces. It begins with what tsc has made: esbuild 0.28 has `using` in a loop throw again what an earlier turn threw.
+// Makes the few files that are published of the modules that tsc has left in dist/.
+//
+// To find, read and link a module costs more than what is in it: all that `fdpass` loads becomes one file, and what only other entry
+// points need stays beside it. Names stay, and with them stack traces. It begins with what tsc has made: esbuild 0.28 has `using` in
+// a loop throw again what an earlier turn threw. The declarations lose what is not public, nearly half of them.
 import { readdirSync, rmSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { build } from 'esbuild'
+import { rollup } from 'rollup'
+import { dts } from 'rollup-plugin-dts'
 import { entryPoints, root } from './run.mjs'
 
 const dist = join(root, 'dist')
@@ -21,8 +25,8 @@ const startWithIndex = {
   }
 }
 
-for (const name of readdirSync(dist)) if (/^chunk-.*\.js$/.test(name)) rmSync(join(dist, name))
-await build({
+for (const name of readdirSync(dist)) if (name.startsWith('chunk-')) rmSync(join(dist, name))
+const { metafile } = await build({
   absWorkingDir: root,
   entryPoints: {
     ...Object.fromEntries(entryPoints.map((name) => [name, join(dist, `${name}.js`)])),
@@ -40,7 +44,27 @@ await build({
   plugins: [startWithIndex],
   // package.json's sideEffects is about the files that this makes.
   ignoreAnnotations: true,
+  metafile: true,
   logLevel: 'warning'
 })
-for (const name of readdirSync(join(dist, 'lib'), { recursive: true }))
-  if (name.endsWith('.js')) rmSync(join(dist, 'lib', name))
+
+// rollup does not know that a class may be exported as a type only.
+const exportTypes = {
+  name: 'export types',
+  renderChunk(code, { isEntry, name }) {
+    if (!isEntry) return null
+    const values = new Set(metafile.outputs[`dist/${name}.js`].exports)
+    const marked = (list) =>
+      list.replace(/(?:\w+ as )?(\w+)/g, (item, exported) => (values.has(exported) ? item : `type ${item}`))
+    return code.replace(/^export \{([^}]*)\}/gm, (_statement, list) => `export {${marked(list)}}`)
+  }
+}
+const declarations = await rollup({
+  input: Object.fromEntries(entryPoints.map((name) => [name, join(dist, `${name}.d.ts`)])),
+  external: /^(node:|#binding$)/,
+  plugins: [dts({ compilerOptions: { allowImportingTsExtensions: true } }), exportTypes],
+  // `fdpass/dbus` and `fdpass/usocket` have a class whose base is not public.
+  onLog: (level, log, show) => log.message.includes('private shared type exports') || show(level, log)
+})
+await declarations.write({ dir: dist, entryFileNames: '[name].d.ts', chunkFileNames: 'chunk-[hash].d.ts' })
+rmSync(join(dist, 'lib'), { recursive: true })
