@@ -10,7 +10,9 @@ import { install } from './install.mjs'
 export async function startRegistry(storage) {
   // One of its plug-ins names a version by a tag that not every mirror of npm has.
   const folder = install('verdaccio@6', { overrides: { 'node-fetch': '^2.6.7' } })
-  const child = fork(fileURLToPath(import.meta.url), [folder, storage], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+  const child = fork(fileURLToPath(import.meta.url), [folder, storage], {
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc']
+  })
   const [port] = await Promise.race([
     once(child, 'message'),
     once(child, 'exit').then(() => Promise.reject(new Error('verdaccio has ended')))
