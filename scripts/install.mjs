@@ -12,11 +12,11 @@ export function install(name, { overrides = {}, ready = () => true } = {}) {
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'package.json'), JSON.stringify({ overrides }))
   console.error(`fdpass: ${name} …`)
-  spawnSync('npm', ['install', '--no-audit', '--no-fund', '--ignore-scripts', name], {
+  spawnSync('npm', ['install', '--no-audit', '--no-fund', name], {
     cwd: folder,
     stdio: ['ignore', 2, 2]
   })
-  // Some put their executable in place by a script of their own.
+  // Some put their executable in place by an install script, which npm may have been told not to run.
   for (const file of ['install.js', 'install.cjs', 'installArchSpecificPackage.js']) {
     if (!ready(folder) && existsSync(join(installed, file)))
       spawnSync(process.execPath, [file], { cwd: installed, stdio: ['ignore', 2, 2] })

@@ -20,7 +20,7 @@ import {
   writeFileSync
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { parseArgs } from 'node:util'
 import { NapiCli } from '@napi-rs/cli'
@@ -66,7 +66,7 @@ function run(command, args, { cwd = clean, env = environment() } = {}) {
 /** The same, of one that has to succeed; what it prints. */
 function execute(...args) {
   const { status, stdout, stderr } = run(...args)
-  assert.equal(status, 0, `${args.flat(2).join(' ')}: ${stdout}${stderr}`)
+  assert.equal(status, 0, `${args[0]} ${args[1].join(' ')}: ${stdout}${stderr}`)
   return stdout
 }
 
@@ -142,21 +142,25 @@ before(async () => {
     }
   }
   execFileSync(process.execPath, ['scripts/package.mjs'], { cwd: root, stdio: ['ignore', 2, 2] })
-  let binary = join(root, 'npm', platform)
-  const made = existsSync(join(binary, 'package.json'))
-  if (!made) {
-    binary = join(work, 'npm', platform)
-    await new NapiCli().createNpmDirs({ cwd: root, npmDir: dirname(binary) })
-    cpSync(join(root, `fdpass.${platform}.node`), join(binary, `fdpass.${platform}.node`))
-  }
-  console.log(`# The binary is ${made ? "build:release's" : 'the one at hand, not of build:release'}`)
+  // Yarn wants to know of all platforms' packages: those without a binary are as they will be otherwise.
+  const packages = join(work, 'npm')
+  const made = join(root, 'target', 'npm', 'packages') // napi-rs makes none outside of the project
+  await new NapiCli().createNpmDirs({ cwd: root, npmDir: made })
+  cpSync(made, packages, { recursive: true })
+  const released = join(root, 'npm', platform)
+  const isReleased = existsSync(join(released, 'package.json'))
+  if (isReleased) cpSync(released, join(packages, platform), { recursive: true })
+  else cpSync(join(root, `fdpass.${platform}.node`), join(packages, platform, `fdpass.${platform}.node`))
+  console.log(`# The binary is ${isReleased ? "build:release's" : 'the one at hand, not of build:release'}`)
   for (const folder of [home, join(work, 'registry')]) mkdirSync(folder)
   registry = await startRegistry(join(work, 'registry'))
   writeFileSync(
     join(home, '.npmrc'),
     `registry=${registry.address}\n${registry.address.replace('http:', '')}:_authToken=none\naudit=false\nfund=false\nupdate-notifier=false\n`
   )
-  for (const folder of [binary, join(root, 'npm', 'fdpass')]) execute('npm', ['publish'], { cwd: folder })
+  for (const folder of [...readdirSync(packages).map((name) => join(packages, name)), join(root, 'npm', 'fdpass')]) {
+    execute('npm', ['publish'], { cwd: folder })
+  }
   project('clean')
   execute('npm', ['install', '--ignore-scripts', 'fdpass'])
 })
@@ -324,7 +328,7 @@ test("Yarn's Plug'n'Play", () => {
   const folder = project('yarn')
   writeFileSync(
     join(folder, '.yarnrc.yml'),
-    `npmRegistryServer: "${registry.address}"\nunsafeHttpWhitelist: ["127.0.0.1"]\nenableTelemetry: false\nnodeLinker: pnp\n`
+    `npmRegistryServer: "${registry.address}"\nunsafeHttpWhitelist: ["127.0.0.1"]\nenableTelemetry: false\nnodeLinker: pnp\nnpmMinimalAgeGate: 0\n`
   )
   execute('node', [yarn, 'add', 'fdpass'], { cwd: folder })
   assert.ok(!existsSync(join(folder, 'node_modules')))
