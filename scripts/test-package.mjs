@@ -315,6 +315,26 @@ test('TypeScript finds the declarations, from ECMAScript modules, CommonJS and f
   }
 })
 
+test("another platform's package, for its images", () => {
+  const folder = project('image')
+  execute('npm', ['install', '--os=linux', '--cpu=arm64', '--libc=musl', 'fdpass'], { cwd: folder })
+  assert.ok(existsSync(join(folder, 'node_modules', 'fdpass-linux-arm64-musl')))
+  assert.ok(!existsSync(join(folder, 'node_modules', `fdpass-${platform}`)))
+})
+
+test('from two files, without a registry', () => {
+  const folder = project('offline')
+  const packed = ['fdpass', `fdpass-${platform}`].map((name) => {
+    const [{ filename }] = JSON.parse(
+      execute('npm', ['pack', '--json', join(clean, 'node_modules', name)], { cwd: folder })
+    )
+    return `./${filename}`
+  })
+  const env = environment(process.execPath, { npm_config_cache: join(work, 'empty') })
+  execute('npm', ['install', '--offline', ...packed], { cwd: folder, env })
+  runExample(folder)
+})
+
 test('pnpm', () => {
   const pnpm = join(install('pnpm@^10'), 'node_modules/pnpm/bin/pnpm.cjs')
   const folder = project('pnpm')
