@@ -4,10 +4,19 @@ import type * as Binding from '#binding'
 /** Why the binary could not be loaded, where it could not. */
 export let loadFailure: unknown
 
+// The binary's package on most machines: without it napi-rs' loader, which takes five times as long, looks everywhere and tells of it.
+const usualPackage =
+  process.env.NAPI_RS_NATIVE_LIBRARY_PATH ??
+  `fdpass-${process.platform}-${process.arch}${process.platform === 'linux' ? '-gnu' : ''}`
+
 function load(): typeof Binding | undefined {
   if (process.platform === 'win32') return undefined // its AF_UNIX carries no descriptors
+  const require = createRequire(import.meta.url)
   try {
-    return createRequire(import.meta.url)('#binding')
+    return require(usualPackage) as typeof Binding
+  } catch {}
+  try {
+    return require('#binding') as typeof Binding
   } catch (error) {
     loadFailure = error
     return undefined

@@ -56,7 +56,14 @@ if (process.env.FDPASS_BINARY === undefined) {
   })
 }
 step('dist', {
-  sources: [...entryPoints.map((name) => `${name}.ts`), 'lib', 'tsconfig.json', 'tsconfig.base.json', 'binding.d.cts'],
+  sources: [
+    ...entryPoints.map((name) => `${name}.ts`),
+    'lib',
+    'tsconfig.json',
+    'tsconfig.base.json',
+    'binding.d.cts',
+    'scripts/bundle.mjs'
+  ],
   outputs: ['dist/index.d.ts', ...entryPoints.map((name) => `dist/${name}.js`)],
   clean: ['dist'],
   run: ['npm', 'run', '--silent', 'build:ts']

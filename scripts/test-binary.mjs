@@ -1,6 +1,6 @@
 // The JavaScript suite on a binary that was built elsewhere: `npm run test:binary -- PLATFORM`, of npm/PLATFORM. Without Rust.
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { root, run, sum } from './run.mjs'
 

@@ -5,8 +5,9 @@
 // Node runs everything, on each back end. Bun runs the data path with the tests that use Node's own modules to prove what
 // arrives; Deno's node:fs and node:net take no foreign descriptors, so that it runs the data path by the package alone.
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { installRuntime } from './install.mjs'
 import { root, run, sum } from './run.mjs'
 
 const installed = join(root, 'node_modules', '.fdpass', 'runtimes')
@@ -37,26 +38,6 @@ const runtimes = {
   }
 }
 
-/** The runtime's executable; installs it first. */
-function install(name, { bin }) {
-  const prefix = join(installed, name.replace('@', '-'))
-  const executable = join(prefix, 'node_modules', '.bin', bin)
-  const works = () => existsSync(executable) && spawnSync(executable, ['--version']).status === 0
-  if (!works()) {
-    mkdirSync(prefix, { recursive: true })
-    writeFileSync(join(prefix, 'package.json'), '{}')
-    spawnSync('npm', ['install', '--no-audit', '--no-fund', name], { cwd: prefix, stdio: ['ignore', 2, 2] })
-    // The packages put the executable in place by an install script, which npm may have been told not to run.
-    const script = join(prefix, 'node_modules', bin)
-    for (const file of ['install.js', 'install.cjs', 'installArchSpecificPackage.js']) {
-      if (!works() && existsSync(join(script, file)))
-        spawnSync(process.execPath, [file], { cwd: script, stdio: ['ignore', 2, 2] })
-    }
-  }
-  if (!works()) throw new Error(`${name} could not be installed: ${readdirSync(prefix).join(', ')}`)
-  return executable
-}
-
 if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
 mkdirSync(installed, { recursive: true })
 writeFileSync(preload, "import v8 from 'node:v8'\nv8.takeCoverage = () => {}\n")
@@ -67,7 +48,7 @@ let failed = 0
 for (const name of chosen) {
   const runtime = runtimes[name]
   if (runtime === undefined) throw new Error(`Unknown runtime ${name}; known: ${Object.keys(runtimes).join(' ')}`)
-  const executable = install(name, runtime)
+  const executable = installRuntime(name, runtime.bin)
   const version = spawnSync(executable, ['--version'], { encoding: 'utf8' }).stdout.split('\n')[0]
   for (const backend of runtime.backends) {
     const { code, output } = await run(executable, [...runtime.args, ava, '--tap', ...runtime.files], {

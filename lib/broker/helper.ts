@@ -27,6 +27,10 @@ function environment(): NodeJS.ProcessEnv {
     ...Object.fromEntries(kept.map((name) => [name, process.env[name]])),
     // Electron's own executable is a Node only with this.
     ...('electron' in process.versions ? { ELECTRON_RUN_AS_NODE: '1' } : {}),
+    // Yarn's Plug'n'Play finds packages by a module that has to be loaded first.
+    ...('pnp' in process.versions && process.env.NODE_OPTIONS !== undefined
+      ? { NODE_OPTIONS: process.env.NODE_OPTIONS }
+      : {}),
     // The threads of io_uring keep the rights with which it was set up (CVE-2024-22017).
     UV_USE_IO_URING: '0'
   }

@@ -1,0 +1,383 @@
+// What users install, on a clean machine: packs everything as it is published, publishes it to a registry of its own, and installs
+// it from there in empty folders, with a PATH that has node, npm and sh only:
+//
+//   npm run test:package [-- --runtimes node@20,node@22,node@24,node@26]
+//
+// It needs npm's registry for its tools, and for the versions of Node. Import time is printed, and fails far above its bar only.
+import assert from 'node:assert/strict'
+import { execFileSync, spawnSync } from 'node:child_process'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { parseArgs } from 'node:util'
+import { NapiCli } from '@napi-rs/cli'
+import { build } from 'esbuild'
+import { install, installRuntime } from './install.mjs'
+import { startRegistry } from './registry.mjs'
+import { root } from './run.mjs'
+
+const SIZE = 1_000_000
+const IMPORT_TIME = 15
+const IMPORTS = 40
+const platform = 'linux-x64-gnu'
+
+const { values: options } = parseArgs({
+  options: { runtimes: { type: 'string', default: 'node@20,node@22,node@24,node@26' } }
+})
+const work = mkdtempSync(join(realpathSync(tmpdir()), 'fdpass-package-'))
+const home = join(work, 'home')
+const clean = join(work, 'clean')
+const nodes = new Map([[process.version, process.execPath]])
+let registry
+
+/** The path of a program. */
+function which(name) {
+  return execFileSync('sh', ['-c', `command -v ${name}`], { encoding: 'utf8' }).trim()
+}
+
+/** An environment with a PATH of node, npm and sh, and nothing else but a home. */
+function environment(node = process.execPath, more = {}) {
+  const bin = mkdtempSync(join(work, 'bin-'))
+  symlinkSync(realpathSync(node), join(bin, 'node'))
+  for (const name of ['npm', 'npx', 'sh']) symlinkSync(realpathSync(which(name)), join(bin, name))
+  return { PATH: bin, HOME: home, ...more }
+}
+
+/** Runs a program to its end. */
+function run(command, args, { cwd = clean, env = environment() } = {}) {
+  const { status, stdout, stderr, error } = spawnSync(command, args, { cwd, env, encoding: 'utf8', timeout: 300_000 })
+  if (error !== undefined) throw error
+  return { status, stdout, stderr }
+}
+
+/** The same, of one that has to succeed; what it prints. */
+function execute(...args) {
+  const { status, stdout, stderr } = run(...args)
+  assert.equal(status, 0, `${args[0]} ${args[1].join(' ')}: ${stdout}${stderr}`)
+  return stdout
+}
+
+/** A folder for a program, with an empty package.json. */
+function project(name, description = {}) {
+  const folder = join(work, name)
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(join(folder, 'package.json'), JSON.stringify({ private: true, ...description }))
+  return folder
+}
+
+/** The one in the middle. */
+function median(numbers) {
+  return numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]
+}
+
+/** All files below a folder. */
+function files(folder) {
+  return readdirSync(folder, { recursive: true })
+    .map((name) => join(folder, name))
+    .filter((path) => statSync(path).isFile())
+}
+
+/** README's first example; it has to print what README says. */
+function runExample(cwd, { command = 'node parent.mjs', env = environment() } = {}) {
+  const section = readFileSync(join(root, 'README.md'), 'utf8')
+    .split(/^## /m)
+    .find((text) => text.startsWith('A complete example'))
+  for (const [, text, name] of section.matchAll(/```js\n(\/\/ ([\w-]+\.mjs)[^]*?)```/g)) {
+    writeFileSync(join(cwd, name), text)
+  }
+  const [, commands] = /```sh\n([^]*?)```/.exec(section)
+  const [, printed] = /```text\n([^]*?)```/.exec(section)
+  const result = run('sh', ['-ec', commands.replace('node parent.mjs', command)], { cwd, env })
+  assert.deepEqual(result, { status: 0, stdout: printed, stderr: '' })
+}
+
+/** A module that has a helper open a file, and prints it: a broker's helper is a program of the package's own. */
+const broker = `
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { startBroker } from 'fdpass/broker'
+mkdirSync('shown', { recursive: true })
+writeFileSync('shown/file', 'opened')
+const broker = await startBroker({ roots: ['shown'] })
+const file = await broker.open('file')
+console.log(readFileSync(file.fd, 'utf8'))
+file.closeSync()
+broker.close()
+`
+
+/** A module that passes a file to itself, with no process beside it. */
+const passing = `
+import { closeSync, openSync, readFileSync } from 'node:fs'
+import { recvFd, sendFd, socketpair } from 'fdpass'
+const [one, other] = socketpair()
+const file = openSync(process.argv[1], 'r')
+await sendFd(one, file)
+closeSync(file)
+const { fd } = await recvFd(other)
+console.log(readFileSync(fd.fd, 'utf8').length)
+fd.closeSync()
+one.close()
+other.close()
+`
+
+before(async () => {
+  for (const name of options.runtimes.split(',').filter(Boolean)) {
+    try {
+      const executable = installRuntime(name, 'node')
+      nodes.set(execFileSync(executable, ['--version'], { encoding: 'utf8' }).trim(), executable)
+    } catch (error) {
+      console.log(`# ${error.message}`)
+    }
+  }
+  execFileSync(process.execPath, ['scripts/package.mjs'], { cwd: root, stdio: ['ignore', 2, 2] })
+  // Yarn wants to know of all platforms' packages: those without a binary are as they will be otherwise.
+  const packages = join(work, 'npm')
+  const made = join(root, 'target', 'npm', 'packages') // napi-rs makes none outside of the project
+  await new NapiCli().createNpmDirs({ cwd: root, npmDir: made })
+  cpSync(made, packages, { recursive: true })
+  const released = join(root, 'npm', platform)
+  const isReleased = existsSync(join(released, 'package.json'))
+  if (isReleased) cpSync(released, join(packages, platform), { recursive: true })
+  else cpSync(join(root, `fdpass.${platform}.node`), join(packages, platform, `fdpass.${platform}.node`))
+  console.log(`# The binary is ${isReleased ? "build:release's" : 'the one at hand, not of build:release'}`)
+  for (const folder of [home, join(work, 'registry')]) mkdirSync(folder)
+  registry = await startRegistry(join(work, 'registry'))
+  writeFileSync(
+    join(home, '.npmrc'),
+    `registry=${registry.address}\n${registry.address.replace('http:', '')}:_authToken=none\naudit=false\nfund=false\nupdate-notifier=false\n`
+  )
+  for (const folder of [...readdirSync(packages).map((name) => join(packages, name)), join(root, 'npm', 'fdpass')]) {
+    execute('npm', ['publish'], { cwd: folder })
+  }
+  project('clean')
+  execute('npm', ['install', '--ignore-scripts', 'fdpass'])
+})
+
+after(async () => {
+  await registry?.stop()
+  rmSync(work, { recursive: true, force: true })
+})
+
+test('publint and are-the-types-wrong find nothing', async () => {
+  const { publint } = await import(join(install('publint@^0.3'), 'node_modules/publint/src/index-node.js'))
+  const { messages } = await publint({ pkgDir: join(root, 'npm', 'fdpass'), strict: true })
+  assert.deepEqual(messages, [])
+  const attw = join(install('@arethetypeswrong/cli@^0.18'), 'node_modules/.bin/attw')
+  execute(attw, ['--pack', join(root, 'npm', 'fdpass'), '--profile', 'esm-only', '--format', 'ascii', '--no-color'], {
+    env: process.env
+  })
+})
+
+test('two packages are installed, at most 1 MB, and no install script', (t) => {
+  const packages = readdirSync(join(clean, 'node_modules')).filter((name) => !name.startsWith('.'))
+  assert.deepEqual(packages, ['fdpass', `fdpass-${platform}`])
+  const sizes = packages.map((name) =>
+    files(join(clean, 'node_modules', name)).reduce((sum, path) => sum + statSync(path).size, 0)
+  )
+  t.diagnostic(`bytes: ${packages.map((name, index) => `${name} ${sizes[index]}`).join(', ')}`)
+  assert.ok(sizes[0] + sizes[1] <= SIZE, `${sizes[0] + sizes[1]} bytes, more than ${SIZE}`)
+  for (const name of packages) {
+    const description = JSON.parse(readFileSync(join(clean, 'node_modules', name, 'package.json'), 'utf8'))
+    assert.equal(description.scripts, undefined)
+    assert.equal(description.dependencies, undefined)
+  }
+  const gyp = files(clean).filter((path) => /gyp/i.test(path))
+  assert.deepEqual(gyp, [])
+})
+
+test("README's first example, and the command line, on each version of Node", async (t) => {
+  for (const [version, node] of nodes) {
+    await t.test(version, () => {
+      runExample(clean, { env: environment(node) })
+      const { version: own } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+      assert.match(
+        execute('npx', ['fdpass', '--version'], { env: environment(node) }),
+        new RegExp(own.replaceAll('.', '\\.'))
+      )
+    })
+  }
+})
+
+test('import and require give one and the same, without a warning', async (t) => {
+  writeFileSync(
+    join(clean, 'both.cjs'),
+    `const required = require('fdpass')
+     require('fdpass/broker')
+     import('fdpass').then((imported) => console.log(imported.UnixSocket === required.UnixSocket, imported.isSupported))`
+  )
+  for (const [version, node] of nodes) {
+    await t.test(version, () => {
+      assert.deepEqual(run(node, ['both.cjs']), { status: 0, stdout: 'true true\n', stderr: '' })
+    })
+  }
+})
+
+test('an import is cheap', (t) => {
+  const pinned = spawnSync('taskset', ['-c', '0', process.execPath, '-e', '0']).status === 0
+  const measure = (args) => {
+    const start = process.hrtime.bigint()
+    const [command, ...rest] = [...(pinned ? ['taskset', '-c', '0'] : []), process.execPath, ...args]
+    assert.equal(spawnSync(command, rest, { cwd: clean, stdio: 'ignore' }).status, 0)
+    return Number(process.hrtime.bigint() - start) / 1e6
+  }
+  const bare = []
+  const importing = []
+  for (let turn = 0; turn < IMPORTS; turn++) {
+    bare.push(measure(['-e', '0']))
+    importing.push(measure(['--input-type=module', '-e', "import 'fdpass'"]))
+  }
+  const cost = median(importing) - median(bare)
+  t.diagnostic(
+    `${cost.toFixed(1)} ms over ${median(bare).toFixed(1)} ms of node -e 0 (${IMPORT_TIME} ms on a quiet machine)`
+  )
+  assert.ok(cost < Math.max(IMPORT_TIME, median(bare)), 'more than all of Node')
+})
+
+test('without the package of the platform, importing works, and the first call tells what is missing', () => {
+  const folder = project('incomplete')
+  cpSync(join(clean, 'node_modules', 'fdpass'), join(folder, 'node_modules', 'fdpass'), { recursive: true })
+  const program = `
+    import { isSupported, socketpair } from 'fdpass'
+    try { socketpair() } catch ({ code, message }) { console.log(isSupported, code, message) }`
+  const output = execute('node', ['--input-type=module', '-e', program], { cwd: folder })
+  assert.match(output, /^false ERR_UNSUPPORTED_PLATFORM .*fdpass-linux-x64-gnu/)
+})
+
+test('on Windows importing works, and the first call says that it is not supported', () => {
+  const program = `
+    Object.defineProperty(process, 'platform', { value: 'win32' })
+    const { isSupported, socketpair } = await import('fdpass')
+    try { socketpair() } catch ({ code, message }) { console.log(isSupported, code, message) }`
+  const output = execute('node', ['--input-type=module', '-e', program])
+  assert.match(output, /^false ERR_UNSUPPORTED_PLATFORM .*Windows/)
+})
+
+test('a path with spaces and letters beyond ASCII', () => {
+  const folder = project('Größe und Maß – 日本語 #%20')
+  cpSync(join(clean, 'node_modules'), join(folder, 'node_modules'), { recursive: true, verbatimSymlinks: true })
+  runExample(folder)
+  assert.equal(execute('node', ['--input-type=module', '-e', broker], { cwd: folder }), 'opened\n')
+})
+
+const mounts = spawnSync('unshare', ['--mount', '--map-root-user', 'true']).status === 0
+test('a read-only file system', { skip: mounts ? false : 'needs the right to mount' }, () => {
+  const script = 'mount --bind . . && mount -o remount,bind,ro . && cd "$PWD" && ! touch new 2>/dev/null && exec "$@"'
+  const args = ['--mount', '--map-root-user', 'sh', '-c', script, 'sh']
+  const node = [process.execPath, '--input-type=module', '-e', passing, join(root, 'LICENSE')]
+  const { size } = statSync(join(root, 'LICENSE'))
+  assert.equal(execute('unshare', [...args, ...node], { env: { PATH: process.env.PATH } }), `${size}\n`)
+})
+
+test('--disallow-code-generation-from-strings', () => {
+  runExample(clean, { env: environment(process.execPath, { NODE_OPTIONS: '--disallow-code-generation-from-strings' }) })
+})
+
+test("Node's permission model: with --allow-addons it works, without the error says so", async (t) => {
+  writeFileSync(join(clean, 'passing.mjs'), passing)
+  for (const [version, node] of nodes) {
+    await t.test(version, () => {
+      const permission = Number(version.slice(1, 3)) < 22 ? '--experimental-permission' : '--permission'
+      const args = [permission, '--allow-fs-read=*', '--no-warnings']
+      assert.match(execute(node, [...args, '--allow-addons', 'passing.mjs']), /^\d+\n$/)
+      const { status, stderr } = run(node, [...args, 'passing.mjs'])
+      assert.equal(status, 1)
+      assert.match(stderr, /ERR_UNSUPPORTED_PLATFORM/)
+      assert.match(stderr, /could not be loaded: Cannot load native addon because loading addons is disabled/)
+    })
+  }
+})
+
+test('TypeScript finds the declarations, from ECMAScript modules, CommonJS and for bundlers', () => {
+  const program =
+    "import { socketpair, type UnixSocket } from 'fdpass'\nexport const pair: [UnixSocket, UnixSocket] = socketpair()\n"
+  for (const name of ['module.mts', 'commonjs.cts']) writeFileSync(join(clean, name), program)
+  const tsc = join(root, 'node_modules', '.bin', 'tsc')
+  const types = ['--types', 'node', '--typeRoots', join(root, 'node_modules', '@types')]
+  for (const [module, ...names] of [
+    ['nodenext', 'module.mts', 'commonjs.cts'],
+    ['preserve', 'module.mts']
+  ]) {
+    execute(tsc, ['--strict', '--noEmit', '--target', 'es2022', '--module', module, ...types, ...names], {
+      env: process.env
+    })
+  }
+})
+
+test("another platform's package, for its images", () => {
+  const folder = project('image')
+  execute('npm', ['install', '--os=linux', '--cpu=arm64', '--libc=musl', 'fdpass'], { cwd: folder })
+  assert.ok(existsSync(join(folder, 'node_modules', 'fdpass-linux-arm64-musl')))
+  assert.ok(!existsSync(join(folder, 'node_modules', `fdpass-${platform}`)))
+})
+
+test('from two files, without a registry', () => {
+  const folder = project('offline')
+  const packed = ['fdpass', `fdpass-${platform}`].map((name) => {
+    const [{ filename }] = JSON.parse(
+      execute('npm', ['pack', '--json', join(clean, 'node_modules', name)], { cwd: folder })
+    )
+    return `./${filename}`
+  })
+  const env = environment(process.execPath, { npm_config_cache: join(work, 'empty') })
+  execute('npm', ['install', '--offline', ...packed], { cwd: folder, env })
+  runExample(folder)
+})
+
+test('pnpm', () => {
+  const pnpm = join(install('pnpm@^10'), 'node_modules/pnpm/bin/pnpm.cjs')
+  const folder = project('pnpm')
+  execute('node', [pnpm, 'install', 'fdpass'], { cwd: folder })
+  runExample(folder)
+  assert.equal(execute('node', ['--input-type=module', '-e', broker], { cwd: folder }), 'opened\n')
+})
+
+test("Yarn's Plug'n'Play", () => {
+  const yarn = join(install('@yarnpkg/cli-dist@^4'), 'node_modules/@yarnpkg/cli-dist/bin/yarn.js')
+  const folder = project('yarn')
+  writeFileSync(
+    join(folder, '.yarnrc.yml'),
+    `npmRegistryServer: "${registry.address}"\nunsafeHttpWhitelist: ["127.0.0.1"]\nenableTelemetry: false\nnodeLinker: pnp\nnpmMinimalAgeGate: 0\n`
+  )
+  execute('node', [yarn, 'add', 'fdpass'], { cwd: folder })
+  assert.ok(!existsSync(join(folder, 'node_modules')))
+  runExample(folder, { command: `node ${yarn} node parent.mjs` })
+  writeFileSync(join(folder, 'broker.mjs'), broker)
+  assert.equal(execute('node', [yarn, 'node', 'broker.mjs'], { cwd: folder }), 'opened\n')
+})
+
+test('a bundle that esbuild makes, with fdpass outside of it', async (t) => {
+  const folder = project('bundled')
+  cpSync(join(clean, 'node_modules'), join(folder, 'node_modules'), { recursive: true, verbatimSymlinks: true })
+  const entry = join(folder, 'entry.js')
+  writeFileSync(
+    entry,
+    `import { isSupported, socketpair } from 'fdpass'
+     import { startBroker } from 'fdpass/broker'
+     const [one, other] = socketpair()
+     console.log(isSupported, typeof startBroker)
+     one.close()
+     other.close()`
+  )
+  for (const [format, extension] of [
+    ['esm', 'mjs'],
+    ['cjs', 'cjs']
+  ]) {
+    await t.test(format, async () => {
+      const outfile = join(folder, `bundle.${extension}`)
+      await build({ entryPoints: [entry], outfile, bundle: true, platform: 'node', format, external: ['fdpass'] })
+      assert.equal(execute('node', [outfile], { cwd: folder }), 'true function\n')
+    })
+  }
+})
