@@ -34,7 +34,6 @@ const { metafile, outputFiles } = await build({
     'helper-program': join(dist, 'lib', 'broker', 'helper-program.js')
   },
   outdir: dist,
-  allowOverwrite: true,
   bundle: true,
   splitting: true,
   format: 'esm',
