@@ -8,10 +8,4 @@
  */
 export { StoreService, serveStore } from './lib/store/service.ts'
 export type { ServeStoreOptions } from './lib/store/settings.ts'
-export {
-  type GetOptions,
-  type PutOptions,
-  Store,
-  type StoreEntry,
-  connectStore
-} from './lib/store/store.ts'
+export { type GetOptions, type PutOptions, Store, type StoreEntry, connectStore } from './lib/store/store.ts'
