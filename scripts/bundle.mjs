@@ -3,7 +3,7 @@
 // To find, read and link a module costs more than what is in it: all that `fdpass` loads becomes one file, and what only other entry
 // points need stays beside it. Names stay, and with them stack traces. It begins with what tsc has made: esbuild 0.28 has `using` in
 // a loop throw again what an earlier turn threw. The declarations lose what is not public, nearly half of them.
-import { readdirSync, rmSync } from 'node:fs'
+import { readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { build } from 'esbuild'
@@ -26,7 +26,7 @@ const startWithIndex = {
 }
 
 for (const name of readdirSync(dist)) if (name.startsWith('chunk-')) rmSync(join(dist, name))
-const { metafile } = await build({
+const { metafile, outputFiles } = await build({
   absWorkingDir: root,
   entryPoints: {
     ...Object.fromEntries(entryPoints.map((name) => [name, join(dist, `${name}.js`)])),
@@ -34,7 +34,6 @@ const { metafile } = await build({
     'helper-program': join(dist, 'lib', 'broker', 'helper-program.js')
   },
   outdir: dist,
-  allowOverwrite: true,
   bundle: true,
   splitting: true,
   format: 'esm',
@@ -45,8 +44,18 @@ const { metafile } = await build({
   // package.json's sideEffects is about the files that this makes.
   ignoreAnnotations: true,
   metafile: true,
+  write: false,
   logLevel: 'warning'
 })
+
+// To link one of Node's modules, Node reads all that it exports, and with it loads what it has left for later: most of node:fs.
+const imported = /^import \{([^}]*)\} from "(node:[\w/]+)";$/gm
+function take(_statement, names, module) {
+  return `const {${names.replaceAll(' as ', ': ')}} = process.getBuiltinModule("${module}");`
+}
+for (const { path, text } of outputFiles) {
+  writeFileSync(path, text.replace(imported, take))
+}
 
 // rollup does not know that a class may be exported as a type only.
 const exportTypes = {
