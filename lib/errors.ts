@@ -314,6 +314,9 @@ function binaryMissing(failure: unknown): string {
   if (!platforms.split(' ').includes(platform)) {
     return `there is no binary for ${platform}, only for ${platforms.replaceAll(' ', ', ')}; ${source}`
   }
+  if (failure instanceof Error && /["']#binding["']/.test(failure.message)) {
+    return "its binary cannot be found from within a bundle: leave fdpass outside (with esbuild `external: ['fdpass']`)"
+  }
   // The loader tells of each try in the cause of the one after it.
   for (let error = failure; error instanceof Error; error = error.cause) {
     if (!error.message.startsWith('Cannot find '))

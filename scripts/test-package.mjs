@@ -381,3 +381,15 @@ test('a bundle that esbuild makes, with fdpass outside of it', async (t) => {
     })
   }
 })
+
+test('a bundle with fdpass in it, and without the package of the platform, tells to leave it outside', async () => {
+  const folder = project('inlined')
+  const entry = join(clean, 'inlined.js')
+  writeFileSync(
+    entry,
+    "import { socketpair } from 'fdpass'\ntry { socketpair() } catch (error) { console.log(error.code, error.message) }"
+  )
+  const outfile = join(folder, 'bundle.mjs')
+  await build({ entryPoints: [entry], outfile, bundle: true, platform: 'node', format: 'esm' })
+  assert.match(execute('node', [outfile], { cwd: folder }), /^ERR_UNSUPPORTED_PLATFORM .*leave fdpass outside/)
+})

@@ -10,12 +10,17 @@ const ACCEPTED = ['MIT', 'ISC']
  * standard library and of what zig adds. It fails where a crate has none of the accepted licences, or has not its text.
  */
 export function licences(target) {
-  const names = new Map()
+  // A licence's terms stand once, below the notices of all crates that have it; they differ in where their lines end.
+  const licensed = new Map()
   for (const crate of linkedCrates(target)) {
     const text = licenceText(crate)
-    names.set(text, [...(names.get(text) ?? []), `${crate.name} ${crate.version} (${crate.license})`])
+    const begin = text.search(/^Permission (?:is hereby granted|to use, copy)/m)
+    const terms = text.slice(begin).replace(/\s+/g, ' ')
+    const notice = [`${crate.name} ${crate.version} (${crate.license})`, text.slice(0, begin).trim()].filter(Boolean)
+    const { notices = [], shown = text.slice(begin) } = licensed.get(terms) ?? {}
+    licensed.set(terms, { notices: [...notices, notice.join('\n')], shown })
   }
-  const own = [...names].map(([text, crates]) => `${crates.join('\n')}\n\n${text}\n`)
+  const own = [...licensed.values()].map(({ notices, shown }) => `${notices.join('\n\n')}\n\n${shown}\n`)
   const toolchain = readFileSync(join(root, 'scripts', 'release', 'toolchain-licences.txt'), 'utf8')
   return `The binary holds parts of what follows.\n\n${[...own, toolchain].join(`\n${'-'.repeat(80)}\n\n`)}`
 }
