@@ -19,8 +19,11 @@ function refuse(reason) {
   process.exit(1)
 }
 
-const { version } = read('.')
+const { version, repository } = read('.')
 if (tag !== `v${version}`) refuse(`the tag is ${tag}, and package.json's version ${version}`)
+const provenance = process.env.GITHUB_ACTIONS !== undefined && !options['dry-run']
+if (provenance && repository === undefined)
+  refuse('package.json names no repository, which the provenance has to match')
 if (!existsSync(join(root, 'npm', 'fdpass', 'package.json'))) refuse('npm/fdpass is missing')
 const { optionalDependencies } = read(join('npm', 'fdpass'))
 const platforms = Object.keys(optionalDependencies).map((name) => join('npm', name.replace(/^fdpass-/, '')))
@@ -38,7 +41,7 @@ for (const folder of folders) {
 for (const folder of folders) {
   const args = ['publish', '--access', 'public', '--ignore-scripts']
   if (options['dry-run']) args.push('--dry-run')
-  else if (process.env.GITHUB_ACTIONS !== undefined) args.push('--provenance')
+  if (provenance) args.push('--provenance')
   if (options.registry !== undefined) args.push('--registry', options.registry)
   const { status } = spawnSync('npm', args, { cwd: join(root, folder), stdio: 'inherit' })
   // What went before is harmless: fdpass alone brings it to anybody.
