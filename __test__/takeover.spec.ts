@@ -329,16 +329,17 @@ test('the files of sockets stay while anybody serves, and go with the last', asy
 test('the files of sockets go with the old process where a successor has failed', async (t) => {
   const [path, socket] = [newPath(), newPath()]
   const listen = { unix: `unix:${socket}` }
-  const old = await begin(t, { path, listen })
+  let attempt: AbortSignal | undefined
+  const old = await begin(t, { path, listen, state: (signal) => ((attempt = signal), '') })
   const failed = await open(t, { path, listen: { ...listen, other: `unix:${newPath()}` } })
   const other = failed.listeners.other!.address as string
   t.true(existsSync(other))
   failed.close()
   t.false(existsSync(other))
   t.true(existsSync(socket))
-  const last = await open(t, { path, listen }) // the old process has noticed
+  const last = await open(t, { path, listen })
   last.close()
-  await delay(20)
+  await until(() => attempt!.aborted) // the old process has noticed
   old.close()
   t.false(existsSync(socket))
   t.false(existsSync(path))
@@ -375,11 +376,11 @@ test('a file that has taken the place of a socket is not removed', async (t) => 
 
 test('a successor that takes too long is left out, and learns so when it is ready', async (t) => {
   const path = newPath()
-  const old = await begin(t, { path, listen: tcp, timeout: 500 })
+  const old = await begin(t, { path, listen: tcp, timeout: 2000 })
   void old.serve(saying('old'), 'http')
   const slow = await open(t, { path, listen: tcp })
-  const next = await open(t, { path, listen: tcp, timeout: 5000 })
-  await t.throwsAsync(slow.ready(), { code: 'ETIMEDOUT', message: /not ready within 500 ms/ })
+  const next = await open(t, { path, listen: tcp, timeout: 20_000 })
+  await t.throwsAsync(slow.ready(), { code: 'ETIMEDOUT', message: /not ready within 2000 ms/ })
   t.is(await ask(portOf(next.listeners.http!)), 'old')
   await next.ready()
   await old.superseded
@@ -388,9 +389,9 @@ test('a successor that takes too long is left out, and learns so when it is read
 
 test('a successor that was left out does not take the end of the old process for its turn', async (t) => {
   const path = newPath()
-  const old = await begin(t, { path, timeout: 500 })
+  const old = await begin(t, { path, timeout: 2000 })
   const slow = await open(t, { path })
-  await delay(1000)
+  await delay(4000)
   old.close()
   await t.throwsAsync(slow.ready(), { code: 'ETIMEDOUT' })
 })
