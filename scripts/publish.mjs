@@ -1,4 +1,4 @@
-// Publishes npm/PLATFORM, and then npm/fdpass, as a release's tag says: `npm run release:publish -- [--dry-run] v1.2.3`. The packages with the
+// Publishes npm/PLATFORM, then npm/fdpass, and then packages/usocket, as a release's tag says: `npm run release:publish -- [--dry-run] v1.2.3`. The packages with the
 // binaries come first, so that there is no moment at which fdpass has none. Nothing is published unless everything is there.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
@@ -27,13 +27,13 @@ if (provenance && repository === undefined)
 if (!existsSync(join(root, 'npm', 'fdpass', 'package.json'))) refuse('npm/fdpass is missing')
 const { optionalDependencies } = read(join('npm', 'fdpass'))
 const platforms = Object.keys(optionalDependencies).map((name) => join('npm', name.replace(/^fdpass-/, '')))
-const folders = [...platforms, join('npm', 'fdpass')]
+const folders = [...platforms, join('npm', 'fdpass'), join('packages', 'usocket')]
 for (const folder of folders) {
   if (!existsSync(join(root, folder, 'package.json'))) refuse(`${folder} is missing`)
   const description = read(folder)
   if (description.version !== version) refuse(`${folder} has version ${description.version}, not ${version}`)
-  const { main, name } = description
-  if (name !== 'fdpass' && !existsSync(join(root, folder, main))) refuse(`${folder} has no binary`)
+  const { main = 'package.json' } = description
+  if (!existsSync(join(root, folder, main))) refuse(`${folder} lacks ${main}`)
   const scripts = Object.keys(description.scripts ?? {})
   if (scripts.length > 0) refuse(`${folder} has scripts: ${scripts.join(', ')}`)
 }
