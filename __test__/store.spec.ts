@@ -117,7 +117,7 @@ test('what is deleted, replaced or expires is closed there', async (t) => {
   for (const [name, options, end] of [
     ['deleted', {}, () => store.delete('deleted')],
     ['replaced', {}, () => put(store, 'replaced', '', { replace: true })],
-    ['expired', { expires: 50 }, () => delay(100)]
+    ['expired', { expires: 1000 }, () => delay(1100)]
   ] as const) {
     const { read, write } = openPipe()
     await store.put(name, write, options)
