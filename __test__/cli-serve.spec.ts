@@ -410,7 +410,14 @@ for (const [kind, programOf] of Object.entries(served)) {
         t.is(next.to, to)
         await running.printed(/^fdpass: serve: Another one has taken over\n/m)
         t.is(running.child.exitCode, null) // it finishes what is open
-        t.regex(await ask(to, 'now'), new RegExp(`^v${version} `))
+        let answered = await ask(to, 'now')
+        // A worker that accepts itself does so until it hears of it.
+        const deadline = performance.now() + 10_000
+        while (kind === 'workers that get the listener' && answered.startsWith(`v${version - 1} `)) {
+          t.true(performance.now() < deadline)
+          answered = await ask(to, 'now')
+        }
+        t.regex(answered, new RegExp(`^v${version} `))
         long.end(' end\n')
         t.regex(await answerOf(long), new RegExp(`^v${version - 1} .*begin\\s* end\\n$`))
         const { code, signal } = await running.ended
