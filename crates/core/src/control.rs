@@ -38,14 +38,13 @@ impl Default for ControlBuffer {
 }
 
 impl ControlBuffer {
-  /// The whole buffer with nothing in it, so that a walk after a truncated receive meets no header of an earlier one.
-  pub(crate) fn cleared(&mut self) -> &mut [u8] {
-    self.bytes.fill(0);
+  pub(crate) fn room(&mut self) -> &mut [u8] {
     &mut self.bytes
   }
 
-  pub(crate) fn bytes(&self) -> &[u8] {
-    &self.bytes
+  /// What the kernel has written.
+  pub(crate) fn written(&self, length: usize) -> &[u8] {
+    &self.bytes[..length.min(self.bytes.len())]
   }
 }
 
@@ -59,20 +58,13 @@ mod tests {
     let space = |size: usize| unsafe { libc::CMSG_SPACE(size as libc::c_uint) } as usize;
     let label = 128; // of SO_PASSSEC
     let other = space(size_of::<libc::timeval>()) + space(3 * size_of::<u32>()) + space(label) + space(4);
-    assert!(ControlBuffer::default().bytes().len() >= other + space(MAX_RECEIVED_FDS * size_of::<RawFd>()));
+    assert!(ControlBuffer::default().room().len() >= other + space(MAX_RECEIVED_FDS * size_of::<RawFd>()));
   }
 
   #[test]
   fn the_buffer_is_aligned_for_a_header() {
     assert_eq!(align_of::<ControlBuffer>() % align_of::<libc::cmsghdr>(), 0);
     let buffer = ControlBuffer::default();
-    assert!(buffer.bytes().as_ptr().cast::<libc::cmsghdr>().is_aligned());
-  }
-
-  #[test]
-  fn a_cleared_buffer_is_zero() {
-    let mut buffer = ControlBuffer::default();
-    buffer.cleared().fill(0xff);
-    assert!(buffer.cleared().iter().all(|&byte| byte == 0));
+    assert!(buffer.written(0).as_ptr().cast::<libc::cmsghdr>().is_aligned());
   }
 }

@@ -1,13 +1,10 @@
 //! `AF_UNIX` sockets: made, connected, accepted; `sendmsg`, `recvmsg`, `shutdown`.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-  self as net, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
-  SockaddrLike, UnixAddr,
-};
+use nix::sys::socket::{self as net, AddressFamily, MsgFlags, Shutdown, SockFlag, SockType};
 
 use crate::control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
 use crate::{Address, Credentials, descriptor, internet, sys};
@@ -277,37 +274,14 @@ impl<'fd> Socket<'fd> {
     if fds.len() > MAX_SENT_FDS || (!fds.is_empty() && empty && self.socket_type == SocketType::Stream) {
       return Err(Errno::EINVAL);
     }
-    let mut numbers: [RawFd; MAX_SENT_FDS] = [0; MAX_SENT_FDS];
-    for (number, fd) in numbers.iter_mut().zip(fds) {
-      *number = fd.as_raw_fd();
-    }
-    // One message of rights: several in one call are merged by Linux and refused elsewhere.
-    let rights = ControlMessage::ScmRights(&numbers[..fds.len()]);
-    let claimed = envelope.credentials.map(sys::Claim::new).transpose()?;
-    let both;
-    let one;
-    let control: &[ControlMessage<'_>] = match (&claimed, fds.is_empty()) {
-      (None, true) => &[],
-      (None, false) => {
-        one = [rights];
-        &one
-      }
-      (Some(claim), true) => {
-        one = [claim.message()];
-        &one
-      }
-      (Some(claim), false) => {
-        both = [claim.message(), rights];
-        &both
-      }
-    };
+    let claim = envelope.credentials.map(sys::Claim::new).transpose()?;
     #[cfg(not(target_vendor = "apple"))]
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     #[cfg(target_vendor = "apple")]
     let flags = MsgFlags::MSG_DONTWAIT;
     let to = envelope.to.map(Address::raw);
     loop {
-      match net::sendmsg(self.fd.as_raw_fd(), data, control, flags, to) {
+      match sys::send(self.fd, data, fds, claim.as_ref(), to, flags) {
         Err(Errno::EINTR) => {}
         result => return result,
       }
@@ -323,20 +297,6 @@ impl<'fd> Socket<'fd> {
   /// More than `max_fds` descriptors are refused as a whole. `EAGAIN` where nothing is there; `ECONNRESET`, once, where
   /// the peer closed with bytes of ours unread: on a stream after what it sent, on a seqpacket connection before.
   pub fn recv(&self, buffer: &mut [u8], control: &mut ControlBuffer, max_fds: usize) -> nix::Result<Option<Received>> {
-    // Only a datagram can come from elsewhere than the peer.
-    match self.socket_type {
-      SocketType::Dgram => self.recv_from::<UnixAddr>(buffer, control, max_fds, Address::named),
-      _ => self.recv_from::<()>(buffer, control, max_fds, |()| None),
-    }
-  }
-
-  fn recv_from<A: SockaddrLike>(
-    &self,
-    buffer: &mut [u8],
-    control: &mut ControlBuffer,
-    max_fds: usize,
-    address: impl Fn(A) -> Option<Address>,
-  ) -> nix::Result<Option<Received>> {
     let packets = self.socket_type != SocketType::Stream;
     #[cfg(not(target_vendor = "apple"))]
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
@@ -346,22 +306,19 @@ impl<'fd> Socket<'fd> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let flags = if packets { flags | MsgFlags::MSG_TRUNC } else { flags };
     let capacity = buffer.len();
-    let (bytes, message_flags, decoded, address) = loop {
-      let room = control.cleared();
-      match net::recvmsg::<A>(self.fd.as_raw_fd(), &mut [IoSliceMut::new(buffer)], Some(room), flags) {
+    // Only a datagram can come from elsewhere than the peer.
+    let ask_sender = self.socket_type == SocketType::Dgram;
+    let arrived = loop {
+      match sys::receive(self.fd, buffer, control.room(), ask_sender, flags) {
         Err(Errno::EINTR) => {}
         // Linux tells of the end that shutdown(2) made of a seqpacket socket, and only polls it of a datagram socket.
-        Err(Errno::EAGAIN) if self.socket_type == SocketType::Dgram && sys::hung_up(self.fd)? => return Ok(None),
-        Err(errno) => return Err(errno),
-        Ok(message) => {
-          let decoded = message.cmsgs().map(|messages| Decoded::new(messages, self.receiving)).unwrap_or_default();
-          break (message.bytes, message.flags, decoded, message.address.and_then(address));
-        }
+        Err(Errno::EAGAIN) if ask_sender && sys::hung_up(self.fd)? => return Ok(None),
+        result => break result?,
       }
     };
-    let truncated = message_flags.contains(MsgFlags::MSG_CTRUNC);
-    let decoded =
-      if truncated { Decoded { rights: sys::own_truncated(control.bytes()), ..Decoded::default() } } else { decoded };
+    let decoded = Decoded::new(control.written(arrived.control), self.receiving);
+    let truncated = arrived.flags.contains(MsgFlags::MSG_CTRUNC);
+    let bytes = arrived.bytes;
     #[cfg(target_vendor = "apple")]
     decoded.rights.iter().try_for_each(descriptor::set_close_on_exec)?;
 
@@ -371,7 +328,7 @@ impl<'fd> Socket<'fd> {
       return Ok(None);
     }
     let length = bytes.min(capacity);
-    let cut = packets && message_flags.contains(MsgFlags::MSG_TRUNC);
+    let cut = packets && arrived.flags.contains(MsgFlags::MSG_TRUNC);
     let Decoded { rights, unexpected, lost, credentials, pidfd } = decoded;
     Ok(Some(Received {
       length,
@@ -384,7 +341,7 @@ impl<'fd> Socket<'fd> {
       },
       credentials,
       pidfd,
-      address,
+      address: arrived.sender.and_then(Address::named),
     }))
   }
 
@@ -428,31 +385,20 @@ struct Decoded {
 }
 
 impl Decoded {
-  fn new(messages: impl Iterator<Item = ControlMessageOwned>, asked: Receiving) -> Self {
+  fn new(control: &[u8], asked: Receiving) -> Self {
     let mut decoded = Self::default();
-    for message in messages {
-      match message {
-        // Linux merges several into one, other kernels do not.
-        ControlMessageOwned::ScmRights(numbers) if decoded.rights.is_empty() => {
-          decoded.rights = sys::own_received(numbers);
-        }
-        ControlMessageOwned::ScmRights(numbers) => decoded.rights.extend(sys::own_received(numbers)),
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        ControlMessageOwned::ScmCredentials(sender) if asked.credentials => {
-          decoded.credentials = Some(crate::credentials::from_ucred(sender.into()));
-        }
-        ControlMessageOwned::Unknown(message) => match sys::own_unknown(&message) {
-          sys::Unknown::Pidfd(Ok(pidfd)) if asked.pidfd => decoded.pidfd = Some(pidfd),
-          sys::Unknown::Pidfd(Err(errno)) if asked.pidfd => {
-            // Otherwise the sender has ended, and nothing names it any more.
-            decoded.lost |= matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM);
-          }
-          sys::Unknown::Credentials(sender) if asked.credentials => decoded.credentials = Some(sender),
-          _ => decoded.unexpected = true,
-        },
-        _ => decoded.unexpected = true,
+    sys::own_control(control, |told| match told {
+      // Linux merges several into one, other kernels do not.
+      sys::Told::Rights(fds) if decoded.rights.is_empty() => decoded.rights = fds,
+      sys::Told::Rights(fds) => decoded.rights.extend(fds),
+      sys::Told::Pidfd(Ok(pidfd)) if asked.pidfd => decoded.pidfd = Some(pidfd),
+      sys::Told::Pidfd(Err(errno)) if asked.pidfd => {
+        // Otherwise the sender has ended, and nothing names it any more.
+        decoded.lost |= matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM);
       }
-    }
+      sys::Told::Credentials(sender) if asked.credentials => decoded.credentials = Some(sender),
+      _ => decoded.unexpected = true,
+    });
     debug_assert!(decoded.rights.len() <= MAX_RECEIVED_FDS);
     decoded
   }

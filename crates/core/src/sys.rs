@@ -1,15 +1,16 @@
 //! Every `unsafe` operation of this crate: numbers that the kernel handed out become owners here, and nowhere else.
 
 use std::ffi::OsStr;
+use std::io::IoSlice;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{self as net, ControlMessage, SockaddrLike, UnixAddr, UnknownCmsg};
+use nix::sys::socket::{self as net, MsgFlags, SockaddrLike, UnixAddr};
 
-use crate::Credentials;
+use crate::{Credentials, MAX_SENT_FDS};
 
 mod child;
 
@@ -18,39 +19,202 @@ pub(crate) use child::{Child, exit_descriptor};
 /// The pidfd of the sender, which `SO_PASSPIDFD` adds to every message: linux/socket.h. libc has no name for it.
 const SCM_PIDFD: libc::c_int = 4;
 
-/// Takes ownership of descriptors that `recvmsg` has just installed.
-pub(crate) fn own_received(numbers: Vec<RawFd>) -> Vec<OwnedFd> {
-  // SAFETY: the numbers come out of a control message of this process's own recvmsg: they are open, and nobody else
-  // knows them.
-  numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
+/// What one `recvmsg` gave.
+pub(crate) struct Arrived {
+  /// Bytes in the buffer, or those that the packet had.
+  pub(crate) bytes: usize,
+  /// `MSG_TRUNC`, `MSG_CTRUNC`.
+  pub(crate) flags: MsgFlags,
+  /// Bytes in the room for control messages.
+  pub(crate) control: usize,
+  /// The sender's address, if it was asked for.
+  pub(crate) sender: Option<UnixAddr>,
 }
 
-/// What a control message that nix does not know turns out to be.
-pub(crate) enum Unknown {
+/// Receives one message: `recvmsg(2)`.
+///
+/// Not by nix, which makes three vectors of a message with one descriptor, gives no way to the control messages of a truncated
+/// receive, although the descriptors in them are open, and takes the kernel's word for the length of an address, which may
+/// count a NUL behind a path that fills `sun_path`.
+pub(crate) fn receive(
+  socket: BorrowedFd<'_>,
+  buffer: &mut [u8],
+  control: &mut [u8],
+  ask_sender: bool,
+  flags: MsgFlags,
+) -> nix::Result<Arrived> {
+  let mut bytes = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+  let mut sender = std::mem::MaybeUninit::<libc::sockaddr_un>::uninit();
+  // SAFETY: a structure of integers and pointers, for which zero is none.
+  let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+  message.msg_iov = &raw mut bytes;
+  message.msg_iovlen = 1;
+  message.msg_control = control.as_mut_ptr().cast();
+  message.msg_controllen = control.len() as _;
+  if ask_sender {
+    message.msg_name = sender.as_mut_ptr().cast();
+    message.msg_namelen = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+  }
+  // SAFETY: the header names memory that is borrowed exclusively, with its lengths.
+  let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags.bits()) };
+  let received = Errno::result(received)? as usize;
+  let length = message.msg_namelen.min(size_of::<libc::sockaddr_un>() as libc::socklen_t);
+  let sender = if ask_sender && length as usize >= offset_of!(libc::sockaddr_un, sun_path) {
+    // SAFETY: the kernel has written so many bytes, the family among them.
+    unsafe { UnixAddr::from_raw(sender.as_ptr().cast(), Some(length)) }
+  } else {
+    None
+  };
+  #[allow(clippy::unnecessary_cast, reason = "msg_controllen is a socklen_t on some platforms and a size_t on others")]
+  let control = message.msg_controllen as usize;
+  Ok(Arrived { bytes: received, flags: MsgFlags::from_bits_retain(message.msg_flags), control, sender })
+}
+
+/// Sends one message, with at most [`MAX_SENT_FDS`] descriptors: `sendmsg(2)`. Not by nix, which makes a vector for the
+/// control messages.
+pub(crate) fn send(
+  socket: BorrowedFd<'_>,
+  data: &[IoSlice<'_>],
+  fds: &[BorrowedFd<'_>],
+  claim: Option<&Claim>,
+  to: Option<&UnixAddr>,
+  flags: MsgFlags,
+) -> nix::Result<usize> {
+  let mut control = ControlRoom::default();
+  // SAFETY: BorrowedFd is a transparent RawFd: as many bytes as integers.
+  let numbers = unsafe { std::slice::from_raw_parts(fds.as_ptr().cast::<u8>(), size_of_val(fds)) };
+  if let Some(claim) = claim {
+    control.push(Claim::KIND, claim.bytes());
+  }
+  // One message of rights: several in one call are merged by Linux and refused elsewhere.
+  if !fds.is_empty() {
+    control.push(libc::SCM_RIGHTS, numbers);
+  }
+  // SAFETY: a structure of integers and pointers, for which zero is none.
+  let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+  message.msg_iov = data.as_ptr().cast_mut().cast(); // IoSlice is an iovec (std::io)
+  message.msg_iovlen = data.len() as _;
+  if control.length > 0 {
+    message.msg_control = control.bytes.as_mut_ptr().cast();
+    message.msg_controllen = control.length as _;
+  }
+  if let Some(to) = to {
+    message.msg_name = to.as_ptr().cast_mut().cast();
+    message.msg_namelen = to.len();
+  }
+  // SAFETY: the kernel reads what the header names, which is borrowed for the call.
+  let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags.bits()) };
+  Errno::result(sent).map(|sent| sent as usize)
+}
+
+/// Control messages to be sent. Only what is used of it is written.
+#[repr(C, align(8))] // the alignment of cmsghdr on every 64-bit platform
+struct ControlRoom {
+  bytes: [std::mem::MaybeUninit<u8>; Self::SIZE],
+  length: usize,
+}
+
+impl Default for ControlRoom {
+  fn default() -> Self {
+    Self { bytes: [const { std::mem::MaybeUninit::uninit() }; Self::SIZE], length: 0 }
+  }
+}
+
+impl ControlRoom {
+  // SAFETY: CMSG_SPACE is arithmetic on its argument, without a precondition.
+  const SIZE: usize = unsafe { libc::CMSG_SPACE((MAX_SENT_FDS * size_of::<RawFd>()) as libc::c_uint) } as usize + 128;
+
+  /// Appends a message of the socket level: header, data, padding.
+  fn push(&mut self, kind: libc::c_int, data: &[u8]) {
+    // SAFETY: arithmetic on its argument.
+    let space = unsafe { libc::CMSG_SPACE(data.len() as libc::c_uint) } as usize;
+    // SAFETY: as above.
+    let length = unsafe { libc::CMSG_LEN(data.len() as libc::c_uint) };
+    // SAFETY: as above.
+    let offset = unsafe { libc::CMSG_LEN(0) } as usize;
+    let room = &mut self.bytes[self.length..][..space];
+    room.fill(std::mem::MaybeUninit::new(0));
+    // SAFETY: a structure of integers.
+    let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+    header.cmsg_len = length as _;
+    header.cmsg_level = libc::SOL_SOCKET;
+    header.cmsg_type = kind;
+    // SAFETY: the room holds a header, as CMSG_SPACE says, and every message begins aligned.
+    unsafe { room.as_mut_ptr().cast::<libc::cmsghdr>().write(header) };
+    for (byte, &value) in room[offset..].iter_mut().zip(data) {
+      byte.write(value);
+    }
+    self.length += space;
+  }
+}
+
+/// Takes ownership of descriptors that `recvmsg` has just installed.
+pub(crate) fn own_received(numbers: impl Iterator<Item = RawFd>) -> Vec<OwnedFd> {
+  // SAFETY: the numbers come out of a control message of this process's own recvmsg: they are open, and nobody else
+  // knows them.
+  numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
+}
+
+/// A control message that was received, and what is owned of it.
+pub(crate) enum Told {
+  /// `SCM_RIGHTS`.
+  Rights(Vec<OwnedFd>),
   /// `SCM_PIDFD`, or why the kernel could not make it.
   Pidfd(Result<OwnedFd, Errno>),
-  /// FreeBSD's `SCM_CREDS2`.
-  #[cfg_attr(not(target_os = "freebsd"), allow(dead_code, reason = "only FreeBSD sends it"))]
+  /// `SCM_CREDENTIALS`, or FreeBSD's `SCM_CREDS2`.
   Credentials(Credentials),
-  /// Something else. What descriptors it held are closed.
+  /// Something else.
   Other,
 }
 
-/// Takes ownership of what is in a control message that nix does not know.
-pub(crate) fn own_unknown(message: &UnknownCmsg) -> Unknown {
-  #[cfg(target_os = "freebsd")]
-  if (message.cmsg_header.cmsg_level, message.cmsg_header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDS2) {
-    return own_sockcred2(&message.data_bytes).map_or(Unknown::Other, Unknown::Credentials);
-  }
-  if !holds_descriptors(&message.cmsg_header) {
-    return Unknown::Other;
-  }
-  let received = own_received(numbers(&message.data_bytes).collect()).pop();
-  match (message.cmsg_header.cmsg_type, message.data_bytes.first_chunk()) {
-    (SCM_PIDFD, Some(&number)) => {
-      Unknown::Pidfd(received.ok_or_else(|| Errno::from_raw(RawFd::from_ne_bytes(number).wrapping_neg())))
+/// Takes ownership of what is in the control data of a receive, each descriptor once.
+///
+/// Lengths are clamped to the buffer, because XNU leaves the untruncated length in the last header of a truncated receive
+/// (bytecodealliance/rustix#1683).
+pub(crate) fn own_control(control: &[u8], mut tell: impl FnMut(Told)) {
+  const HEADER: usize = size_of::<libc::cmsghdr>();
+  // SAFETY: CMSG_LEN and CMSG_SPACE are arithmetic on their argument, without a precondition.
+  let data_offset = unsafe { libc::CMSG_LEN(0) } as usize;
+  let mut rest = control;
+  while rest.len() >= HEADER {
+    // SAFETY: `rest` holds at least a header's bytes, any bit pattern is a valid cmsghdr, and the read is unaligned.
+    let header = unsafe { rest.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
+    #[allow(clippy::unnecessary_cast, reason = "cmsg_len is a socklen_t on some platforms and a size_t on others")]
+    let length = (header.cmsg_len as usize).min(rest.len());
+    if length < data_offset {
+      break;
     }
-    _ => Unknown::Other,
+    tell(own_message(&header, &rest[data_offset..length]));
+    // SAFETY: as for CMSG_LEN above.
+    let space = unsafe { libc::CMSG_SPACE((length - data_offset) as libc::c_uint) } as usize;
+    rest = &rest[space.min(rest.len())..];
+  }
+}
+
+fn own_message(header: &libc::cmsghdr, data: &[u8]) -> Told {
+  if header.cmsg_level != libc::SOL_SOCKET {
+    return Told::Other;
+  }
+  match header.cmsg_type {
+    libc::SCM_RIGHTS => Told::Rights(own_received(numbers(data))),
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    SCM_PIDFD => {
+      let failed = data.first_chunk().map_or(0, |&number| RawFd::from_ne_bytes(number).wrapping_neg());
+      Told::Pidfd(own_received(numbers(data)).pop().ok_or_else(|| Errno::from_raw(failed)))
+    }
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    libc::SCM_CREDENTIALS => {
+      let word = |index: usize| data.get(index * 4..)?.first_chunk().map(|&bytes| u32::from_ne_bytes(bytes));
+      match (word(0), word(1), word(2)) {
+        (Some(pid), Some(uid), Some(gid)) => {
+          Told::Credentials(Credentials { pid: Some(pid as i32).filter(|&pid| pid > 0), uid, gid })
+        }
+        _ => Told::Other,
+      }
+    }
+    #[cfg(target_os = "freebsd")]
+    libc::SCM_CREDS2 => own_sockcred2(data).map_or(Told::Other, Told::Credentials),
+    _ => Told::Other,
   }
 }
 
@@ -61,47 +225,12 @@ fn own_sockcred2(data: &[u8]) -> Option<Credentials> {
   Some(Credentials { pid: Some(word(1)? as i32).filter(|&pid| pid > 0), uid: word(3)?, gid: word(5)? })
 }
 
-fn holds_descriptors(header: &libc::cmsghdr) -> bool {
-  let pidfds = cfg!(any(target_os = "linux", target_os = "android"));
-  header.cmsg_level == libc::SOL_SOCKET
-    && (header.cmsg_type == libc::SCM_RIGHTS || pidfds && header.cmsg_type == SCM_PIDFD)
-}
-
 /// The numbers in the data of a control message that holds descriptors.
 fn numbers(data: &[u8]) -> impl Iterator<Item = RawFd> {
   let numbers = data.chunks_exact(size_of::<RawFd>());
   let numbers = numbers.map(|number| RawFd::from_ne_bytes(number.try_into().expect("a chunk of four bytes")));
   // A pidfd that the kernel could not make is an error number, negative.
   numbers.filter(|&number| number >= 0)
-}
-
-/// Takes ownership of the descriptors in the control data of a truncated receive.
-///
-/// nix gives no way to them (`RecvMsg::cmsgs` fails with ENOBUFS), but the kernel has installed them, so they must be
-/// found and closed. `control` was zeroed before the receive: the first header of length zero ends it. Lengths are
-/// clamped to the buffer, because XNU leaves the untruncated length in the last header (bytecodealliance/rustix#1683).
-pub(crate) fn own_truncated(control: &[u8]) -> Vec<OwnedFd> {
-  const HEADER: usize = size_of::<libc::cmsghdr>();
-  // SAFETY: CMSG_LEN and CMSG_SPACE are arithmetic on their argument, without a precondition.
-  let data_offset = unsafe { libc::CMSG_LEN(0) } as usize;
-  let mut received = Vec::new();
-  let mut rest = control;
-  while rest.len() >= HEADER {
-    // SAFETY: `rest` holds at least a header's bytes, any bit pattern is a valid cmsghdr, and the read is unaligned.
-    let header = unsafe { rest.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
-    #[allow(clippy::unnecessary_cast, reason = "cmsg_len is a socklen_t on some platforms and a size_t on others")]
-    let length = (header.cmsg_len as usize).min(rest.len());
-    if length < data_offset {
-      break;
-    }
-    if holds_descriptors(&header) {
-      received.extend(numbers(&rest[data_offset..length]));
-    }
-    // SAFETY: as for CMSG_LEN above.
-    let space = unsafe { libc::CMSG_SPACE((length - data_offset) as libc::c_uint) } as usize;
-    rest = &rest[space.min(rest.len())..];
-  }
-  own_received(received)
 }
 
 /// Takes ownership of a number that the caller says is its own.
@@ -261,14 +390,6 @@ pub(crate) fn unix_address(address: &net::SockaddrStorage) -> nix::Result<UnixAd
   unsafe { UnixAddr::from_raw(address.as_ptr(), Some(length)) }.ok_or(Errno::EINVAL)
 }
 
-/// The address of a datagram's sender, which may say that it has that byte too.
-pub(crate) fn within(mut address: UnixAddr) -> UnixAddr {
-  let length = (address.len() as usize).min(size_of::<libc::sockaddr_un>());
-  // SAFETY: no more than it has.
-  let _ = unsafe { address.set_length(length) };
-  address
-}
-
 /// The bytes of an address, as many as it says that it has.
 ///
 /// Not by nix: a path that fills `sun_path` has no final NUL, Linux counts one all the same, and nix would read it; and
@@ -358,37 +479,43 @@ pub(crate) fn has_ended(connection: BorrowedFd<'_>) -> bool {
 
 /// The credentials that a message claims.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) struct Claim(net::UnixCredentials);
+pub(crate) struct Claim(libc::ucred);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 impl Claim {
+  const KIND: libc::c_int = libc::SCM_CREDENTIALS;
+
   pub(crate) fn new(Credentials { pid, uid, gid }: Credentials) -> nix::Result<Self> {
     let pid = pid.unwrap_or_else(|| nix::unistd::getpid().as_raw());
-    Ok(Self(libc::ucred { pid, uid, gid }.into()))
+    Ok(Self(libc::ucred { pid, uid, gid }))
   }
 
-  pub(crate) fn message(&self) -> ControlMessage<'_> {
-    ControlMessage::ScmCredentials(&self.0)
+  fn bytes(&self) -> &[u8] {
+    // SAFETY: three integers of four bytes, without padding.
+    unsafe { std::slice::from_raw_parts((&raw const self.0).cast(), size_of::<libc::ucred>()) }
   }
 }
 
 /// FreeBSD's kernel fills the credentials in, so that only true ones can be sent; macOS sends none.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) struct Claim;
+pub(crate) struct Claim([u8; Self::SIZE]);
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Claim {
+  #[cfg(target_os = "freebsd")]
+  const SIZE: usize = size_of::<libc::cmsgcred>();
+  #[cfg(not(target_os = "freebsd"))]
+  const SIZE: usize = 0; // never made
+  const KIND: libc::c_int = libc::SCM_CREDS;
+
   pub(crate) fn new(credentials: Credentials) -> nix::Result<Self> {
     let is_true = credentials.pid.is_none_or(|pid| Some(pid) == Credentials::own().pid)
       && (credentials.uid, credentials.gid) == (Credentials::own().uid, Credentials::own().gid);
-    if cfg!(target_os = "freebsd") && is_true { Ok(Self) } else { Err(Errno::ENOPROTOOPT) }
+    if cfg!(target_os = "freebsd") && is_true { Ok(Self([0; Self::SIZE])) } else { Err(Errno::ENOPROTOOPT) }
   }
 
-  pub(crate) fn message(&self) -> ControlMessage<'_> {
-    #[cfg(target_os = "freebsd")]
-    return ControlMessage::ScmCreds;
-    #[cfg(not(target_os = "freebsd"))]
-    return ControlMessage::ScmRights(&[]); // never made
+  fn bytes(&self) -> &[u8] {
+    &self.0
   }
 }
 
@@ -551,8 +678,17 @@ mod tests {
 
   #[track_caller]
   fn assert_owned(control: &[u8], numbers: &[RawFd]) {
-    let owned = own_truncated(control);
-    assert_eq!(owned.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
+    assert_eq!(owned(control).iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
+  }
+
+  fn owned(control: &[u8]) -> Vec<OwnedFd> {
+    let mut owned = Vec::new();
+    own_control(control, |told| match told {
+      Told::Rights(fds) => owned.extend(fds),
+      Told::Pidfd(pidfd) => owned.extend(pidfd),
+      Told::Credentials(_) | Told::Other => {}
+    });
+    owned
   }
 
   #[test]
@@ -620,11 +756,11 @@ mod tests {
     let numbers = installed(2);
     for length in [1 << 10, u32::MAX as usize] {
       let control = [message(OTHER, &[0xff; 4]), claiming(length, RIGHTS, &data(&numbers))].concat();
-      let owned = own_truncated(&control);
+      let owned = owned(&control);
       assert_eq!(owned.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
       owned.into_iter().for_each(std::mem::forget); // for the next length
     }
-    drop(own_received(numbers));
+    drop(own_received(numbers.into_iter()));
   }
 
   #[test]
@@ -644,7 +780,7 @@ mod tests {
       let control = [claiming(length, RIGHTS, &[]), message(RIGHTS, &data(&numbers))].concat();
       assert_owned(&control, &[]);
     }
-    drop(own_received(numbers));
+    drop(own_received(numbers.into_iter()));
   }
 
   #[test]
