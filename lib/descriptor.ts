@@ -26,7 +26,7 @@ const CLOSED = -1
 export let disown: (descriptor: Descriptor) => number
 /** Takes the numbers out of those descriptors that are still open. */
 export let disownAll: (descriptors: readonly Descriptor[]) => number[]
-let make: (fd: number) => Descriptor
+let make: (fd: number, place: number) => Descriptor
 let watch: (descriptor: Descriptor) => void
 
 /** The casts to classes whose modules need this one; those modules set them. */
@@ -43,15 +43,18 @@ export const unixCasts = {} as {
  */
 export class Descriptor implements Disposable, AsyncDisposable {
   #fd: number
+  /** Its place among the young, until it is watched. */
+  readonly #place: number
   /** What the finalizer knows of this descriptor, once it is no longer young. */
   #watch: Watch | undefined
   #read = false
   #kind: Kind | undefined
 
   /** Use {@link Descriptor.from}. */
-  private constructor(fd: number, key: typeof made) {
+  private constructor(fd: number, place: number, key: typeof made) {
     if (key !== made) throw invalidValue('key', 'is private: use Descriptor.from()')
     this.#fd = fd
+    this.#place = place
   }
 
   /**
@@ -302,19 +305,30 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   static {
-    make = (fd) => new Descriptor(fd, made)
-    disown = (descriptor) => {
-      const fd = descriptor[borrow]()
+    make = (fd, place) => new Descriptor(fd, place, made)
+    const take = (descriptor: Descriptor): number => {
+      const fd = descriptor.#fd
       descriptor.#fd = CLOSED
       if (descriptor.#watch !== undefined) {
         finalizer.unregister(descriptor.#watch)
         descriptor.#watch = undefined
+      } else {
+        leaveYoung(descriptor.#place)
       }
       return fd
     }
-    disownAll = (descriptors) => descriptors.filter((descriptor) => descriptor.#fd !== CLOSED).map(disown)
+    disown = (descriptor) => {
+      descriptor[borrow]() // it is one, and open
+      return take(descriptor)
+    }
+    disownAll = (descriptors) => {
+      const numbers: number[] = []
+      for (const descriptor of descriptors) {
+        if (descriptor.#fd !== CLOSED) numbers.push(take(descriptor))
+      }
+      return numbers
+    }
     watch = (descriptor) => {
-      if (descriptor.#fd === CLOSED) return
       descriptor.#watch = { fd: descriptor.#fd, read: descriptor.#read }
       finalizer.register(descriptor, descriptor.#watch, descriptor.#watch)
     }
@@ -323,10 +337,14 @@ export class Descriptor implements Disposable, AsyncDisposable {
 
 /** Makes the object for a number that the native side owns. */
 export function own(fd: number): Descriptor {
-  const descriptor = make(fd)
-  young.push(descriptor)
-  if (young.length === 1) setTimeout(watchYoung, YOUTH).unref()
-  else if (young.length >= MOST_YOUNG) watchYoung()
+  const place = places++
+  const descriptor = make(fd, place)
+  young[place] = descriptor
+  open++
+  if (!ageing) {
+    ageing = true
+    setTimeout(watchYoung, YOUTH).unref()
+  }
   return descriptor
 }
 
@@ -346,6 +364,10 @@ export function duplicateShared(count: number): number[] {
 
 /** Closes numbers that the native side owns, runs of them with one system call. */
 export function closeFds(numbers: readonly number[]): void {
+  if (numbers.length === 1) {
+    native.close(numbers[0]!)
+    return
+  }
   for (let from = 0; from < numbers.length; from += fds.length) {
     const part = numbers.slice(from, from + fds.length)
     fds.set(part)
@@ -373,15 +395,25 @@ export function adopt(name: string, fd: number): void {
 }
 
 // Telling the garbage collector of a descriptor costs as much as a system call, and most are closed soon after they
-// came: it is told of those that outlive some milliseconds.
+// came: it is told of those that outlive some milliseconds. A young one that is closed gives its place up at once, as what
+// is held here is copied by each collection.
 const YOUTH = 5
-const MOST_YOUNG = 1024
-let young: Descriptor[] = []
+let young: (Descriptor | undefined)[] = []
+let places = 0
+let open = 0
+let ageing = false
+
+function leaveYoung(place: number): void {
+  young[place] = undefined
+  if (--open === 0) places = 0
+}
 
 function watchYoung(): void {
   const grown = young
   young = []
-  grown.forEach(watch)
+  places = open = 0
+  ageing = false
+  for (const descriptor of grown) if (descriptor !== undefined) watch(descriptor)
 }
 
 /** What the finalizer needs to know of a descriptor: not the descriptor itself. */

@@ -50,8 +50,10 @@ export const MAX_CHANNEL_FDS = binding?.MAX_CHANNEL_FDS ?? 0
 export const MAX_PATH = binding?.MAX_PATH ?? 0
 
 // Memory shared with the native calls: a call over it makes no values.
-/** The bytes of a small message to be sent, or of one received. */
-export const bytes: Uint8Array = new Uint8Array(65_536)
+/** The most bytes that one receive puts into the shared memory. */
+export const MOST_BYTES = 65_536
+/** The bytes of a small message to be sent, or of those received. */
+export const bytes: Uint8Array = new Uint8Array(2 * MOST_BYTES)
 /** The same memory, with the calls between strings and bytes. */
 export const text: Buffer = Buffer.from(bytes.buffer)
 /** Copying so few bytes one by one costs less than a call that copies, or than telling the native side of an array. */
@@ -63,16 +65,18 @@ export const fds: Int32Array = new Int32Array(4096)
  * came, the sender's pid, uid, gid and pidfd; the length of its address.
  */
 export const outcome: Int32Array = new Int32Array(9)
+/** How many messages a receive of several gave, at most 64, and of each how many bytes and descriptors. */
+export const batch: Int32Array = new Int32Array(1 + 2 * 64)
 /** An address, in either direction, or the name of a memfd. */
 export const name: Uint8Array = new Uint8Array(256)
-/** Whether a callback of the event loop is running, and how many sockets hold the process. */
-export const turn: Int32Array = new Int32Array(2)
+/** Whether a callback of the event loop is running, how many sockets hold the process, and an event. */
+export const turn: Int32Array = new Int32Array(5)
 
 /** The native calls; `openNative` sets them. */
 export let native: Binding.Calls
 
-/** What the reactor tells about sockets. */
-export type Dispatch = (fd: number, events: number, armed: number) => void
+/** Called when the shared memory holds an event: a socket's number, what it is ready and what it is still armed for. */
+export type Dispatch = () => void
 
 /**
  * Open the native half of this environment, once. Only where `isSupported`.
@@ -82,7 +86,7 @@ export type Dispatch = (fd: number, events: number, armed: number) => void
  * tests.
  */
 export function openNative(dispatch: Dispatch): void {
-  native ??= binding!.openEnvironment(backend(), dispatch, { bytes, fds, outcome, name, turn })
+  native ??= binding!.openEnvironment(backend(), dispatch, { bytes, fds, outcome, batch, name, turn })
 }
 
 /** What the kernel can do; it is tried out each time. Only where `isSupported`. */

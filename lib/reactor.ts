@@ -8,12 +8,19 @@ export interface Watched {
   ready(events: number, armed: number): void
 }
 
+// Places in the shared memory of the turn.
+const RUNNING = 0
+const HELD = 1
+const FD = 2
+const EVENTS = 3
+const ARMED = 4
+
 const watched: (Watched | undefined)[] = []
 
 // An event may be of a socket that was closed while it was on its way.
-const dispatch: Dispatch = (fd, events, armed) => {
+const dispatch: Dispatch = () => {
   beginTurn()
-  watched[fd]?.ready(events, armed)
+  watched[turn[FD]!]?.ready(turn[EVENTS]!, turn[ARMED]!)
 }
 
 /** Makes sure that the native calls can be made. */
@@ -21,9 +28,6 @@ export function openReactor(): void {
   if (!isSupported) throw unsupportedPlatform(loadFailure)
   openNative(dispatch)
 }
-
-const RUNNING = 0
-const HELD = 1
 
 /**
  * Counts a socket that keeps the process alive, or one that no longer does. In a callback of the loop the count is all:

@@ -5,7 +5,7 @@ import { type Descriptor, own } from './descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
 import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, systemError } from './errors.ts'
 import { Message } from './message.ts'
-import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, SMALL, bytes, fds, native, outcome } from './native.ts'
+import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, MOST_BYTES, SMALL, batch, bytes, fds, native, outcome } from './native.ts'
 import { Queue } from './queue.ts'
 import { spend } from './turn.ts'
 
@@ -37,6 +37,8 @@ export const defaultLimits: Limits = { maxBytes: DEFAULT_MAX_BYTES, maxFds: MAX_
 /** What a caller makes of a message, or of null at the end. */
 export interface Shape<T> {
   (message: Message | null): T
+  /** As the call, of a message that is bytes and at most one descriptor: the Message need not be made. */
+  readonly plain?: (data: Uint8Array, fd: Descriptor | null) => T
   /** Receive further messages along with the one asked for. */
   readonly ahead?: boolean
   /** Receive only what the event loop tells of, and so in turn with the other sockets of the process. */
@@ -45,8 +47,14 @@ export interface Shape<T> {
   readonly closed?: () => T
 }
 
-/** A message; null at the end; undefined where nothing is there; or what went wrong, to be made where it is thrown. */
-type Received = Message | null | undefined | (() => Error)
+/** What went wrong, to be made where it is thrown. */
+class Failure {
+  readonly error: () => Error
+
+  constructor(error: () => Error) {
+    this.error = error
+  }
+}
 
 /** A receive that has to wait for a message. */
 interface Pending {
@@ -60,12 +68,20 @@ interface Pending {
 
 const noDescriptors: readonly Descriptor[] = []
 
+const toAhead = (message: Message | null): Message => message!
+
+// An executor that is made once: one for each promise would be a closure, with a context of its own.
+let resolvePending: Pending['resolve']
+const keepResolve = (resolve: Pending['resolve']): void => {
+  resolvePending = resolve
+}
+
 /** The receiving half of a socket. */
 export class Receiver {
   readonly #endpoint: Endpoint
   readonly #queue = new Queue<Pending>()
   /** What an iteration received beyond what it was asked for, in order, and an error that came after it. */
-  readonly #ahead = new Queue<Message | (() => Error)>()
+  readonly #ahead = new Queue<Message | Failure>()
   /** What a smaller receive left of a stream's message that was held. */
   #rest: Message | undefined
   /**
@@ -77,6 +93,8 @@ export class Receiver {
   #careful = false
   /** The most descriptors that a message had. */
   #mostFds = 0
+  /** How many the last receive took; negative where it took no message. */
+  #lastFds = -1
 
   constructor(endpoint: Endpoint) {
     this.#endpoint = endpoint
@@ -94,22 +112,22 @@ export class Receiver {
 
   /** One message in the caller's shape, at once or when it comes. */
   receive<T>(socket: object, limits: Limits, shape: Shape<T>, signal: AbortSignal | undefined): Promise<T> {
-    if (this.held > 0) return answer(this.#takeHeld(limits), shape)
+    if (this.held > 0) return answer(this.#takeHeld(limits, shape))
     if (this.#queue.length === 0 && shape.inTurn !== true && this.#paysToTry() && spend()) {
-      const received = this.#tryReceive(limits)
+      const received = this.#tryReceive(limits, shape)
       if (received !== undefined) {
         this.#luck = Math.min(Math.max(this.#luck, 0) + 1, MOST_LUCK)
-        if (shape.ahead === true && received instanceof Message) this.#receiveAhead(limits)
-        return answer(received, shape)
+        if (shape.ahead === true && this.#lastFds >= 0) this.#receiveAhead(limits)
+        return answer(received)
       }
       this.#miss()
     }
-    return new Promise((resolve) => {
-      const pending: Pending = { socket, limits, shape, resolve: resolve as Pending['resolve'], abortion: undefined }
-      pending.abortion = onAbort(signal, () => this.#abort(pending, signal!))
-      this.#queue.push(pending)
-      this.#endpoint.update()
-    })
+    const promise = new Promise<unknown>(keepResolve)
+    const pending: Pending = { socket, limits, shape, resolve: resolvePending, abortion: undefined }
+    if (signal !== undefined) pending.abortion = onAbort(signal, () => this.#abort(pending, signal))
+    this.#queue.push(pending)
+    this.#endpoint.update()
+    return promise as Promise<T>
   }
 
   /** A socket that is not armed is tried in any case: arming it costs more than a try. */
@@ -123,56 +141,64 @@ export class Receiver {
     this.#luck = this.#luck > 1 ? this.#luck - 1 : LEAST_LUCK
   }
 
-  /** One recvmsg. */
-  #tryReceive({ maxBytes, maxFds: limit }: Limits): Received {
-    const { fd, takesFds, isDatagram } = this.#endpoint
-    const maxFds = takesFds ? limit : 0
-    let data: Uint8Array
-    if (maxBytes <= bytes.length) {
-      const count = native.receive(fd, maxBytes, maxFds)
-      if (count < 0) return nothing(count)
-      data = new Uint8Array(count)
-      if (count <= SMALL) for (let i = 0; i < count; i++) data[i] = bytes[i]!
-      else data.set(bytes.subarray(0, count))
-    } else {
-      let buffer: ArrayBufferLike
-      try {
-        ;({ buffer } = Buffer.allocUnsafeSlow(maxBytes))
-      } catch (error) {
-        return () => error as Error // out of memory
-      }
-      const count = native.receiveInto(new Uint8Array(buffer), fd, maxFds)
-      if (count < 0) return nothing(count)
-      data = new Uint8Array(buffer, 0, count)
-      if (count < maxBytes / 2) data = data.slice() // a short message should not keep so much memory
+  /** One recvmsg; undefined where nothing is there. */
+  #tryReceive<T>({ maxBytes, maxFds }: Limits, shape: Shape<T>): T | Failure | undefined {
+    const { fd } = this.#endpoint
+    this.#lastFds = -1
+    if (maxBytes <= MOST_BYTES) {
+      const count = native.receive(fd, maxBytes, this.#mostTaken(maxFds))
+      return count < 0 ? nothing(count, shape) : this.#take(takeBytes(0, count), 0, shape)
     }
+    let buffer: ArrayBufferLike
+    try {
+      ;({ buffer } = Buffer.allocUnsafeSlow(maxBytes))
+    } catch (error) {
+      return new Failure(() => error as Error) // out of memory
+    }
+    const count = native.receiveInto(new Uint8Array(buffer), fd, this.#mostTaken(maxFds))
+    if (count < 0) return nothing(count, shape)
+    const data = new Uint8Array(buffer, 0, count)
+    return this.#take(count < maxBytes / 2 ? data.slice() : data, 0, shape) // a short message should not keep so much memory
+  }
+
+  #mostTaken(maxFds: number): number {
+    return this.#endpoint.takesFds ? maxFds : 0
+  }
+
+  /** Makes a message of what the last receive has told, its descriptors from a place on. */
+  #take<T>(data: Uint8Array, place: number, shape: Shape<T>): T | Failure {
     const control = outcome[1]!
     if (control !== 0) {
       this.#careful ||= control === TRUNCATED
-      return () => controlError(control, data)
+      return new Failure(() => controlError(control, data))
     }
     const count = outcome[0]!
-    const size = outcome[2]!
     const more = outcome[3] !== 0 // than descriptors
-    let descriptors = noDescriptors
-    if (count > 0) {
-      const received = [own(fds[0]!)]
-      for (let i = 1; i < count; i++) received.push(own(fds[i]!))
-      descriptors = received
-    } else if (!more && !isDatagram) {
-      return new Message(data, size, noDescriptors)
+    const { isDatagram } = this.#endpoint
+    if (shape.plain !== undefined && count <= 1 && !more && !isDatagram) {
+      this.#noteFds(count)
+      return shape.plain(data, count === 0 ? null : own(fds[place]!))
     }
+    const size = outcome[2]!
+    const received = takeFds(place, count)
+    const credentials = more ? takeCredentials() : undefined
     const pidfd = more ? takePidfd() : undefined
+    const address = isDatagram ? takeName(outcome[8]!) : undefined
     const message = new Message(
       data,
       size,
-      descriptors,
-      more ? takeCredentials() : undefined,
+      received,
+      credentials,
       pidfd === undefined ? undefined : own(pidfd),
-      isDatagram ? takeName(outcome[8]!) : undefined
+      address
     )
-    this.#mostFds = Math.max(this.#mostFds, message.fdCount)
-    return message
+    this.#noteFds(message.fdCount)
+    return shape(message)
+  }
+
+  #noteFds(count: number): void {
+    this.#lastFds = count
+    if (count > this.#mostFds) this.#mostFds = count
   }
 
   /** Serves those who wait, as far as messages are there. */
@@ -181,16 +207,17 @@ export class Receiver {
     for (let left = PER_WAKE; left > 0 && fdsLeft > 0; left--) {
       const pending = this.#queue.peek()
       if (pending === undefined) return
-      const received = this.#tryReceive(pending.limits)
+      const received = this.#tryReceive(pending.limits, pending.shape)
       if (received === undefined) return
+      const taken = this.#lastFds
       this.#queue.shift()
-      if (typeof received === 'function') {
-        settle(pending, rejection(received))
+      if (received instanceof Failure) {
+        settle(pending, rejection(received.error))
         continue
       }
-      settle(pending, pending.shape(received))
-      fdsLeft -= received?.fdCount ?? 0
-      if (pending.shape.ahead === true && received !== null && !this.waitsForInput) {
+      settle(pending, received)
+      if (taken > 0) fdsLeft -= taken
+      if (pending.shape.ahead === true && taken >= 0 && !this.waitsForInput) {
         this.#receiveAhead(pending.limits)
         return
       }
@@ -200,31 +227,33 @@ export class Receiver {
   /** Receives what else is there for an iteration, within the caps. */
   #receiveAhead(limits: Limits): void {
     if (this.#luck <= 0 && ++this.#luck <= 0) return
-    let taken = 0
-    let fdsTaken = 0
-    let room: number | undefined
-    while (taken < PER_WAKE && !this.#careful) {
-      if (this.#mostFds > 0) {
-        room ??= native.room()
-        // What is held must not take the room of a message that would have been received without it.
-        if (fdsTaken + this.#mostFds > Math.min(FDS_PER_WAKE, room / 4) || fdsTaken + limits.maxFds > room) break
-      }
-      const received = this.#tryReceive(limits)
-      if (received === undefined || received === null) break // the end is there to be received again
-      this.#ahead.push(received)
-      taken++
-      if (typeof received === 'function') break
-      fdsTaken += received.fdCount
+    const { maxBytes, maxFds } = limits
+    if (this.#careful || maxBytes > MOST_BYTES) return
+    const { fd } = this.#endpoint
+    const code = native.receiveMany(fd, maxBytes, this.#mostTaken(maxFds), this.#mostFds, FDS_PER_WAKE)
+    const taken = batch[0]!
+    let at = 0
+    let place = 0
+    for (let i = 0; i < taken; i++) {
+      const length = batch[1 + 2 * i]!
+      const count = batch[2 + 2 * i]!
+      this.#noteFds(count)
+      this.#ahead.push(new Message(takeBytes(at, length), length, takeFds(place, count)))
+      at += length
+      place += count
     }
+    if (code >= 0) this.#ahead.push(this.#take(takeBytes(at, code), place, toAhead))
+    else if (code !== AGAIN && code !== BUSY && code !== END)
+      this.#ahead.push(new Failure(() => systemError(code, 'recvmsg')))
     spend(taken)
-    if (taken === 0) this.#miss()
+    if (this.#ahead.length === 0) this.#miss()
   }
 
   /** What was received ahead, within the limits of whoever takes it. */
-  #takeHeld({ maxBytes, maxFds }: Limits): Message | (() => Error) {
+  #takeHeld<T>({ maxBytes, maxFds }: Limits, shape: Shape<T>): T | Failure {
     let message = this.#rest ?? this.#ahead.shift()!
     this.#rest = undefined
-    if (typeof message === 'function') return message
+    if (message instanceof Failure) return message
     const { data } = message
     if (data.length > maxBytes) {
       const { isStream } = this.#endpoint
@@ -233,10 +262,10 @@ export class Receiver {
       const size = isStream ? maxBytes : message.size
       message = new Message(data.slice(0, maxBytes), size, message.fds, credentials, pidfd, address)
     }
-    if (message.fds.length <= maxFds) return message
+    if (message.fds.length <= maxFds) return shape(message)
     message.close()
     const rest = message.data
-    return () => controlError(TOO_MANY, rest)
+    return new Failure(() => controlError(TOO_MANY, rest))
   }
 
   /** Gives the descriptors that are held to the caller, who closes them; the messages are gone. */
@@ -273,18 +302,34 @@ export class Receiver {
   }
 }
 
+/** A copy of bytes that were received. */
+function takeBytes(at: number, count: number): Uint8Array {
+  const data = new Uint8Array(count)
+  if (count <= SMALL) for (let i = 0; i < count; i++) data[i] = bytes[at + i]!
+  else data.set(bytes.subarray(at, at + count))
+  return data
+}
+
+/** Makes objects of numbers that were received. */
+function takeFds(place: number, count: number): readonly Descriptor[] {
+  if (count === 0) return noDescriptors
+  const descriptors = [own(fds[place]!)]
+  for (let i = 1; i < count; i++) descriptors.push(own(fds[place + i]!))
+  return descriptors
+}
+
 function settle(pending: Pending, value: unknown): void {
   pending.abortion?.[Symbol.dispose]()
   pending.resolve(value)
 }
 
-function answer<T>(received: Message | null | (() => Error), shape: Shape<T>): Promise<T> {
-  return typeof received === 'function' ? Promise.reject(received()) : Promise.resolve(shape(received))
+function answer<T>(received: T | Failure): Promise<T> {
+  return received instanceof Failure ? Promise.reject(received.error()) : Promise.resolve(received)
 }
 
 /** What a receive without a message means. */
-function nothing(code: number): Received {
+function nothing<T>(code: number, shape: Shape<T>): T | Failure | undefined {
   if (code === AGAIN || code === BUSY) return undefined
-  if (code === END) return null
-  return () => systemError(code, 'recvmsg')
+  if (code === END) return shape(null)
+  return new Failure(() => systemError(code, 'recvmsg'))
 }

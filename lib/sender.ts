@@ -19,6 +19,12 @@ const SHUT_WRITE = 1
 /** What a send gives that has gone at once. */
 export const sentAtOnce: Promise<void> = Promise.resolve()
 const none: readonly number[] = []
+
+// An executor that is made once: one for each promise would be a closure, with a context of its own.
+let resolvePending: Pending['resolve']
+const keepResolve = (resolve: Pending['resolve']): void => {
+  resolvePending = resolve
+}
 const empty = new Uint8Array()
 
 /** A message that is made anew for each attempt to send it, because what it tells of its descriptor changes meanwhile. */
@@ -107,22 +113,23 @@ export class Sender {
       busy = sent === BUSY
     }
     const captured = count > 0 ? duplicateShared(count) : none
-    return new Promise((resolve) => {
-      const pending: Pending = {
-        socket,
-        data,
-        offset,
-        fds: captured,
-        claim,
-        late: undefined,
-        resolve,
-        abortion: undefined
-      }
-      pending.abortion = onAbort(signal, () => this.#abort(pending, () => aborted(signal!)))
-      this.#queue.push(pending)
-      if (busy) this.#wait()
-      this.#update()
-    })
+    const promise = new Promise<void>(keepResolve)
+    const resolve = resolvePending
+    const pending: Pending = {
+      socket,
+      data,
+      offset,
+      fds: captured,
+      claim,
+      late: undefined,
+      resolve,
+      abortion: undefined
+    }
+    if (signal !== undefined) pending.abortion = onAbort(signal, () => this.#abort(pending, () => aborted(signal)))
+    this.#queue.push(pending)
+    if (busy) this.#wait()
+    this.#update()
+    return promise
   }
 
   /** Sends a message that is made when there is room for it. */
@@ -179,6 +186,16 @@ export class Sender {
 
   /** Sends what waits, as far as there is room. */
   flushOutput(): void {
+    const gone: number[] = []
+    try {
+      this.#flush(gone)
+    } finally {
+      closeFds(gone)
+    }
+  }
+
+  /** Sends what waits, and gathers the duplicates that have gone: neighbours are closed by one call. */
+  #flush(gone: number[]): void {
     for (let left = PER_WAKE; left > 0; left--) {
       const pending = this.#queue.peek()
       if (pending === undefined) break
@@ -206,10 +223,11 @@ export class Sender {
         )
       } else if (this.#isWhole(sent, pending.data, pending.offset)) {
         this.#queue.shift()
+        gone.push(...giveFds(pending))
         settle(pending, undefined)
       } else {
         pending.offset += sent
-        closeDuplicates(pending)
+        gone.push(...giveFds(pending))
       }
     }
   }
@@ -285,13 +303,14 @@ export class Sender {
 }
 
 function settle(pending: Pending, result: Promise<never> | undefined): void {
-  closeDuplicates(pending)
+  closeFds(giveFds(pending))
   pending.abortion?.[Symbol.dispose]()
   pending.resolve(result)
 }
 
-function closeDuplicates(pending: Pending): void {
-  if (pending.fds.length === 0) return
-  closeFds(pending.fds)
+/** Takes the duplicates out of a send, which does without them from now on. */
+function giveFds(pending: Pending): readonly number[] {
+  const { fds: duplicates } = pending
   pending.fds = none
+  return duplicates
 }

@@ -71,7 +71,10 @@ export let endpointOf: (name: string, socket: UnixSocket) => Endpoint
 
 const toMessage: Shape<Message | null> = (message) => message
 
-const toReceivedFd: Shape<ReceivedFd | null> = (message) => (message === null ? null : toReceived(message))
+const toReceivedFd: Shape<ReceivedFd | null> = Object.assign(
+  (message: Message | null) => (message === null ? null : toReceived(message)),
+  { plain: (data: Uint8Array, fd: Descriptor | null) => new ReceivedFd(fd, data) }
+)
 
 /** The end of the connection ends an iteration, and so does this side's close. */
 const toResult: Shape<Result> = Object.assign(
@@ -406,7 +409,9 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
 
   // Static, because a private method fails without a code on an object that only has this class's prototype.
   static #open(socket: UnixSocket, name = 'socket'): Endpoint {
-    if (!(#endpoint in Object(socket))) throw invalidType(name, 'an instance of UnixSocket', socket)
+    if (typeof socket !== 'object' || socket === null || !(#endpoint in socket)) {
+      throw invalidType(name, 'an instance of UnixSocket', socket)
+    }
     if (socket.#endpoint.closed) throw socketClosed()
     return socket.#endpoint
   }

@@ -4,7 +4,7 @@ import { adopt, closeFds } from '../descriptor.ts'
 import { notAWorker } from '../errors.ts'
 import { ERROR, MESSAGE, REQUEST, RESPONSE } from '../frame.ts'
 import { Handle } from '../handle.ts'
-import { AGAIN, END, bytes, fds, native, outcome, text } from '../native.ts'
+import { AGAIN, END, MOST_BYTES, fds, native, outcome, text } from '../native.ts'
 import { openReactor } from '../reactor.ts'
 import { WORKER } from './worker-environment.ts'
 
@@ -50,7 +50,7 @@ export class Duty extends Handle {
     super(fd)
     this.#take = take
     this.#end = end
-    native.channelOpen(fd, bytes.length, 1)
+    native.channelOpen(fd, MOST_BYTES, 1)
   }
 
   /** Tells that this worker is ready: by the first message, which may be empty. */
@@ -83,8 +83,8 @@ export class Duty extends Handle {
   }
 
   #pushEnds(): void {
-    for (let from = 0; from < this.#ended.length; from += bytes.length / ID) {
-      const ids = this.#ended.slice(from, from + bytes.length / ID)
+    for (let from = 0; from < this.#ended.length; from += MOST_BYTES / ID) {
+      const ids = this.#ended.slice(from, from + MOST_BYTES / ID)
       ids.forEach((id, index) => text.writeUInt32BE(id, index * ID))
       native.channelPush(this.fd, MESSAGE, BYTES, 0, ids.length * ID)
       this.#unsent.push(undefined)

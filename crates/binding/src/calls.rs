@@ -270,6 +270,15 @@ pub struct Calls<'env> {
   /// and pidfd; and the length of its address in `name`.
   #[napi(ts_type = "(socket: number, maxBytes: number, maxFds: number) => number")]
   pub receive: Unknown<'env>,
+  /// Receive what is there, each message as `receive` does, as long as `bytes` and `batch` have room for another, and as no
+  /// more than `cap` descriptors can come: a message may have as many as any before it had, which is `most`. Neither are more
+  /// than a quarter of the free table taken, nor any that would leave no room for `maxFds`.
+  ///
+  /// `batch` holds how many messages have come, and of each its bytes and descriptors, which lie one behind the other in
+  /// `bytes` and `fds`. A message that is more than bytes and descriptors is the last; it is not counted there: its bytes
+  /// are the result and the rest is in `outcome`, as after `receive`. AGAIN where there is none.
+  #[napi(ts_type = "(socket: number, maxBytes: number, maxFds: number, most: number, cap: number) => number")]
+  pub receive_many: Unknown<'env>,
   /// As `receive`, into an array.
   #[napi(ts_type = "(buffer: Uint8Array, socket: number, maxFds: number) => number")]
   pub receive_into: Unknown<'env>,
@@ -437,6 +446,7 @@ impl<'env> Calls<'env> {
       send_from: call("sendFrom", array_and_integers!(send_from, 3))?,
       send_message: call("sendMessage", array_and_integers!(send_message, 8))?,
       receive: call("receive", integers!(receive, 3))?,
+      receive_many: call("receiveMany", integers!(receive_many, 5))?,
       receive_into: call("receiveInto", array_and_integers!(receive_into, 2))?,
       channel_open: call("channelOpen", integers!(channel::open, 3))?,
       channel_send: call("channelSend", integers!(channel::send, 6))?,
@@ -784,6 +794,43 @@ fn receive(environment: &mut Environment, [socket, max_bytes, max_fds]: [i32; 3]
   let Environment { table, control, bytes, fds, outcome, name, .. } = environment;
   let told = Told { fds: fds.get(), outcome: outcome.get(), name: name.get() };
   receive_bytes(table, control, &mut bytes.get()[..max_bytes as usize], told, [socket, max_fds])
+}
+
+fn receive_many(environment: &mut Environment, [socket, max_bytes, max_fds, mut most, cap]: [i32; 5]) -> Outcome {
+  let Environment { table, control, bytes, fds, outcome, batch, name, .. } = environment;
+  let (mut bytes, mut numbers, batch) = (bytes.get(), fds.get(), batch.get());
+  let (counted, messages) = batch.split_at_mut(1);
+  counted[0] = 0;
+  let mut taken = 0;
+  let mut room = None;
+  for message in messages.chunks_exact_mut(2) {
+    if most > 0 {
+      let room = match room {
+        Some(room) => room,
+        None => *room.insert(i32::try_from(fdpass_core::room()?).unwrap_or(i32::MAX)),
+      };
+      // What is held must not take the room of a message that would have been received without it.
+      if taken + most > cap.min(room / 4) || max_fds > room - taken {
+        return Ok(AGAIN);
+      }
+    }
+    if bytes.len() < max_bytes as usize {
+      return Ok(AGAIN);
+    }
+    let told = Told { fds: numbers, outcome: outcome.get(), name: name.get() };
+    let length = receive_bytes(table, control, &mut bytes[..max_bytes as usize], told, [socket, max_fds])?;
+    let &mut [count, lost, size, more, ..] = outcome.get() else { return Err(Errno::EINVAL) };
+    if length < 0 || lost != 0 || more != 0 || size != length {
+      return Ok(length);
+    }
+    message.copy_from_slice(&[length, count]);
+    counted[0] += 1;
+    taken += count;
+    most = most.max(count);
+    bytes = &mut bytes[length as usize..];
+    numbers = &mut numbers[count as usize..];
+  }
+  Ok(AGAIN)
 }
 
 fn receive_into(environment: &mut Environment, buffer: &mut [u8], integers: [i32; 2]) -> Outcome {

@@ -2,11 +2,14 @@
 
 use std::ptr;
 
-use napi::bindgen_prelude::{FnArgs, Function, Object};
+use napi::bindgen_prelude::{Function, Object};
 use napi::{Env, JsValue, check_status, sys};
 
-/// The function that JavaScript wants called when a socket is ready, and what a call of it needs. It is told the
-/// socket's number, the events it is ready for, and those it is still armed for.
+use crate::environment::Turn;
+
+/// The function that JavaScript wants called when a socket is ready, and what a call of it needs. It finds the socket's
+/// number, the events it is ready for, and those it is still armed for in the shared memory of the turn: arguments would be
+/// values to be made.
 ///
 /// Its references live as long as the environment, which frees them itself.
 #[derive(Clone, Copy)]
@@ -15,15 +18,16 @@ pub(crate) struct Dispatcher {
   function: sys::napi_ref,
   receiver: sys::napi_ref,
   context: sys::napi_async_context,
+  turn: Turn,
 }
 
 impl Dispatcher {
-  pub(crate) fn new(env: &Env, function: &Function<'_, FnArgs<(i32, i32, i32)>, ()>) -> napi::Result<Self> {
+  pub(crate) fn new(env: &Env, function: &Function<'_, (), ()>, turn: Turn) -> napi::Result<Self> {
     let raw = env.raw();
     let receiver = Object::new(env)?;
     let name = env.create_string("FDPASS")?;
     let mut dispatcher =
-      Self { env: raw, function: ptr::null_mut(), receiver: ptr::null_mut(), context: ptr::null_mut() };
+      Self { env: raw, function: ptr::null_mut(), receiver: ptr::null_mut(), context: ptr::null_mut(), turn };
     // SAFETY: `function` and the receiver are live values of this environment, and so is the name below.
     check_status!(unsafe { sys::napi_create_reference(raw, function.raw(), 1, &mut dispatcher.function) })?;
     // SAFETY: as above.
@@ -44,12 +48,12 @@ impl Dispatcher {
     let mut scope = ptr::null_mut();
     // SAFETY: the environment lives and this is its thread.
     unsafe { sys::napi_open_handle_scope(self.env, &mut scope) };
-    let (function, receiver, arguments) = self.values(event);
+    self.turn.set_event(event);
+    let (function, receiver) = self.values();
     let mut result = ptr::null_mut();
     // SAFETY: the values are live in the scope opened above.
-    let status = unsafe {
-      sys::napi_make_callback(self.env, self.context, receiver, function, 3, arguments.as_ptr(), &mut result)
-    };
+    let status =
+      unsafe { sys::napi_make_callback(self.env, self.context, receiver, function, 0, ptr::null(), &mut result) };
     self.rethrow(status);
     // SAFETY: opened above.
     unsafe { sys::napi_close_handle_scope(self.env, scope) };
@@ -60,24 +64,21 @@ impl Dispatcher {
   /// # Safety
   /// As for [`Dispatcher::call_from_loop`], within such a scope.
   pub(crate) unsafe fn call_in_scope(&self, event: [i32; 3]) {
-    let (function, receiver, arguments) = self.values(event);
+    self.turn.set_event(event);
+    let (function, receiver) = self.values();
     let mut result = ptr::null_mut();
     // SAFETY: the values are live in the caller's scope.
-    let status = unsafe { sys::napi_call_function(self.env, receiver, function, 3, arguments.as_ptr(), &mut result) };
+    let status = unsafe { sys::napi_call_function(self.env, receiver, function, 0, ptr::null(), &mut result) };
     self.rethrow(status);
   }
 
-  fn values(&self, event: [i32; 3]) -> (sys::napi_value, sys::napi_value, [sys::napi_value; 3]) {
-    let (mut function, mut receiver, mut arguments) = (ptr::null_mut(), ptr::null_mut(), [ptr::null_mut(); 3]);
+  fn values(&self) -> (sys::napi_value, sys::napi_value) {
+    let (mut function, mut receiver) = (ptr::null_mut(), ptr::null_mut());
     // SAFETY: the references were made in `new` and are never deleted.
     unsafe { sys::napi_get_reference_value(self.env, self.function, &mut function) };
     // SAFETY: as above.
     unsafe { sys::napi_get_reference_value(self.env, self.receiver, &mut receiver) };
-    for (argument, integer) in arguments.iter_mut().zip(event) {
-      // SAFETY: writes a value into the place that it is given.
-      unsafe { sys::napi_create_int32(self.env, integer, argument) };
-    }
-    (function, receiver, arguments)
+    (function, receiver)
   }
 
   /// An exception out of the dispatcher has nobody to catch it: it becomes an 'uncaughtException'.

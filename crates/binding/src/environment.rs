@@ -3,14 +3,14 @@
 use std::mem;
 
 use fdpass_core::ControlBuffer;
-use napi::bindgen_prelude::Int32Array;
+use napi::bindgen_prelude::{Int32Array, Uint8Array};
 
+use crate::Backend;
 use crate::dispatcher::Dispatcher;
 use crate::program::Children;
 use crate::reactor::Reactor;
 use crate::services::Services;
 use crate::table::Table;
-use crate::{Backend, SharedArrays};
 
 /// Memory that JavaScript reads and writes too, so that a call costs no values made per message.
 pub(crate) struct Shared<T> {
@@ -38,25 +38,34 @@ macro_rules! shared {
   }};
 }
 
-/// What JavaScript and the loop tell each other around a callback, so that holding and letting go of the loop for each
-/// operation costs no call: while one is running, JavaScript only counts, and the loop looks at the count after it.
+/// What JavaScript and the loop tell each other around a callback: the event, and so that holding and letting go of the loop
+/// for each operation costs no call, whether one is running; then JavaScript only counts, and the loop looks at the count
+/// after it.
+#[derive(Clone, Copy)]
 pub(crate) struct Turn(*mut i32);
 
 impl Turn {
   const RUNNING: usize = 0;
   const HELD: usize = 1;
+  /// A number, the events, and what it is still armed for.
+  const EVENT: usize = 2;
 
-  fn new(turn: Int32Array) -> napi::Result<Self> {
+  pub(crate) fn new(turn: Int32Array) -> napi::Result<Self> {
     let mut shared = shared!(turn);
     match shared.get() {
-      [_, _] => Ok(Self(shared.memory)),
+      [_, _, _, _, _] => Ok(Self(shared.memory)),
       _ => Err(too_short()),
     }
   }
 
   pub(crate) fn set_running(&self, on: bool) {
-    // SAFETY: two integers, which live as long as the environment; JavaScript does not run now.
+    // SAFETY: five integers, which live as long as the environment; JavaScript does not run now.
     unsafe { self.0.wrapping_add(Self::RUNNING).write(on.into()) };
+  }
+
+  pub(crate) fn set_event(&self, event: [i32; 3]) {
+    // SAFETY: as above.
+    unsafe { self.0.wrapping_add(Self::EVENT).cast::<[i32; 3]>().write(event) };
   }
 
   /// Whether operations wait that should keep the process alive.
@@ -78,6 +87,8 @@ pub(crate) struct Environment {
   pub(crate) fds: Shared<i32>,
   /// What a receive tells beside the number of bytes; see [`crate::calls::Told`].
   pub(crate) outcome: Shared<i32>,
+  /// How many messages a receive of several gave, and of each how many bytes and descriptors.
+  pub(crate) batch: Shared<i32>,
   /// The bytes of an address, in either direction.
   pub(crate) name: Shared<u8>,
 }
@@ -89,15 +100,18 @@ impl Environment {
     env: &napi::Env,
     backend: Backend,
     dispatcher: Dispatcher,
-    SharedArrays { bytes, fds, outcome, name, turn }: SharedArrays,
+    turn: Turn,
+    [bytes, name]: [Uint8Array; 2],
+    [fds, outcome, batch]: [Int32Array; 3],
   ) -> napi::Result<*mut Self> {
     let long_enough = fds.len() >= fdpass_core::Header::MAX_FDS.max(fdpass_core::MAX_RECEIVED_FDS)
       && outcome.len() >= crate::calls::Told::COUNT
+      && batch.len() >= 3
       && name.len() > fdpass_core::Address::MAX_PATH;
     if !long_enough {
       return Err(too_short());
     }
-    Reactor::open(env, backend, dispatcher, Turn::new(turn)?, |reactor| Self {
+    Reactor::open(env, backend, dispatcher, turn, |reactor| Self {
       services: Services::default(),
       children: Children::default(),
       table: Table::new(reactor),
@@ -105,6 +119,7 @@ impl Environment {
       bytes: shared!(bytes),
       fds: shared!(fds),
       outcome: shared!(outcome),
+      batch: shared!(batch),
       name: shared!(name),
     })
   }

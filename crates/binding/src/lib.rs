@@ -18,7 +18,7 @@ mod thread;
 mod unwinding;
 mod uv;
 
-use napi::bindgen_prelude::{FnArgs, Function, Int32Array, Uint8Array};
+use napi::bindgen_prelude::{Function, Int32Array, Uint8Array};
 use napi_derive::napi;
 
 /// Nothing can be done now; the reactor will say when.
@@ -136,24 +136,29 @@ pub struct SharedArrays {
   pub fds: Int32Array,
   /// What a receive tells beside the number of bytes.
   pub outcome: Int32Array,
+  /// What a receive of several messages tells of each.
+  pub batch: Int32Array,
   /// The bytes of an address.
   pub name: Uint8Array,
-  /// Whether a callback of the loop is running, and how many sockets hold the process.
+  /// Whether a callback of the loop is running, how many sockets hold the process, and an event.
   pub turn: Int32Array,
 }
 
 /// Open this environment's reactor and give the calls on its sockets and descriptors. Everything that it still owns
 /// is closed when the environment ends: at a Worker's end, however it ends.
 ///
-/// `dispatch` is called with a socket's number, the events it is ready for, and those it is still armed for.
+/// `dispatch` is called when `turn` holds an event: a socket's number, the events it is ready for, and those it is still
+/// armed for.
 #[napi]
 pub fn open_environment<'env>(
   env: &'env napi::Env,
   backend: Backend,
-  dispatch: Function<'env, FnArgs<(i32, i32, i32)>, ()>,
-  shared: SharedArrays,
+  dispatch: Function<'env, (), ()>,
+  SharedArrays { bytes, fds, outcome, batch, name, turn }: SharedArrays,
 ) -> napi::Result<calls::Calls<'env>> {
-  let dispatcher = dispatcher::Dispatcher::new(env, &dispatch)?;
-  let environment = environment::Environment::open(env, backend, dispatcher, shared)?;
+  let turn = environment::Turn::new(turn)?;
+  let dispatcher = dispatcher::Dispatcher::new(env, &dispatch, turn)?;
+  let environment =
+    environment::Environment::open(env, backend, dispatcher, turn, [bytes, name], [fds, outcome, batch])?;
   calls::Calls::new(env, environment)
 }
