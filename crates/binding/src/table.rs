@@ -24,7 +24,7 @@ struct More {
   /// Whether it came in blocking mode, if it was switched.
   came_blocking: Option<bool>,
   /// What makes a channel of it.
-  framing: Option<Framing>,
+  framing: Option<Box<Framing>>,
 }
 
 /// The frames of a stream socket: those that arrive, and those that wait to be sent.
@@ -94,7 +94,7 @@ impl Table {
   /// Makes a channel of a stream socket.
   pub(crate) fn set_framing(&mut self, number: RawFd, limits: Limits) -> Result<(), Errno> {
     let framing = Framing { decoder: Decoder::new(limits), outbox: Outbox::default() };
-    self.more(number)?.framing = Some(framing);
+    self.more(number)?.framing = Some(Box::new(framing));
     Ok(())
   }
 
