@@ -430,11 +430,14 @@ impl Decoded {
     let mut decoded = Self::default();
     for message in messages {
       match message {
-        // Linux merges several into one, other kernels do not.
-        ControlMessageOwned::ScmRights(numbers) if decoded.rights.is_empty() => {
-          decoded.rights = sys::own_received(numbers);
+        ControlMessageOwned::ScmRights(numbers) => {
+          // Whoever shares the socket may have switched SO_RIGHTS_NOTRUNC on (asm-generic/socket.h): an error number stands
+          // for a descriptor that a security module keeps back, and others follow it.
+          decoded.lost |= numbers.iter().any(|&number| number < 0);
+          let mut rights = sys::own_received(numbers);
+          // Linux merges several into one, other kernels do not.
+          if decoded.rights.is_empty() { decoded.rights = rights } else { decoded.rights.append(&mut rights) }
         }
-        ControlMessageOwned::ScmRights(numbers) => decoded.rights.extend(sys::own_received(numbers)),
         #[cfg(any(target_os = "linux", target_os = "android"))]
         ControlMessageOwned::ScmCredentials(sender) if asked.credentials => {
           decoded.credentials = Some(crate::credentials::from_ucred(sender.into()));
@@ -458,5 +461,24 @@ impl Decoded {
   /// Whether anything but descriptors came.
   fn has_others(&self) -> bool {
     self.unexpected || self.credentials.is_some() || self.pidfd.is_some()
+  }
+}
+
+#[cfg(test)]
+mod tests {
+  use std::os::fd::IntoRawFd;
+
+  use super::*;
+
+  #[test]
+  fn an_error_number_in_the_place_of_a_descriptor_makes_the_message_truncated_and_the_others_are_owned() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let numbers = vec![-libc::EPERM, writer.into_raw_fd(), -libc::EACCES];
+    let messages = [ControlMessageOwned::ScmRights(numbers)];
+    let decoded = Decoded::new(messages.into_iter(), Receiving::default());
+    assert!(decoded.lost);
+    assert_eq!(decoded.rights.len(), 1);
+    drop(decoded);
+    assert_eq!(std::io::read_to_string(reader).unwrap(), "", "the end: nobody writes any more");
   }
 }

@@ -18,11 +18,11 @@ pub(crate) use child::{Child, exit_descriptor};
 /// The pidfd of the sender, which `SO_PASSPIDFD` adds to every message: linux/socket.h. libc has no name for it.
 const SCM_PIDFD: libc::c_int = 4;
 
-/// Takes ownership of descriptors that `recvmsg` has just installed.
+/// Takes ownership of descriptors that `recvmsg` has just installed; error numbers, negative, are none.
 pub(crate) fn own_received(numbers: Vec<RawFd>) -> Vec<OwnedFd> {
   // SAFETY: the numbers come out of a control message of this process's own recvmsg: they are open, and nobody else
   // knows them.
-  numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
+  numbers.into_iter().filter(|&number| number >= 0).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
 }
 
 /// What a control message that nix does not know turns out to be.
