@@ -72,7 +72,10 @@ fn the_room_for_descriptors_grows_with_their_number_and_never_by_less_than_one_t
   const ONE: usize = size_of::<libc::c_int>();
   let round = |count: usize| {
     // SAFETY: arithmetic on its argument.
-    unsafe { (libc::CMSG_LEN((count * ONE) as _) as usize, libc::CMSG_SPACE((count * ONE) as _) as usize) }
+    let length = unsafe { libc::CMSG_LEN((count * ONE) as libc::c_uint) };
+    // SAFETY: as above.
+    let space = unsafe { libc::CMSG_SPACE((count * ONE) as libc::c_uint) };
+    (length as usize, space as usize)
   };
   let (header, _) = round(0);
   for count in 0..=512 {
