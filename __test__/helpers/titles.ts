@@ -7,11 +7,11 @@ export interface NamedTest {
   readonly title: string
 }
 
-/** Where the tests of a file are: JavaScript's, core's suite, and what core's modules test of themselves. */
-function pathOf(file: string): string | undefined {
-  if (file.endsWith('.spec.ts')) return join('__test__', file)
-  const places = ['crates/core/tests', 'crates/core/src'].map((folder) => join(folder, file))
-  return places.find((path) => existsSync(path))
+/** Where the tests of a file are: JavaScript's; or core's suite, and what a module of core tests of itself. */
+function sourceOf(file: string): string {
+  const folders = file.endsWith('.spec.ts') ? ['__test__'] : ['crates/core/tests', 'crates/core/src']
+  const paths = folders.map((folder) => join(folder, file)).filter((path) => existsSync(path))
+  return paths.map((path) => readFileSync(path, 'utf8')).join('\n')
 }
 
 /** A title as a pattern: what is put in for each `${…}` may be anything, or `…` where a document means all of them. */
@@ -27,8 +27,7 @@ const read = new Map<string, readonly RegExp[]>()
 export function titlesOf(file: string): readonly RegExp[] {
   let titles = read.get(file)
   if (titles === undefined) {
-    const path = pathOf(file)
-    const source = path !== undefined && existsSync(path) ? readFileSync(path, 'utf8') : ''
+    const source = sourceOf(file)
     const names = file.endsWith('.rs')
       ? source.matchAll(/#\[test\]\n(?: *#\[.*\n)* *fn ()(\w+)\(/g)
       : source.matchAll(/\(\s*(['"`])((?:\\[^]|(?!\1)[^\\])+)\1,/g) // the first of several arguments
