@@ -388,9 +388,11 @@ impl Decoded {
   fn new(control: &[u8], asked: Receiving) -> Self {
     let mut decoded = Self::default();
     sys::own_control(control, |told| match told {
-      // Linux merges several into one, other kernels do not.
-      sys::Told::Rights(fds) if decoded.rights.is_empty() => decoded.rights = fds,
-      sys::Told::Rights(fds) => decoded.rights.extend(fds),
+      sys::Told::Rights { mut fds, withheld } => {
+        decoded.lost |= withheld;
+        // Linux merges several into one, other kernels do not.
+        if decoded.rights.is_empty() { decoded.rights = fds } else { decoded.rights.append(&mut fds) }
+      }
       sys::Told::Pidfd(Ok(pidfd)) if asked.pidfd => decoded.pidfd = Some(pidfd),
       sys::Told::Pidfd(Err(errno)) if asked.pidfd => {
         // Otherwise the sender has ended, and nothing names it any more.

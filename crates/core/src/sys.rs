@@ -157,8 +157,9 @@ pub(crate) fn own_received(numbers: impl Iterator<Item = RawFd>) -> Vec<OwnedFd>
 
 /// A control message that was received, and what is owned of it.
 pub(crate) enum Told {
-  /// `SCM_RIGHTS`.
-  Rights(Vec<OwnedFd>),
+  /// `SCM_RIGHTS`, and whether an error number stands for one of its descriptors, which a security module keeps back: whoever
+  /// shares the socket may have switched `SO_RIGHTS_NOTRUNC` on (asm-generic/socket.h), and others follow it then.
+  Rights { fds: Vec<OwnedFd>, withheld: bool },
   /// `SCM_PIDFD`, or why the kernel could not make it.
   Pidfd(Result<OwnedFd, Errno>),
   /// `SCM_CREDENTIALS`, or FreeBSD's `SCM_CREDS2`.
@@ -196,7 +197,10 @@ fn own_message(header: &libc::cmsghdr, data: &[u8]) -> Told {
     return Told::Other;
   }
   match header.cmsg_type {
-    libc::SCM_RIGHTS => Told::Rights(own_received(numbers(data))),
+    libc::SCM_RIGHTS => {
+      let fds = own_received(numbers(data));
+      Told::Rights { withheld: fds.len() < data.len() / size_of::<RawFd>(), fds }
+    }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     SCM_PIDFD => {
       let failed = data.first_chunk().map_or(0, |&number| RawFd::from_ne_bytes(number).wrapping_neg());
@@ -229,7 +233,7 @@ fn own_sockcred2(data: &[u8]) -> Option<Credentials> {
 fn numbers(data: &[u8]) -> impl Iterator<Item = RawFd> {
   let numbers = data.chunks_exact(size_of::<RawFd>());
   let numbers = numbers.map(|number| RawFd::from_ne_bytes(number.try_into().expect("a chunk of four bytes")));
-  // A pidfd that the kernel could not make is an error number, negative.
+  // What the kernel could not make, or was not to, is an error number, negative.
   numbers.filter(|&number| number >= 0)
 }
 
@@ -684,11 +688,27 @@ mod tests {
   fn owned(control: &[u8]) -> Vec<OwnedFd> {
     let mut owned = Vec::new();
     own_control(control, |told| match told {
-      Told::Rights(fds) => owned.extend(fds),
+      Told::Rights { fds, .. } => owned.extend(fds),
       Told::Pidfd(pidfd) => owned.extend(pidfd),
       Told::Credentials(_) | Told::Other => {}
     });
     owned
+  }
+
+  #[test]
+  fn an_error_number_in_the_place_of_a_descriptor_withholds_it_and_the_others_are_owned() {
+    let numbers = installed(1);
+    for (data, is_withheld) in [(data(&[-libc::EPERM, numbers[0], -libc::EACCES]), true), (data(&numbers), false)] {
+      own_control(&message(RIGHTS, &data), |told| match told {
+        Told::Rights { fds, withheld } => {
+          assert_eq!(withheld, is_withheld);
+          assert_eq!(fds.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
+          fds.into_iter().for_each(std::mem::forget); // for the next
+        }
+        _ => panic!("no rights"),
+      });
+    }
+    drop(own_received(numbers.into_iter()));
   }
 
   #[test]
