@@ -39,7 +39,7 @@ impl Address {
 
   /// An address that the kernel gave; `None` for that of an unnamed socket.
   pub(crate) fn named(address: UnixAddr) -> Option<Self> {
-    let address = Self(address);
+    let address = Self(sys::within(address));
     (!address.bytes().is_empty()).then_some(address)
   }
 

@@ -245,12 +245,12 @@ impl<'fd> Socket<'fd> {
 
   /// Its own address, if it has one: `getsockname(2)`.
   pub fn local_address(&self) -> nix::Result<Option<Address>> {
-    net::getsockname::<UnixAddr>(self.fd.as_raw_fd()).map(Address::named)
+    sys::unix_address(&net::getsockname(self.fd.as_raw_fd())?).map(Address::named)
   }
 
   /// Its peer's address, if it has one: `getpeername(2)`. `ENOTCONN` without a peer.
   pub fn peer_address(&self) -> nix::Result<Option<Address>> {
-    net::getpeername::<UnixAddr>(self.fd.as_raw_fd()).map(Address::named)
+    sys::unix_address(&net::getpeername(self.fd.as_raw_fd())?).map(Address::named)
   }
 
   /// Sends bytes, and with the first of them the descriptors: `sendmsg(2)`, without waiting and without `SIGPIPE`.

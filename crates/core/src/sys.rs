@@ -244,6 +244,24 @@ pub(crate) fn bytes_waiting(socket: BorrowedFd<'_>) -> usize {
 /// The size of `sun_path`.
 pub(crate) const SUN_PATH: usize = size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
 
+/// The local address in what `getsockname(2)` or `getpeername(2)` gave; `EINVAL` for another family's.
+///
+/// Linux counts a final NUL even behind a path that fills `sun_path`. Where nix has room for a `sockaddr_un` only, it
+/// takes the kernel's word for the length and copies a byte too many over its own stack; here is room for more.
+pub(crate) fn unix_address(address: &net::SockaddrStorage) -> nix::Result<UnixAddr> {
+  let length = address.len().min(size_of::<libc::sockaddr_un>() as libc::socklen_t);
+  // SAFETY: no more than the storage has.
+  unsafe { UnixAddr::from_raw(address.as_ptr(), Some(length)) }.ok_or(Errno::EINVAL)
+}
+
+/// The address of a datagram's sender, which may say that it has that byte too.
+pub(crate) fn within(mut address: UnixAddr) -> UnixAddr {
+  let length = (address.len() as usize).min(size_of::<libc::sockaddr_un>());
+  // SAFETY: no more than it has.
+  let _ = unsafe { address.set_length(length) };
+  address
+}
+
 /// The bytes of an address, as many as it says that it has.
 ///
 /// Not by nix: a path that fills `sun_path` has no final NUL, Linux counts one all the same, and nix would read it; and

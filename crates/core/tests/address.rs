@@ -165,7 +165,14 @@ fn a_path_of_108_bytes_that_another_program_has_bound_is_told_whole() {
   let envelope = Envelope { to: to.as_ref(), ..Envelope::default() };
   known(&sender, SocketType::Dgram).send(b"x", &[], envelope).unwrap();
   let message = known(&receiver, SocketType::Dgram).recv(&mut [0], &mut ControlBuffer::default(), 0);
-  assert_eq!(message.unwrap().unwrap().address.unwrap().bytes(), bytes);
+  let from = message.unwrap().unwrap().address.unwrap();
+  assert_eq!((from.bytes(), from), (bytes, local));
+  // Neither says that it has more bytes than there are: an answer arrives.
+  for to in [from, local] {
+    let envelope = Envelope { to: Some(&to), ..Envelope::default() };
+    assert_eq!(known(&receiver, SocketType::Dgram).send(b"y", &[], envelope), Ok(1));
+    known(&sender, SocketType::Dgram).recv(&mut [0], &mut ControlBuffer::default(), 0).unwrap().unwrap();
+  }
 }
 
 #[test]
