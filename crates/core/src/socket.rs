@@ -397,7 +397,9 @@ impl<'fd> Socket<'fd> {
     match self.socket_type {
       SocketType::Stream => Ok(true),
       SocketType::Dgram => Ok(false),
-      SocketType::Seqpacket => Ok(sys::hung_up(self.fd)? && sys::bytes_waiting(self.fd) == 0),
+      SocketType::Seqpacket => {
+        Ok(sys::hung_up(self.fd)? && sys::bytes_waiting(self.fd) == 0 && !sys::descriptors_wait(self.fd))
+      }
     }
   }
 

@@ -237,6 +237,24 @@ fn an_empty_packet_with_more_behind_it_is_not_the_end_of_a_hung_up_connection() 
 
 #[test]
 #[cfg(any(target_os = "linux", target_os = "android"))]
+fn descriptors_without_a_byte_behind_empty_packets_are_not_lost_to_the_end() {
+  let (a, b) = pair(SocketType::Seqpacket);
+  let (fd, probe) = probe();
+  for fds in [&[][..], &[], &[fd.as_fd()], &[]] {
+    a.send(b"", fds).unwrap();
+  }
+  drop((a, fd));
+  for count in [0, 0, 1] {
+    let (data, fds) = b.complete();
+    assert_eq!((data, fds.len()), (vec![], count));
+    assert!(probe.is_open());
+  }
+  assert!(!probe.is_open());
+  b.assert_ended();
+}
+
+#[test]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn empty_packets_that_only_the_close_follows_are_taken_for_the_end() {
   let (a, b) = pair(SocketType::Seqpacket);
   a.send(b"last", &[]).unwrap();
