@@ -12,6 +12,9 @@ use nix::sys::socket::{
 use crate::control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
 use crate::{Address, Credentials, descriptor, internet, sys};
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 /// The type of a socket, which decides what a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketType {
