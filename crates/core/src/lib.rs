@@ -22,6 +22,9 @@
 //! [`BorrowedFd`]: std::os::fd::BorrowedFd
 //! [`OwnedFd`]: std::os::fd::OwnedFd
 
+#[cfg(test)]
+extern crate self as fdpass_core; // the fuzz targets that are tests too know it by this name
+
 mod address;
 mod beneath;
 mod capabilities;
@@ -59,6 +62,9 @@ pub use nix::fcntl::OFlag;
 pub use nix::sys::stat::Mode;
 pub use outbox::Outbox;
 pub use restrict::{Identity, execute, group, hide, restrict};
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub use socket::fuzzing;
 pub use socket::{Control, Direction, Envelope, Received, Receiving, Socket, SocketType, socket, socketpair};
 pub use socket_file::{SocketFile, bind};
 pub use spawn::{

@@ -9,6 +9,9 @@ use nix::sys::socket::{self as net, AddressFamily, MsgFlags, Shutdown, SockFlag,
 use crate::control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
 use crate::{Address, Credentials, descriptor, internet, sys};
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 /// The type of a socket, which decides what a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketType {
@@ -393,10 +396,12 @@ impl Decoded {
         // Linux merges several into one, other kernels do not.
         if decoded.rights.is_empty() { decoded.rights = fds } else { decoded.rights.append(&mut fds) }
       }
-      sys::Told::Pidfd(Ok(pidfd)) if asked.pidfd => decoded.pidfd = Some(pidfd),
-      sys::Told::Pidfd(Err(errno)) if asked.pidfd => {
-        // Otherwise the sender has ended, and nothing names it any more.
-        decoded.lost |= matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM);
+      sys::Told::Pidfd { mut fds, failed } if asked.pidfd => {
+        match fds.pop() {
+          Some(pidfd) => decoded.pidfd = Some(pidfd),
+          // Otherwise the sender has ended, and nothing names it any more.
+          None => decoded.lost |= matches!(failed, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM),
+        }
       }
       sys::Told::Credentials(sender) if asked.credentials => decoded.credentials = Some(sender),
       _ => decoded.unexpected = true,

@@ -160,8 +160,8 @@ pub(crate) enum Told {
   /// `SCM_RIGHTS`, and whether an error number stands for one of its descriptors, which a security module keeps back: whoever
   /// shares the socket may have switched `SO_RIGHTS_NOTRUNC` on (asm-generic/socket.h), and others follow it then.
   Rights { fds: Vec<OwnedFd>, withheld: bool },
-  /// `SCM_PIDFD`, or why the kernel could not make it.
-  Pidfd(Result<OwnedFd, Errno>),
+  /// `SCM_PIDFD`, or none and why the kernel could not make it.
+  Pidfd { fds: Vec<OwnedFd>, failed: Errno },
   /// `SCM_CREDENTIALS`, or FreeBSD's `SCM_CREDS2`.
   Credentials(Credentials),
   /// Something else.
@@ -202,10 +202,13 @@ fn own_message(header: &libc::cmsghdr, data: &[u8]) -> Told {
       Told::Rights { withheld: fds.len() < data.len() / size_of::<RawFd>(), fds }
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    SCM_PIDFD => {
-      let failed = data.first_chunk().map_or(0, |&number| RawFd::from_ne_bytes(number).wrapping_neg());
-      Told::Pidfd(own_received(numbers(data)).pop().ok_or_else(|| Errno::from_raw(failed)))
-    }
+    SCM_PIDFD => match data.first_chunk() {
+      None => Told::Other,
+      Some(&first) => Told::Pidfd {
+        fds: own_received(numbers(data)),
+        failed: Errno::from_raw(RawFd::from_ne_bytes(first).wrapping_neg()),
+      },
+    },
     #[cfg(any(target_os = "linux", target_os = "android"))]
     libc::SCM_CREDENTIALS => {
       let word = |index: usize| data.get(index * 4..)?.first_chunk().map(|&bytes| u32::from_ne_bytes(bytes));
@@ -688,8 +691,7 @@ mod tests {
   fn owned(control: &[u8]) -> Vec<OwnedFd> {
     let mut owned = Vec::new();
     own_control(control, |told| match told {
-      Told::Rights { fds, .. } => owned.extend(fds),
-      Told::Pidfd(pidfd) => owned.extend(pidfd),
+      Told::Rights { fds, .. } | Told::Pidfd { fds, .. } => owned.extend(fds),
       Told::Credentials(_) | Told::Other => {}
     });
     owned

@@ -1,0 +1,57 @@
+//! A way to what reads control messages, for the fuzz target `control`: in the fuzzer's build and in the tests, and in no
+//! other.
+
+use std::os::fd::OwnedFd;
+
+use super::{Decoded, Receiving};
+use crate::sys::{Told, own_control};
+
+/// What control messages turned out to be.
+#[derive(Debug)]
+pub struct Outcome {
+  /// The descriptors that were sent.
+  pub rights: Vec<OwnedFd>,
+  /// The sender's pidfd.
+  pub pidfd: Option<OwnedFd>,
+  /// Whether there are credentials.
+  pub credentials: bool,
+  /// Whether something came that nobody asked for.
+  pub unexpected: bool,
+  /// Whether the table had no room for a pidfd.
+  pub lost: bool,
+}
+
+/// Takes ownership of what is in the control data of a receive.
+pub fn decode(control: &[u8], asked: Receiving) -> Outcome {
+  let Decoded { rights, credentials, pidfd, unexpected, lost } = Decoded::new(control, asked);
+  Outcome { rights, pidfd, credentials: credentials.is_some(), unexpected, lost }
+}
+
+/// As `decode`, all descriptors in their order, those that nobody asked for as well.
+pub fn own_all(control: &[u8]) -> Vec<OwnedFd> {
+  let mut owned = Vec::new();
+  own_control(control, |told| match told {
+    Told::Rights { fds, .. } | Told::Pidfd { fds, .. } => owned.extend(fds),
+    Told::Credentials(_) | Told::Other => {}
+  });
+  owned
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[path = "../../fuzz/src/control.rs"]
+mod control;
+#[cfg(all(test, target_os = "linux"))]
+#[path = "../../fuzz/src/probes.rs"]
+#[allow(dead_code, reason = "other targets need the rest")]
+mod probes;
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+  #[test]
+  #[cfg_attr(miri, ignore = "its files are not what it looks for")]
+  fn what_the_fuzzer_has_found_of_control_messages_is_owned_once() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/control");
+    let inputs = std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    assert!(inputs.inspect(|input| super::control::run(input)).count() > 0);
+  }
+}
