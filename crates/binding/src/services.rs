@@ -117,8 +117,8 @@ impl Shared {
     let (mut patience, mut heard) = (None, Instant::now());
     while !self.stop.load(Ordering::Acquire) {
       events.clear();
-      if self.poller.wait(&mut events, patience).is_err() {
-        continue; // EINTR
+      if self.poller.wait(&mut events, patience).is_err() && events.is_empty() {
+        continue;
       }
       let mut services = self.lock();
       if events.is_empty() || heard.elapsed() > LATEST {

@@ -174,9 +174,9 @@ fn run(poller: &polling::Poller, stop: &AtomicBool, function: &Function) {
   let mut events = Events::new();
   while !stop.load(Ordering::Acquire) {
     events.clear();
-    if poller.wait(&mut events, None).is_err() {
-      continue; // EINTR
-    }
+    // After an error too there can be events, of sockets that are not armed any more: it may come of what the poller does
+    // after it has waited.
+    let _ = poller.wait(&mut events, None);
     let reports: Reports = events
       .iter()
       .map(|event| {
