@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use fdpass_core::ControlBuffer;
+use fdpass_core::{ControlBuffer, Errno};
 use napi::bindgen_prelude::Int32Array;
 
 use crate::dispatcher::Dispatcher;
@@ -66,6 +66,19 @@ impl Turn {
   }
 }
 
+/// Why an environment could not be opened.
+pub(crate) enum OpenError {
+  /// A system call has failed.
+  System(Errno, &'static str),
+  Other(napi::Error),
+}
+
+impl From<napi::Error> for OpenError {
+  fn from(error: napi::Error) -> Self {
+    Self::Other(error)
+  }
+}
+
 /// What one JavaScript environment has open, and the memory that it shares with the calls.
 pub(crate) struct Environment {
   pub(crate) table: Table,
@@ -90,12 +103,12 @@ impl Environment {
     backend: Backend,
     dispatcher: Dispatcher,
     SharedArrays { bytes, fds, outcome, name, turn }: SharedArrays,
-  ) -> napi::Result<*mut Self> {
+  ) -> Result<*mut Self, OpenError> {
     let long_enough = fds.len() >= fdpass_core::Header::MAX_FDS.max(fdpass_core::MAX_RECEIVED_FDS)
       && outcome.len() >= crate::calls::Told::COUNT
       && name.len() > fdpass_core::Address::MAX_PATH;
     if !long_enough {
-      return Err(too_short());
+      return Err(too_short().into());
     }
     Reactor::open(env, backend, dispatcher, Turn::new(turn)?, |reactor| Self {
       services: Services::default(),

@@ -18,8 +18,10 @@ mod thread;
 mod unwinding;
 mod uv;
 
-use napi::bindgen_prelude::{FnArgs, Function, Int32Array, Uint8Array};
+use napi::bindgen_prelude::{Either, FnArgs, Function, Int32Array, Uint8Array};
 use napi_derive::napi;
+
+use environment::OpenError;
 
 /// Nothing can be done now; the reactor will say when.
 #[napi]
@@ -142,6 +144,15 @@ pub struct SharedArrays {
   pub turn: Int32Array,
 }
 
+/// Why an environment could not be opened.
+#[napi(object, object_from_js = false)]
+pub struct OpenFailure {
+  /// The error number, negative.
+  pub errno: i32,
+  /// The call that failed.
+  pub syscall: String,
+}
+
 /// Open this environment's reactor and give the calls on its sockets and descriptors. Everything that it still owns
 /// is closed when the environment ends: at a Worker's end, however it ends.
 ///
@@ -152,8 +163,13 @@ pub fn open_environment<'env>(
   backend: Backend,
   dispatch: Function<'env, FnArgs<(i32, i32, i32)>, ()>,
   shared: SharedArrays,
-) -> napi::Result<calls::Calls<'env>> {
+) -> napi::Result<Either<calls::Calls<'env>, OpenFailure>> {
   let dispatcher = dispatcher::Dispatcher::new(env, &dispatch)?;
-  let environment = environment::Environment::open(env, backend, dispatcher, shared)?;
-  calls::Calls::new(env, environment)
+  match environment::Environment::open(env, backend, dispatcher, shared) {
+    Ok(environment) => calls::Calls::new(env, environment).map(Either::A),
+    Err(OpenError::System(errno, syscall)) => {
+      Ok(Either::B(OpenFailure { errno: -(errno as i32), syscall: syscall.into() }))
+    }
+    Err(OpenError::Other(error)) => Err(error),
+  }
 }
