@@ -146,14 +146,19 @@ export class Inheritance {
       (connections === undefined ? !settings.connections : connections.kind === 'unix-stream')
     if (!fits) throw protocolError('a predecessor gave other descriptors than were asked for')
     const holdings = new Holdings(control.toUnixServer())
-    const files: [number, FileId][] = [[holdings.control[borrow](), value.control]]
-    inherited.forEach(({ name, source, file }, place) => {
-      const listening = Listening.takeOver(source.name, others[place]!)
-      holdings.listeners.set(name, listening)
-      files.push([listening.fd, file])
-    })
-    const predecessor = new Predecessor(value.pid, state, connections?.toUnixSocket())
-    return new Inheritance(channel, holdings, predecessor, files)
+    try {
+      const files: [number, FileId][] = [[holdings.control[borrow](), value.control]]
+      inherited.forEach(({ name, source, file }, place) => {
+        const listening = Listening.takeOver(source.name, others[place]!)
+        holdings.listeners.set(name, listening)
+        files.push([listening.fd, file])
+      })
+      const predecessor = new Predecessor(value.pid, state, connections?.toUnixSocket())
+      return new Inheritance(channel, holdings, predecessor, files)
+    } catch (error) {
+      holdings.close()
+      throw error
+    }
   }
 
   /** Tells the predecessor that this process serves from now on. Where it has gone, this process does so all the same. */
