@@ -185,6 +185,22 @@ test("what the state function throws is the successor's error, and the old proce
   t.is(Buffer.from((await begin(t, { path })).predecessor!.state).toString(), 'now')
 })
 
+test('a state function may fail with an error that reads as if the process had gone', async (t) => {
+  for (const code of ['ECONNRESET', 'EPIPE']) {
+    const path = newPath()
+    const old = await begin(t, {
+      path,
+      state() {
+        throw Object.assign(new Error('the upstream has gone'), { code })
+      }
+    })
+    const since = performance.now()
+    await t.throwsAsync(takeover({ path, timeout: 5000 }), { code, message: 'the upstream has gone' })
+    t.true(performance.now() - since < 4000) // and not by being tried until the time is up
+    t.true(await isPending(old.superseded))
+  }
+})
+
 test('a state that is none is told to the successor', async (t) => {
   const path = newPath()
   await begin(t, { path, state: (() => 5) as never })

@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { inspect } from 'node:util'
-import { describeErrno } from './native.ts'
+import { AGAIN, describeErrno } from './native.ts'
 
 /** An error of the system, in Node's shape. */
 export interface SystemError extends Error {
@@ -27,7 +27,9 @@ function withCode<E extends Error>(error: E, code: string): E & { code: string }
 }
 
 /** `EPIPE: broken pipe, sendmsg`, from a negative error number; with an address: `…, connect '/run/x'`. */
-export function systemError(errno: number, syscall: string, address?: string): SystemError {
+export function systemError(code: number, syscall: string, address?: string): SystemError {
+  // The native calls have a number of their own for what can be done later: fork(2) says so too.
+  const errno = code === AGAIN ? -constants.errno.EAGAIN : code
   const { name, text } = describeErrno(-errno)
   const call = address === undefined ? syscall : `${syscall} ${inspect(address)}`
   const error = new Error(`${name}: ${text.charAt(0).toLowerCase()}${text.slice(1)}, ${call}`)

@@ -1,6 +1,8 @@
+import { setTimeout } from 'node:timers'
 import { closeFds, closeFdsLater } from './descriptor.ts'
 import { systemError } from './errors.ts'
 import { READABLE, WRITABLE, native } from './native.ts'
+import { LONGEST_PAUSE } from './pause.ts'
 import { type Watched, hold, setWatcher } from './reactor.ts'
 
 /**
@@ -83,6 +85,11 @@ export abstract class Handle implements Watched {
       this.#armed = events
     }
     this.#hold(this.#referenced && this.busy)
+  }
+
+  /** Watches again after a pause: for what nobody waits for who could be told that it is not watched. */
+  protected watchLater(): void {
+    setTimeout(() => this.update(), LONGEST_PAUSE).unref()
   }
 
   /** Keeps the process alive, or no longer. */

@@ -8,6 +8,7 @@ import { Descriptor, closeFds, disownAll } from './descriptor.ts'
 import type { Endpoint, Framing } from './endpoint.ts'
 import {
   TRUNCATED,
+  type SystemError,
   aborted,
   controlError,
   invalidReturn,
@@ -442,7 +443,7 @@ export class Link implements Framing {
         closeFds(disownAll(given))
       }
     } catch (error) {
-      if (request?.isAborted !== true) await this.#tellQuietly(ERROR, id, tell(error))
+      if (request?.isAborted !== true) await this.#tellFailure(id, error)
     } finally {
       if (this.#serving.get(id) === request) this.#serving.delete(id)
       this.#owed--
@@ -458,6 +459,18 @@ export class Link implements Framing {
     if (this.#handler !== undefined) return replyOf(await this.#handler(request))
     request.close()
     throw noHandler()
+  }
+
+  /** Answers by an error. Where not even that can be sent, the other end would wait for ever: the channel ends. */
+  async #tellFailure(id: number, error: unknown): Promise<void> {
+    if (this.#endpoint.closed) return
+    try {
+      await this.#post(this.#owner ?? this, ERROR, id, { content: tell(error), format: JSON_TEXT }, 0)
+    } catch (failure) {
+      const { code } = failure as SystemError
+      // The other end has gone, or receives no more.
+      if (code !== 'EPIPE' && code !== 'ECONNRESET') this.#finish(failure as SystemError)
+    }
   }
 
   /** Sends what nobody waits for; resolves when it has gone, or never will. */

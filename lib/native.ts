@@ -79,14 +79,18 @@ export let native: Binding.Calls
 export type Dispatch = () => void
 
 /**
- * Open the native half of this environment, once. Only where `isSupported`.
+ * Open the native half of this environment, once; gives why that failed. Only where `isSupported`.
  *
  * The back end is libuv's `uv_poll` where it works. Bun exports one that aborts the process and Deno one that fires
  * once, so that the runtime is asked for its name before any libuv function is called. FDPASS_BACKEND chooses for
  * tests.
  */
-export function openNative(dispatch: Dispatch): void {
-  native ??= binding!.openEnvironment(backend(), dispatch, { bytes, fds, outcome, batch, name, turn })
+export function openNative(dispatch: Dispatch): Binding.OpenFailure | undefined {
+  if (native !== undefined) return undefined
+  const opened = binding!.openEnvironment(backend(), dispatch, { bytes, fds, outcome, batch, name, turn })
+  if ('errno' in opened) return opened
+  native = opened
+  return undefined
 }
 
 /** What the kernel can do; it is tried out each time. Only where `isSupported`. */

@@ -1,4 +1,4 @@
-import { unsupportedPlatform } from './errors.ts'
+import { systemError, unsupportedPlatform } from './errors.ts'
 import { type Dispatch, isSupported, loadFailure, native, openNative, turn } from './native.ts'
 import { beginTurn } from './turn.ts'
 
@@ -26,7 +26,8 @@ const dispatch: Dispatch = () => {
 /** Makes sure that the native calls can be made. */
 export function openReactor(): void {
   if (!isSupported) throw unsupportedPlatform(loadFailure)
-  openNative(dispatch)
+  const failure = openNative(dispatch)
+  if (failure !== undefined) throw systemError(failure.errno, failure.syscall)
 }
 
 /**

@@ -221,6 +221,7 @@ export class Sender {
           pending,
           rejection(() => this.#error(sent))
         )
+        if (pending.offset > 0) this.#endHalf()
       } else if (this.#isWhole(sent, pending.data, pending.offset)) {
         this.#queue.shift()
         gone.push(...giveFds(pending))
@@ -277,13 +278,15 @@ export class Sender {
   #abort(pending: Pending, error: () => Error): void {
     if (!this.#queue.remove(pending)) return
     settle(pending, rejection(error))
-    // Half a message has gone: whatever followed would be taken for its other half.
-    if (pending.offset > 0) {
-      native.shutdown(this.#endpoint.fd, SHUT_WRITE)
-      queueMicrotask(() => this.flushEnded()) // not before the signal has ended what else it ends
-    }
+    if (pending.offset > 0) this.#endHalf()
     this.#stopWaitingForNothing()
     this.#update()
+  }
+
+  /** Half a message has gone: whatever followed would be taken for its other half. */
+  #endHalf(): void {
+    native.shutdown(this.#endpoint.fd, SHUT_WRITE)
+    queueMicrotask(() => this.flushEnded()) // not before a signal has ended what else it ends
   }
 
   /** Ends everything that waits. */

@@ -27,7 +27,12 @@ export async function connectTo(service: Service, signal: AbortSignal): Promise<
         if (code < 0) throw systemError(code, 'fcntl')
         const descriptor = own(fds[0]!)
         socket.destroy()
-        descriptor.setBlocking(true)
+        try {
+          descriptor.setBlocking(true)
+        } catch (error) {
+          descriptor.closeSync()
+          throw error
+        }
         resolve(descriptor)
       } catch (error) {
         socket.destroy()

@@ -1,10 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { closeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { onAbort } from '../arguments.ts'
 import { Channel } from '../channel.ts'
 import { aborted, brokerClosed } from '../errors.ts'
-import { UnixSocket, socketpair } from '../unix-socket.ts'
+import { socketpair } from '../unix-socket.ts'
 import { Hold } from '../hold.ts'
 import type { BrokerPolicy, BrokerRequest } from './policy.ts'
 import type { Session, Source } from './session.ts'
@@ -117,7 +118,7 @@ export class Helper implements Source {
       channel.close()
       throw error
     } finally {
-      UnixSocket.from(number).close()
+      closeSync(number)
     }
     child.unref()
     this.#child = child

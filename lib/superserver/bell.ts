@@ -21,7 +21,9 @@ class Bell extends Handle {
     for (const hear of this.hearers) hear()
   }
 
-  protected fail(): void {}
+  protected fail(): void {
+    this.watchLater()
+  }
 
   protected end(): number[] {
     return []

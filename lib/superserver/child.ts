@@ -79,7 +79,9 @@ export class Child extends Handle {
     this.#end(ending < 0 ? { code: null, signal: null } : endingOf(ending))
   }
 
-  protected fail(): void {}
+  protected fail(): void {
+    this.watchLater()
+  }
 
   protected end(): number[] {
     return []

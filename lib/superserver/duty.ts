@@ -1,10 +1,10 @@
 import { setImmediate } from 'node:timers'
 import { BYTES, JSON_TEXT } from '../codec.ts'
 import { adopt, closeFds } from '../descriptor.ts'
-import { notAWorker } from '../errors.ts'
+import { type SystemError, notAWorker, protocolError, systemError } from '../errors.ts'
 import { ERROR, MESSAGE, REQUEST, RESPONSE } from '../frame.ts'
 import { Handle } from '../handle.ts'
-import { AGAIN, END, MOST_BYTES, fds, native, outcome, text } from '../native.ts'
+import { AGAIN, BROKEN, BUSY, END, MOST_BYTES, fds, native, outcome, text } from '../native.ts'
 import { openReactor } from '../reactor.ts'
 import { WORKER } from './worker-environment.ts'
 
@@ -96,7 +96,8 @@ export class Duty extends Handle {
   #flush(): void {
     if (this.closed || this.#unsent.length === 0) return
     const gone = native.channelFlush(this.fd)
-    if (gone < 0 || (outcome[0] !== 0 && outcome[0] !== AGAIN)) return this.#fail()
+    const code = gone < 0 ? gone : outcome[0]!
+    if (code !== 0 && code !== AGAIN && code !== BUSY) return this.#lose(() => systemError(code, 'sendmsg'))
     for (const given of this.#unsent.splice(0, gone)) if (given !== undefined) this.#serve(given)
   }
 
@@ -132,7 +133,10 @@ export class Duty extends Handle {
         this.#drain()
         break
       }
-      if (length < 0) return this.#fail()
+      if (length < 0)
+        return this.#lose(() =>
+          length === BROKEN ? protocolError('what came is no frame') : systemError(length, 'recvmsg')
+        )
       more = outcome[5] !== 0 // otherwise the reactor tells of more
       this.#receive(length)
     }
@@ -175,7 +179,16 @@ export class Duty extends Handle {
     this.#end()
   }
 
-  /** The superserver has gone: nobody is to be told anything. */
+  /** The channel is of no use any more. Where the superserver has gone, nobody is to be told; anything else nobody here can handle. */
+  #lose(error: () => SystemError): void {
+    this.#fail()
+    const failure = error()
+    if (failure.code === 'EPIPE' || failure.code === 'ECONNRESET') return
+    queueMicrotask(() => {
+      throw failure
+    })
+  }
+
   #fail(): void {
     for (const given of this.#unsent.splice(0)) if (given !== undefined) closeFds([given.fd])
     this.#open = 0
@@ -189,8 +202,8 @@ export class Duty extends Handle {
     if (this.#draining && this.#open === 0 && this.#unsent.length === 0 && this.#ended.length === 0) this.close()
   }
 
-  protected fail(): void {
-    this.#fail()
+  protected fail(error: () => Error): void {
+    this.#lose(error as () => SystemError)
   }
 
   protected end(): number[] {

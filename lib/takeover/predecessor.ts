@@ -11,6 +11,7 @@ import type { Kind } from '../kind.ts'
 import { Listening, type Source, isDatagram } from '../listening.ts'
 import { type FileId, claimFile } from '../socket-name.ts'
 import { toldError } from '../told-error.ts'
+import { nextTurn } from '../turn.ts'
 import type { UnixSocket } from '../unix-socket.ts'
 import { type Knowledge, knowledgeOf } from './connection-message.ts'
 import { Holdings } from './holdings.ts'
@@ -123,8 +124,9 @@ export class Inheritance {
         throw error
       }
     } catch (error) {
+      const gone = await isGone(channel, error)
       channel.close()
-      if (isGone(error)) return null
+      if (gone) return null
       throw error
     }
   }
@@ -146,14 +148,19 @@ export class Inheritance {
       (connections === undefined ? !settings.connections : connections.kind === 'unix-stream')
     if (!fits) throw protocolError('a predecessor gave other descriptors than were asked for')
     const holdings = new Holdings(control.toUnixServer())
-    const files: [number, FileId][] = [[holdings.control[borrow](), value.control]]
-    inherited.forEach(({ name, source, file }, place) => {
-      const listening = Listening.takeOver(source.name, others[place]!)
-      holdings.listeners.set(name, listening)
-      files.push([listening.fd, file])
-    })
-    const predecessor = new Predecessor(value.pid, state, connections?.toUnixSocket())
-    return new Inheritance(channel, holdings, predecessor, files)
+    try {
+      const files: [number, FileId][] = [[holdings.control[borrow](), value.control]]
+      inherited.forEach(({ name, source, file }, place) => {
+        const listening = Listening.takeOver(source.name, others[place]!)
+        holdings.listeners.set(name, listening)
+        files.push([listening.fd, file])
+      })
+      const predecessor = new Predecessor(value.pid, state, connections?.toUnixSocket())
+      return new Inheritance(channel, holdings, predecessor, files)
+    } catch (error) {
+      holdings.close()
+      throw error
+    }
   }
 
   /** Tells the predecessor that this process serves from now on. Where it has gone, this process does so all the same. */
@@ -164,7 +171,7 @@ export class Inheritance {
       await this.#channel.request({ ask: 'ready' })
     } catch (error) {
       if (this.#cancelled !== undefined) throw this.#cancelled
-      if (!isGone(error)) throw error
+      if (!(await isGone(this.#channel, error))) throw error
     } finally {
       this.#channel.unref()
     }
@@ -188,10 +195,11 @@ export class Inheritance {
   }
 }
 
-/** Whether an error says that the other end has gone, and not that it refuses. */
-function isGone(error: unknown): boolean {
+/** Whether a request failed because the other end has gone. What its `state` function throws can have the same code. */
+async function isGone(channel: Channel, error: unknown): Promise<boolean> {
   const { code } = error as { code?: unknown }
-  return code === 'ECONNRESET' || code === 'EPIPE'
+  if (code !== 'ECONNRESET' && code !== 'EPIPE') return false
+  return Promise.race([channel.closed.then(() => true), nextTurn().then(() => false)])
 }
 
 function isOf(source: Source, kind: Kind): boolean {

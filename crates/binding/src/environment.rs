@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use fdpass_core::ControlBuffer;
+use fdpass_core::{ControlBuffer, Errno};
 use napi::bindgen_prelude::{Int32Array, Uint8Array};
 
 use crate::Backend;
@@ -75,6 +75,19 @@ impl Turn {
   }
 }
 
+/// Why an environment could not be opened.
+pub(crate) enum OpenError {
+  /// A system call has failed.
+  System(Errno, &'static str),
+  Other(napi::Error),
+}
+
+impl From<napi::Error> for OpenError {
+  fn from(error: napi::Error) -> Self {
+    Self::Other(error)
+  }
+}
+
 /// What one JavaScript environment has open, and the memory that it shares with the calls.
 pub(crate) struct Environment {
   pub(crate) table: Table,
@@ -103,13 +116,13 @@ impl Environment {
     turn: Turn,
     [bytes, name]: [Uint8Array; 2],
     [fds, outcome, batch]: [Int32Array; 3],
-  ) -> napi::Result<*mut Self> {
+  ) -> Result<*mut Self, OpenError> {
     let long_enough = fds.len() >= fdpass_core::Header::MAX_FDS.max(fdpass_core::MAX_RECEIVED_FDS)
       && outcome.len() >= crate::calls::Told::COUNT
       && batch.len() >= 3
       && name.len() > fdpass_core::Address::MAX_PATH;
     if !long_enough {
-      return Err(too_short());
+      return Err(too_short().into());
     }
     Reactor::open(env, backend, dispatcher, turn, |reactor| Self {
       services: Services::default(),

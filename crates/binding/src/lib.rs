@@ -18,8 +18,10 @@ mod thread;
 mod unwinding;
 mod uv;
 
-use napi::bindgen_prelude::{Function, Int32Array, Uint8Array};
+use napi::bindgen_prelude::{Either, Function, Int32Array, Uint8Array};
 use napi_derive::napi;
+
+use environment::OpenError;
 
 /// Nothing can be done now; the reactor will say when.
 #[napi]
@@ -144,6 +146,15 @@ pub struct SharedArrays {
   pub turn: Int32Array,
 }
 
+/// Why an environment could not be opened.
+#[napi(object, object_from_js = false)]
+pub struct OpenFailure {
+  /// The error number, negative.
+  pub errno: i32,
+  /// The call that failed.
+  pub syscall: String,
+}
+
 /// Open this environment's reactor and give the calls on its sockets and descriptors. Everything that it still owns
 /// is closed when the environment ends: at a Worker's end, however it ends.
 ///
@@ -155,10 +166,14 @@ pub fn open_environment<'env>(
   backend: Backend,
   dispatch: Function<'env, (), ()>,
   SharedArrays { bytes, fds, outcome, batch, name, turn }: SharedArrays,
-) -> napi::Result<calls::Calls<'env>> {
+) -> napi::Result<Either<calls::Calls<'env>, OpenFailure>> {
   let turn = environment::Turn::new(turn)?;
   let dispatcher = dispatcher::Dispatcher::new(env, &dispatch, turn)?;
-  let environment =
-    environment::Environment::open(env, backend, dispatcher, turn, [bytes, name], [fds, outcome, batch])?;
-  calls::Calls::new(env, environment)
+  match environment::Environment::open(env, backend, dispatcher, turn, [bytes, name], [fds, outcome, batch]) {
+    Ok(environment) => calls::Calls::new(env, environment).map(Either::A),
+    Err(OpenError::System(errno, syscall)) => {
+      Ok(Either::B(OpenFailure { errno: -(errno as i32), syscall: syscall.into() }))
+    }
+    Err(OpenError::Other(error)) => Err(error),
+  }
 }

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use fdpass_core::Errno;
 
 use crate::dispatcher::Dispatcher;
-use crate::environment::{Environment, Turn};
+use crate::environment::{Environment, OpenError, Turn};
 use crate::{Backend, thread, uv};
 
 /// The reactor of one environment.
@@ -28,7 +28,7 @@ impl Reactor {
     dispatcher: Dispatcher,
     turn: Turn,
     environment: impl FnOnce(Self) -> Environment,
-  ) -> napi::Result<*mut Environment> {
+  ) -> Result<*mut Environment, OpenError> {
     match backend {
       Backend::Uv => uv::Loop::open(env, dispatcher, turn, |uv_loop| environment(Self::Uv(uv_loop))),
       Backend::Thread => thread::Poller::open(env, dispatcher, |poller| environment(Self::Thread(poller))),

@@ -117,8 +117,8 @@ impl Shared {
     let (mut patience, mut heard) = (None, Instant::now());
     while !self.stop.load(Ordering::Acquire) {
       events.clear();
-      if self.poller.wait(&mut events, patience).is_err() {
-        continue; // EINTR
+      if self.poller.wait(&mut events, patience).is_err() && events.is_empty() {
+        continue;
       }
       let mut services = self.lock();
       if events.is_empty() || heard.elapsed() > LATEST {
@@ -355,9 +355,9 @@ pub(crate) fn news(environment: &mut Environment, [service]: [i32; 1]) -> Outcom
     place.copy_from_slice(&match *news {
       News::Ready { worker } => [0, worker as i32, 0, 0],
       News::Gone { worker, lost, broken } => [1, worker as i32, lost as i32, broken.into()],
-      News::Short(errno) => [2, code(errno), 0, 0],
+      News::Short(errno) => [2, -(errno as i32), 0, 0], // `code` has other numbers for some, for calls that can be made again
       News::TooFast => [3, 0, 0, 0],
-      News::Failed(error) => [4, code(error.errno), error.step as i32, 0],
+      News::Failed(error) => [4, -(error.errno as i32), error.step as i32, 0],
       News::Started { pid } => [5, pid, 0, 0],
       News::Ended { pid, ending: how } => [6, pid, ending(how), 0],
       News::Idle => [7, 0, 0, 0],

@@ -18,7 +18,7 @@ use napi::{Env, JsValue, check_status, sys};
 use polling::{Event, Events, PollMode};
 
 use crate::dispatcher::Dispatcher;
-use crate::environment::Environment;
+use crate::environment::{Environment, OpenError};
 use crate::{READABLE, WRITABLE};
 
 /// The environment's side of the thread.
@@ -50,9 +50,9 @@ impl Poller {
     env: &Env,
     dispatcher: Dispatcher,
     environment: impl FnOnce(Self) -> Environment,
-  ) -> napi::Result<*mut Environment> {
+  ) -> Result<*mut Environment, OpenError> {
     let state = Rc::new(State {
-      poller: Arc::new(polling::Poller::new()?),
+      poller: Arc::new(polling::Poller::new().map_err(|error| OpenError::System(errno(error), POLLER))?),
       env: env.raw(),
       dispatcher,
       environment: Cell::new(ptr::null_mut()),
@@ -62,7 +62,11 @@ impl Poller {
     });
     let environment = Box::into_raw(Box::new(environment(Self { state: state.clone() })));
     state.environment.set(environment);
-    state.start()?;
+    if let Err(error) = state.start() {
+      // SAFETY: made above; nothing was told of it.
+      drop(unsafe { Box::from_raw(state.environment.replace(ptr::null_mut())) });
+      return Err(error);
+    }
     napi::bindgen_prelude::retain_current_module_for_unload_safety();
     // Registered after the function, whose own hook therefore runs after this one: the thread must be gone by then.
     // SAFETY: `on_environment_end` takes the reference given here, once.
@@ -85,8 +89,11 @@ impl Poller {
   }
 }
 
+/// What makes a poller.
+const POLLER: &str = if cfg!(any(target_os = "linux", target_os = "android")) { "epoll_create1" } else { "kqueue" };
+
 impl State {
-  fn start(self: &Rc<Self>) -> napi::Result<()> {
+  fn start(self: &Rc<Self>) -> Result<(), OpenError> {
     // SAFETY: the raw environment of a live Env.
     let env = Env::from_raw(self.env);
     let name = env.create_string("FDPASS")?;
@@ -113,7 +120,12 @@ impl State {
     // SAFETY: created above, on the environment's thread.
     check_status!(unsafe { sys::napi_unref_threadsafe_function(self.env, function) })?;
     let (poller, stop, function) = (self.poller.clone(), self.stop.clone(), Function(function));
-    let thread = std::thread::Builder::new().name("fdpass".into()).spawn(move || run(&poller, &stop, &function))?;
+    let thread = std::thread::Builder::new().name("fdpass".into()).spawn(move || run(&poller, &stop, &function));
+    let thread = thread.map_err(|error| {
+      // SAFETY: created above; no thread has it.
+      unsafe { sys::napi_release_threadsafe_function(self.function.get(), sys::ThreadsafeFunctionReleaseMode::abort) };
+      OpenError::System(errno(error), "pthread_create")
+    })?;
     // `start` is called once.
     let _ = self.thread.set(thread);
     Ok(())
@@ -174,9 +186,9 @@ fn run(poller: &polling::Poller, stop: &AtomicBool, function: &Function) {
   let mut events = Events::new();
   while !stop.load(Ordering::Acquire) {
     events.clear();
-    if poller.wait(&mut events, None).is_err() {
-      continue; // EINTR
-    }
+    // After an error too there can be events, of sockets that are not armed any more: it may come of what the poller does
+    // after it has waited.
+    let _ = poller.wait(&mut events, None);
     let reports: Reports = events
       .iter()
       .map(|event| {

@@ -15,7 +15,7 @@ use fdpass_core::Errno;
 use napi::{Env, check_status, sys};
 
 use crate::dispatcher::Dispatcher;
-use crate::environment::{Environment, Turn};
+use crate::environment::{Environment, OpenError, Turn};
 use crate::{READABLE, WRITABLE};
 
 /// `UV_POLL` of `uv_handle_type`; the look-up below checks that the number still means it.
@@ -131,7 +131,7 @@ impl Loop {
     dispatcher: Dispatcher,
     turn: Turn,
     environment: impl FnOnce(Self) -> Environment,
-  ) -> napi::Result<*mut Environment> {
+  ) -> Result<*mut Environment, OpenError> {
     let uv = Library::get().ok_or_else(|| napi::Error::from_reason("this process has no libuv with uv_poll"))?;
     let state = Rc::new(LoopState {
       uv,
@@ -307,14 +307,18 @@ unsafe extern "C" fn on_keeper_close(raw: *mut c_void) {
 }
 
 impl LoopState {
-  fn open_keeper(self: &Rc<Self>) -> napi::Result<()> {
+  fn open_keeper(self: &Rc<Self>) -> Result<(), OpenError> {
     // SAFETY: as many zeroed bytes as libuv says that its handle needs.
     let raw = unsafe { libc::calloc(1, self.uv.async_size) };
+    if raw.is_null() {
+      return Err(OpenError::System(Errno::ENOMEM, "uv_async_init"));
+    }
     // SAFETY: memory for the handle, a loop that lives; without a callback, as it is never sent.
-    if raw.is_null() || unsafe { (self.uv.async_init)(self.uv_loop, raw, None) } != 0 {
-      // SAFETY: allocated above, or null; libuv does not know it.
+    let code = unsafe { (self.uv.async_init)(self.uv_loop, raw, None) };
+    if code != 0 {
+      // SAFETY: allocated above; libuv does not know it.
       unsafe { libc::free(raw) };
-      return Err(napi::Error::from_reason("uv_async_init failed"));
+      return Err(OpenError::System(Errno::from_raw(-code), "uv_async_init"));
     }
     // SAFETY: an initialised handle; `on_keeper_close` takes the reference back.
     unsafe { (self.uv.set_data)(raw, Rc::into_raw(self.clone()).cast_mut().cast()) };

@@ -138,6 +138,10 @@ impl Outbox {
         Ok(sent) => done += self.advance(sent),
         Err(errno) => {
           if !matches!(errno, Errno::EAGAIN | Errno::ETOOMANYREFS | Errno::ENOBUFS) {
+            if first.offset > 0 {
+              // Half a frame has gone: whatever followed would be taken for its other half.
+              let _ = socket.shutdown(crate::Direction::Write);
+            }
             self.frames.clear();
           }
           return (done, Some(errno));

@@ -7,11 +7,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf, absolute};
 
 use nix::errno::Errno;
-use nix::fcntl::{self, Flock, FlockArg, OFlag};
+use nix::fcntl::{self, OFlag};
 use nix::sys::socket::{self as net, AddressFamily, SockFlag, SockType};
 use nix::sys::stat::Mode;
 
-use crate::{Address, Socket, descriptor};
+use crate::{Address, Socket, descriptor, sys};
 
 /// The file of a bound socket. Dropping it removes the file, if it still is this one and this process made it; the
 /// socket must still be open then, which keeps the file's inode number from being used again.
@@ -195,7 +195,7 @@ impl Found {
 /// The right to replace a file, held by one process at a time: an `flock(2)` on a file beside it.
 struct Lock {
   path: PathBuf,
-  _file: Flock<fs::File>,
+  file: fs::File,
 }
 
 impl Lock {
@@ -212,10 +212,10 @@ impl Lock {
       if !metadata.is_file() || metadata.len() > 0 {
         return Err(Errno::EADDRINUSE);
       }
-      let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+      sys::lock(file.as_fd())?;
       // Its last holder may have removed it between the two calls.
       if file.metadata().map_err(descriptor::errno)?.nlink() > 0 {
-        return Ok(Self { path, _file: file });
+        return Ok(Self { path, file });
       }
     }
   }
@@ -224,5 +224,6 @@ impl Lock {
 impl Drop for Lock {
   fn drop(&mut self) {
     let _ = fs::remove_file(&self.path); // while it is locked
+    sys::unlock(self.file.as_fd());
   }
 }

@@ -456,6 +456,23 @@ pub(crate) fn accept_from(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Opt
   Ok((connection, address))
 }
 
+/// Locks a file, if nobody has: `flock(2)`. Not by nix, whose lock ends the process by a panic where unlocking fails.
+pub(crate) fn lock(file: BorrowedFd<'_>) -> nix::Result<()> {
+  loop {
+    // SAFETY: integers only.
+    match Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+      Err(Errno::EINTR) => {}
+      result => return result.map(drop),
+    }
+  }
+}
+
+/// Unlocks it at once, also where a process that was just forked has it too. Where that fails, closing it does.
+pub(crate) fn unlock(file: BorrowedFd<'_>) {
+  // SAFETY: integers only.
+  unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) };
+}
+
 /// Takes a datagram, if one is there, and drops it; false where the socket is not of datagrams.
 pub(crate) fn drop_datagram(socket: BorrowedFd<'_>) -> bool {
   if !matches!(net::getsockopt(&socket, net::sockopt::SockType), Ok(net::SockType::Datagram)) {

@@ -1,0 +1,298 @@
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { constants } from 'node:os'
+import { join } from 'node:path'
+import type { Report, Step } from '../fixtures/faults.ts'
+import { temporaryFolder } from './descriptors.ts'
+import { errorsOf, passing } from './fault-errors.ts'
+import { fixturePath, fixtureSource } from './processes.ts'
+import { generator } from './random.ts'
+
+/** A system call of a scenario, and how it fails. */
+export interface Fault {
+  readonly scenario: string
+  readonly call: string
+  /** Which of the calls, from 1 on, and how many in a row. */
+  readonly nth: number
+  readonly times: number
+  readonly error: string
+}
+
+/** The kinds of outcome: the call was not made this time; what was asked for was done all the same; somebody was told; or neither. */
+export type Verdict =
+  { readonly kind: 'not reached' | 'retried' | 'reported' } | { readonly kind: 'failed'; readonly why: string }
+
+/** The scenarios of `fixtures/faults.ts`. */
+export const scenarios = [
+  'pairs',
+  'full',
+  'connections',
+  'things',
+  'casts',
+  'channel',
+  'hand-over',
+  'broker',
+  'helper',
+  'store',
+  'takeover',
+  'workers',
+  'programs',
+  'systemd',
+  'stream'
+] as const
+
+/** Those in which somebody else meets the fault too. */
+const services: ReadonlySet<string> = new Set(['broker', 'helper', 'store', 'takeover', 'workers'])
+
+/** How long a scenario may take. */
+const PATIENCE = 30_000
+
+// The layout of `struct table` in fault-injector.c.
+const MOST_CALLS = 128
+const NAME = 32
+const COUNTS = 48
+const NAMES = COUNTS + 4 * MOST_CALLS
+
+const folder = temporaryFolder()
+let library: string | undefined
+let names: readonly string[] = []
+let runs = 0
+
+/** Whether there is a C compiler, and the C library is glibc: the injector is written for it. */
+export function canInject(): boolean {
+  try {
+    if (process.platform !== 'linux') return false
+    const program = '#include <features.h>\n#ifndef __GLIBC__\n#error\n#endif\n'
+    execFileSync('cc', ['-x', 'c', '-fsyntax-only', '-'], { input: program, stdio: ['pipe', 'ignore', 'ignore'] })
+    return true
+  } catch {
+    return false
+  }
+}
+
+function compiled(): string {
+  if (library === undefined) {
+    library = join(folder, 'fault-injector.so')
+    execFileSync('cc', ['-O2', '-shared', '-fPIC', '-o', library, fixtureSource('fault-injector.c'), '-ldl'])
+  }
+  return library
+}
+
+/** What one run of a scenario has given. */
+export interface Outcome {
+  readonly report: Report | undefined
+  /** How the process has ended, where not well, and what it said then. */
+  readonly ending: string | undefined
+  /** What it and its children have said on standard error. */
+  readonly errors: string
+  /** How many calls have failed. */
+  readonly injected: number
+  /** In how many processes fdpass was found. */
+  readonly processes: number
+  readonly counts: ReadonlyMap<string, number>
+  /** Where in the binary the first call that failed was made, and of which descriptor. */
+  readonly place: string
+}
+
+/** Runs a scenario, with a fault or without. */
+export async function run(scenario: string, fault?: Fault): Promise<Outcome> {
+  const own = join(folder, `run-${runs++}`)
+  mkdirSync(own)
+  const table = Buffer.alloc(NAMES + NAME * MOST_CALLS)
+  const index = fault === undefined ? -1 : names.indexOf(fault.call)
+  table.writeUInt32LE(index < 0 ? MOST_CALLS : index, 0)
+  table.writeUInt32LE(fault?.nth ?? 0, 4)
+  table.writeUInt32LE(fault?.times ?? 0, 8)
+  table.writeInt32LE(fault === undefined || fault.error === 'SHORT' ? 0 : errnoOf(fault.error), 12)
+  const file = join(own, 'table')
+  writeFileSync(file, table)
+  const args = [...process.execArgv, fixturePath('faults'), scenario, own]
+  const child = spawn(process.execPath, args, {
+    env: { ...process.env, LD_PRELOAD: compiled(), FAULT_FILE: file, NODE_OPTIONS: '' },
+    stdio: ['ignore', 'pipe', 'pipe']
+  })
+  let output = ''
+  let errors = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text))
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text))
+  const timer = setTimeout(() => child.kill('SIGKILL'), PATIENCE)
+  const [code, signal] = (await once(child, 'close')) as [number | null, string | null]
+  clearTimeout(timer)
+  const after = readFileSync(file)
+  rmSync(own, { recursive: true, force: true })
+  const count = after.readUInt32LE(44)
+  names = Array.from({ length: count }, (_, i) => {
+    const from = NAMES + i * NAME
+    return after.subarray(from, after.indexOf(0, from)).toString()
+  })
+  const counts = new Map(names.map((name, i) => [name, after.readUInt32LE(COUNTS + 4 * i)]))
+  let report: Report | undefined
+  try {
+    report = JSON.parse(output) as Report
+  } catch {}
+  const failure = code === 0 && report !== undefined ? undefined : `${signal ?? `code ${code}`}: ${errors || output}`
+  return {
+    report,
+    ending: failure,
+    errors,
+    injected: after.readUInt32LE(16),
+    processes: after.readUInt32LE(20),
+    counts,
+    place: `0x${after.readBigUInt64LE(32).toString(16)} of descriptor ${after.readInt32LE(40)}`
+  }
+}
+
+function errnoOf(name: string): number {
+  return (constants.errno as Record<string, number>)[name] ?? rest[name]!
+}
+
+// What Node has no name for.
+const rest: Record<string, number> = {
+  ENFILE: 23,
+  EUSERS: 87,
+  ESHUTDOWN: 108,
+  ETOOMANYREFS: 109,
+  EDQUOT: 122,
+  ENOLCK: 37,
+  ENOEXEC: 8
+}
+
+/** What a scenario does where nothing fails: any of these, as some of it depends on time. */
+export interface Baseline {
+  readonly scenario: string
+  readonly traces: ReadonlySet<string>
+  readonly left: readonly string[]
+  /** How often each call is made. */
+  readonly counts: ReadonlyMap<string, number>
+}
+
+const shown = ({ step, value, error }: Step) => JSON.stringify([step, error === undefined ? value : error.code])
+const traceOf = (report: Report, steps = report.steps) => steps.map(shown).toSorted().join('\n')
+
+/** The same where a superserver has replaced a worker, which it has told. */
+const withoutExits = (report: Report) =>
+  traceOf(
+    report,
+    report.steps.filter(({ step }) => step !== 'exit event')
+  )
+
+/** Finds out what a scenario does, and how often it makes each call. */
+export async function measure(scenario: string, times = 3): Promise<Baseline> {
+  const traces = new Set<string>()
+  const counts = new Map<string, number>()
+  let left: readonly string[] = []
+  for (let i = 0; i < times; i++) {
+    const outcome = await run(scenario)
+    const { report } = outcome
+    if (report === undefined) throw new Error(`${scenario} ends by ${outcome.ending}`)
+    if (report.broken.length > 0) throw new Error(`${scenario}: ${report.broken.join('; ')}`)
+    if (outcome.processes === 0) throw new Error(`fdpass was not found in a process of ${scenario}`)
+    traces.add(traceOf(report))
+    if (report.left.length > left.length) ({ left } = report)
+    for (const [call, count] of outcome.counts) counts.set(call, Math.max(counts.get(call) ?? 0, count))
+  }
+  return { scenario, traces, left, counts }
+}
+
+/** How many of the calls fail, of those that a scenario makes often. */
+const SAMPLE = 24
+
+/** All faults of a scenario, in an order that a seed repeats; of calls that are made often, a sample. */
+export function plan({ scenario, counts }: Baseline, seed: number, only?: string): Fault[] {
+  const random = generator(seed)
+  const faults: Fault[] = []
+  for (const [call, count] of counts) {
+    if (count === 0 || (only !== undefined && call !== only)) continue
+    const listed = errorsOf[call]
+    if (listed === undefined) throw new Error(`fault-errors.ts knows no errors of ${call}`)
+    for (const error of listed.split(' ')) {
+      const places = new Set<number>()
+      if (count <= SAMPLE) for (let nth = 1; nth <= count; nth++) places.add(nth)
+      else while (places.size < SAMPLE) places.add(1 + (places.size < 4 ? places.size : random.below(count)))
+      for (const nth of places) {
+        faults.push({ scenario, call, nth, times: 1, error })
+        if (passing.has(error)) faults.push({ scenario, call, nth, times: 3, error })
+      }
+    }
+  }
+  // Fisher and Yates: a run that is cut off has seen something of everything.
+  for (let i = faults.length - 1; i > 0; i--) {
+    const j = random.below(i + 1)
+    ;[faults[i], faults[j]] = [faults[j]!, faults[i]!]
+  }
+  return faults
+}
+
+/** Judges a run. */
+export function judge(baseline: Baseline, fault: Fault, outcome: Outcome): Verdict {
+  const why = flaw(baseline, fault, outcome)
+  if (why !== undefined) return { kind: 'failed', why }
+  if (outcome.injected === 0) return { kind: 'not reached' }
+  return { kind: baseline.traces.has(traceOf(outcome.report!)) ? 'retried' : 'reported' }
+}
+
+function flaw(
+  baseline: Baseline,
+  { call, error: code }: Fault,
+  { report, ending, errors, injected }: Outcome
+): string | undefined {
+  if (report === undefined) return `ended by ${ending}`
+  if (report.broken.length > 0) return report.broken.join('; ')
+  const leaked = difference(report.left, baseline.left)
+  if (leaked.length > 0) return `left open: ${leaked.join(', ')}`
+  for (const { step, error } of report.steps) {
+    if (error === undefined) continue
+    const text = `${step}: ${JSON.stringify(error)}`
+    if (typeof error.code !== 'string') return `no code: ${text}`
+    // ERR_*, or an error of the system.
+    const number = (constants.errno as Record<string, number>)[error.code] ?? rest[error.code]
+    if (number === undefined) {
+      if (!/^(?:ERR_|ABORT_ERR$|MINE$)/.test(error.code)) return `an unknown code: ${text}`
+    } else if (error.errno !== -number || typeof error.syscall !== 'string') return `not in Node's shape: ${text}`
+  }
+  if (injected === 0 || baseline.traces.has(traceOf(report))) return undefined
+  if (baseline.traces.has(withoutExits(report))) return undefined
+  // Which a child says that it met: the worker of a superserver is the user's program.
+  if (errors.includes(code)) return undefined
+  const wanted = told(call, code)
+  // What a service meets, its client sees as the end of the connection.
+  if (services.has(baseline.scenario)) wanted.push('ECONNRESET', 'EPIPE', 'ERR_WORKER_FAILED')
+  const codes = report.steps.map(({ error }) => error?.code)
+  if (!codes.some((met) => wanted.includes(met as string))) return `nobody was told: ${changes(baseline, report)}`
+  return undefined
+}
+
+/** The codes by which an error of a call may be told. */
+function told(call: string, code: string): string[] {
+  const codes = [code]
+  // Where a path leads out is not said.
+  if (call === 'openat2' && ['EXDEV', 'ELOOP', 'EAGAIN'].includes(code)) codes.push('EACCES')
+  // A socket of which the kernel does not tell what it is, which it always does, is one of no kind.
+  if (call === 'getsockopt' || call === 'getsockname') codes.push('ERR_INVALID_FD_TYPE', 'EPROTO')
+  return codes
+}
+
+/** What is otherwise than without a fault. */
+function changes(baseline: Baseline, report: Report): string {
+  const now = traceOf(report).split('\n')
+  const least = [...baseline.traces].map((trace) => {
+    const before = trace.split('\n')
+    return [...difference(before, now).map((line) => `-${line}`), ...difference(now, before).map((line) => `+${line}`)]
+  })
+  return least.toSorted((a, b) => a.length - b.length)[0]!.join(' ')
+}
+
+function difference(now: readonly string[], before: readonly string[]): string[] {
+  const left = [...before]
+  return now.filter((each) => {
+    const place = left.indexOf(each)
+    if (place >= 0) left.splice(place, 1)
+    return place < 0
+  })
+}
+
+/** A fault in a few words, by which it can be asked for again. */
+export function describe({ scenario, call, nth, times, error }: Fault): string {
+  return `${scenario}: ${call} ${nth}${times > 1 ? `-${nth + times - 1}` : ''} ${error}`
+}

@@ -1,0 +1,84 @@
+// `npm run test:faults -- [--seconds N] [--seed S] [--scenario X] [--call C] [--fault 'SCENARIO: CALL N ERROR']`: fails system calls of fdpass,
+// one in each run of a scenario, on both back ends, and looks at what becomes of it. The last line counts: `N passed, N failed`.
+import { spawnSync } from 'node:child_process'
+import { parseArgs } from 'node:util'
+import { root } from './run.mjs'
+
+const { values } = parseArgs({
+  options: {
+    seconds: { type: 'string', default: '600' },
+    seed: { type: 'string' },
+    scenario: { type: 'string' },
+    call: { type: 'string' },
+    error: { type: 'string' },
+    nth: { type: 'string' },
+    times: { type: 'string' },
+    backend: { type: 'string' },
+    verbose: { type: 'boolean', default: false }
+  }
+})
+
+if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+process.chdir(root)
+const { canInject, describe, judge, measure, plan, run, scenarios } =
+  await import('../build/__test__/helpers/faults.js')
+if (!canInject()) {
+  console.log('# needs cc, and glibc')
+  console.log('0 passed, 1 failed')
+  process.exit(1)
+}
+
+const seed = Number(values.seed ?? Math.trunc(Math.random() * 2 ** 31))
+const chosen = values.scenario === undefined ? scenarios : values.scenario.split(',')
+const backends = values.backend === undefined ? ['uv', 'thread'] : [values.backend]
+const until = performance.now() + Number(values.seconds) * 1000
+console.log(`# seed ${seed}`)
+
+const rows = []
+const failures = []
+const queues = []
+for (const backend of backends) {
+  for (const scenario of chosen) {
+    process.env.FDPASS_BACKEND = backend
+    const baseline = await measure(scenario)
+    const faults = plan(baseline, seed, values.call)
+      .filter(({ error }) => values.error === undefined || error === values.error)
+      .filter(({ nth }) => values.nth === undefined || nth === Number(values.nth))
+      .filter(({ times }) => values.times === undefined || times === Number(values.times))
+    const row = { backend, scenario, all: faults.length, run: 0, 'not reached': 0, retried: 0, reported: 0, failed: 0 }
+    rows.push(row)
+    queues.push({ backend, baseline, faults, row })
+  }
+}
+// In turn, so that a run that is cut off has seen something of each.
+for (let left = true; left && performance.now() < until;) {
+  left = false
+  for (const { backend, baseline, faults, row } of queues) {
+    const fault = faults.pop()
+    if (fault === undefined) continue
+    left = true
+    process.env.FDPASS_BACKEND = backend
+    const outcome = await run(fault.scenario, fault)
+    const verdict = judge(baseline, fault, outcome)
+    row.run++
+    row[verdict.kind]++
+    if (verdict.kind === 'failed') {
+      failures.push(verdict)
+      console.log(`not ok ${backend} ${describe(fault)} (${outcome.place}): ${verdict.why}`)
+    } else if (values.verbose) {
+      console.log(`ok ${backend} ${describe(fault)} (${outcome.place}): ${verdict.kind}`)
+      if (verdict.kind === 'reported')
+        for (const { step, error } of outcome.report.steps)
+          if (error) console.log(`   ${step}: ${error.text} ${error.syscall}`)
+    }
+    if (performance.now() > until) break
+  }
+}
+
+console.table(rows)
+const total = (kind) => rows.reduce((sum, row) => sum + row[kind], 0)
+console.log(
+  `${total('run')} of ${total('all')} faults: ${total('retried')} retried, ${total('reported')} reported, ${total('not reached')} not reached`
+)
+console.log(`${total('run') - failures.length} passed, ${failures.length} failed`)
+process.exit(failures.length === 0 && total('run') > 0 ? 0 : 1)
