@@ -2,7 +2,7 @@
 //   blocking   UNP's write_fd and read_fd: one sendmsg, one recvmsg and one close for each message
 //   epoll      the same on non-blocking sockets; a wake takes 1 to 64 messages, as many as the wakes before found
 //   batch      sendmmsg and recvmmsg with up to 64 messages, close_range for descriptors in a row: fewer than one call of each
-// usage: passing blocking|epoll|batch w1|w2|w3-K N, or passing blocking|epoll|batch w4
+// usage: passing blocking|epoll|batch WORKLOAD N
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -250,10 +250,10 @@ static void hand_out_connections(int socket) {
 }
 
 int main(int count, char **values) {
-  if (count < 3) return 2;
+  if (count != 4) return 2;
   mode = !strcmp(values[1], "batch") ? BATCH : !strcmp(values[1], "epoll") ? EPOLL : BLOCKING;
   const char *workload = values[2];
-  long n = count > 3 ? atol(values[3]) : 0;
+  long n = atol(values[3]);
   int is_w1 = !strcmp(workload, "w1"), is_w4 = !strcmp(workload, "w4"), pair[2], results[2];
   int fd_count = workload[1] == '3' ? atoi(workload + 3) : 1;
   warm_up = n / 10;

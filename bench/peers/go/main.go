@@ -1,5 +1,5 @@
 // Passing descriptors in Go: net.UnixConn's WriteMsgUnix and ReadMsgUnix. bench/README.md tells what w1 to w4 are, and what
-// is printed. usage: passing w1|w2|w3-K N, or passing w4
+// is printed. usage: passing WORKLOAD N
 package main
 
 import (
@@ -170,10 +170,8 @@ func main() {
 		receive(os.Args[2], n)
 		return
 	}
-	workload, n := os.Args[1], 0
-	if len(os.Args) > 2 {
-		n, _ = strconv.Atoi(os.Args[2])
-	}
+	workload := os.Args[1]
+	n, _ := strconv.Atoi(os.Args[2])
 	warmUp, count := n/10, 1
 	if batch, is := strings.CutPrefix(workload, "w3-"); is {
 		count, _ = strconv.Atoi(batch)

@@ -1,5 +1,5 @@
 // What both ends have in common in every peer in JavaScript: the arguments, what is measured, and what is printed.
-// bench/README.md tells what w1 to w4 are. usage of a peer: node PEER.mjs [WAY] w1|w2|w3-K N, or node PEER.mjs [WAY] w4
+// bench/README.md tells what w1 to w4 are. usage of a peer: node PEER.mjs [WAY] WORKLOAD N
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, readdirSync } from 'node:fs'
@@ -8,10 +8,11 @@ import { text } from 'node:stream/consumers'
 
 const args = process.argv.slice(2)
 export const isReceiver = args[0] === 'receive'
-if (isReceiver) args.shift()
+/** Where the receiver connects to, in peers that need it. */
+export const address = isReceiver ? args.splice(0, 2)[1] : undefined
 /** How the peer is to work, where it knows several ways. */
-export const way = /^w\d/.test(args[0]) ? undefined : args.shift()
-export const [workload, count = '0', address] = args
+export const way = args.length > 2 ? args[0] : undefined
+export const [workload = '', count = '0'] = args.slice(-2)
 export const N = Number(count)
 export const WARM_UP = Math.floor(N / 10)
 /** Descriptors of each message. */
@@ -66,10 +67,9 @@ export function tell() {
   process.stdout.write(JSON.stringify(there), () => process.exit())
 }
 
-/** Starts the receiving end; resolves what it tells. */
-export function startReceiver(file, { channel = 'ignore', at } = {}) {
-  const values = [...(way === undefined ? [] : [way]), workload, count, ...(at === undefined ? [] : [at])]
-  const receiver = spawn(process.execPath, [...process.execArgv, file, 'receive', ...values], {
+/** Starts the receiving end; `there` resolves to what it tells. */
+export function startReceiver(file, { channel = 'ignore', at = '-' } = {}) {
+  const receiver = spawn(process.execPath, [file, 'receive', at, ...args], {
     stdio: ['ignore', 'pipe', 'inherit', channel]
   })
   const there = text(receiver.stdout).then(JSON.parse)

@@ -2,7 +2,7 @@
 blocking   socket.send_fds and socket.recv_fds
 asyncio    the same on non-blocking sockets, with add_reader and add_writer
 anyio      UNIXSocketStream.send_fds and receive_fds
-usage: python3 passing.py blocking|asyncio|anyio w1|w2|w3-K N, or … w4
+usage: python3 passing.py blocking|asyncio|anyio WORKLOAD N
 """
 
 import asyncio
@@ -15,8 +15,8 @@ import sys
 import time
 
 IS_RECEIVER = sys.argv[1] == "receive"
-WAY, WORKLOAD, *REST = sys.argv[2 if IS_RECEIVER else 1 :]
-N = int(REST[0]) if REST else 0
+WAY, WORKLOAD, N, *REST = sys.argv[2 if IS_RECEIVER else 1 :]
+N = int(N)
 WARM_UP = N // 10
 COUNT = int(WORKLOAD[3:]) if WORKLOAD.startswith("w3-") else 1
 BYTE = b"x"
@@ -131,7 +131,7 @@ async def wrap(sock):
 
 
 async def receive():
-    end = await wrap(socket.socket(fileno=int(REST[1])))
+    end = await wrap(socket.socket(fileno=int(REST[0])))
     listener = socket.create_server(("127.0.0.1", 0))
     messages = received = first_rss = cpu_begun = 0
     await end.send([])  # ready

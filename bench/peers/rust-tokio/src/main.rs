@@ -1,5 +1,5 @@
 //! Passing descriptors in Rust: tokio's current-thread runtime and sendfd. bench/README.md tells what w1 to w4 are, and what
-//! is printed. usage: passing w1|w2|w3-K N, or passing w4
+//! is printed. usage: passing WORKLOAD N
 
 use sendfd::{RecvWithFd, SendWithFd};
 use std::fs;
@@ -196,10 +196,9 @@ async fn send(workload: &str, n: usize) {
 fn main() {
   let args: Vec<String> = std::env::args().collect();
   let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-  let number = |index: usize| args.get(index).map_or(0, |text| text.parse().unwrap());
   if args[1] == "receive" {
-    runtime.block_on(receive(&args[2], number(3)));
+    runtime.block_on(receive(&args[2], args[3].parse().unwrap()));
   } else {
-    runtime.block_on(send(&args[1], number(2)));
+    runtime.block_on(send(&args[1], args[2].parse().unwrap()));
   }
 }
