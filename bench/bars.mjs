@@ -18,7 +18,7 @@ const toC = (workload, peer, key) => (results) =>
 const calls = (workload, peer) => (results) => medianOf(results, 'calls', workload, peer, 'calls')
 
 function mostLost(results) {
-  const rows = Object.values(results.suites).flatMap(({ rows }) => rows)
+  const rows = Object.values(results.suites).flatMap((suite) => suite.rows)
   const ours = rows.filter(({ peer, lost }) => (peer.startsWith('fdpass') || peer === 'channel') && lost !== undefined)
   return ours.length === 0 ? NaN : Math.max(...ours.map(({ lost }) => lost))
 }
@@ -64,8 +64,10 @@ const BARS = [
   { what: 'descriptors and messages of ours lost, in all runs', goal: 0, floor: 0, isMost: true, measure: mostLost }
 ]
 
+const limit = (value, isMost) => (value === undefined ? '' : `${isMost ? '≤' : '≥'} ${value}`)
+
+/** The table of goals, floors and what was measured. */
 export function bars(results) {
-  const limit = (value, isMost) => (value === undefined ? '' : `${isMost ? '≤' : '≥'} ${value}`)
   const lines = BARS.map(({ what, goal, floor, isMost = false, measure }) => {
     const value = measure(results)
     if (value === undefined || Number.isNaN(value))

@@ -9,8 +9,18 @@ const TIMEOUT = 120_000
 
 const running = new Set()
 process.on('exit', () => {
-  for (const child of running) child.kill('SIGKILL')
+  for (const child of running) kill(child)
 })
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1))
+
+/** Ends a program and all that it has started: each is a process group. */
+function kill({ pid }) {
+  try {
+    process.kill(-pid, 'SIGKILL')
+  } catch {
+    // it has ended
+  }
+}
 
 /** A command on one CPU; as it is where `cpu` is undefined. */
 export function pinned(command, cpu) {
@@ -18,9 +28,9 @@ export function pinned(command, cpu) {
 }
 
 function launch([command, ...args], options) {
-  const child = spawn(command, args, options)
+  const child = spawn(command, args, { ...options, detached: true })
   running.add(child)
-  const timer = setTimeout(() => child.kill('SIGKILL'), TIMEOUT)
+  const timer = setTimeout(() => kill(child), TIMEOUT)
   const errors = text(child.stderr)
   const ended = new Promise((resolve, reject) => {
     child.once('error', reject)
@@ -87,7 +97,7 @@ export class Conversation {
   }
 
   async end() {
-    this.child.kill('SIGKILL')
+    kill(this.child)
     await this.#ended.catch(() => {})
   }
 }

@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bench, build } from './build.mjs'
 import { machine } from './machine.mjs'
+import { Progress } from './progress.mjs'
 import { writeReport } from './report.mjs'
 import { suites } from './suites/index.mjs'
 
@@ -36,10 +37,6 @@ const TELLING = 0.2
 
 const out = resolve(options.out)
 const file = join(out, 'results.json')
-if (options.help) console.log(USAGE)
-else if (options.report) writeReport(out)
-else await measure()
-
 async function measure() {
   if (process.platform !== 'linux')
     throw new Error('The benchmark measures by /proc, taskset and perf: it runs on Linux')
@@ -151,6 +148,11 @@ async function calibrate(one, seconds) {
   }
 }
 
+/** A row on each line: readable, and half of what JSON.stringify makes with its indents. */
+function list(rows) {
+  return rows.length === 0 ? '[]' : `[\n${rows.map((row) => `        ${JSON.stringify(row)}`).join(',\n')}\n      ]`
+}
+
 /** The results of the suites that did not run stay, if they are of the same machine. */
 function save(results) {
   const here = machine()
@@ -158,9 +160,6 @@ function save(results) {
   const kept = before.machine.CPU === here.CPU && before.machine.Node === here.Node ? before.suites : {}
   const all = { ...kept, ...results }
   mkdirSync(out, { recursive: true })
-  // A row on each line: readable, and half of what JSON.stringify makes with its indents.
-  const list = (rows) =>
-    rows.length === 0 ? '[]' : `[\n${rows.map((row) => `        ${JSON.stringify(row)}`).join(',\n')}\n      ]`
   const texts = Object.keys(suites)
     .filter((name) => all[name] !== undefined)
     .map((name) => {
@@ -171,21 +170,6 @@ function save(results) {
   writeFileSync(file, `{\n  "machine": ${JSON.stringify(here)},\n  "suites": {\n${texts.join(',\n')}\n  }\n}\n`)
 }
 
-/** What is going on, on standard error: on one line of a terminal, and otherwise a line for every suite and workload. */
-class Progress {
-  #last = ''
-
-  show(text) {
-    if (process.stderr.isTTY) {
-      process.stderr.write(`\r\u001B[K${text}`)
-      return
-    }
-    const coarse = text.replace(/^\d+\/\d+ /, '').replace(/ \S+(, [^,]* left)?$/, '')
-    if (coarse !== this.#last) console.error(text)
-    this.#last = coarse
-  }
-
-  end() {
-    if (process.stderr.isTTY) process.stderr.write('\r\u001B[K')
-  }
-}
+if (options.help) console.log(USAGE)
+else if (options.report) writeReport(out)
+else await measure()

@@ -55,8 +55,9 @@ export const memory = [
   column('open at the end', 'open', integer)
 ]
 
+const line = (cells) => `| ${cells.join(' | ')} |`
+
 /** A table in Markdown; the first column is to the left, and the others to the right. */
 export function table(heads, lines) {
-  const line = (cells) => `| ${cells.join(' | ')} |`
   return [line(heads), line(heads.map((_, index) => (index === 0 ? '---' : '--:'))), ...lines.map(line)].join('\n')
 }

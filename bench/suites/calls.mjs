@@ -33,8 +33,8 @@ function counterOf(tool, file) {
         .map((line) => line.split(','))
       return Object.fromEntries(
         cells
-          .filter(([count, , event]) => /^\d+$/.test(count) && event !== undefined)
-          .map(([count, , event]) => [event.replace(/^.*sys_enter_?/, '') || 'total', Number(count)])
+          .filter(([number, , event]) => /^\d+$/.test(number) && event !== undefined)
+          .map(([number, , event]) => [event.replace(/^.*sys_enter_?/, '') || 'total', Number(number)])
       )
     }
   }
@@ -69,7 +69,7 @@ async function count(tool, descriptors, runWith) {
     const [once, twice] = counts
     const each = Object.entries(twice).map(([name, value]) => [name, (value - (once[name] ?? 0)) / descriptors])
     const named = each.filter(([name]) => name !== 'total')
-    const most = named.filter(([, value]) => value >= 0.005).sort(([, a], [, b]) => b - a)
+    const most = named.filter(([, value]) => value >= 0.005).toSorted(([, a], [, b]) => b - a)
     return {
       tool,
       calls: Object.fromEntries(each).total ?? named.reduce((sum, [, value]) => sum + value, 0),

@@ -22,6 +22,7 @@ async function receive() {
     if (workload === 'w1') process.send('x', own)
     else if (due > 0) process.send('x')
   })
+  process.on('disconnect', () => process.exit())
   process.send('ready')
 }
 

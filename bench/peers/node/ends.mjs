@@ -98,7 +98,7 @@ export class RoundTrips {
   }
 
   get result() {
-    const latencies = this.#latencies.sort()
+    const latencies = this.#latencies.toSorted()
     return {
       seconds: (this.#before - this.#begun) / 1e3,
       cpu: cpu() - this.#cpuBegun,

@@ -13,7 +13,8 @@ import * as ends from './ends.mjs'
 // bench/build.mjs has installed it there. (In this repository `usocket` is our own, of the same interface.)
 const { USocket, UServer } = createRequire(new URL('../../.build/usocket/', import.meta.url))('usocket')
 const { BYTE, K, workload } = ends
-const WINDOW = ends.way === 'acked' ? 64 : 0
+const isAcked = ends.way === 'acked'
+const WINDOW = 64
 
 if (ends.isReceiver) await receive()
 else await send()
@@ -36,7 +37,7 @@ async function receive() {
       taken += length
       if (workload === 'w1') {
         socket.write({ data: BYTE, fds })
-      } else if (WINDOW > 0) {
+      } else if (isAcked) {
         if (taken < WINDOW && due === 0) continue
         socket.write(Buffer.alloc(taken))
         taken = 0
@@ -82,10 +83,10 @@ async function send() {
     })
     here = trips.result
   } else {
-    let acknowledged = () => {}
+    let acknowledged
     socket.on('readable', () => {
       const message = socket.read(undefined, null)
-      if (message?.data) acknowledged(message.data.length)
+      if (message?.data) acknowledged?.(message.data.length)
     })
     here = await ends.streaming(
       (count) =>
@@ -96,7 +97,8 @@ async function send() {
           let isWaiting = false
           const pump = () => {
             isWriting = true
-            while (sent < count && !isWaiting && (WINDOW === 0 || sent - confirmed < 2 * WINDOW)) {
+            while (sent < count && !isWaiting) {
+              if (isAcked && sent - confirmed >= 2 * WINDOW) break
               sent++
               isWaiting = true
               socket.write({ data: BYTE, fds, callback: written })
@@ -109,7 +111,7 @@ async function send() {
           }
           acknowledged = (length) => {
             confirmed += length
-            if (WINDOW === 0 || confirmed === count) resolve()
+            if (!isAcked || confirmed === count) resolve()
             else pump()
           }
           pump()
