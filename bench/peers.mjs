@@ -23,9 +23,9 @@ export const peers = {
     command: python(built('python/bin/python'), 'anyio'),
     needs: 'anyio'
   },
-  fdpass: { is: 'fdpass: each call awaited', command: node('fdpass.mjs', 'await') },
+  fdpass: { is: 'each call awaited', command: node('fdpass.mjs', 'await') },
   'fdpass-iterate': {
-    is: 'fdpass: 64 sends at a time, `for await`',
+    is: '64 sends at a time, `for await`',
     command: node('fdpass.mjs', 'iterate'),
     cannot: { w1: 'the same as fdpass', w4: 'the same as fdpass' }
   },

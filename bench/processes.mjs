@@ -38,8 +38,9 @@ function launch([command, ...args], options) {
       running.delete(child)
       clearTimeout(timer)
       if (code === 0) return resolve()
-      const last = (await errors).trim().split('\n').slice(-3).join(' ')
-      reject(new Error(`${signal ?? `code ${code}`}${last === '' ? '' : `: ${last}`}`.slice(0, 200)))
+      const lines = (await errors).trim().split('\n')
+      const reason = lines.find((line) => /error|abort|assert/i.test(line)) ?? lines.at(-1)
+      reject(new Error(`${signal ?? `code ${code}`}${reason === '' ? '' : `: ${reason.trim()}`}`.slice(0, 200)))
     })
   })
   ended.catch(() => {}) // whoever waits has it

@@ -9,8 +9,8 @@ const node = (...args) => [process.execPath, join(bench, 'peers/node/accept.mjs'
 
 export const acceptors = {
   'c-accept': { is: 'C: accept4, close', command: [built('accept')] },
-  'fdpass-iterate-server': { is: 'fdpass: `for await` of a UnixServer', command: node('iterate') },
-  'fdpass-accept': { is: 'fdpass: accept(), each awaited', command: node('accept') },
+  'fdpass-iterate-server': { is: '`for await` of a UnixServer', command: node('iterate') },
+  'fdpass-accept': { is: 'accept() of a UnixServer, each awaited', command: node('accept') },
   'net-server': { is: 'Node: net.Server', command: node('net') }
 }
 

@@ -7,7 +7,7 @@ import { column } from '../table.mjs'
 import { acceptors, acceptConnections } from './accept.mjs'
 import { perMessage } from './passing.mjs'
 
-const COUNTS = { w1: 3000, w2: 20_000, 'w3-64': 1000, 'w3-253': 400, accept: 5000 }
+const COUNTS = { w1: 10_000, w2: 60_000, 'w3-64': 5000, 'w3-253': 2000, accept: 10_000 }
 const NAMES =
   'sendmsg recvmsg sendmmsg recvmmsg close close_range accept4 epoll_wait epoll_pwait epoll_pwait2 epoll_ctl poll ppoll read write writev ioctl ' +
   'fcntl getsockopt setsockopt getsockname getpeername newfstat futex mmap munmap madvise mprotect brk dup shutdown getpid sched_yield'

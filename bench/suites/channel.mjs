@@ -12,7 +12,7 @@ export const transports = {
     command: node('net'),
     cannot: { descriptors: 'it passes none' }
   },
-  channel: { is: 'fdpass: Channel', command: node('channel') }
+  channel: { is: 'fdpass, a Channel', command: node('channel') }
 }
 
 export default {

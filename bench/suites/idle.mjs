@@ -12,7 +12,7 @@ const OTHERS = 100
 
 const servers = {
   'net-server': 'Node: net.Server and its sockets',
-  'fdpass-server': 'fdpass: a UnixServer and its sockets'
+  'fdpass-server': 'a UnixServer and its sockets'
 }
 
 /** A command that may open as many files as it is allowed to. */

@@ -36,7 +36,7 @@ const overIpc = (ipc) => ({
       return take(value, handle ? 1 : 0)
     })
   },
-  close: () => ipc.disconnect()
+  close: () => ipc.connected && ipc.disconnect()
 })
 
 const overNet = (socket) => ({

@@ -69,7 +69,14 @@ async function measure() {
   let isOver = false
   const busy =
     way === 'receiving' ? drain(other, received) : way === 'sending' ? stream(other, () => isOver) : undefined
-  await delay(Math.max(200, time / 5)) // both are warm
+  const trip = async () => {
+    await partner.sendFd(fd, BYTE)
+    const answer = await partner.recvFd()
+    answer.fd.closeSync()
+  }
+  for (let i = 0; i < 100; i++) await trip() // the partner is there
+  await delay(time / 5)
+  for (let i = 0; i < 100; i++) await trip() // and all are warm
   const before = received.value
 
   const latencies = []
@@ -83,9 +90,7 @@ async function measure() {
   let timer = setTimeout(tick, TICK)
   const begun = performance.now()
   for (let now = begun; now < begun + Number(time);) {
-    await partner.sendFd(fd, BYTE)
-    const answer = await partner.recvFd()
-    answer.fd.closeSync()
+    await trip()
     const after = performance.now()
     latencies.push((after - now) * 1e3)
     now = after
