@@ -7,6 +7,8 @@ import { charts } from './charts.mjs'
 import { suites } from './suites/index.mjs'
 import { table } from './table.mjs'
 
+const TRIAL = '**A trial (`--quick`): the numbers say nothing.**'
+
 /** Writes the report of the results in a folder, into the same folder. */
 export function writeReport(folder) {
   const results = JSON.parse(readFileSync(join(folder, 'results.json'), 'utf8'))
@@ -26,6 +28,7 @@ function report(results, chartNames) {
     ...(existsSync(notes) ? [readFileSync(notes, 'utf8').trim()] : []),
     '## Goals and floors',
     'Of the medians: a ratio is to C’s (c-blocking) in the same run. A goal is what is aimed at, a floor what a release keeps.',
+    ...(Object.values(results.suites).some(({ quick }) => quick) ? [TRIAL] : []),
     bars(results),
     ...chartNames.map((name) => `![](charts/${name}.svg)`),
     ...Object.entries(results.suites).flatMap(([name, result]) => section(suites[name], result))
@@ -39,7 +42,7 @@ function section(suite, result) {
   const failed = rows.filter(({ error }) => error !== undefined)
   const how =
     `${rounds === 1 ? 'One round' : `${rounds} rounds`} of runs of about ${seconds} s, ${date.slice(0, 10)}, @1 is CPU ${cpu}.` +
-    (quick ? ' **A trial (--quick): the numbers say nothing.**' : '')
+    (quick ? ` ${TRIAL}` : '')
   const tables = suite.workloads.flatMap((workload) => {
     const ofWorkload = measured.filter((row) => row.workload === workload)
     if (ofWorkload.length === 0) return []

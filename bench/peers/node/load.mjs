@@ -24,24 +24,22 @@ async function echo(socket) {
   process.exit()
 }
 
-/** Sends at full speed until the other end is closed. Returns how many. */
-async function stream(socket, isOver = () => false) {
+/** Sends at full speed until it is over, or the other end is closed; and counts. */
+async function stream(socket, sent = { value: 0 }, isOver = () => false) {
   const { fd } = (await listenOnLoopback())._handle
-  let sent = 0
   try {
     while (!isOver()) {
       for (let i = 1; i < 64; i++) socket.sendFd(fd, BYTE).catch(() => {})
       await socket.sendFd(fd, BYTE)
-      sent += 64
+      sent.value += 64
     }
   } catch (error) {
     if (error.code !== 'EPIPE' && error.code !== 'ECONNRESET') throw error
   }
   if (way === 'stream') process.exit()
-  return sent
 }
 
-/** Receives until the other end is closed, and tells it how many there were. */
+/** Receives until the other end is closed, and counts; a process of its own tells the count. */
 async function drain(socket, received) {
   for await (const message of socket) {
     received.value += message.fds.length
@@ -65,10 +63,10 @@ async function measure() {
   const { fd } = (await listenOnLoopback())._handle
   const partner = start('echo')
   const other = way === 'quiet' ? undefined : start(way === 'receiving' ? 'stream' : 'drain')
-  const received = { value: 0 }
+  const passed = { value: 0 }
   let isOver = false
   const busy =
-    way === 'receiving' ? drain(other, received) : way === 'sending' ? stream(other, () => isOver) : undefined
+    way === 'receiving' ? drain(other, passed) : way === 'sending' ? stream(other, passed, () => isOver) : undefined
   const trip = async () => {
     await partner.sendFd(fd, BYTE)
     const answer = await partner.recvFd()
@@ -77,7 +75,7 @@ async function measure() {
   for (let i = 0; i < 100; i++) await trip() // the partner is there
   await delay(time / 5)
   for (let i = 0; i < 100; i++) await trip() // and all are warm
-  const before = received.value
+  const before = passed.value
 
   const latencies = []
   const lateness = []
@@ -97,15 +95,14 @@ async function measure() {
   }
   const seconds = (performance.now() - begun) / 1e3
   clearTimeout(timer)
-  let streamed = received.value - before
+  const streamed = passed.value - before
   isOver = true
   let lost = 0
   if (way === 'sending') {
-    const sent = await busy
+    await busy
     other.shutdown('write')
     const there = Number(Buffer.from((await other.recv()).data).toString())
-    lost = sent - there
-    streamed = (sent * Number(time)) / (Number(time) + Math.max(200, time / 5))
+    lost = passed.value - there
   }
   partner.close()
   other?.close()
