@@ -40,7 +40,9 @@ async function measureSockets(way, count, cpu, messages) {
 
     const rounds = Math.ceil(messages / count)
     await clients.ask(`all ${Math.ceil(rounds / 4)}`)
+    const beforeAll = cpuOf(server.pid)
     const [secondsOfAll] = (await clients.ask(`all ${rounds}`)).split(' ').map(Number)
+    const messageCpu = ((cpuOf(server.pid) - beforeAll) / (rounds * count)) * 1e6
     return {
       seconds: seconds + secondsOfAll,
       wake: (seconds / messages) * 1e6,
@@ -48,6 +50,7 @@ async function measureSockets(way, count, cpu, messages) {
       p50,
       p99,
       message: (secondsOfAll / (rounds * count)) * 1e6,
+      messageCpu,
       heapEach,
       nativeEach: rssEach - heapEach
     }
@@ -76,6 +79,7 @@ Memory of the server for each connection: what V8 counts, and what the process h
     column("server's CPU µs", 'wakeCpu'),
     column('a message of all, µs', 'message'),
     ratio('message', '× net'),
+    column("server's CPU µs", 'messageCpu'),
     column('heap each, bytes', 'heapEach', integer),
     column('other memory each, kB', 'nativeEach', (bytes) => decimal(1)(bytes / 1024))
   ],
