@@ -17,9 +17,9 @@ import { decimal, integer } from './table.mjs'
 
 const BYTE = Uint8Array.of(120)
 const WINDOW = 64
-/** What a step may add without being called a slope: bytes a million of descriptors. A leak of one byte each would be 1,000,000. */
-const HEAP_LIMIT = 20_000
-const RSS_LIMIT = 500_000
+/** Bytes for a million descriptors that are no slope: one object of 16 bytes that stays for each would be 16,000,000. */
+const HEAP_LIMIT = 100_000
+const RSS_LIMIT = 4_000_000 // the allocator's pages come and go
 /** Below so many in the second half, what the engine compiles and keeps hides everything else. */
 const ENOUGH = 1_000_000
 

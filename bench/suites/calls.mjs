@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { peers } from '../peers.mjs'
 import { pinned, run } from '../processes.mjs'
-import { column } from '../table.mjs'
+import { column, decimal } from '../table.mjs'
 import { acceptors, acceptConnections } from './accept.mjs'
 import { perMessage } from './passing.mjs'
 
@@ -69,11 +69,12 @@ async function count(tool, descriptors, runWith) {
     const [once, twice] = counts
     const each = Object.entries(twice).map(([name, value]) => [name, (value - (once[name] ?? 0)) / descriptors])
     const named = each.filter(([name]) => name !== 'total')
-    const most = named.filter(([, value]) => value >= 0.005).toSorted(([, a], [, b]) => b - a)
+    const total = Object.fromEntries(each).total ?? named.reduce((sum, [, value]) => sum + value, 0)
+    const most = named.filter(([, value]) => value >= total / 200).toSorted(([, a], [, b]) => b - a)
     return {
       tool,
-      calls: Object.fromEntries(each).total ?? named.reduce((sum, [, value]) => sum + value, 0),
-      byName: Object.fromEntries(most.map(([name, value]) => [name, Number(value.toFixed(3))]))
+      calls: total,
+      byName: Object.fromEntries(most.map(([name, value]) => [name, Number(value.toPrecision(3))]))
     }
   } finally {
     rmSync(folder, { recursive: true })
@@ -91,8 +92,11 @@ the accepting process alone); both ends on one CPU. Counted in one run by the ke
   describe: (peer) => (peers[peer] ?? acceptors[peer]).is,
   workloads: ['w1', 'w2', 'w3-64', 'w3-253', 'accept'],
 
-  columns: () => [
-    column('calls each', 'calls'),
+  columns: (workload) => [
+    column(workload.startsWith('w3') ? 'calls a descriptor' : 'calls each', 'calls', decimal(3)),
+    ...(workload.startsWith('w3')
+      ? [column('a message', 'calls', (calls) => decimal(1)(calls * perMessage(workload)))]
+      : []),
     {
       head: 'of which',
       cell: ([{ byName }]) =>
