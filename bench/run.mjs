@@ -12,6 +12,7 @@ const USAGE = `usage: npm run bench -- [options]
   --rounds N       rounds, in each of which every peer runs once: 7
   --suite NAMES    of ${Object.keys(suites).join(', ')}
   --only PEERS     these alone, by their names in the results
+  --workload NAMES these alone, for instance w2@1,w3-64@1
   --seconds S      how long a run is to take: 1
   --cpu N          the CPU of what is pinned to one: 0
   --quick          one round of very short runs, to see whether all works
@@ -23,6 +24,7 @@ const { values: options } = parseArgs({
     rounds: { type: 'string' },
     suite: { type: 'string' },
     only: { type: 'string' },
+    workload: { type: 'string' },
     seconds: { type: 'string' },
     cpu: { type: 'string', default: '0' },
     quick: { type: 'boolean', default: false },
@@ -43,22 +45,23 @@ async function measure() {
   const names = options.suite?.split(',') ?? Object.keys(suites)
   const unknown = names.find((name) => suites[name] === undefined)
   if (unknown !== undefined) throw new Error(`There is no suite ${unknown}.\n${USAGE}`)
-  const only = options.only?.split(',')
   const context = {
     cpu: Number(options.cpu),
     quick: options.quick,
     seconds: Number(options.seconds ?? (options.quick ? 0.03 : 1))
   }
   const rounds = Number(options.rounds ?? (options.quick ? 1 : 7))
-  const selected = (peer) => only === undefined || only.includes(peer)
+  const [peers, workloads] = [options.only, options.workload].map((list) => list?.split(','))
+  const selected = ({ peer, workload }) =>
+    (peers === undefined || peers.includes(peer)) && (workloads === undefined || workloads.includes(workload))
 
   const cases = names.flatMap((suite) =>
     suites[suite]
       .cases(context)
-      .filter(({ peer }) => selected(peer))
+      .filter(selected)
       .map((one) => ({ suite, ...one }))
   )
-  if (cases.length === 0) throw new Error(`There is no peer ${options.only} in ${names.join(', ')}`)
+  if (cases.length === 0) throw new Error(`${names.join(', ')}: nothing of that`)
   const needed = cases.map(({ suite, peer }) => suites[suite].needs[peer]).filter((need) => need !== undefined)
   const reasons = await build([...names.flatMap((name) => suites[name].tools), ...needed])
 
@@ -94,6 +97,7 @@ async function measure() {
     left -= one.took
     const row = await attempt(one, one.count)
     results[one.suite].rows.push({ workload: one.workload, peer: one.peer, round, ...row })
+    if (one === turns.findLast((turn) => turn.round === round).one) save(results) // what is known, should it be interrupted
   }
   for (const { suite, workload, peer, failed } of possible.filter((one) => one.failed)) {
     results[suite].rows.push({ workload, peer, round: 0, error: failed })

@@ -12,13 +12,13 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { writeHeapSnapshot } from 'node:v8'
 import { socketpair } from 'fdpass'
-import { slope } from './statistics.mjs'
+import { median, slope } from './statistics.mjs'
 import { decimal, integer } from './table.mjs'
 
 const BYTE = Uint8Array.of(120)
 const WINDOW = 64
 /** Bytes for a million descriptors that are no slope: one object of 16 bytes that stays for each would be 16,000,000. */
-const HEAP_LIMIT = 100_000
+const HEAP_LIMIT = 1_000_000
 const RSS_LIMIT = 4_000_000 // the allocator's pages come and go
 /** Below so many in the second half, what the engine compiles and keeps hides everything else. */
 const ENOUGH = 1_000_000
@@ -141,19 +141,27 @@ ours.close()
 theirs.close()
 listener.close()
 
-const half = seen.slice(Math.floor(steps / 2))
-const perMillion = (key) => (slope(half.map((one) => one[key])) / perStep) * 1e6
-const [heap, rss, open] = ['heap', 'rss', 'open'].map(perMillion)
+const half = seen.slice(Math.floor(steps / 2) - 1)
+const perMillion = (value) => (value / perStep) * 1e6
+/** The line through the second half, and what most of its steps add: a leak adds in each, a larger young generation in one. */
+const growth = (key) => {
+  const series = half.map((one) => one[key])
+  const added = series.slice(1).map((value, index) => value - series[index])
+  return { line: perMillion(slope(series)), most: perMillion(median(added)) }
+}
+const [heap, rss] = ['heap', 'rss'].map(growth)
 if (files.length === 2) printDifference(...files.map(byConstructor))
 const grows = [
-  ...(heap > HEAP_LIMIT ? ['the heap grows'] : []),
-  ...(rss > RSS_LIMIT ? ['the process grows'] : []),
+  ...(heap.most > HEAP_LIMIT ? ['the heap grows'] : []),
+  ...(rss.most > RSS_LIMIT ? ['the process grows'] : []),
   ...(half.at(-1).open > half[0].open ? ['descriptors stay open'] : []),
   ...(lost > 0 ? ['descriptors were lost'] : [])
 ]
-console.log(
-  `\nsecond half, a million descriptors: heap ${integer(heap)} bytes, RSS ${integer(rss)} bytes, ${decimal(2)(open)} open; ${lost} lost`
-)
+console.log('\nsecond half, for a million descriptors:')
+for (const [name, { line, most }] of Object.entries({ heap, RSS: rss })) {
+  console.log(`${name}: ${integer(line)} bytes by the line through it, ${integer(most)} in the median step`)
+}
+console.log(`open descriptors: ${half.at(-1).open - half[0].open} more; lost: ${lost}`)
 const isTelling = perStep * half.length >= ENOUGH
 console.log(
   grows.length === 0
