@@ -51,7 +51,7 @@ async function measure() {
     seconds: Number(options.seconds ?? (options.quick ? 0.03 : 1))
   }
   const rounds = Number(options.rounds ?? (options.quick ? 1 : 7))
-  const [peers, workloads] = [options.only, options.workload].map((list) => list?.split(','))
+  const [peers, workloads] = [options.only, options.workload].map((value) => value?.split(','))
   const selected = ({ peer, workload }) =>
     (peers === undefined || peers.includes(peer)) && (workloads === undefined || workloads.includes(workload))
 

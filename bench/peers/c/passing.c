@@ -256,7 +256,7 @@ int main(int count, char **values) {
   long n = atol(values[3]);
   int is_w1 = !strcmp(workload, "w1"), is_w4 = !strcmp(workload, "w4"), pair[2], results[2];
   int fd_count = workload[1] == '3' ? atoi(workload + 3) : 1;
-  warm_up = n / 10;
+  warm_up = n / 10 + 1000;
   last = warm_up + n;
   if (socketpair(AF_UNIX, SOCK_STREAM | (mode == BLOCKING ? 0 : SOCK_NONBLOCK), 0, pair) || pipe(results)) fail("socketpair");
   if (fork() == 0) {

@@ -115,7 +115,7 @@ type received struct {
 }
 
 func receive(workload string, n int) {
-	warmUp := n / 10
+	warmUp := n/10 + 1000
 	socket := newSocket(3)
 	listener := listenOnLoopback()
 	defer listener.Close()
@@ -172,7 +172,7 @@ func main() {
 	}
 	workload := os.Args[1]
 	n, _ := strconv.Atoi(os.Args[2])
-	warmUp, count := n/10, 1
+	warmUp, count := n/10+1000, 1
 	if batch, is := strings.CutPrefix(workload, "w3-"); is {
 		count, _ = strconv.Atoi(batch)
 	}

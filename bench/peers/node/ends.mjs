@@ -14,7 +14,7 @@ export const address = isReceiver ? args.splice(0, 2)[1] : undefined
 export const way = args.length > 2 ? args[0] : undefined
 export const [workload = '', count = '0'] = args.slice(-2)
 export const N = Number(count)
-export const WARM_UP = Math.floor(N / 10)
+export const WARM_UP = Math.floor(N / 10) + 1000
 /** Descriptors of each message. */
 export const K = workload.startsWith('w3-') ? Number(workload.slice(3)) : 1
 export const BYTE = Buffer.from('x')

@@ -17,7 +17,7 @@ import time
 IS_RECEIVER = sys.argv[1] == "receive"
 WAY, WORKLOAD, N, *REST = sys.argv[2 if IS_RECEIVER else 1 :]
 N = int(N)
-WARM_UP = N // 10
+WARM_UP = N // 10 + 1000
 COUNT = int(WORKLOAD[3:]) if WORKLOAD.startswith("w3-") else 1
 BYTE = b"x"
 ANSWER = b"a" * 64

@@ -69,7 +69,7 @@ impl Socket {
 }
 
 async fn receive(workload: &str, n: usize) {
-  let warm_up = n / 10;
+  let warm_up = n / 10 + 1000;
   let mut socket = Socket::new(unsafe { BlockingStream::from_raw_fd(3) });
   let own = listen_on_loopback();
   let (mut messages, mut received, mut cpu_begun, mut first_rss) = (0, 0, 0.0, 0);
@@ -111,7 +111,7 @@ async fn hand_out_connections(socket: &Socket) {
 }
 
 async fn send(workload: &str, n: usize) {
-  let warm_up = n / 10;
+  let warm_up = n / 10 + 1000;
   let count = workload.strip_prefix("w3-").map_or(1, |count| count.parse().unwrap());
   let (ours, theirs) = BlockingStream::pair().unwrap();
   let theirs = theirs.into_raw_fd();
