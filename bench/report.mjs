@@ -30,7 +30,7 @@ function report(results, chartNames) {
     'Of the medians: a ratio is to C’s (c-blocking) in the same run. A goal is what is aimed at, a floor what a release keeps.',
     ...(Object.values(results.suites).some(({ quick }) => quick) ? [TRIAL] : []),
     bars(results),
-    ...chartNames.map((name) => `![](charts/${name}.svg)`),
+    ...chartNames.map((name) => `![${name}](charts/${name}.svg)`),
     ...Object.entries(results.suites).flatMap(([name, result]) => section(suites[name], result))
   ]
   return `${parts.join('\n\n')}\n`
