@@ -1,0 +1,57 @@
+// Builds what is measured, in bench/.build. What cannot be built is told with its reason.
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { run } from './processes.mjs'
+
+export const bench = fileURLToPath(new URL('.', import.meta.url))
+const folder = join(bench, '.build')
+const source = (path) => join(bench, 'peers', path)
+
+export const built = (path) => join(folder, path)
+
+const compile = (name) => run(['cc', '-O2', '-Wall', '-o', built(name), source(`c/${name}.c`)])
+
+const steps = {
+  c: () => Promise.all(['passing', 'load', 'accept', 'clients'].map(compile)),
+  go: () => run(['go', 'build', '-o', built('passing-go'), '.'], { cwd: source('go') }),
+  async rust() {
+    const target = built('rust')
+    await run(['cargo', 'build', '--quiet', '--release', '--target-dir', target], { cwd: source('rust-tokio') })
+  },
+  python: () => run(['python3', '-c', 'import socket; socket.send_fds']),
+  async anyio() {
+    const python = built('python/bin/python')
+    const works = () => run([python, '-c', 'import anyio'])
+    await works().catch(async () => {
+      await run(['python3', '-m', 'venv', built('python')])
+      await run([python, '-m', 'pip', 'install', '--quiet', 'anyio==4.16.0'])
+      await works()
+    })
+  },
+  async usocket() {
+    const cwd = built('usocket')
+    mkdirSync(cwd, { recursive: true })
+    const works = () => run([process.execPath, '-e', "require('usocket')"], { cwd })
+    writeFileSync(join(cwd, 'package.json'), '{ "private": true, "dependencies": { "usocket": "1.1.0" } }\n')
+    await works().catch(async () => {
+      await run(['npm', 'install', '--no-package-lock', '--no-audit', '--no-fund', '--silent'], { cwd })
+      await works()
+    })
+  }
+}
+
+/** Builds for these steps. Resolves to the reasons of those that failed. */
+export async function build(names) {
+  mkdirSync(folder, { recursive: true })
+  const reasons = {}
+  for (const name of new Set(names)) {
+    console.error(`building ${name} …`)
+    try {
+      await steps[name]()
+    } catch (error) {
+      reasons[name] = error.message
+    }
+  }
+  return reasons
+}

@@ -1,0 +1,11 @@
+import accept from './accept.mjs'
+import calls from './calls.mjs'
+import channel from './channel.mjs'
+import idle from './idle.mjs'
+import imports from './imports.mjs'
+import load from './load.mjs'
+import passing from './passing.mjs'
+import superserver from './superserver.mjs'
+
+/** What is measured, in the order of the results. */
+export const suites = { passing, calls, superserver, accept, channel, load, idle, imports }

@@ -1,0 +1,101 @@
+import { built } from '../build.mjs'
+import { peers } from '../peers.mjs'
+import { Conversation, childrenOf, cpuOf, openDescriptorsOf, pinned, run, runForJson, statusOf } from '../processes.mjs'
+import { column, integer, lost, memory, ratio, spread } from '../table.mjs'
+
+const BATCHES = { 'w3-64': 64, 'w3-253': 253 }
+/** Messages, round trips or connections of the first, short run. */
+const START = { w1: 2000, w2: 10_000, 'w3-64': 500, 'w3-253': 200, w4: 500 }
+const CONCURRENCY = 8
+
+/** How many descriptors a message of a workload has. */
+export const perMessage = (workload) => BATCHES[workload.replace('@1', '')] ?? 1
+
+/** Runs a peer that passes N messages. */
+export async function measurePassing(command, workload, n, cpu) {
+  const result = await runForJson(pinned([...command, workload, `${n}`], cpu))
+  const { sent, received, seconds, ...rest } = result
+  const descriptors = n * perMessage(workload) - (sent - received)
+  return {
+    ...rest,
+    seconds,
+    lost: sent - received,
+    perSecond: descriptors / seconds,
+    cpuEach: (result.cpu / (n * perMessage(workload))) * 1e6
+  }
+}
+
+/** Has a peer hand N connections to its worker: what it costs is looked at from outside. */
+export async function measureConnections(command, n) {
+  const parent = new Conversation([...command, 'w4', '0'])
+  try {
+    const port = await parent.line()
+    const load = async (count) => {
+      const output = await run([built('load'), port, `${count}`, `${CONCURRENCY}`])
+      const [seconds, p50, p99, answered] = output.split(' ').map(Number)
+      return { seconds, p50, p99, lost: count - answered }
+    }
+    const [worker] = childrenOf(parent.pid)
+    const firstRss = statusOf(worker, 'VmRSS')
+    const warmUp = await load(Math.ceil(n / 10))
+    const before = [parent.pid, worker].map(cpuOf)
+    const result = await load(n)
+    const [parentCpu, workerCpu] = [parent.pid, worker].map((pid, index) => cpuOf(pid) - before[index])
+    return {
+      ...result,
+      lost: result.lost + warmUp.lost,
+      perSecond: n / result.seconds,
+      cpuEach: ((parentCpu + workerCpu) / n) * 1e6,
+      parentCpuEach: (parentCpu / n) * 1e6,
+      firstRss,
+      peakRss: statusOf(worker, 'VmHWM'),
+      open: openDescriptorsOf(worker)
+    }
+  } finally {
+    await parent.end()
+  }
+}
+
+export default {
+  title: 'Passing descriptors',
+  text: `A loopback listener is sent, again and again, with one byte a message, over a Unix domain stream between two processes.
+w1: a round trip of one descriptor each way, both ends close what they receive. w2: one descriptor a message, one way. w3-64, w3-253: so
+many a message. w4: TCP connections, at most ${CONCURRENCY} at a time, each accepted by one process and passed to another one, which answers
+with 64 bytes and closes it. With @1 both ends are on one CPU, which measures the cost of an operation; without it the scheduler is
+free, and round trips depend on whether it wakes an idle CPU. CPU is of both ends; memory and open descriptors are the receiver's.`,
+  baseline: 'c-blocking',
+  needs: Object.fromEntries(Object.entries(peers).map(([name, { needs = 'c' }]) => [name, needs])),
+  tools: ['c'],
+  describe: (peer) => peers[peer].is,
+  workloads: ['w1@1', 'w1', 'w2@1', 'w2', 'w3-64@1', 'w3-64', 'w3-253@1', 'w3-253', 'w4'],
+
+  columns(workload) {
+    const unit = workload.startsWith('w1') ? 'round trips' : workload === 'w4' ? 'connections' : 'descriptors'
+    const latency =
+      workload.startsWith('w1') || workload === 'w4' ? [column('p50 µs', 'p50'), column('p99 µs', 'p99')] : []
+    return [
+      column(`${unit}/s`, 'perSecond', integer),
+      spread('perSecond'),
+      ratio('perSecond', '× C'),
+      ...latency,
+      column('CPU µs each', 'cpuEach'),
+      ratio('cpuEach', '× C'),
+      ...memory,
+      lost
+    ]
+  },
+
+  cases({ cpu }) {
+    return this.workloads.flatMap((workload) => {
+      const [kind, isPinned] = [workload.replace('@1', ''), workload.endsWith('@1')]
+      return Object.entries(peers).map(([peer, { command, cannot = {} }]) => ({
+        workload,
+        peer,
+        cannot: cannot[kind.slice(0, 2)],
+        start: START[kind],
+        measure: (n) =>
+          kind === 'w4' ? measureConnections(command, n) : measurePassing(command, kind, n, isPinned ? cpu : undefined)
+      }))
+    })
+  }
+}
