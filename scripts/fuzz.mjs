@@ -17,6 +17,7 @@ const CARGO_FUZZ = '0.13.2'
 const LONGEST = 1024
 
 const folder = join(root, 'crates', 'core', 'fuzz')
+const built = join(root, 'target', 'fuzz')
 const all = readdirSync(join(folder, 'fuzz_targets')).map((file) => basename(file, '.rs'))
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -36,7 +37,7 @@ if (unknown.length > 0 || !(seconds > 0) || !(jobs > 0)) {
 
 // Sanitizers and coverage are options of the nightly compiler.
 const nightly = ['+nightly', 'fuzz']
-const fuzz = (command, ...args) => [...nightly, command, '--fuzz-dir', folder, ...args]
+const fuzz = (command, ...args) => [...nightly, command, '--fuzz-dir', folder, '--target-dir', built, ...args]
 
 function build() {
   if (spawnSync('cargo', [...nightly, '--version'], { stdio: 'ignore' }).status !== 0) {
