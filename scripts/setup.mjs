@@ -50,7 +50,14 @@ if (process.env.FDPASS_BINARY === undefined) {
     process.exit(1)
   }
   step('native binary (release profile)', {
-    sources: ['Cargo.toml', 'Cargo.lock', 'crates', 'package.json'],
+    sources: [
+      'Cargo.toml',
+      'Cargo.lock',
+      'crates/binding',
+      'crates/core/Cargo.toml',
+      'crates/core/src',
+      'package.json'
+    ],
     outputs: ['binding.cjs', 'binding.d.cts', ...(binary() ? [] : ['a .node file'])],
     run: ['npm', 'run', '--silent', 'build:native']
   })
