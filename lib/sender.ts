@@ -291,9 +291,11 @@ export class Sender {
 
   /** Ends everything that waits. */
   fail(error: () => Error): void {
+    const isHalf = (this.#queue.peek()?.offset ?? 0) > 0
     for (let pending = this.#queue.shift(); pending !== undefined; pending = this.#queue.shift()) {
       settle(pending, rejection(error))
     }
+    if (isHalf && !this.#endpoint.closed) this.#endHalf()
     this.#stopWaitingForNothing()
   }
 

@@ -20,7 +20,7 @@ const { values } = parseArgs({
 
 if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
 process.chdir(root)
-const { canInject, describe, judge, measure, plan, run, scenarios } =
+const { Runner, canInject, describe, judge, measure, plan, scenarios } =
   await import('../build/__test__/helpers/faults.js')
 if (!canInject()) {
   console.log('# needs cc, and glibc')
@@ -39,26 +39,25 @@ const failures = []
 const queues = []
 for (const backend of backends) {
   for (const scenario of chosen) {
-    process.env.FDPASS_BACKEND = backend
-    const baseline = await measure(scenario)
+    const runner = new Runner(scenario, backend)
+    const baseline = await measure(scenario, runner)
     const faults = plan(baseline, seed, values.call)
       .filter(({ error }) => values.error === undefined || error === values.error)
       .filter(({ nth }) => values.nth === undefined || nth === Number(values.nth))
       .filter(({ times }) => values.times === undefined || times === Number(values.times))
     const row = { backend, scenario, all: faults.length, run: 0, 'not reached': 0, retried: 0, reported: 0, failed: 0 }
     rows.push(row)
-    queues.push({ backend, baseline, faults, row })
+    queues.push({ runner, backend, baseline, faults, row })
   }
 }
 // In turn, so that a run that is cut off has seen something of each.
 for (let left = true; left && performance.now() < until;) {
   left = false
-  for (const { backend, baseline, faults, row } of queues) {
+  for (const { runner, backend, baseline, faults, row } of queues) {
     const fault = faults.pop()
     if (fault === undefined) continue
     left = true
-    process.env.FDPASS_BACKEND = backend
-    const outcome = await run(fault.scenario, fault)
+    const outcome = await runner.run(fault)
     const verdict = judge(baseline, fault, outcome)
     row.run++
     row[verdict.kind]++
@@ -75,6 +74,7 @@ for (let left = true; left && performance.now() < until;) {
   }
 }
 
+for (const { runner } of queues) runner.close()
 console.table(rows)
 const total = (kind) => rows.reduce((sum, row) => sum + row[kind], 0)
 console.log(

@@ -98,6 +98,9 @@ impl Child<'_> {
     if close_range(first, RawFd::MAX, CLOSE_RANGE_CLOEXEC) {
       return Ok(());
     }
+    if self.highest == RawFd::MAX {
+      return Err(Errno::last()); // it could be done before; one by one it would take minutes
+    }
     (first..=self.highest).try_for_each(|number| set_descriptor_flags(number, libc::FD_CLOEXEC))
   }
 }
