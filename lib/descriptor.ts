@@ -2,7 +2,6 @@ import type { Socket as DatagramSocket } from 'node:dgram'
 import { once } from 'node:events'
 import type { ReadStream, WriteStream } from 'node:fs'
 import type { AddressInfo, Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
-import { constants } from 'node:os'
 import { setTimeout } from 'node:timers'
 import { type Address, takeName } from './address.ts'
 import { MAX_INT, integer } from './arguments.ts'
@@ -350,16 +349,9 @@ export function own(fd: number): Descriptor {
 
 /** Duplicates of the first of the shared numbers, as many as counted: what they mean now. The native side owns them. */
 export function duplicateShared(count: number): number[] {
-  const sources = fds.slice(0, count)
   const code = native.duplicate(count)
   if (code < 0) throw systemError(code, 'fcntl')
-  const duplicates = Array.from(fds.subarray(0, count))
-  // A number that is not open may become that of a duplicate, before its own turn comes.
-  if (count > 1 && sources.some((source) => duplicates.includes(source))) {
-    closeFds(duplicates)
-    throw systemError(-constants.errno.EBADF, 'fcntl')
-  }
-  return duplicates
+  return Array.from(fds.subarray(0, count))
 }
 
 /** Closes numbers that the native side owns, runs of them with one system call. */
@@ -369,9 +361,9 @@ export function closeFds(numbers: readonly number[]): void {
     return
   }
   for (let from = 0; from < numbers.length; from += fds.length) {
-    const part = numbers.slice(from, from + fds.length)
-    fds.set(part)
-    native.closeAll(part.length)
+    const count = Math.min(numbers.length - from, fds.length)
+    for (let i = 0; i < count; i++) fds[i] = numbers[from + i]!
+    native.closeAll(count)
   }
 }
 

@@ -313,8 +313,9 @@ function takeBytes(at: number, count: number): Uint8Array {
 /** Makes objects of numbers that were received. */
 function takeFds(place: number, count: number): readonly Descriptor[] {
   if (count === 0) return noDescriptors
-  const descriptors = [own(fds[place]!)]
-  for (let i = 1; i < count; i++) descriptors.push(own(fds[place + i]!))
+  if (count === 1) return [own(fds[place]!)]
+  const descriptors = new Array<Descriptor>(count)
+  for (let i = 0; i < count; i++) descriptors[i] = own(fds[place + i]!)
   return descriptors
 }
 

@@ -7,7 +7,7 @@
 
 use std::ffi::{CString, c_void};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use fdpass_core::{
@@ -238,7 +238,7 @@ pub struct Calls<'env> {
   /// Add seals to memory.
   #[napi(ts_type = "(fd: number, seals: number) => number")]
   pub seal: Unknown<'env>,
-  /// Replace the first `count` numbers in `fds`, anybody's, by duplicates: all or none.
+  /// Replace the first `count` numbers in `fds`, anybody's, by duplicates of what they mean now: all or none.
   #[napi(ts_type = "(count: number) => number")]
   pub duplicate: Unknown<'env>,
   /// Give a number up without closing it, in the mode in which it came; its file stays.
@@ -723,6 +723,13 @@ fn duplicate(environment: &mut Environment, [count]: [i32; 1]) -> Outcome {
   let numbers = &mut fds.get()[..count as usize];
   // A failure drops, and so closes, those already made.
   let duplicates = borrowed(numbers)?.iter().map(|&fd| fdpass_core::duplicate(fd)).collect::<Result<Vec<_>, _>>()?;
+  // A number that is not open may become that of a duplicate, before its own turn comes.
+  let made = duplicates.iter().map(AsRawFd::as_raw_fd);
+  let (least, most) = made.fold((RawFd::MAX, 0), |(least, most), number| (least.min(number), most.max(number)));
+  let is_made = |number: &RawFd| duplicates.iter().any(|fd| fd.as_raw_fd() == *number);
+  if numbers.iter().any(|number| (least..=most).contains(number) && is_made(number)) {
+    return Err(Errno::EBADF);
+  }
   for (number, fd) in numbers.iter_mut().zip(duplicates) {
     *number = table.insert(fd);
   }
@@ -747,7 +754,9 @@ fn close_all(environment: &mut Environment, [count]: [i32; 1]) -> Outcome {
 
 fn take_all(environment: &mut Environment, count: i32) -> Vec<OwnedFd> {
   let Environment { table, fds, .. } = environment;
-  fds.get()[..count as usize].iter().filter_map(|&number| table.take(number).ok()).collect()
+  let mut taken = Vec::with_capacity(count as usize);
+  taken.extend(fds.get()[..count as usize].iter().filter_map(|&number| table.take(number).ok()));
+  taken
 }
 
 unsafe extern "C" fn close_later(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {

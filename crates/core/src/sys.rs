@@ -148,11 +148,16 @@ impl ControlRoom {
   }
 }
 
-/// Takes ownership of descriptors that `recvmsg` has just installed.
-pub(crate) fn own_received(numbers: impl Iterator<Item = RawFd>) -> Vec<OwnedFd> {
-  // SAFETY: the numbers come out of a control message of this process's own recvmsg: they are open, and nobody else
-  // knows them.
-  numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
+/// Takes ownership of descriptors that `recvmsg` has just installed: the numbers in the data of a control message.
+fn own_received(data: &[u8]) -> Vec<OwnedFd> {
+  let mut fds = Vec::with_capacity(data.len() / size_of::<RawFd>());
+  let (numbers, _) = data.as_chunks();
+  // What the kernel could not make, or was not to, is an error number, negative.
+  for number in numbers.iter().map(|&number| RawFd::from_ne_bytes(number)).filter(|&number| number >= 0) {
+    // SAFETY: it comes out of a control message of this process's own recvmsg: it is open, and nobody else knows it.
+    fds.push(unsafe { OwnedFd::from_raw_fd(number) });
+  }
+  fds
 }
 
 /// A control message that was received, and what is owned of it.
@@ -198,16 +203,15 @@ fn own_message(header: &libc::cmsghdr, data: &[u8]) -> Told {
   }
   match header.cmsg_type {
     libc::SCM_RIGHTS => {
-      let fds = own_received(numbers(data));
+      let fds = own_received(data);
       Told::Rights { withheld: fds.len() < data.len() / size_of::<RawFd>(), fds }
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     SCM_PIDFD => match data.first_chunk() {
       None => Told::Other,
-      Some(&first) => Told::Pidfd {
-        fds: own_received(numbers(data)),
-        failed: Errno::from_raw(RawFd::from_ne_bytes(first).wrapping_neg()),
-      },
+      Some(&first) => {
+        Told::Pidfd { fds: own_received(data), failed: Errno::from_raw(RawFd::from_ne_bytes(first).wrapping_neg()) }
+      }
     },
     #[cfg(any(target_os = "linux", target_os = "android"))]
     libc::SCM_CREDENTIALS => {
@@ -230,14 +234,6 @@ fn own_message(header: &libc::cmsghdr, data: &[u8]) -> Told {
 fn own_sockcred2(data: &[u8]) -> Option<Credentials> {
   let word = |index: usize| Some(u32::from_ne_bytes(data.get(index * 4..index * 4 + 4)?.try_into().ok()?));
   Some(Credentials { pid: Some(word(1)? as i32).filter(|&pid| pid > 0), uid: word(3)?, gid: word(5)? })
-}
-
-/// The numbers in the data of a control message that holds descriptors.
-fn numbers(data: &[u8]) -> impl Iterator<Item = RawFd> {
-  let numbers = data.chunks_exact(size_of::<RawFd>());
-  let numbers = numbers.map(|number| RawFd::from_ne_bytes(number.try_into().expect("a chunk of four bytes")));
-  // What the kernel could not make, or was not to, is an error number, negative.
-  numbers.filter(|&number| number >= 0)
 }
 
 /// Takes ownership of a number that the caller says is its own.
@@ -727,7 +723,7 @@ mod tests {
         _ => panic!("no rights"),
       });
     }
-    drop(own_received(numbers.into_iter()));
+    drop(own_received(&data(&numbers)));
   }
 
   #[test]
@@ -799,7 +795,7 @@ mod tests {
       assert_eq!(owned.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
       owned.into_iter().for_each(std::mem::forget); // for the next length
     }
-    drop(own_received(numbers.into_iter()));
+    drop(own_received(&data(&numbers)));
   }
 
   #[test]
@@ -819,7 +815,7 @@ mod tests {
       let control = [claiming(length, RIGHTS, &[]), message(RIGHTS, &data(&numbers))].concat();
       assert_owned(&control, &[]);
     }
-    drop(own_received(numbers.into_iter()));
+    drop(own_received(&data(&numbers)));
   }
 
   #[test]
