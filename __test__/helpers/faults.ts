@@ -130,10 +130,14 @@ export class Runner {
     table.writeUInt32LE(fault?.nth ?? 0, 4)
     table.writeUInt32LE(fault?.times ?? 0, 8)
     table.writeInt32LE(fault === undefined || fault.error === 'SHORT' ? 0 : errnoOf(fault.error), 12)
-    // What was found out about the binary stays.
-    if (child.pid !== undefined) readFileSync(this.#table).copy(table, 20, 20, 28)
+    // Not what the process writes when it starts: in how many fdpass was found, and how many calls there are.
     const file = openSync(this.#table, 'r+')
-    writeSync(file, table, 0, NAMES, 0)
+    for (const [from, to] of [
+      [0, 20],
+      [28, 44],
+      [COUNTS, NAMES]
+    ] as const)
+      writeSync(file, table, from, to - from, from)
     closeSync(file)
     this.#output = this.#errors = ''
     child.stdin!.write(`${own}\n`)
