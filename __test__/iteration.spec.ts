@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { closeSync } from 'node:fs'
 import test from 'ava'
-import { type Message, type UnixSocket, socketpair } from 'fdpass'
+import { type Message, type UnixSocket, bind, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from './helpers/conditions.ts'
 import { countFds, hasWriter, openFile, openPipe, readAll } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
@@ -47,6 +47,39 @@ for (const type of process.platform === 'darwin' ? (['stream'] as const) : (['st
     b.close()
   })
 }
+
+test.serial(
+  'what is received ahead tells what a receive tells: the address, the size of what was cut, the credentials',
+  async (t) => {
+    const address = isLinux ? `\0fdpass-iteration-${process.pid}` : null
+    const [socket, sender] = [bind(address), bind(isLinux ? `${address}-sender` : null)]
+    const [unnamed, other] = socketpair({ type: 'dgram' })
+    if (address !== null) {
+      for (let i = 0; i < 3; i++) await sender.send(`from a name ${i}`, { to: address })
+      await unnamed.send('from none', { to: address })
+      const seen: unknown[] = []
+      for await (const message of socket.messages({ maxBytes: 11 })) {
+        seen.push([text(message), message.size, message.address])
+        if (seen.length === 4) break
+      }
+      t.deepEqual(seen, [...[0, 1, 2].map(() => ['from a name', 13, `${address}-sender`]), ['from none', 9, null]])
+    }
+    for (const each of [socket, sender, unnamed, other]) each.close()
+
+    const [a, b] = socketpair({ credentials: true })
+    const file = openFile()
+    await sendNumbered(a, file, 3)
+    for (let i = 0; i < 3; i++) {
+      using message = await takeOne(b)
+      t.is(text(message), String(i))
+      t.is(message.fds.length, 1)
+      t.is(message.credentials?.pid, process.pid)
+    }
+    closeSync(file)
+    a.close()
+    b.close()
+  }
+)
 
 test.serial('messages that wait are iterated at once, those that come later when they come [E6]', async (t) => {
   const file = openFile()

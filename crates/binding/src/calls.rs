@@ -810,6 +810,7 @@ fn receive_many(environment: &mut Environment, [socket, max_bytes, max_fds, mut 
   let (mut bytes, mut numbers, batch) = (bytes.get(), fds.get(), batch.get());
   let (counted, messages) = batch.split_at_mut(1);
   counted[0] = 0;
+  let has_address = table.socket(socket)?.socket_type() == SocketType::Dgram;
   let mut taken = 0;
   let mut room = None;
   for message in messages.chunks_exact_mut(2) {
@@ -829,7 +830,7 @@ fn receive_many(environment: &mut Environment, [socket, max_bytes, max_fds, mut 
     let told = Told { fds: numbers, outcome: outcome.get(), name: name.get() };
     let length = receive_bytes(table, control, &mut bytes[..max_bytes as usize], told, [socket, max_fds])?;
     let &mut [count, lost, size, more, ..] = outcome.get() else { return Err(Errno::EINVAL) };
-    if length < 0 || lost != 0 || more != 0 || size != length {
+    if length < 0 || lost != 0 || more != 0 || size != length || has_address {
       return Ok(length);
     }
     message.copy_from_slice(&[length, count]);
