@@ -25,7 +25,7 @@ interface Answer {
 const inode = (descriptor: Descriptor) => fstatSync(descriptor.fd).ino
 
 /** What a request may reject with where its peer was killed, or has broken the channel. */
-const GONE = ['ECONNRESET', 'EPIPE', 'ERR_SOCKET_CLOSED']
+const GONE = ['ECONNRESET', 'EPIPE', 'ERR_SOCKET_CLOSED', 'EMSGSIZE', 'EPROTO']
 /** Where one of the descriptor tables was full. */
 const FULL = ['ERR_CONTROL_TRUNCATED', 'EMFILE']
 
@@ -33,7 +33,7 @@ const FULL = ['ERR_CONTROL_TRUNCATED', 'EMFILE']
 class Peer {
   readonly channel: Channel
   readonly program: Program
-  killed = false
+  isOver = false
   #next = 0
   #received = 0
 
@@ -64,7 +64,7 @@ class Peer {
   }
 
   kill(): void {
-    this.killed = true
+    this.isOver = true
     this.program.child.kill('SIGKILL')
     this.scene.count('kills')
   }
@@ -77,13 +77,7 @@ class Peer {
         message = await this.channel.receive()
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException
-        this.scene.told('receive', error, [
-          ...FULL,
-          ...(this.killed ? GONE : []),
-          'ERR_OUT_OF_RANGE',
-          'EPROTO',
-          'EMSGSIZE'
-        ])
+        this.scene.told('receive', error, [...FULL, ...(this.isOver ? GONE : [])])
         if (!FULL.includes(code!)) return
         this.#received++
         continue
@@ -131,7 +125,7 @@ class Peer {
       answer.close()
     } catch (error) {
       full = FULL.includes((error as NodeJS.ErrnoException).code!)
-      scene.told('request', error, [...FULL, ...(this.killed ? GONE : []), ...(signal ? ['ABORT_ERR'] : [])])
+      scene.told('request', error, [...FULL, ...(this.isOver ? GONE : []), ...(signal ? ['ABORT_ERR'] : [])])
       scene.count('told')
     }
     if (full) await delay(20)
@@ -161,7 +155,7 @@ await play(async (scene) => {
       const end = scene.stopped ? 0 : scene.random.below(4)
       if (end === 3) {
         // A message over the other end's limit ends the channel at both, with a reason.
-        peer.killed = true
+        peer.isOver = true
         await peer.channel
           .send(
             'too many',
@@ -175,6 +169,7 @@ await play(async (scene) => {
       asking = false
       if (end === 0) {
         await Promise.all(askers)
+        peer.isOver = true
         peer.channel.close()
       }
       await Promise.all(askers)

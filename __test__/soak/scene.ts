@@ -150,10 +150,13 @@ export async function play(run: (scene: Scene) => Promise<void>): Promise<void> 
 
   scene.stopped = false
   process.once('message', () => (scene.stopped = true))
-  const samples = setInterval(
-    () => tell({ kind: 'sample', state: state(), counts: scene.counts, problems: scene.problems }),
-    5000
-  )
+  const samples = setInterval(() => {
+    try {
+      tell({ kind: 'sample', state: state(), counts: scene.counts, problems: scene.problems })
+    } catch (error) {
+      scene.told('sample', error, ['EMFILE'])
+    }
+  }, 5000)
   await run(scene)
   clearInterval(samples)
   const after = await settled(before)
