@@ -44,6 +44,7 @@ function start(name, place) {
   })
   const part = { name, child, samples: [], counts: {}, problems: [], baseline: undefined, end: undefined }
   child.on('message', (message) => {
+    for (const problem of message.problems?.slice(part.problems.length) ?? []) console.log(`# ${name}: ${problem}`)
     Object.assign(part, { counts: message.counts ?? part.counts, problems: message.problems ?? part.problems })
     if (message.kind === 'baseline') part.baseline = message.state
     else if (message.kind === 'end') part.end = message.state
@@ -57,9 +58,10 @@ function start(name, place) {
   return part
 }
 
+const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length
+
 /** How much a value changes within a minute: the slope of the line of least squares. */
 function slope(samples, what) {
-  const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length
   const [at, of] = [mean(samples.map((sample) => sample.at)), mean(samples.map((sample) => sample[what]))]
   const spread = samples.reduce((sum, sample) => sum + (sample.at - at) ** 2, 0)
   return (samples.reduce((sum, sample) => sum + (sample.at - at) * (sample[what] - of), 0) / spread) * 60_000

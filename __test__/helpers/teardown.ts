@@ -69,7 +69,7 @@ export async function endProcess(how: Task['how'], seed: number, runtime: Runtim
     if (end !== expected) throw new Error(`${what} ended with ${end}: ${stderr}`)
     // One error, and no second one that it led to.
     const errors = stderr.match(/^\w*(Error|Warning).*$|on purpose$/gm) ?? []
-    const right = expected === 1 ? errors.length === 1 && /on purpose$/.test(errors[0]!) : stderr === ''
+    const right = expected === 1 ? errors.length === 1 && errors[0]!.endsWith('on purpose') : stderr === ''
     if (!right) throw new Error(`${what} said: ${stderr}`)
     const files = readdirSync(folder)
     if (files.length > 0) throw new Error(`${what} has left ${files.join()}`)

@@ -6,7 +6,6 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { listen } from 'fdpass'
 import { serveBroker, startBroker } from 'fdpass/broker'
 import { temporaryFolder } from '../helpers/descriptors.ts'
-import { fill, free } from '../helpers/table.ts'
 import { play, programPath } from './scene.ts'
 
 const FILES = 20
@@ -19,10 +18,6 @@ await play(async (scene) => {
   const path = join(folder, 'broker')
   const listener = await listen(path)
   const service = serveBroker(listener, { roots: [folder], allow: ({ operation }) => operation === 'open' })
-  let full = false
-  const room = async () => {
-    while (full) await delay(20)
-  }
   const allowed = ['ECONNRESET', 'EPIPE', 'EMFILE', 'ERR_CONTROL_TRUNCATED']
 
   const lane = async () => {
@@ -43,7 +38,7 @@ await play(async (scene) => {
     }
   }
   const visitor = async () => {
-    await room()
+    await scene.room()
     const calls = below(200)
     const program = scene.start(programPath('broker-client'), [path, `${FILES}`, `${calls}`, `${below(2 ** 31)}`])
     if (scene.oneIn(2)) {
@@ -78,14 +73,7 @@ await play(async (scene) => {
       scene.count('kills')
       scene.count('helpers killed')
     }),
-    scene.repeat(3000, 9000, async () => {
-      full = true
-      fill()
-      await delay(below(200))
-      free()
-      full = false
-      scene.count('full tables')
-    })
+    scene.repeat(3000, 9000, () => scene.fillTable(200))
   ])
   service.close()
   listener.close()

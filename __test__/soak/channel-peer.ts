@@ -18,7 +18,7 @@ channel.onRequest(async (request) => {
 // What ends it ends the process.
 void channel.closed.then(() => process.exit(0))
 
-const ENDED = [
+const ENDED = new Set<unknown>([
   'ECONNRESET',
   'EPIPE',
   'ERR_SOCKET_CLOSED',
@@ -26,9 +26,9 @@ const ENDED = [
   'ERR_CONTROL_TRUNCATED',
   'ERR_OUT_OF_RANGE',
   'EMSGSIZE'
-]
+])
 const may = (error: unknown) => {
-  if (!ENDED.includes((error as NodeJS.ErrnoException).code!)) throw error
+  if (!ENDED.has((error as NodeJS.ErrnoException).code)) throw error
 }
 for (let n = 0; ;) {
   await delay(below(40))

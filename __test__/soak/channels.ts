@@ -3,7 +3,6 @@
 import { fstatSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Channel, type ChannelMessage, type Descriptor, UnixSocket, memfd, socketpair } from 'fdpass'
-import { fill, free } from '../helpers/table.ts'
 import { type Program, type Scene, play, programPath } from './scene.ts'
 
 const PEERS = 3
@@ -29,11 +28,17 @@ const GONE = ['ECONNRESET', 'EPIPE', 'ERR_SOCKET_CLOSED', 'EMSGSIZE', 'EPROTO']
 /** Where one of the descriptor tables was full. */
 const FULL = ['ERR_CONTROL_TRUNCATED', 'EMFILE']
 
+function same(left: readonly number[], right: readonly number[]): boolean {
+  return left.length === right.length && left.every((ino, i) => ino === right[i])
+}
+
 /** One peer from its start to its end. */
 class Peer {
   readonly channel: Channel
   readonly program: Program
   isOver = false
+  /** Whether nothing is asked any more. */
+  isDone = false
   #next = 0
   #received = 0
 
@@ -109,8 +114,6 @@ class Peer {
       const fds = files.map((file) => this.files[file]!)
       const answer = await scene.settles('request', this.channel.request(question, fds, { signal }))
       const { n, inodes, text } = answer.value as Answer
-      const same = (left: readonly number[], right: readonly number[]) =>
-        left.length === right.length && left.every((ino, i) => ino === right[i])
       const right =
         n === question.n &&
         text.length === question.text.length &&
@@ -134,18 +137,16 @@ class Peer {
 
 await play(async (scene) => {
   const files = Array.from({ length: 16 }, (_, i) => memfd({ data: `${i}` }))
-  let full = false
   const peers = new Set<Peer>()
   const lane = async () => {
     while (!scene.stopped) {
-      while (full) await delay(20)
+      await scene.room()
       const peer = new Peer(scene, files)
       peers.add(peer)
       const receiving = peer.receive()
       const closed = peer.channel.closed
-      let asking = true
       const askers = Array.from({ length: 6 }, async () => {
-        while (asking) {
+        while (!peer.isDone) {
           await peer.ask()
           await delay(scene.random.below(60))
         }
@@ -166,7 +167,7 @@ await play(async (scene) => {
         scene.count(`ended: ${(why as NodeJS.ErrnoException | null)?.code}`)
         peer.program.child.kill('SIGKILL')
       } else if (end > 0) peer.kill()
-      asking = false
+      peer.isDone = true
       if (end === 0) {
         await Promise.all(askers)
         peer.isOver = true
@@ -190,14 +191,7 @@ await play(async (scene) => {
         }
       }
     }),
-    scene.repeat(2000, 6000, async () => {
-      full = true
-      fill()
-      await delay(scene.random.below(200))
-      free()
-      full = false
-      scene.count('full tables')
-    })
+    scene.repeat(2000, 6000, () => scene.fillTable(200))
   ])
   for (const file of files) file.closeSync()
 })

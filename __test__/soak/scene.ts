@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { generator } from '../helpers/random.ts'
 import { differences, resources } from '../helpers/resources.ts'
+import { fill, free } from '../helpers/table.ts'
 
 const collect = (globalThis as unknown as { gc(): void }).gc
 
@@ -27,6 +28,7 @@ process.once('exit', () => children.forEach((child) => child.kill('SIGKILL')))
 
 export class Scene {
   stopped = false
+  #isFull = false
   readonly counts: Record<string, number> = {}
   readonly problems: string[] = []
   readonly random: ReturnType<typeof generator>
@@ -83,6 +85,21 @@ export class Scene {
     }
   }
 
+  /** Leaves no room in the descriptor table of this process for a moment. */
+  async fillTable(most: number): Promise<void> {
+    this.#isFull = true
+    fill()
+    await delay(this.random.below(most))
+    free()
+    this.#isFull = false
+    this.count('full tables')
+  }
+
+  /** Waits until there is room, so that a program can be started. */
+  async room(): Promise<void> {
+    while (this.#isFull) await delay(20)
+  }
+
   /** A promise that has to settle: what is missing after half a minute is a problem. */
   async settles<T>(what: string, promise: Promise<T>): Promise<T> {
     const late = new AbortController()
@@ -135,10 +152,13 @@ function state(): State {
   return { fds: sum(fds), threads: sum(threads), rss: rss >> 10, heap: heapUsed >> 10 }
 }
 
+function tell(message: object): void {
+  process.send?.(message)
+}
+
 /** Plays a part: a few seconds to have everything opened that stays open, then until the IPC channel says that it is enough. */
 export async function play(run: (scene: Scene) => Promise<void>): Promise<void> {
   const scene = new Scene(Number(process.argv[2]))
-  const tell = (message: object) => void process.send?.(message)
   process.once('disconnect', () => process.exit(1))
   process.on('warning', (warning) => scene.problem(warning))
 

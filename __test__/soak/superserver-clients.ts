@@ -10,8 +10,8 @@ const [family, where, seed] = process.argv.slice(2)
 const { below } = generator(Number(seed))
 const noise = randomBytes(400_000)
 const seen = { asked: 0, answered: 0, reset: 0, refused: 0, odd: 0, what: [] as string[] }
-let ended = false
-if (family === 'tcp') process.stdin.resume().once('end', () => (ended = true))
+const clock = { isOver: false }
+if (family === 'tcp') process.stdin.resume().once('end', () => (clock.isOver = true))
 
 async function converse(): Promise<void> {
   const socket = family === 'tcp' ? connect({ host: '127.0.0.1', port: Number(where) }) : connect(where!)
@@ -47,7 +47,7 @@ async function converse(): Promise<void> {
 const most = family === 'tcp' ? 90 : 60
 let wanted = 20
 async function lane(number: number): Promise<void> {
-  while (!ended) {
+  while (!clock.isOver) {
     // Sometimes few at a time, and sometimes more than the superserver has descriptors for.
     if (number < wanted) await converse()
     await delay(number < wanted ? below(200) : 200)

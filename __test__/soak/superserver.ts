@@ -7,7 +7,6 @@ import { fileURLToPath } from 'node:url'
 import { isWorker, serve, superserve } from 'fdpass/superserver'
 import { answer } from '../helpers/connections.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
-import { fill, free } from '../helpers/table.ts'
 import { type Scene, play, programPath } from './scene.ts'
 
 if (isWorker) await serve(createServer({ allowHalfOpen: true }, answer))
@@ -26,7 +25,6 @@ async function superviseAll(): Promise<void> {
   const { port } = server.addresses[0]!.address as { port: number }
   let lost = 0
   let scene: Scene | undefined
-  let full = false
   server.on('exit', (event) => {
     if (event.service === 'counted') lost += event.lost
   })
@@ -39,13 +37,18 @@ async function superviseAll(): Promise<void> {
     scene = current
     const { random } = scene
     const [lostBefore, before] = [lost, server.stats()]
+    const base = { ...scene.counts }
+    const tally = () => {
+      const now = server.stats()
+      for (const name of ['handedOn', 'spawned'] as const)
+        current.counts[name] = (base[name] ?? 0) + now[name] - before[name]
+      current.counts.connections = (base.connections ?? 0) + now.accepted - before.accepted
+    }
     const clients = scene.start(programPath('superserver-clients'), ['tcp', `${port}`, `${random.below(2 ** 31)}`], {
       stdio: ['pipe', 'pipe', 'inherit']
     })
-    const room = async () => {
-      while (full) await delay(20)
-    }
     await Promise.all([
+      scene.repeat(1000, 1001, tally),
       scene.repeat(1000, 4000, async () => {
         const alive = server.stats().workers.filter(({ state }) => state !== 'starting')
         if (alive.length === 0) return
@@ -53,7 +56,7 @@ async function superviseAll(): Promise<void> {
         current.count('kills')
       }),
       current.repeat(5000, 15_000, async () => {
-        await room()
+        await current.room()
         try {
           await server.reload()
           current.count('reloads')
@@ -62,16 +65,9 @@ async function superviseAll(): Promise<void> {
           current.told('reload', error, ['ERR_WORKER_FAILED', 'EMFILE'])
         }
       }),
-      current.repeat(3000, 9000, async () => {
-        full = true
-        fill()
-        await delay(random.below(300))
-        free()
-        full = false
-        current.count('full tables')
-      }),
+      current.repeat(3000, 9000, () => current.fillTable(300)),
       current.repeat(500, 3000, async () => {
-        await room()
+        await current.room()
         const some = current.start(programPath('superserver-clients'), ['unix', path, `${random.below(2 ** 31)}`])
         await delay(random.below(1500))
         some.child.kill('SIGKILL')
@@ -92,10 +88,8 @@ async function superviseAll(): Promise<void> {
     if (rest()) current.problem(`the superserver does not come to rest: ${JSON.stringify(server.stats())}`)
 
     const after = server.stats()
-    const of = (name: 'accepted' | 'completed' | 'lost' | 'refused' | 'handedOn' | 'spawned') =>
-      after[name] - before[name]
-    for (const name of ['handedOn', 'spawned'] as const) current.count(name, of(name))
-    current.count('connections', of('accepted'))
+    const of = (name: 'accepted' | 'completed' | 'lost' | 'refused') => after[name] - before[name]
+    tally()
     current.count('answered', seen.answered)
     current.count('lost and told', seen.reset)
     if (seen.refused !== 0 || seen.odd !== 0) current.problem(`clients of the superserver: ${JSON.stringify(seen)}`)
