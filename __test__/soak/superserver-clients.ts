@@ -16,12 +16,10 @@ if (family === 'tcp') process.stdin.resume().once('end', () => (clock.isOver = t
 async function converse(): Promise<void> {
   const socket = family === 'tcp' ? connect({ host: '127.0.0.1', port: Number(where) }) : connect(where!)
   seen.asked++
-  let connected = false
   try {
     const answered = readAllOf(socket)
     answered.catch(() => {})
     await Promise.race([once(socket, 'connect'), answered])
-    connected = true
     const length = below(50) === 0 ? below(200_000) : below(2000)
     const said = noise.subarray(below(200_000)).subarray(0, length)
     socket.write(said.subarray(0, below(length + 1)))
@@ -35,7 +33,8 @@ async function converse(): Promise<void> {
     }
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
-    if (connected && (code === 'ECONNRESET' || code === 'EPIPE')) seen.reset++
+    // Also of connect(2): the kernel had it done, and the end came before this process looked.
+    if (code === 'ECONNRESET' || code === 'EPIPE') seen.reset++
     else {
       seen.refused++
       seen.what.push(`${code} ${String(error)}`)
