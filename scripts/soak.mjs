@@ -96,6 +96,9 @@ await Promise.all(running.map(({ ready }) => ready))
 const started = performance.now()
 const progress = setInterval(() => {
   console.log(`# ${Math.round((performance.now() - started) / 60_000)} min: ${line(total())}`)
+  console.log(
+    `#   RSS in MiB: ${running.map(({ name, samples }) => `${name} ${(samples.at(-1)?.rss ?? 0) >> 10}`).join(', ')}`
+  )
 }, 60_000)
 await Promise.race([
   new Promise((resolve) => setTimeout(resolve, minutes * 60_000)),

@@ -157,14 +157,15 @@ await play(async (scene) => {
       if (end === 3) {
         // A message over the other end's limit ends the channel at both, with a reason.
         peer.isOver = true
-        await peer.channel
-          .send(
-            'too many',
-            Array.from({ length: MAX_FDS + 4 }, () => files[0]!)
-          )
-          .catch(() => {})
-        const why = await scene.settles('the end after a message over the limit', closed)
-        scene.count(`ended: ${(why as NodeJS.ErrnoException | null)?.code}`)
+        const over = Array.from({ length: MAX_FDS + 4 }, () => files[0]!)
+        try {
+          await peer.channel.send('too many', over)
+          const why = await scene.settles('the end after a message over the limit', closed)
+          scene.count(`ended: ${(why as NodeJS.ErrnoException | null)?.code}`)
+        } catch (error) {
+          // Where it could not be sent the channel goes on.
+          scene.told('a message over the limit', error, [...FULL, ...GONE])
+        }
         peer.program.child.kill('SIGKILL')
       } else if (end > 0) peer.kill()
       peer.isDone = true
