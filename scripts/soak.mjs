@@ -1,0 +1,152 @@
+// `npm run test:soak -- [--minutes 20] [--seed S] [PART…]`: everything at once for so long, amid kills, reloads, take-overs, full descriptor
+// tables and limits: a superserver, channels, a broker, a store, and rows of servers that take over (__test__/soak). Clients count their
+// answers; what the long-lived processes hold has to be level at the end. Prints what happened each minute, and `N passed, N failed`.
+import { spawn, spawnSync } from 'node:child_process'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { root } from './run.mjs'
+
+/** Each a long-lived process; some with so few descriptors that they get scarce. */
+const parts = { superserver: { limit: 200 }, channels: { limit: 400 }, broker: { limit: 400 }, store: {}, takeover: {} }
+
+/** How much a process may grow over the second half of the time: memory is taken from the system in pieces, and given back late. */
+const GROWTH = { rss: 8 * 1024, heap: 2 * 1024 } // KiB
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { minutes: { type: 'string', default: '20' }, seed: { type: 'string' } }
+})
+const minutes = Number(values.minutes)
+const seed = Number(values.seed ?? Math.trunc(Math.random() * 2 ** 31))
+const chosen = positionals.length > 0 ? positionals : Object.keys(parts)
+if (!(minutes > 0) || !Number.isSafeInteger(seed) || chosen.some((name) => !Object.hasOwn(parts, name))) {
+  console.error(`Usage: npm run test:soak -- [--minutes N] [--seed S] [${Object.keys(parts).join('|')}]…`)
+  process.exit(2)
+}
+if (process.platform !== 'linux') {
+  console.log('summary: reason="needs Linux"\n0 passed, 0 failed')
+  process.exit(0)
+}
+if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+
+/** Starts a part; what it tells is collected. */
+function start(name, place) {
+  const node = [
+    process.execPath,
+    '--expose-gc',
+    '--trace-warnings',
+    join(root, 'build', '__test__', 'soak', `${name}.js`),
+    `${seed + place}`
+  ]
+  const { limit = '' } = parts[name]
+  const child = spawn('sh', ['-c', '[ -z "$0" ] || ulimit -n "$0"; exec "$@"', `${limit}`, ...node], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc']
+  })
+  const part = { name, child, samples: [], counts: {}, problems: [], baseline: undefined, end: undefined }
+  child.on('message', (message) => {
+    for (const problem of message.problems?.slice(part.problems.length) ?? []) console.log(`# ${name}: ${problem}`)
+    Object.assign(part, { counts: message.counts ?? part.counts, problems: message.problems ?? part.problems })
+    if (message.kind === 'baseline') part.baseline = message.state
+    else if (message.kind === 'end') part.end = message.state
+    else part.samples.push({ at: performance.now(), ...message.state })
+  })
+  part.ready = new Promise((resolve) => {
+    child.on('message', resolve)
+    child.on('exit', resolve)
+  })
+  part.ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve(signal ?? code)))
+  return part
+}
+
+const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length
+
+/** How much a value changes within a minute: the slope of the line of least squares. */
+function slope(samples, what) {
+  const [at, of] = [mean(samples.map((sample) => sample.at)), mean(samples.map((sample) => sample[what]))]
+  const spread = samples.reduce((sum, sample) => sum + (sample.at - at) ** 2, 0)
+  return (samples.reduce((sum, sample) => sum + (sample.at - at) * (sample[what] - of), 0) / spread) * 60_000
+}
+
+/** The counters of all parts together. */
+function total() {
+  const all = {}
+  for (const { counts } of running)
+    for (const [what, count] of Object.entries(counts)) all[what] = (all[what] ?? 0) + count
+  return all
+}
+
+const shown = [
+  'transfers',
+  'connections',
+  'requests',
+  'opens',
+  'calls',
+  'answered',
+  'lost and told',
+  'kills',
+  'take-overs',
+  'reloads',
+  'problems'
+]
+const line = (counts) => shown.map((what) => `${counts[what] ?? 0} ${what}`).join(', ')
+
+console.log(`# seed ${seed}, ${minutes} minutes: ${chosen.join(', ')}`)
+const running = chosen.map(start)
+await Promise.all(running.map(({ ready }) => ready))
+const started = performance.now()
+const progress = setInterval(() => {
+  console.log(`# ${Math.round((performance.now() - started) / 60_000)} min: ${line(total())}`)
+  console.log(
+    `#   RSS in MiB: ${running.map(({ name, samples }) => `${name} ${(samples.at(-1)?.rss ?? 0) >> 10}`).join(', ')}`
+  )
+}, 60_000)
+await Promise.race([
+  new Promise((resolve) => setTimeout(resolve, minutes * 60_000)),
+  // A part that has ended has crashed.
+  ...running.map(({ ended }) => ended)
+])
+clearInterval(progress)
+for (const { child } of running) if (child.connected) child.send('stop')
+const patience = setTimeout(() => running.forEach(({ child }) => child.kill('SIGKILL')), 150_000)
+const endings = await Promise.all(running.map(({ ended }) => ended))
+clearTimeout(patience)
+
+let passed = 0
+let failed = 0
+const rows = []
+running.forEach((part, index) => {
+  const { name, samples, baseline, end, problems, counts } = part
+  const why = [...problems]
+  if (endings[index] !== 0 || end === undefined) why.push(`${name} ended with ${endings[index]}`)
+  const half = samples.slice(Math.floor(samples.length / 2))
+  const row = { part: name }
+  if (baseline !== undefined && end !== undefined) {
+    row.descriptors = `${baseline.fds} → ${end.fds}`
+    row.threads = `${baseline.threads} → ${end.threads}`
+    row['RSS, MiB'] = `${baseline.rss >> 10} → ${end.rss >> 10}`
+  }
+  for (const what of ['rss', 'heap']) {
+    if (half.length < 6) continue
+    const grown = slope(half, what)
+    row[`${what}, KiB/min`] = Math.round(grown)
+    const all = (grown * (half.at(-1).at - half[0].at)) / 60_000
+    if (all > GROWTH[what])
+      why.push(`${what} has grown by ${Math.round(all)} KiB in the second half, ${Math.round(grown)} KiB/min`)
+  }
+  row.problems = why.length
+  rows.push(row)
+  if (why.length === 0) passed++
+  else failed++
+  console.log(`${why.length === 0 ? 'ok' : 'not ok'} ${name}: ${JSON.stringify(counts)}`)
+  for (const problem of why) console.log(`  ${problem.replaceAll('\n', '\n  ')}`)
+})
+console.table(rows)
+const counts = total()
+console.log(
+  `# errors that were told: ${JSON.stringify(Object.fromEntries(Object.entries(counts).filter(([what]) => what.includes(': '))))}`
+)
+console.log(
+  `summary: minutes=${minutes} seed=${seed} ${shown.map((what) => `${what.replaceAll(' ', '-')}=${counts[what] ?? 0}`).join(' ')}`
+)
+console.log(`${passed} passed, ${failed} failed`)
+process.exit(failed === 0 ? 0 : 1)

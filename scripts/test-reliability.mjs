@@ -1,0 +1,252 @@
+// `npm run test:reliability -- [--minutes 45] [--seed S] [--no-report] [PART…]`: everything that looks for failures by chance or by force, one after
+// the other, in a time that is shared out: fuzzing, sanitizers, faults, soak, teardown, conformance. Prints the numbers of each, with the seed
+// that repeats it, and puts them into docs/reliability.md. What cannot be run here is named with its reason. The last line: `N passed, N failed`.
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { cpus, release, totalmem } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { root, sum } from './run.mjs'
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  allowNegative: true,
+  options: {
+    minutes: { type: 'string', default: '45' },
+    seed: { type: 'string' },
+    report: { type: 'boolean', default: true }
+  }
+})
+
+const has = (...path) => existsSync(join(root, ...path))
+const works = (command, ...args) => spawnSync(command, args, { cwd: root, stdio: 'ignore' }).status === 0
+const last = (output, pattern) => [...output.matchAll(pattern)].at(-1)?.slice(1)
+const script = (name) => (has('scripts', name) ? undefined : `scripts/${name} is not there`)
+const targets = () => readdirSync(join(root, 'crates', 'core', 'fuzz', 'fuzz_targets')).length
+/** `passed` and `failed` of the last line that has them. */
+const lastLine = (output) => (last(output, /^(\d+) passed, (\d+) failed$/gm) ?? [0, 0]).map(Number)
+const specs = /^(conformance.*|security|hostile-peers)\.spec\.js$/
+
+/**
+ * The parts, each with its share of the time; its command, with so many seconds to go; why it cannot be run here; and what its output says. What
+ * knows no time is cut off when it takes twice its share.
+ */
+const parts = {
+  fuzzing: {
+    share: 10,
+    missing: () =>
+      script('fuzz.mjs') ?? (works('cargo', '+nightly', '--version') ? undefined : 'no nightly toolchain of Rust'),
+    command: (seconds) => [
+      'npm',
+      'run',
+      '-s',
+      'fuzz',
+      '--',
+      '--seconds',
+      `${Math.max(1, Math.floor(seconds / targets()))}`
+    ],
+    read: (output) => ({
+      counts: ['ok', 'FAILED'].map((word) => output.split(`: ${word}, `).length - 1),
+      numbers: `${sum(output, /^# \S+: \w+, (\d+) executions/gm)} executions of ${targets()} targets`
+    })
+  },
+  sanitizers: {
+    share: 7,
+    missing: () => script('sanitizers.mjs'),
+    command: () => ['npm', 'run', '-s', 'test:sanitizers'],
+    read: (output) => ({
+      counts: lastLine(output),
+      numbers: `${lastLine(output)[0]} tests and runs without an error of memory or of threads`
+    })
+  },
+  faults: {
+    share: 10,
+    missing: () => script('test-faults.mjs'),
+    command: (seconds, seed) => [
+      'npm',
+      'run',
+      '-s',
+      'test:faults',
+      '--',
+      '--seconds',
+      `${seconds}`,
+      '--seed',
+      `${seed}`
+    ],
+    read: (output) => ({
+      counts: lastLine(output),
+      numbers: last(output, /^(\d+ of \d+ faults: .*)$/gm)?.[0] ?? 'no faults'
+    })
+  },
+  soak: {
+    share: 8,
+    missing: () => script('soak.mjs'),
+    // It takes a minute to begin, and to come to rest.
+    command: (seconds, seed) => [
+      'npm',
+      'run',
+      '-s',
+      'test:soak',
+      '--',
+      '--minutes',
+      `${Math.max(0.5, (seconds - 60) / 60).toFixed(2)}`,
+      '--seed',
+      `${seed}`
+    ]
+  },
+  teardown: {
+    share: 6,
+    missing: () => script('test-teardown.mjs'),
+    command: (seconds, seed) => [
+      'npm',
+      'run',
+      '-s',
+      'test:teardown',
+      '--',
+      '--seconds',
+      `${seconds}`,
+      '--seed',
+      `${seed}`
+    ]
+  },
+  conformance: {
+    share: 4,
+    missing: () =>
+      conformanceSpecs().length > 0 ? undefined : 'no spec file of conformance, security or hostile peers is there',
+    command: () => [process.execPath, 'node_modules/ava/entrypoints/cli.mjs', '--tap', ...conformanceSpecs()],
+    read: (output) => {
+      const [pass, fail, skip] = ['pass', 'fail', 'skip'].map((word) =>
+        sum(output, new RegExp(`^# ${word} (\\d+)$`, 'gm'))
+      )
+      return {
+        counts: [pass, fail],
+        numbers: `${pass} cases of conformance, security and hostile peers, ${skip} skipped`
+      }
+    }
+  }
+}
+
+function conformanceSpecs() {
+  const folder = join('build', '__test__')
+  return readdirSync(join(root, folder))
+    .filter((name) => specs.test(name))
+    .map((name) => join(folder, name))
+}
+
+const minutes = Number(values.minutes)
+const seed = Number(values.seed ?? Math.trunc(Math.random() * 2 ** 30))
+const chosen = positionals.length > 0 ? positionals : Object.keys(parts)
+if (!(minutes > 0) || !Number.isSafeInteger(seed) || chosen.some((name) => !Object.hasOwn(parts, name))) {
+  console.error(
+    `Usage: npm run test:reliability -- [--minutes N] [--seed S] [--no-report] [${Object.keys(parts).join('|')}]…`
+  )
+  process.exit(2)
+}
+if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+
+/** Runs a command, which with all that it has started is ended after some time; its end, and what it printed. */
+function runFor(milliseconds, [command, ...args]) {
+  const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'], detached: true })
+  let output = ''
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    output += text
+    process.stdout.write(text)
+  })
+  let isCut = false
+  const timer = setTimeout(() => {
+    isCut = true
+    process.kill(-child.pid, 'SIGKILL')
+  }, milliseconds)
+  return new Promise((resolve) => {
+    const end = (code) => {
+      clearTimeout(timer)
+      resolve({ code, output, isCut })
+    }
+    child.on('error', (error) => end(error.code))
+    child.on('close', end)
+  })
+}
+
+/** `summary: key=value …`, as text. */
+const summarized = (output) =>
+  (last(output, /^summary: (.*)$/gm)?.[0] ?? '')
+    .split(' ')
+    .map((pair) => pair.split('='))
+    .filter(([key, value]) => value !== undefined && key !== 'seed' && key !== 'minutes')
+    .map(([key, value]) => `${value} ${key.replaceAll('-', ' ')}`)
+    .join(', ')
+
+const until = performance.now() + minutes * 60_000
+const rows = []
+let passed = 0
+let failed = 0
+console.log(`# seed ${seed}, ${minutes} minutes`)
+for (const [place, name] of chosen.entries()) {
+  const { share, missing, command, read } = parts[name]
+  const reason = missing()
+  if (reason !== undefined) {
+    console.log(`# ${name}: not run, ${reason}`)
+    rows.push({ name, result: `not run: ${reason}`, time: '', numbers: '' })
+    continue
+  }
+  const left = until - performance.now()
+  const shares = chosen.slice(place).reduce((total, other) => total + parts[other].share, 0)
+  const mine = Math.max(20_000, (left * share) / shares)
+  console.log(`# ${name}: ${Math.round(mine / 1000)} s`)
+  const started = performance.now()
+  // What keeps to its time still has to build and to end.
+  const { code, output, isCut } = await runFor(2 * mine + 120_000, command(Math.round(mine / 1000), seed))
+  const { counts, numbers } = read?.(output) ?? { counts: lastLine(output), numbers: summarized(output) }
+  const [good, bad] = counts
+  const reasons = [...output.matchAll(/^# not run: (.*)$/gm)].map(([, text]) => text)
+  const isBad = bad > 0 || (!isCut && (code !== 0 || good === 0))
+  passed += good
+  failed += isBad ? Math.max(1, bad) : 0
+  const seeds = last(output, /seed (\d+)/g) === undefined ? '' : `seed ${seed}`
+  const result = [
+    isBad ? `${Math.max(1, bad)} failed` : isCut ? 'cut off' : 'passed',
+    ...reasons.map((text) => `not run: ${text}`)
+  ].join('; ')
+  const time = `${Math.round((performance.now() - started) / 1000)} s`
+  rows.push({ name, result, time, numbers: [numbers, seeds].filter(Boolean).join('; ') })
+  console.log(`# ${name}: ${result}, ${time}: ${numbers}`)
+}
+
+if (values.report) writeReport()
+console.table(rows)
+console.log(`${passed} passed, ${failed} failed`)
+process.exit(failed === 0 && passed > 0 ? 0 : 1)
+
+function writeReport() {
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  const [{ model }] = cpus()
+  const machine = `${cpus().length} × ${model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GiB, ${process.platform} ${release()}, Node ${process.version}`
+  const table = rows.map(
+    ({ name, result, time, numbers }) =>
+      `| ${[name, numbers, time, result].map((text) => text.replaceAll('|', '\\|')).join(' | ')} |`
+  )
+  const text = `# Reliability
+
+What \`npm run test:reliability -- --minutes ${minutes} --seed ${seed}\` has found of fdpass ${version}, on ${new Date().toISOString().slice(0, 10)}:
+${machine}. ${passed} passed, ${failed} failed.
+
+| part | what was done | time | result |
+| --- | --- | --- | --- |
+${table.join('\n')}
+
+- **fuzzing**: \`npm run fuzz\` feeds what may come from outside with bytes that coverage guides.
+- **sanitizers**: \`npm run test:sanitizers\` runs core's tests under AddressSanitizer, ThreadSanitizer and valgrind, and the addon.
+- **faults**: \`npm run test:faults\` fails one system call in each run of a scenario, and looks at what becomes of it.
+- **soak**: \`npm run test:soak\` has a superserver, channels, a broker, a store and take-overs work at once, amid kills, reloads and full descriptor
+  tables; clients count their answers, and descriptors, threads and memory have to be level.
+- **teardown**: \`npm run test:teardown\` ends Workers and processes at random moments of their I/O, on each Node and back end.
+- **conformance**: what other suites and specifications demand, what is promised about security, and peers that do what they should not.
+`
+  const path = join(root, 'docs', 'reliability.md')
+  writeFileSync(path, text)
+  spawnSync(
+    process.execPath,
+    [join(root, 'node_modules', 'prettier', 'bin', 'prettier.cjs'), '--write', '--log-level', 'warn', path],
+    { stdio: 'inherit' }
+  )
+}
