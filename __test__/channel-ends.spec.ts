@@ -309,3 +309,30 @@ test.serial('a socket on which somebody else has asked for credentials makes a c
   t.false(hasWriter(read))
   t.is((await to.receive())!.value, 'without')
 })
+
+for (const how of ['request', 'send'] as const) {
+  test.serial(
+    `a ${how} that is given up after its first byte, before the other end is gone, rejects once`,
+    async (t) => {
+      const [a, b] = socketpair()
+      const channel = new Channel(a)
+      const controller = new AbortController()
+      const given = channel[how](large, null, { signal: controller.signal })
+      const aborted = t.throwsAsync(given, { name: 'AbortError' })
+      await turns()
+      controller.abort()
+      await aborted
+      const behind = t.throwsAsync(channel.send('x'), { code: 'ECONNRESET' })
+      // A second rejection would be nobody's to handle, and end the process.
+      const unhandled: unknown[] = []
+      const listener = (error: unknown) => unhandled.push(error)
+      process.prependListener('unhandledRejection', listener)
+      b.close()
+      t.is(((await channel.closed) as NodeJS.ErrnoException).code, 'ECONNRESET')
+      await behind
+      await turns()
+      process.removeListener('unhandledRejection', listener)
+      t.deepEqual(unhandled, [])
+    }
+  )
+}

@@ -165,9 +165,11 @@ export class ChannelSender {
   }
 
   /** Fails everything that waits. */
-  fail(error: () => Error): void {
+  fail(why: () => Error): void {
     for (let outgoing = this.#outgoing.shift(); outgoing !== undefined; outgoing = this.#outgoing.shift()) {
-      settle(outgoing, rejection(error))
+      const failed = rejection(why)
+      failed.catch(() => {}) // who gave up after the first byte had gone was told already, and does not take it
+      settle(outgoing, failed)
     }
   }
 
