@@ -433,7 +433,11 @@ test.serial('argument errors name the argument, what it must be, and what came, 
       () => loose(a, 'recv')({ signal: 3 }),
       'The "options.signal" property must be an instance of AbortSignal. Received '
     ],
-    [() => looseRecvFd({}), 'The "socket" argument must be an instance of UnixSocket. Received an instance of Object']
+    [() => looseRecvFd({}), 'The "socket" argument must be an instance of UnixSocket. Received an instance of Object'],
+    [
+      () => loose(a, 'send')(b),
+      'The "data" argument must be of type string or an instance of Uint8Array. Received an instance of UnixSocket'
+    ]
   ]
   for (const [call, words] of cases) {
     const error = await t.throwsAsync(call() as Promise<unknown>)

@@ -53,8 +53,13 @@ const imported = /^import \{([^}]*)\} from "(node:[\w/]+)";$/gm
 function take(_statement, names, module) {
   return `const {${names.replaceAll(' as ', ': ')}} = process.getBuiltinModule("${module}");`
 }
+// esbuild calls a class that names itself by another name, which would stand in messages.
+function nameClasses(text) {
+  const renamed = [...text.matchAll(/^var (\w+) = class _\1\b/gm)].map(([, name]) => name)
+  return renamed.reduce((named, name) => named.replaceAll(new RegExp(`\\b_${name}\\b`, 'g'), name), text)
+}
 for (const { path, text } of outputFiles) {
-  writeFileSync(path, text.replace(imported, take))
+  writeFileSync(path, nameClasses(text.replace(imported, take)))
 }
 
 // rollup does not know that a class may be exported as a type only.
