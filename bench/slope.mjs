@@ -5,7 +5,7 @@
 // 10,000,000 unless given: a third each with recvFd, with `for await` behind 64 sends at a time, and in messages of 64. It prints a line for each million (or tenth, if fewer), and the slopes of the second half. With --snapshots
 // two heap snapshots are written, in the middle and in the end, and what has become more is printed by constructor.
 import { once } from 'node:events'
-import { readFileSync, readdirSync } from 'node:fs'
+import { mkdirSync, readFileSync, readdirSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -28,6 +28,7 @@ const total = Number(positionals[0] ?? 10_000_000)
 const steps = Math.max(10, Math.round(total / 1_000_000))
 const perStep = Math.ceil(total / steps / 3 / WINDOW) * WINDOW * 3
 if (typeof gc !== 'function') throw new Error('It needs node --expose-gc')
+if (values.snapshots !== undefined) mkdirSync(values.snapshots, { recursive: true })
 
 const [ours, theirs] = socketpair()
 const listener = createServer().listen(0, '127.0.0.1')
