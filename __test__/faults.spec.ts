@@ -14,7 +14,11 @@ const SAMPLE = 8
 /** What once went wrong: by scenario, the calls, and their errors. */
 const known: Readonly<Record<string, readonly (readonly [call: string, error: string])[]>> = {
   // What waits was never told again (thread back end).
-  pairs: [['epoll_ctl', 'ENOMEM']],
+  pairs: [
+    ['epoll_ctl', 'ENOMEM'],
+    // libuv's handle was freed while its loop knew it (uv back end).
+    ['fcntl(F_SETFL)', 'EPERM']
+  ],
   // Half a message was followed by the next one.
   full: [['sendmsg', 'ENOMEM']],
   // The process ended by a panic.

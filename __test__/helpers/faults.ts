@@ -169,6 +169,7 @@ export class Runner {
       LD_PRELOAD: compiled(),
       FAULT_FILE: this.#table,
       FDPASS_BACKEND: this.#backend,
+      MALLOC_PERTURB_: '165', // memory that is used after it was freed ends the process: mallopt(3)
       NODE_OPTIONS: ''
     }
     const child = spawn(process.execPath, args, { env: { ...process.env, ...environment }, stdio: 'pipe' })
