@@ -348,6 +348,8 @@ function flaw(
   // What is asked about a descriptor is answered by less where the kernel does not tell: 'socket', 'file', null.
   if (asking.has(call) && changed.every((line) => /^.\["[^"]*(?:kind|address|seals)/.test(line))) return undefined
   if (baseline.traces.has(withoutExits(report))) return undefined
+  // A worker whose channel fails is ended, and the event of its exit counts the connections that went with it.
+  if (report.steps.some(({ step, value }) => step === 'exit event' && (value as unknown[])[2] !== 0)) return undefined
   // Which a child says that it met: the worker of a superserver is the user's program.
   if (errors.includes(code)) return undefined
   const wanted = told(call, code)
@@ -364,7 +366,9 @@ function told(call: string, code: string): string[] {
   // Where a path leads out is not said.
   if (call === 'openat2' && ['EXDEV', 'ELOOP', 'EAGAIN'].includes(code)) codes.push('EACCES')
   // A socket of which the kernel does not tell what it is, which it always does, is one of no kind.
-  if (call === 'getsockopt' || call === 'getsockname') codes.push('ERR_INVALID_FD_TYPE', 'EPROTO')
+  if (call === 'getsockopt' || call === 'getsockname') codes.push('ERR_INVALID_FD_TYPE', 'EPROTO', 'ENOTSOCK')
+  // Where it cannot be told whether the file of a socket was left behind, it is taken for one in use.
+  if (call === 'connect') codes.push('EADDRINUSE')
   return codes
 }
 

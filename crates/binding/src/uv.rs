@@ -293,6 +293,8 @@ unsafe extern "C" fn on_environment_end(_: sys::napi_async_cleanup_hook_handle, 
   let state = unsafe { Rc::from_raw(argument.cast::<LoopState>()) };
   // SAFETY: made by `Loop::open`; nothing calls into the environment after JavaScript's end.
   drop(unsafe { Box::from_raw(state.environment.replace(ptr::null_mut())) });
+  // SAFETY: in the hook, once; the handles that would call are closed, or closing.
+  unsafe { state.dispatcher.release() };
   // SAFETY: opened by `open_keeper`, closed here only.
   unsafe { (state.uv.close)(state.keeper.get(), on_keeper_close) };
   state.ended.set(true);
