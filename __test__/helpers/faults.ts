@@ -348,6 +348,9 @@ function flaw(
   // What is asked about a descriptor is answered by less where the kernel does not tell: 'socket', 'file', null.
   if (asking.has(call) && changed.every((line) => /^.\["[^"]*(?:kind|address|seals)/.test(line))) return undefined
   if (baseline.traces.has(withoutExits(report))) return undefined
+  // A `ready` that is lost leaves both serving, and no connection goes from one to the other: PROTOCOL.md.
+  const isReady = report.steps.some(({ step, error }) => step === 'asked again' && error === undefined)
+  if (baseline.scenario === 'takeover' && isReady && !report.steps.some(({ step }) => step === 'live')) return undefined
   // A worker whose channel fails is ended, and the event of its exit counts the connections that went with it.
   if (report.steps.some(({ step, value }) => step === 'exit event' && (value as unknown[])[2] !== 0)) return undefined
   // Which a child says that it met: the worker of a superserver is the user's program.
