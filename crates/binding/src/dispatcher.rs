@@ -43,11 +43,11 @@ impl Dispatcher {
   /// Once, on the environment's thread, in a cleanup hook or earlier; neither this one nor a copy is used again.
   pub(crate) unsafe fn release(&self) {
     // SAFETY: made in `new`; the environment lives until its hooks have run.
-    unsafe {
-      sys::napi_async_destroy(self.env, self.context);
-      sys::napi_delete_reference(self.env, self.receiver);
-      sys::napi_delete_reference(self.env, self.function);
-    }
+    unsafe { sys::napi_async_destroy(self.env, self.context) };
+    // SAFETY: as above.
+    unsafe { sys::napi_delete_reference(self.env, self.receiver) };
+    // SAFETY: as above.
+    unsafe { sys::napi_delete_reference(self.env, self.function) };
   }
 
   /// Calls JavaScript from the event loop, then its microtasks and nextTicks: `napi_make_callback`. With
