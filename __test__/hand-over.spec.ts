@@ -221,6 +221,19 @@ test('a channel that is closed in the middle of a message closes the connection 
   t.is(String(await readAllOf(client)), '')
 })
 
+test('a channel that is closed after an abort in the middle of a message closes the connection that has come', async (t) => {
+  const [a, b] = openChannel(t)
+  const { client, connection } = await open(t)
+  await handOver(a, connection, () => Buffer.from([0, 0, 0, 9]))
+  const abort = new AbortController()
+  const receiving = receiveConnection(b, { signal: abort.signal })
+  t.true(await isPending(receiving))
+  abort.abort()
+  await t.throwsAsync(receiving, { code: 'ABORT_ERR' })
+  b.close()
+  t.is(String(await readAllOf(client)), '')
+})
+
 test('handOver waits for the end that was written, and the other half goes on elsewhere', async (t) => {
   const [a, b] = openChannel(t)
   const { client, connection } = await open(t)

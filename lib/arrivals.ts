@@ -3,6 +3,7 @@ import { type Abortable, onAbort, optionsOf, signalOf } from './arguments.ts'
 import { HEADER, MAX_HEAD } from './connection-frame.ts'
 import type { Descriptor } from './descriptor.ts'
 import { aborted, invalidType, isControlError, protocolError } from './errors.ts'
+import type { Endpoint } from './endpoint.ts'
 import { openReactor } from './reactor.ts'
 import { type UnixSocket, endpointOf } from './unix-socket.ts'
 
@@ -47,9 +48,9 @@ export interface Arrived {
 
 /** The next connection that comes through a channel; null at its end. */
 export function nextArrival(channel: UnixSocket, signal: AbortSignal | undefined): Promise<Arrived | null> {
-  const { isStream } = endpointOf('channel', channel)
+  const endpoint = endpointOf('channel', channel)
   let arrivals = arrivalsOf.get(channel)
-  if (arrivals === undefined) arrivalsOf.set(channel, (arrivals = new Arrivals(isStream)))
+  if (arrivals === undefined) arrivalsOf.set(channel, (arrivals = new Arrivals(endpoint)))
   return arrivals.next(channel, signal)
 }
 
@@ -69,6 +70,7 @@ const arrivalsOf = new WeakMap<UnixSocket, Arrivals>()
 
 /** The connections that come through a channel. What a call has received of one when it is aborted is the next call's. */
 class Arrivals {
+  readonly #endpoint: Endpoint
   readonly #isStream: boolean
   /** Settles when the calls before have. */
   #last: Promise<unknown> = Promise.resolve()
@@ -81,8 +83,9 @@ class Arrivals {
   /** Why nothing can be received any more: where a message begins is not known. */
   #broken: Error | undefined
 
-  constructor(isStream: boolean) {
-    this.#isStream = isStream
+  constructor(endpoint: Endpoint) {
+    this.#endpoint = endpoint
+    this.#isStream = endpoint.isStream
   }
 
   /** The next connection, when the calls before have had theirs. */
@@ -130,7 +133,7 @@ class Arrivals {
     if (header.length > 0) this.#header.set(header, this.#received)
     this.#head.push(data.subarray(header.length))
     this.#received += data.length
-    if (isFirst) this.#connection = connection
+    if (isFirst) this.#endpoint.arriving = this.#connection = connection
     else connection?.closeSync()
     if (isFirst === (connection === undefined) && this.#lost === undefined) {
       this.#fail('a message came without a connection, or a connection inside of a message')
@@ -152,7 +155,7 @@ class Arrivals {
     const error = this.#broken ?? this.#lost
     const connection = this.#connection
     const head = Buffer.concat(this.#head)
-    this.#connection = this.#lost = undefined
+    this.#endpoint.arriving = this.#connection = this.#lost = undefined
     this.#head = []
     this.#received = 0
     if (error === undefined) return { connection: connection!, head }

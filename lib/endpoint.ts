@@ -1,3 +1,4 @@
+import { type Descriptor, closeFds, disownAll } from './descriptor.ts'
 import { socketClosed } from './errors.ts'
 import { Handle } from './handle.ts'
 import { Receiver } from './receiver.ts'
@@ -36,6 +37,8 @@ export class Endpoint extends Handle {
   readonly takesFds: boolean
   readonly sender: Sender = new Sender(this)
   readonly receiver: Receiver = new Receiver(this)
+  /** A connection of whose message the rest is still to come (`receiveConnection`): closed with the socket. */
+  arriving: Descriptor | undefined
   /** The channel that the socket belongs to. */
   framing: Framing | undefined
   /** Those that wait to send to an address of their own, by address: one full receiver does not keep the others waiting. */
@@ -100,6 +103,7 @@ export class Endpoint extends Handle {
   protected end(): number[] {
     this.framing?.end()
     this.receiver.close()
+    if (this.arriving !== undefined) closeFds(disownAll([this.arriving]))
     for (const sender of this.#allSenders()) sender.fail(socketClosed)
     return this.receiver.takeHeldFds()
   }

@@ -169,6 +169,7 @@ export class Runner {
       LD_PRELOAD: compiled(),
       FAULT_FILE: this.#table,
       FDPASS_BACKEND: this.#backend,
+      MALLOC_PERTURB_: '165', // memory that is used after it was freed ends the process: mallopt(3)
       NODE_OPTIONS: ''
     }
     const child = spawn(process.execPath, args, { env: { ...process.env, ...environment }, stdio: 'pipe' })
@@ -347,6 +348,11 @@ function flaw(
   // What is asked about a descriptor is answered by less where the kernel does not tell: 'socket', 'file', null.
   if (asking.has(call) && changed.every((line) => /^.\["[^"]*(?:kind|address|seals)/.test(line))) return undefined
   if (baseline.traces.has(withoutExits(report))) return undefined
+  // A `ready` that is lost leaves both serving, and no connection goes from one to the other: PROTOCOL.md.
+  const isReady = report.steps.some(({ step, error }) => step === 'asked again' && error === undefined)
+  if (baseline.scenario === 'takeover' && isReady && !report.steps.some(({ step }) => step === 'live')) return undefined
+  // A worker whose channel fails is ended, and the event of its exit counts the connections that went with it.
+  if (report.steps.some(({ step, value }) => step === 'exit event' && (value as unknown[])[2] !== 0)) return undefined
   // Which a child says that it met: the worker of a superserver is the user's program.
   if (errors.includes(code)) return undefined
   const wanted = told(call, code)
@@ -363,7 +369,9 @@ function told(call: string, code: string): string[] {
   // Where a path leads out is not said.
   if (call === 'openat2' && ['EXDEV', 'ELOOP', 'EAGAIN'].includes(code)) codes.push('EACCES')
   // A socket of which the kernel does not tell what it is, which it always does, is one of no kind.
-  if (call === 'getsockopt' || call === 'getsockname') codes.push('ERR_INVALID_FD_TYPE', 'EPROTO')
+  if (call === 'getsockopt' || call === 'getsockname') codes.push('ERR_INVALID_FD_TYPE', 'EPROTO', 'ENOTSOCK')
+  // Where it cannot be told whether the file of a socket was left behind, it is taken for one in use.
+  if (call === 'connect') codes.push('EADDRINUSE')
   return codes
 }
 

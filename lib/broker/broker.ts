@@ -230,5 +230,10 @@ export async function startBroker(options?: StartBrokerOptions): Promise<Broker>
 export async function connectBroker(address: string, options?: Abortable): Promise<Broker> {
   const signal = signalOf(optionsOf(options))
   const socket = await connect(address, { signal })
-  return Broker.over(new Connected(socket))
+  try {
+    return Broker.over(new Connected(socket))
+  } catch (error) {
+    socket.close()
+    throw error
+  }
 }

@@ -49,6 +49,10 @@ export class BrokerService implements Disposable {
   }
 
   #serve(socket: UnixSocket): void {
+    if (this.#listener.closed) {
+      socket.close() // it was accepted just before
+      return
+    }
     try {
       const channel = new Channel(socket, { maxBytes: MAX_WISH, maxFds: 1, maxPending: MOST_REQUESTS })
       this.#channels.add(channel)

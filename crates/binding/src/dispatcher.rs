@@ -11,7 +11,7 @@ use crate::environment::Turn;
 /// number, the events it is ready for, and those it is still armed for in the shared memory of the turn: arguments would be
 /// values to be made.
 ///
-/// Its references live as long as the environment, which frees them itself.
+/// Its references live as long as the environment, whose end does not free them: [`Dispatcher::release`].
 #[derive(Clone, Copy)]
 pub(crate) struct Dispatcher {
   env: sys::napi_env,
@@ -35,6 +35,19 @@ impl Dispatcher {
     // SAFETY: as above. One context serves every socket: a promise keeps the AsyncLocalStorage of its own await.
     check_status!(unsafe { sys::napi_async_init(raw, receiver.raw(), name.raw(), &mut dispatcher.context) })?;
     Ok(dispatcher)
+  }
+
+  /// Frees the references.
+  ///
+  /// # Safety
+  /// Once, on the environment's thread, in a cleanup hook or earlier; neither this one nor a copy is used again.
+  pub(crate) unsafe fn release(&self) {
+    // SAFETY: made in `new`; the environment lives until its hooks have run.
+    unsafe { sys::napi_async_destroy(self.env, self.context) };
+    // SAFETY: as above.
+    unsafe { sys::napi_delete_reference(self.env, self.receiver) };
+    // SAFETY: as above.
+    unsafe { sys::napi_delete_reference(self.env, self.function) };
   }
 
   /// Calls JavaScript from the event loop, then its microtasks and nextTicks: `napi_make_callback`. With
@@ -74,7 +87,7 @@ impl Dispatcher {
 
   fn values(&self) -> (sys::napi_value, sys::napi_value) {
     let (mut function, mut receiver) = (ptr::null_mut(), ptr::null_mut());
-    // SAFETY: the references were made in `new` and are never deleted.
+    // SAFETY: the references were made in `new`, and are deleted by `release` only, after which nothing is called.
     unsafe { sys::napi_get_reference_value(self.env, self.function, &mut function) };
     // SAFETY: as above.
     unsafe { sys::napi_get_reference_value(self.env, self.receiver, &mut receiver) };

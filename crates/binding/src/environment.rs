@@ -1,7 +1,5 @@
 //! The native half of one JavaScript environment: the main thread, or a Worker.
 
-use std::mem;
-
 use fdpass_core::{ControlBuffer, Errno};
 use napi::bindgen_prelude::{Int32Array, Uint8Array};
 
@@ -13,12 +11,14 @@ use crate::services::Services;
 use crate::table::Table;
 
 /// Memory that JavaScript reads and writes too, so that a call costs no values made per message.
-pub(crate) struct Shared<T> {
+pub(crate) struct Shared<A, T> {
   memory: *mut T,
   length: usize,
+  /// Keeps the memory. Dropped in the environment's last hook, before which Node-API frees no reference, nor after it.
+  _array: A,
 }
 
-impl<T> Shared<T> {
+impl<A, T> Shared<A, T> {
   /// The array. JavaScript does not run while it is borrowed.
   pub(crate) fn get(&mut self) -> &mut [T] {
     // SAFETY: the array is referenced for the environment's life and never detached (`open_environment`).
@@ -31,10 +31,8 @@ macro_rules! shared {
     let mut array = $array;
     // SAFETY: JavaScript does not run during this call; only the address and the length are kept.
     let memory = unsafe { array.as_mut() };
-    let shared = Shared { memory: memory.as_mut_ptr(), length: memory.len() };
-    // Referenced until the environment ends, which frees its references itself.
-    mem::forget(array);
-    shared
+    let (memory, length) = (memory.as_mut_ptr(), memory.len());
+    Shared { memory, length, _array: array }
   }};
 }
 
@@ -50,10 +48,10 @@ impl Turn {
   /// A number, the events, and what it is still armed for.
   const EVENT: usize = 2;
 
-  pub(crate) fn new(turn: Int32Array) -> napi::Result<Self> {
-    let mut shared = shared!(turn);
-    match shared.get() {
-      [_, _, _, _, _] => Ok(Self(shared.memory)),
+  pub(crate) fn new(turn: &mut Int32Array) -> napi::Result<Self> {
+    // SAFETY: JavaScript does not run during this call; only the address is kept.
+    match unsafe { turn.as_mut() } {
+      turn @ [_, _, _, _, _] => Ok(Self(turn.as_mut_ptr())),
       _ => Err(too_short()),
     }
   }
@@ -95,15 +93,17 @@ pub(crate) struct Environment {
   pub(crate) children: Children,
   pub(crate) control: ControlBuffer,
   /// The bytes to send, or room for those received.
-  pub(crate) bytes: Shared<u8>,
+  pub(crate) bytes: Shared<Uint8Array, u8>,
   /// Descriptor numbers, in either direction.
-  pub(crate) fds: Shared<i32>,
+  pub(crate) fds: Shared<Int32Array, i32>,
   /// What a receive tells beside the number of bytes; see [`crate::calls::Told`].
-  pub(crate) outcome: Shared<i32>,
+  pub(crate) outcome: Shared<Int32Array, i32>,
   /// How many messages a receive of several gave, and of each how many bytes and descriptors.
-  pub(crate) batch: Shared<i32>,
+  pub(crate) batch: Shared<Int32Array, i32>,
   /// The bytes of an address, in either direction.
-  pub(crate) name: Shared<u8>,
+  pub(crate) name: Shared<Uint8Array, u8>,
+  /// Keeps the memory of the turn.
+  pub(crate) _turn: Int32Array,
 }
 
 impl Environment {
@@ -113,9 +113,8 @@ impl Environment {
     env: &napi::Env,
     backend: Backend,
     dispatcher: Dispatcher,
-    turn: Turn,
-    [bytes, name]: [Uint8Array; 2],
-    [fds, outcome, batch]: [Int32Array; 3],
+    (turn, turn_memory): (Turn, Int32Array),
+    ([bytes, name], [fds, outcome, batch]): ([Uint8Array; 2], [Int32Array; 3]),
   ) -> Result<*mut Self, OpenError> {
     let long_enough = fds.len() >= fdpass_core::Header::MAX_FDS.max(fdpass_core::MAX_RECEIVED_FDS)
       && outcome.len() >= crate::calls::Told::COUNT
@@ -134,6 +133,7 @@ impl Environment {
       outcome: shared!(outcome),
       batch: shared!(batch),
       name: shared!(name),
+      _turn: turn_memory,
     })
   }
 }

@@ -165,13 +165,16 @@ pub fn open_environment<'env>(
   env: &'env napi::Env,
   backend: Backend,
   dispatch: Function<'env, (), ()>,
-  SharedArrays { bytes, fds, outcome, batch, name, turn }: SharedArrays,
+  SharedArrays { bytes, fds, outcome, batch, name, turn: mut turn_memory }: SharedArrays,
 ) -> napi::Result<Either<calls::Calls<'env>, OpenFailure>> {
-  let turn = environment::Turn::new(turn)?;
+  let turn = environment::Turn::new(&mut turn_memory)?;
   let dispatcher = dispatcher::Dispatcher::new(env, &dispatch, turn)?;
-  match environment::Environment::open(env, backend, dispatcher, turn, [bytes, name], [fds, outcome, batch]) {
+  let arrays = ([bytes, name], [fds, outcome, batch]);
+  match environment::Environment::open(env, backend, dispatcher, (turn, turn_memory), arrays) {
     Ok(environment) => calls::Calls::new(env, environment).map(Either::A),
     Err(OpenError::System(errno, syscall)) => {
+      // SAFETY: no reactor has it, and none will call.
+      unsafe { dispatcher.release() };
       Ok(Either::B(OpenFailure { errno: -(errno as i32), syscall: syscall.into() }))
     }
     Err(OpenError::Other(error)) => Err(error),

@@ -247,6 +247,8 @@ unsafe extern "C" fn on_environment_end(argument: *mut c_void) {
     // A panic of the thread has already been printed.
     let _ = thread.join();
   }
+  // SAFETY: in the hook, once; what the thread has reported is not told any more (`on_reports`, without an environment).
+  unsafe { state.dispatcher.release() };
   // SAFETY: the one release that belongs to the initial thread count of one.
   unsafe { sys::napi_release_threadsafe_function(state.function.get(), sys::ThreadsafeFunctionReleaseMode::abort) };
 }

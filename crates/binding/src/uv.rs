@@ -180,15 +180,15 @@ impl Loop {
     }
     // uv_poll_init switches the socket to non-blocking mode. Nothing here depends on that: every call says
     // MSG_DONTWAIT.
-    let result = fdpass_core::keep_status_flags(fd, || {
+    let mut code = None;
+    let kept = fdpass_core::keep_status_flags(fd, || {
       // SAFETY: memory for the handle, a loop that lives, an open socket.
-      unsafe { (uv.poll_init)(self.state.uv_loop, raw, fd.as_raw_fd()) }
+      code = Some(unsafe { (uv.poll_init)(self.state.uv_loop, raw, fd.as_raw_fd()) });
     });
-    let handle_is_known = matches!(result, Ok(0));
-    if !handle_is_known {
+    if code != Some(0) {
       // SAFETY: allocated above. A handle whose initialisation failed is unknown to libuv and must not be closed.
       unsafe { libc::free(raw) };
-      return Err(result.map_or_else(|errno| errno, |code| Errno::from_raw(-code)));
+      return Err(kept.err().unwrap_or_else(|| Errno::from_raw(-code.unwrap_or(0))));
     }
     let note = Box::new(Note { state: self.state.clone(), fd: fd.as_raw_fd(), armed: Cell::new(0) });
     let note = Box::into_raw(note);
@@ -197,7 +197,9 @@ impl Loop {
     // SAFETY: an initialised handle.
     unsafe { (uv.unreference)(raw) };
     self.state.handles.set(self.state.handles.get() + 1);
-    Ok(Handle { raw, note })
+    let handle = Handle { raw, note };
+    // Where the flags could not be restored, libuv knows the handle all the same: dropping it closes it.
+    kept.map(|()| handle)
   }
 }
 
@@ -291,6 +293,8 @@ unsafe extern "C" fn on_environment_end(_: sys::napi_async_cleanup_hook_handle, 
   let state = unsafe { Rc::from_raw(argument.cast::<LoopState>()) };
   // SAFETY: made by `Loop::open`; nothing calls into the environment after JavaScript's end.
   drop(unsafe { Box::from_raw(state.environment.replace(ptr::null_mut())) });
+  // SAFETY: in the hook, once; the handles that would call are closed, or closing.
+  unsafe { state.dispatcher.release() };
   // SAFETY: opened by `open_keeper`, closed here only.
   unsafe { (state.uv.close)(state.keeper.get(), on_keeper_close) };
   state.ended.set(true);

@@ -84,7 +84,9 @@ pub fn bind(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Re
     return Ok(None);
   };
   bind_path(socket, path, address, mode)?;
-  let file = SocketFile::find(path)?;
+  let file = SocketFile::find(path).inspect_err(|_| {
+    let _ = fs::remove_file(path); // it was made just now
+  })?;
   if let Some(mode) = mode {
     widen(&file, mode)?;
   }

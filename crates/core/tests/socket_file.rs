@@ -230,3 +230,25 @@ fn a_folder_that_cannot_be_written_is_told() {
     assert_eq!(bound(SocketType::Stream, &folder.path().join("x"), None).unwrap_err(), Errno::EACCES);
   }
 }
+
+/// Where the name is short enough for bind(2), and the whole path is too long for lstat(2).
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_cannot_be_found_after_all_does_not_stay() {
+  let folder = tempdir().unwrap();
+  let there = folder.path().to_owned();
+  let in_its_own_folder = move || {
+    // SAFETY: a flag only; this thread alone changes its directory then.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_FS) }, 0);
+    nix::unistd::chdir(&there).unwrap();
+    let name = "n".repeat(250);
+    for _ in 0..=libc::PATH_MAX as usize / name.len() {
+      fs::create_dir(&name).unwrap();
+      nix::unistd::chdir(name.as_str()).unwrap();
+    }
+    assert_eq!(bound(SocketType::Stream, Path::new("x"), None).err(), Some(Errno::ENAMETOOLONG));
+    assert!(fs::symlink_metadata("x").is_err());
+    assert_eq!(fs::read_dir(".").unwrap().count(), 0);
+  };
+  std::thread::spawn(in_its_own_folder).join().unwrap();
+}
