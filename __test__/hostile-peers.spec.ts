@@ -17,6 +17,8 @@ import { receiveBytes } from './helpers/streams.ts'
 const withPython = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux', test.serial)
 const asRoot = onlyIf(isLinux && process.getuid?.() === 0, 'needs to begin as root on Linux', test.serial)
 
+socketpair().forEach((socket) => socket.close()) // what the reactor needs is open from here on
+
 const folder = temporaryFolder()
 let paths = 0
 const newPath = () => join(folder, `x${paths++}`)

@@ -192,11 +192,13 @@ onLinux('a superserver that is killed leaves no worker: each finishes what it ha
 
 onLinux('accepting and handing over go on while JavaScript is busy', async (t) => {
   const port = newPort()
+  const done = join(folder, 'done')
   const program = `
+    import { existsSync } from 'node:fs'
     import { superserve } from 'fdpass/superserver'
     await superserve(${JSON.stringify(service(port))})
     console.log('busy')
-    for (const end = Date.now() + 2000; Date.now() < end;);
+    while (!existsSync(${JSON.stringify(done)}));
     console.log('idle')`
   const child = spawn(process.execPath, ['--input-type=module', '--eval', program], {
     stdio: ['ignore', 'pipe', 'inherit']
@@ -211,6 +213,8 @@ onLinux('accepting and handing over go on while JavaScript is busy', async (t) =
     one.close()
   }
   t.is(said, 'busy\n')
+  writeFileSync(done, '')
+  await until(() => said === 'busy\nidle\n')
 })
 
 test('a superserver in a Worker thread that is terminated lets its workers go, and crashes nothing', async (t) => {

@@ -6,7 +6,10 @@ import { generator } from '../helpers/random.ts'
 const [path, seed] = process.argv.slice(2)
 const { below } = generator(Number(seed))
 const may = new Set<unknown>(['ENOSPC', 'EEXIST', 'ENOENT', 'ECONNRESET', 'EPIPE', 'ECONNREFUSED'])
-const store = await connectStore(path!)
+const store = await connectStore(path!).catch((error: NodeJS.ErrnoException) => {
+  if (may.has(error.code)) process.exit() // the store has been killed, too
+  throw error
+})
 for (let i = 0; i < 2000; i++) {
   try {
     const memory = memfd({ data: 'x' })
