@@ -26,6 +26,8 @@ type Kind = 'net' | 'http' | 'superserver'
 interface Server {
   readonly child: ChildProcess
   readonly lines: AsyncIterator<string, undefined>
+  /** Its end, which may come before its last line was read. */
+  readonly exited: Promise<[number | null, NodeJS.Signals | null]>
 }
 
 function start(t: ExecutionContext, path: string, name: string, kind: Kind, crash = '', timeout = 60_000): Server {
@@ -34,7 +36,11 @@ function start(t: ExecutionContext, path: string, name: string, kind: Kind, cras
   const child = spawn(process.execPath, [...process.execArgv, ...args], { stdio: ['ignore', 'pipe', errors] })
   t.teardown(() => child.kill('SIGKILL'))
   const lines: Interface = createInterface({ input: child.stdout })
-  return { child, lines: lines[Symbol.asyncIterator]() as Server['lines'] }
+  return {
+    child,
+    lines: lines[Symbol.asyncIterator]() as Server['lines'],
+    exited: once(child, 'exit') as Server['exited']
+  }
 }
 
 /** Resolves when a process serves, to its port. */
@@ -90,7 +96,7 @@ for (const kind of ['net', 'http', 'superserver'] as const) {
           t.is(await serving(next), port)
           t.is((await server.lines.next()).value, 'superseded')
           t.is((await server.lines.next()).value, 'ended')
-          await once(server.child, 'exit')
+          await server.exited
           server = next
         }
       })
@@ -108,7 +114,7 @@ onPython('a successor that crashes at any stage of its start changes nothing for
   const seen = await underLoad(t, port, 'net', async () => {
     for (const crash of ['connected', 'asked', 'state', 'taken', 'serving']) {
       const next = start(t, path, crash, 'net', crash)
-      t.is((await once(next.child, 'exit'))[1], 'SIGKILL', crash)
+      t.is((await next.exited)[1], 'SIGKILL', crash)
     }
     const last = start(t, path, 'last', 'net')
     t.is(await serving(last), port)
@@ -124,7 +130,7 @@ onPython('a superserver that crashes before it is ready changes nothing for clie
   const port = await serving(old)
   const seen = await underLoad(t, port, 'superserver', async () => {
     const next = start(t, path, 'next', 'superserver', 'taken')
-    t.is((await once(next.child, 'exit'))[1], 'SIGKILL')
+    t.is((await next.exited)[1], 'SIGKILL')
   })
   assertAllAnswered(t, seen)
   t.deepEqual(Object.keys(seen.by), ['old '])
@@ -140,7 +146,7 @@ onPython('a successor that is stopped is left out after the timeout, and the nex
   const seen = await underLoad(t, port, 'net', async () => {
     t.is(await serving(next), port)
     stopped.child.kill('SIGCONT')
-    t.not((await once(stopped.child, 'exit'))[0], 0)
+    t.not((await stopped.exited)[0], 0)
   })
   assertAllAnswered(t, seen)
   t.false('stopped ' in seen.by)
@@ -207,7 +213,7 @@ test.serial('a process that is killed while its successor starts leaves it every
   const next = start(t, path, 'next', 'net', 'stopped taken')
   t.is((await next.lines.next()).value, 'stopped taken')
   old.child.kill('SIGKILL')
-  await once(old.child, 'exit')
+  await old.exited
   next.child.kill('SIGCONT')
   t.is(await serving(next), port)
   t.true(existsSync(path))
