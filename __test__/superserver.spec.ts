@@ -489,6 +489,7 @@ onlyIf(isRoot && isLinux, 'needs root')(
       socket.pipe(process.stdout)`
     const asNobody = { uid: 65_534, gid: 65_534, cwd: '/' }
     t.is(await endWith(t, spawn(process.execPath, ['-e', client, path], asNobody) as ChildProcess), 'bye\n')
+    await until(() => server.stats().completed === 1)
     t.like(server.stats(), { accepted: 3, refused: 1, active: 1 })
   }
 )
