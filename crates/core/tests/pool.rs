@@ -899,6 +899,20 @@ fn what_cannot_be_watched_is_refused_and_closed() {
 }
 
 #[test]
+fn what_a_worker_had_that_cannot_be_watched_any_more_goes_to_another_one_at_once() {
+  let (mut pool, address) = serving(NO_LIMITS);
+  let mut first = Worker::ready(&mut pool);
+  let client = connect(address);
+  drop(first.take(&mut pool));
+  let mut second = Worker::ready(&mut pool);
+  pool.events.refused.set(Some(first.token));
+  pool.service.late();
+  let mut job = second.taken().expect("no event tells of it");
+  assert_connected(&client, &mut job.connection);
+  pool.until_told(News::Gone { worker: first.token, lost: 0, broken: true });
+}
+
+#[test]
 fn a_flood_of_connections_is_served_whole_while_workers_die() {
   const COUNT: u32 = 500;
   let (mut pool, address) = serving(NO_LIMITS);

@@ -348,6 +348,9 @@ impl<R: Reactor> Pool<R> {
     self.settle();
     self.lazy = false;
     self.arm_workers();
+    if self.can_give() {
+      self.settle();
+    }
   }
 
   fn hear_acknowledging(&mut self) {
@@ -567,16 +570,26 @@ impl<R: Reactor> Pool<R> {
 
   /// Gives what waits to those who have room, and asks for what is waited for then.
   fn settle(&mut self) {
-    while !self.short
-      && self.workers.iter().any(|worker| worker.takes(self.limits.per_worker))
-      && let Some(connection) = self.waiting.pop_front()
-    {
-      self.give(connection);
+    loop {
+      while self.can_give()
+        && let Some(connection) = self.waiting.pop_front()
+      {
+        self.give(connection);
+      }
+      self.arm();
+      // A worker that could not be armed is gone, and what it had not acknowledged waits: no event will tell of that.
+      if !self.can_give() {
+        break;
+      }
     }
-    self.arm();
     if self.stopped {
       self.tell_idle();
     }
+  }
+
+  fn can_give(&self) -> bool {
+    let most = self.limits.per_worker;
+    !self.short && !self.waiting.is_empty() && self.workers.iter().any(|worker| worker.takes(most))
   }
 
   fn arm(&mut self) {
