@@ -6,6 +6,7 @@ import { isLinux, onlyIf } from './helpers/conditions.ts'
 import { countFds, hasWriter, openFile, openPipe, readAll } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
 import { fixturePath, finish } from './helpers/processes.ts'
+import { runs, start } from './helpers/programs.ts'
 import { isPending, turns } from './helpers/promises.ts'
 
 // Serial throughout: some of these tests count descriptors.
@@ -78,6 +79,31 @@ test.serial(
     closeSync(file)
     a.close()
     b.close()
+  }
+)
+
+const canMount = runs('unshare', '--mount', '--propagation', 'private', 'mount', '-t', 'tmpfs', 'none', '/proc')
+const withoutProc = onlyIf(canMount, 'needs root on Linux, and mount namespaces', test.serial)
+
+withoutProc(
+  'without /proc, where nobody tells how much room there is, messages with descriptors are iterated all the same',
+  async (t) => {
+    const program = `
+    import { pipe, socketpair } from 'fdpass'
+    const [a, b] = socketpair()
+    const [read, write] = pipe()
+    for (let i = 0; i < 200; i++) await a.sendFd(write, String(i))
+    a.close()
+    let next = 0
+    for await (const message of b) {
+      if (Buffer.from(message.data).toString() !== String(next++) || message.fds.length !== 1) throw new Error('another')
+      message.close()
+    }
+    console.log(next)`
+    const script = 'mount -t tmpfs none /proc && exec "$@"'
+    const node = [process.execPath, ...process.execArgv, '--input-type=module', '--eval', program]
+    const { done } = start(t, 'unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', ...node])
+    t.is(await done, '200\n')
   }
 )
 

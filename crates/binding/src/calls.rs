@@ -815,10 +815,9 @@ fn receive_many(environment: &mut Environment, [socket, max_bytes, max_fds, mut 
   let mut room = None;
   for message in messages.chunks_exact_mut(2) {
     if most > 0 {
-      let room = match room {
-        Some(room) => room,
-        None => *room.insert(i32::try_from(fdpass_core::room()?).unwrap_or(i32::MAX)),
-      };
+      // Where nobody tells how much room there is, without /proc for one, nothing is received ahead.
+      let room =
+        *room.get_or_insert_with(|| fdpass_core::room().map_or(0, |room| i32::try_from(room).unwrap_or(i32::MAX)));
       // What is held must not take the room of a message that would have been received without it.
       if taken + most > cap.min(room / 4) || max_fds > room - taken {
         return Ok(AGAIN);

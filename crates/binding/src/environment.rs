@@ -14,7 +14,7 @@ use crate::table::Table;
 pub(crate) struct Shared<A, T> {
   memory: *mut T,
   length: usize,
-  /// Keeps the memory. Dropped in the environment's last hook, before which Node-API frees no reference, nor after it.
+  /// Keeps the memory. It is dropped with the environment: Node-API frees no reference by itself.
   _array: A,
 }
 
