@@ -121,6 +121,7 @@ impl Default for ControlRoom {
 }
 
 impl ControlRoom {
+  // Of all descriptors, and of the credentials that are claimed: a cmsgcred of FreeBSD has 84 bytes.
   // SAFETY: CMSG_SPACE is arithmetic on its argument, without a precondition.
   const SIZE: usize = unsafe { libc::CMSG_SPACE((MAX_SENT_FDS * size_of::<RawFd>()) as libc::c_uint) } as usize + 128;
 
@@ -218,7 +219,7 @@ fn own_message(header: &libc::cmsghdr, data: &[u8]) -> Told {
       let word = |index: usize| data.get(index * 4..)?.first_chunk().map(|&bytes| u32::from_ne_bytes(bytes));
       match (word(0), word(1), word(2)) {
         (Some(pid), Some(uid), Some(gid)) => {
-          Told::Credentials(Credentials { pid: Some(pid as i32).filter(|&pid| pid > 0), uid, gid })
+          Told::Credentials(crate::credentials::from_ucred(libc::ucred { pid: pid as i32, uid, gid }))
         }
         _ => Told::Other,
       }
@@ -660,6 +661,7 @@ mod tests {
   use std::os::fd::IntoRawFd;
 
   use super::*;
+  use crate::socket::fuzzing::own_all;
 
   const RIGHTS: (libc::c_int, libc::c_int) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
   const OTHER: (libc::c_int, libc::c_int) = (libc::SOL_SOCKET, 0x7fff);
@@ -698,16 +700,7 @@ mod tests {
 
   #[track_caller]
   fn assert_owned(control: &[u8], numbers: &[RawFd]) {
-    assert_eq!(owned(control).iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
-  }
-
-  fn owned(control: &[u8]) -> Vec<OwnedFd> {
-    let mut owned = Vec::new();
-    own_control(control, |told| match told {
-      Told::Rights { fds, .. } | Told::Pidfd { fds, .. } => owned.extend(fds),
-      Told::Credentials(_) | Told::Other => {}
-    });
-    owned
+    assert_eq!(own_all(control).iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
   }
 
   #[test]
@@ -791,7 +784,7 @@ mod tests {
     let numbers = installed(2);
     for length in [1 << 10, u32::MAX as usize] {
       let control = [message(OTHER, &[0xff; 4]), claiming(length, RIGHTS, &data(&numbers))].concat();
-      let owned = owned(&control);
+      let owned = own_all(&control);
       assert_eq!(owned.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
       owned.into_iter().for_each(std::mem::forget); // for the next length
     }
