@@ -12,23 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "measuring.h"
+
 static struct sockaddr_un address = {.sun_family = AF_UNIX};
-
-static void fail(const char *what) {
-  perror(what);
-  exit(1);
-}
-
-static double now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return time.tv_sec + time.tv_nsec / 1e9;
-}
-
-static int by_size(const void *a, const void *b) {
-  double x = *(double *)a, y = *(double *)b;
-  return (x > y) - (x < y);
-}
 
 static int connect_one(void) {
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

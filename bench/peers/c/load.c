@@ -10,19 +10,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "measuring.h"
+
 static int epoll, port, got[65536];
 static double opened_at[65536];
-
-static double now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return time.tv_sec + time.tv_nsec / 1e9;
-}
-
-static int by_size(const void *a, const void *b) {
-  double x = *(double *)a, y = *(double *)b;
-  return (x > y) - (x < y);
-}
 
 static void open_one(void) {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);

@@ -19,27 +19,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "measuring.h"
+
 #define MOST_MESSAGES 64
 #define MOST_FDS 253 // SCM_MAX_FD
 
 enum { BLOCKING, EPOLL, BATCH } mode;
-
-static void fail(const char *what) {
-  perror(what);
-  exit(1);
-}
-
-static double now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return time.tv_sec + time.tv_nsec / 1e9;
-}
-
-static double cpu(void) {
-  struct rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
-}
 
 static long status(const char *key) {
   FILE *file = fopen("/proc/self/status", "r");
@@ -225,11 +210,6 @@ static int answer_connection(int socket, int *fds, int count) {
 }
 
 // The sending end.
-
-static int by_size(const void *a, const void *b) {
-  double x = *(double *)a, y = *(double *)b;
-  return (x > y) - (x < y);
-}
 
 // Until it is killed.
 static void hand_out_connections(int socket) {
