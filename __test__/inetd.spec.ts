@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import { hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
 import { temporaryFolder } from './helpers/descriptors.ts'
+import { isThere } from './helpers/superserver-clients.ts'
 import {
   type Superserver,
   marks,
@@ -90,6 +91,8 @@ async function ask(t: ExecutionContext, port: number): Promise<Record<string, un
 /** The sender of datagrams to a service. */
 interface Sender {
   readonly send: (...texts: string[]) => void
+  /** Resolves when the service has received all that was sent. */
+  readonly taken: () => Promise<void>
   /** The answers, when there are so many, or so many milliseconds have gone by. */
   readonly answers: (count: number, milliseconds?: number) => Promise<Record<string, unknown>[]>
 }
@@ -102,9 +105,16 @@ async function post(t: ExecutionContext, port: number): Promise<Sender> {
   await once(socket, 'connect')
   const received: Record<string, unknown>[] = []
   socket.on('message', (data) => received.push(JSON.parse(data.toString()) as Record<string, unknown>))
+  const sent: Promise<void>[] = []
+  // A line of /proc/net/udp: slot, local address, remote address, state, lengths of both queues; proc_net(5).
+  const queue = new RegExp(`: \\w+:${port.toString(16).toUpperCase().padStart(4, '0')} \\S+ \\S+ \\w+:(\\w+)`)
   return {
     send: (...texts) => {
-      for (const text of texts) socket.send(text)
+      for (const text of texts) sent.push(new Promise((resolve) => socket.send(text, () => resolve())))
+    },
+    async taken() {
+      await Promise.all(sent)
+      await until(() => Number(queue.exec(readFileSync('/proc/net/udp', 'utf8'))?.[1] ?? 1) === 0)
     },
     async answers(count, milliseconds = 5000) {
       const deadline = performance.now() + milliseconds
@@ -325,7 +335,7 @@ const scenarios: readonly Scenario[] = [
       }
       const both = async () => Promise.all([streams(), packets()])
       const first = await both()
-      await delay(450)
+      await until(() => !first.flat().some((pid) => isThere(pid as number)))
       const second = await both()
       return [0, 1].map((i) => ({
         answers: first[i]!.length,
@@ -385,7 +395,7 @@ const scenarios: readonly Scenario[] = [
       const sender = await post(t, port)
       program.remove()
       sender.send('dropped')
-      await delay(200)
+      await sender.taken()
       program.restore()
       sender.send('received')
       await sender.answers(1)
@@ -427,7 +437,7 @@ const scenarios: readonly Scenario[] = [
       await startDaemon(t, server, [{ port, wait: true, limit: 5, command: scene('ignore', path) }])
       const client = call(t, port)
       const starts = () => readFileSync(path, 'utf8').split('\n').length - 1
-      await until(() => starts() >= 4)
+      await until(() => starts() >= (server.name === 'openbsd-inetd' ? 4 : 5))
       await delay(400)
       return { starts: starts(), client: client.heard() }
     },
@@ -479,8 +489,10 @@ const scenarios: readonly Scenario[] = [
       const beyond = await call(t, port).inTheEnd()
       clients[0]!.say('go on')
       const ended = await clients[0]!.inTheEnd()
-      await delay(200)
-      return [beyond, ended, await call(t, port, 'go on').inTheEnd()]
+      let next: Heard
+      do next = await call(t, port, 'go on').inTheEnd()
+      while (next[0] === '') // it has not seen the end yet
+      return [beyond, ended, next]
     },
     seen: [
       ['', 'end'],
@@ -563,7 +575,7 @@ const scenarios: readonly Scenario[] = [
       const { child, configuration } = await startDaemon(t, server, [{ port, command: ['/bin/cat'] }])
       rmSync(configuration)
       child.kill('SIGHUP')
-      await delay(200)
+      await delay(1000)
       return { code: child.exitCode, client: await call(t, port, 'hello', true).inTheEnd() }
     },
     seen: { code: null, client: ['hello', 'end'] },
@@ -581,7 +593,7 @@ const scenarios: readonly Scenario[] = [
       const { child, configuration } = await startDaemon(t, server, [{ port, command: ['/bin/cat'] }])
       writeFileSync(configuration, 'this makes no sense {\n')
       child.kill('SIGHUP')
-      await delay(200)
+      await delay(1000)
       return { code: child.exitCode, client: await call(t, port, 'hello', true).inTheEnd() }
     },
     seen: { code: null, client: ['hello', 'end'] },

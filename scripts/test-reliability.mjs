@@ -29,7 +29,7 @@ const specs = /^(conformance.*|security|hostile-peers)\.spec\.js$/
 
 /**
  * The parts, each with its share of the time; its command, with so many seconds to go; why it cannot be run here; and what its output says. What
- * knows no time is cut off when it takes twice its share.
+ * takes none is cut off when it takes twice its share; what does, and goes on, hangs.
  */
 const parts = {
   fuzzing: {
@@ -199,12 +199,13 @@ for (const [place, name] of chosen.entries()) {
   const { counts, numbers } = read?.(output) ?? { counts: lastLine(output), numbers: summarized(output) }
   const [good, bad] = counts
   const reasons = [...output.matchAll(/^# not run: (.*)$/gm)].map(([, text]) => text)
-  const isBad = bad > 0 || (!isCut && (code !== 0 || good === 0))
+  const hangs = isCut && command.length > 0
+  const isBad = bad > 0 || hangs || (!isCut && (code !== 0 || good === 0))
   passed += good
   failed += isBad ? Math.max(1, bad) : 0
   const seeds = last(output, /seed (\d+)/g) === undefined ? '' : `seed ${seed}`
   const result = [
-    isBad ? `${Math.max(1, bad)} failed` : isCut ? 'cut off' : 'passed',
+    hangs ? 'hung' : isBad ? `${Math.max(1, bad)} failed` : isCut ? 'cut off' : 'passed',
     ...reasons.map((text) => `not run: ${text}`)
   ].join('; ')
   const time = `${Math.round((performance.now() - started) / 1000)} s`
@@ -243,7 +244,9 @@ ${table.join('\n')}
 - **conformance**: what other suites and specifications demand, what is promised about security, and peers that do what they should not.
 `
   const path = join(root, 'docs', 'reliability.md')
-  writeFileSync(path, text)
+  // What was run by itself and for longer is told by hand.
+  const [, longer] = readFileSync(path, 'utf8').split('\n## Longer runs\n')
+  writeFileSync(path, longer === undefined ? text : `${text}\n## Longer runs\n${longer}`)
   spawnSync(
     process.execPath,
     [join(root, 'node_modules', 'prettier', 'bin', 'prettier.cjs'), '--write', '--log-level', 'warn', path],
