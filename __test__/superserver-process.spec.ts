@@ -8,7 +8,7 @@ import { type UnixSocket, bind } from 'fdpass'
 import { isLinux, onlyIf } from './helpers/conditions.ts'
 import { temporaryFolder } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
-import { fixturePath } from './helpers/processes.ts'
+import { fixturePath, startLimited } from './helpers/processes.ts'
 import { receive } from './helpers/programs.ts'
 import { type Client, call, isThere } from './helpers/superserver-clients.ts'
 import { newPort, socketAt, until } from './helpers/superservers.ts'
@@ -250,3 +250,12 @@ test('a superserver in a Worker thread that is terminated lets its workers go, a
   await until(() => !isThere(worker))
   t.deepEqual(await ended, [0, null])
 })
+
+onLinux(
+  'what there is no descriptor for is told by its system call, and the client served once there is room',
+  async (t) => {
+    const { socket, done } = startLimited(64, 'superserver-table', [join(folder, 'full')])
+    socket.close()
+    t.is(await done, 'EMFILE accept\nEMFILE fork\nserved\n')
+  }
+)

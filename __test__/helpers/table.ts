@@ -11,7 +11,7 @@ export function fill(): void {
   }
 }
 
-/** Makes room again. */
-export function free(): void {
-  for (const fd of filling.splice(0)) closeSync(fd)
+/** Makes room again, all that was taken or for so many. */
+export function free(count = filling.length): void {
+  for (const fd of filling.splice(0, count)) closeSync(fd)
 }

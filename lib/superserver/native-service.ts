@@ -16,6 +16,9 @@ const STARTED = 5
 const ENDED = 6
 const IDLE = 7
 
+/** What something was short for, by its numbers; below these, the start of a program. */
+const SHORT_CALLS = ['accept', 'fcntl', 'sendmsg', 'uv_poll_start']
+
 /** How many integers each takes. */
 const NEWS = 4
 
@@ -100,7 +103,8 @@ export abstract class NativeService extends Service {
       case GONE:
         return this.workerGone(first, second, third !== 0)
       case SHORT:
-        this.tellFailed(systemError(first, 'accept'))
+        if (second < 0) this.programFailed(first, third)
+        else this.tellFailed(systemError(first, SHORT_CALLS[second]!))
         return this.retryIn(SHORT_PAUSE)
       case TOO_FAST:
         this.events.emit('pause', { service: this.name, milliseconds: this.settings.pause })

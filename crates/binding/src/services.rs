@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fdpass_core::superserver::{self, Inetd, InetdLimits, Listener, Mode, News, Pool, PoolLimits};
+use fdpass_core::superserver::{self, Call, Inetd, InetdLimits, Listener, Mode, News, Pool, PoolLimits};
 use fdpass_core::{Errno, Program};
 use napi::bindgen_prelude::{Either, ToNapiValue};
 use napi::sys;
@@ -355,7 +355,7 @@ pub(crate) fn news(environment: &mut Environment, [service]: [i32; 1]) -> Outcom
     place.copy_from_slice(&match *news {
       News::Ready { worker } => [0, worker as i32, 0, 0],
       News::Gone { worker, lost, broken } => [1, worker as i32, lost as i32, broken.into()],
-      News::Short(errno) => [2, -(errno as i32), 0, 0], // `code` has other numbers for some, for calls that can be made again
+      News::Short { call, errno } => short(call, errno),
       News::TooFast => [3, 0, 0, 0],
       News::Failed(error) => [4, -(error.errno as i32), error.step as i32, 0],
       News::Started { pid } => [5, pid, 0, 0],
@@ -364,6 +364,18 @@ pub(crate) fn news(environment: &mut Environment, [service]: [i32; 1]) -> Outcom
     });
   }
   Ok(news.len() as i32)
+}
+
+/// `code` has other numbers for some errors, for calls that can be made again.
+fn short(call: Call, errno: Errno) -> [i32; NEWS] {
+  let (call, step) = match call {
+    Call::Accept => (0, 0),
+    Call::Fcntl => (1, 0),
+    Call::Sendmsg => (2, 0),
+    Call::Watch => (3, 0),
+    Call::Start(step) => (-1, step as i32),
+  };
+  [2, -(errno as i32), call, step]
 }
 
 /// How a worker is doing.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use fdpass_core::superserver::{Counters, Inetd, InetdLimits, Listener, Mode, News};
+use fdpass_core::superserver::{Call, Counters, Inetd, InetdLimits, Listener, Mode, News};
 use fdpass_core::{
   Ending, Errno, Program, SpawnError, Step, TcpOptions, local_internet_address, tcp_listener, udp_socket,
 };
@@ -339,7 +339,7 @@ fn a_socket_of_datagrams_has_no_connections_for_programs() {
   client.connect(local_internet_address(socket.as_fd()).unwrap()).unwrap();
   inetd.service.add_listener(Listener::new(socket, b"udp")).unwrap();
   client.send(b"datagram").unwrap();
-  inetd.until_told(News::Short(Errno::EOPNOTSUPP));
+  inetd.until_told(News::Short { call: Call::Accept, errno: Errno::EOPNOTSUPP });
   inetd.settle();
 }
 
@@ -526,7 +526,7 @@ fn what_cannot_be_watched_is_refused_and_closed() {
   inetd.turn(PATIENCE);
   assert_eq!(text(&client), "served\n");
   assert_eq!(inetd.service.running().len(), 0);
-  assert!(inetd.has_told(News::Short(Errno::ENOMEM)));
+  assert!(inetd.has_told(News::Short { call: Call::Watch, errno: Errno::ENOMEM }));
   inetd.events.refuses.set(None);
   inetd.service.retry();
   let client = connect(address);

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fdpass_core::superserver::{Counters, Inetd, InetdLimits, Listener, Mode, News, Pool, PoolLimits};
+use fdpass_core::superserver::{Call, Counters, Inetd, InetdLimits, Listener, Mode, News, Pool, PoolLimits};
 use fdpass_core::{
   Channel, ChannelError, Credential, Errno, Format, FrameKind, Limits, Message, Program, Step, TcpOptions,
   local_internet_address, tcp_listener,
@@ -191,12 +191,13 @@ fn a_connection_for_which_no_program_can_be_started_now_gets_one_later() {
     inetd.service.add_listener(listener).unwrap();
     for room in 0..3 {
       let client = connect(address);
+      let call = if room == 0 { Call::Accept } else { Call::Start(Step::Fork) };
       with_room_for(room, || {
-        inetd.until_told(News::Short(Errno::EMFILE));
+        inetd.until_told(News::Short { call, errno: Errno::EMFILE });
         inetd.settle();
         assert_eq!(inetd.news, [], "nothing is done until it is tried again");
         inetd.service.retry();
-        inetd.until_told(News::Short(Errno::EMFILE));
+        inetd.until_told(News::Short { call, errno: Errno::EMFILE });
       });
       assert_eq!(inetd.service.waiting(), usize::from(room > 0));
       inetd.service.retry();
@@ -300,7 +301,7 @@ fn a_pool_without_room_for_another_connection_takes_it_later() {
     let _client = connect(address);
     with_room_for(0, || {
       for _ in 0..2 {
-        pool.until_told(News::Short(Errno::EMFILE));
+        pool.until_told(News::Short { call: Call::Accept, errno: Errno::EMFILE });
         pool.settle();
         assert_eq!(pool.news, [], "nothing is done until it is tried again");
         pool.service.retry();

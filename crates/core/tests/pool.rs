@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use fdpass_core::superserver::{Counters, Listener, News, Pool, PoolLimits, WorkerState};
+use fdpass_core::superserver::{Call, Counters, Listener, News, Pool, PoolLimits, WorkerState};
 use fdpass_core::{
   Channel, ChannelError, Errno, Format, Frame, FrameKind, Limits, Message, SocketType, TcpOptions,
   local_internet_address, socketpair, tcp_listener,
@@ -766,7 +766,7 @@ fn a_listener_that_somebody_else_shuts_down_is_told_and_tried_again_without_spin
   let mut worker = Worker::ready(&mut pool);
   shared.shutdown(Shutdown::Both).unwrap();
   for _ in 0..3 {
-    pool.until_told(News::Short(Errno::EINVAL));
+    pool.until_told(News::Short { call: Call::Accept, errno: Errno::EINVAL });
     pool.settle();
     assert_eq!(pool.news, []);
     pool.service.retry();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::listener::{Accepted, Door, Watched, prepare};
-use super::{Client, Counters, Listener, News, Reactor, Watch};
+use super::{Call, Client, Counters, Listener, News, Reactor, Watch};
 use crate::{Ending, Process, Program, SpawnError, Step, set_blocking, sys};
 
 /// What a program gets.
@@ -179,7 +179,7 @@ impl<R: Reactor> Inetd<R> {
 
   fn accept(&mut self, index: usize) {
     if let Err(errno) = prepare(&self.listeners[index].listener) {
-      return self.pause(News::Short(errno));
+      return self.pause(News::Short { call: Call::Fcntl, errno });
     }
     for _ in 0..PER_WAKE {
       if !self.has_room() {
@@ -195,7 +195,7 @@ impl<R: Reactor> Inetd<R> {
           self.counters.refused += 1;
         }
         Accepted::None => return,
-        Accepted::Short(errno) => return self.pause(News::Short(errno)),
+        Accepted::Short(errno) => return self.pause(News::Short { call: Call::Accept, errno }),
       }
     }
   }
@@ -208,7 +208,7 @@ impl<R: Reactor> Inetd<R> {
       Ok(_) => self.counters.acknowledged += 1,
       Err(error) if error.is_shortage() => {
         self.waiting.push_back((connection, client));
-        self.pause(News::Short(error.errno));
+        self.pause(News::Short { call: Call::Start(error.step), errno: error.errno });
       }
       Err(error) => {
         self.counters.lost += 1;
@@ -224,7 +224,10 @@ impl<R: Reactor> Inetd<R> {
     let token = *token;
     let listener = match listener.fd.try_clone() {
       Ok(listener) => listener,
-      Err(error) => return self.pause(News::Short(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE)))),
+      Err(error) => {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE));
+        return self.pause(News::Short { call: Call::Fcntl, errno });
+      }
     };
     // A program before this one may have switched it.
     let started = set_blocking(listener.as_fd(), true).map_err(|errno| SpawnError { step: Step::Descriptors, errno });
@@ -234,7 +237,9 @@ impl<R: Reactor> Inetd<R> {
         self.counters.acknowledged += 1;
         self.news.push(News::Started { pid });
       }
-      Err(error) if error.is_shortage() => self.pause(News::Short(error.errno)),
+      Err(error) if error.is_shortage() => {
+        self.pause(News::Short { call: Call::Start(error.step), errno: error.errno })
+      }
       Err(error) => {
         self.counters.lost += 1;
         self.news.push(News::Failed(error));
@@ -266,7 +271,7 @@ impl<R: Reactor> Inetd<R> {
       // It runs, and nobody will tell its end: it counts as ended.
       Err(errno) => {
         self.door.leave(client);
-        self.news.push(News::Short(errno));
+        self.news.push(News::Short { call: Call::Watch, errno });
       }
     }
     Ok(pid)
@@ -323,7 +328,7 @@ impl<R: Reactor> Inetd<R> {
     };
     for listener in &mut self.listeners {
       if let Err(errno) = listener.arm(on && !left.contains(&listener.token), &self.reactor) {
-        self.news.push(News::Short(errno));
+        self.news.push(News::Short { call: Call::Watch, errno });
       }
     }
   }

@@ -15,7 +15,7 @@ pub use inetd::{Inetd, InetdLimits, Mode};
 pub use listener::{Client, Listener};
 pub use pool::{Pool, PoolLimits, WorkerState};
 
-use crate::{Ending, SpawnError};
+use crate::{Ending, SpawnError, Step};
 
 /// An event loop, as a superserver sees it.
 pub trait Reactor {
@@ -30,6 +30,21 @@ pub trait Reactor {
 pub trait Watch {
   /// Asks for events, in place of those asked for before. They come for as long as they are true.
   fn arm(&mut self, readable: bool, writable: bool) -> nix::Result<()>;
+}
+
+/// What something was missing for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+  /// accept(2)
+  Accept,
+  /// fcntl(2), by which a listener is made non-blocking, or duplicated for a program.
+  Fcntl,
+  /// sendmsg(2) to a worker.
+  Sendmsg,
+  /// The event loop's, by which events are asked for.
+  Watch,
+  /// The start of a program.
+  Start(Step),
 }
 
 /// What a superserver has to tell.
@@ -50,7 +65,12 @@ pub enum News {
     broken: bool,
   },
   /// Something is missing that no event announces the end of: to be tried again after a pause.
-  Short(Errno),
+  Short {
+    /// For what.
+    call: Call,
+    /// Why.
+    errno: Errno,
+  },
   /// Too many programs were started: none is until `resume`.
   TooFast,
   /// A program could not be started.

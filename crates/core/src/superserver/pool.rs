@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::listener::{Accepted, Door, Watched, prepare};
-use super::{Client, Counters, Listener, News, Reactor, Watch};
+use super::{Call, Client, Counters, Listener, News, Reactor, Watch};
 use crate::{
   ControlBuffer, Decoder, Direction, Format, FrameError, FrameKind, Header, Limits, Outbox, Receiving, Socket,
   SocketType, sys,
@@ -384,7 +384,7 @@ impl<R: Reactor> Pool<R> {
 
   fn accept(&mut self, index: usize) {
     if let Err(errno) = prepare(&self.listeners[index].listener) {
-      return self.be_short(errno);
+      return self.be_short(Call::Fcntl, errno);
     }
     for _ in 0..PER_WAKE {
       if !self.has_room() {
@@ -404,17 +404,17 @@ impl<R: Reactor> Pool<R> {
         }
         Accepted::None => return,
         Accepted::Short(errno) => {
-          self.be_short(errno);
+          self.be_short(Call::Accept, errno);
           return;
         }
       }
     }
   }
 
-  fn be_short(&mut self, errno: Errno) {
+  fn be_short(&mut self, call: Call, errno: Errno) {
     if !self.short {
       self.short = true;
-      self.news.push(News::Short(errno));
+      self.news.push(News::Short { call, errno });
     }
   }
 
@@ -445,7 +445,7 @@ impl<R: Reactor> Pool<R> {
         Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => {
           connection.attempts -= 1;
           self.waiting.push_back(connection);
-          self.be_short(errno);
+          self.be_short(Call::Sendmsg, errno);
           return;
         }
         // It has died, or receives no more.
@@ -461,7 +461,7 @@ impl<R: Reactor> Pool<R> {
       self.next_id = id.wrapping_add(1);
       match stopped {
         None | Some(Errno::EAGAIN) => {}
-        Some(errno) => self.be_short(errno),
+        Some(errno) => self.be_short(Call::Sendmsg, errno),
       }
       return;
     }
@@ -473,7 +473,7 @@ impl<R: Reactor> Pool<R> {
     let socket = Socket::known(channel.as_fd(), SocketType::Stream, Receiving::default());
     match outbox.flush(socket).1 {
       None => self.workers[index].leave(),
-      Some(errno @ (Errno::ETOOMANYREFS | Errno::ENOBUFS)) => self.be_short(errno),
+      Some(errno @ (Errno::ETOOMANYREFS | Errno::ENOBUFS)) => self.be_short(Call::Sendmsg, errno),
       Some(_) => {}
     }
   }
@@ -597,7 +597,7 @@ impl<R: Reactor> Pool<R> {
     self.lazy = on && !self.listeners.is_empty();
     for listener in &mut self.listeners {
       if let Err(errno) = listener.arm(on, &self.reactor) {
-        self.news.push(News::Short(errno));
+        self.news.push(News::Short { call: Call::Watch, errno });
       }
     }
     self.arm_workers();
