@@ -5,6 +5,7 @@ use std::ptr;
 use napi::bindgen_prelude::{Function, Object};
 use napi::{Env, JsValue, check_status, sys};
 
+use crate::Backend;
 use crate::environment::Turn;
 
 /// The function that JavaScript wants called when a socket is ready, and what a call of it needs. It finds the socket's
@@ -17,23 +18,27 @@ pub(crate) struct Dispatcher {
   env: sys::napi_env,
   function: sys::napi_ref,
   receiver: sys::napi_ref,
+  /// Null where the runtime opens a callback scope itself. Deno would end with a fatal error if one had to be destroyed in a
+  /// cleanup hook, where it has no HandleScope.
   context: sys::napi_async_context,
   turn: Turn,
 }
 
 impl Dispatcher {
-  pub(crate) fn new(env: &Env, function: &Function<'_, (), ()>, turn: Turn) -> napi::Result<Self> {
+  pub(crate) fn new(env: &Env, backend: &Backend, function: &Function<'_, (), ()>, turn: Turn) -> napi::Result<Self> {
     let raw = env.raw();
     let receiver = Object::new(env)?;
-    let name = env.create_string("FDPASS")?;
     let mut dispatcher =
       Self { env: raw, function: ptr::null_mut(), receiver: ptr::null_mut(), context: ptr::null_mut(), turn };
-    // SAFETY: `function` and the receiver are live values of this environment, and so is the name below.
+    // SAFETY: `function` and the receiver are live values of this environment.
     check_status!(unsafe { sys::napi_create_reference(raw, function.raw(), 1, &mut dispatcher.function) })?;
     // SAFETY: as above.
     check_status!(unsafe { sys::napi_create_reference(raw, receiver.raw(), 1, &mut dispatcher.receiver) })?;
-    // SAFETY: as above. One context serves every socket: a promise keeps the AsyncLocalStorage of its own await.
-    check_status!(unsafe { sys::napi_async_init(raw, receiver.raw(), name.raw(), &mut dispatcher.context) })?;
+    if matches!(backend, Backend::Uv) {
+      let name = env.create_string("FDPASS")?;
+      // SAFETY: as above. One context serves every socket: a promise keeps the AsyncLocalStorage of its own await.
+      check_status!(unsafe { sys::napi_async_init(raw, receiver.raw(), name.raw(), &mut dispatcher.context) })?;
+    }
     Ok(dispatcher)
   }
 
@@ -42,8 +47,10 @@ impl Dispatcher {
   /// # Safety
   /// Once, on the environment's thread, in a cleanup hook or earlier; neither this one nor a copy is used again.
   pub(crate) unsafe fn release(&self) {
-    // SAFETY: made in `new`; the environment lives until its hooks have run.
-    unsafe { sys::napi_async_destroy(self.env, self.context) };
+    if !self.context.is_null() {
+      // SAFETY: made in `new`; the environment lives until its hooks have run.
+      unsafe { sys::napi_async_destroy(self.env, self.context) };
+    }
     // SAFETY: as above.
     unsafe { sys::napi_delete_reference(self.env, self.receiver) };
     // SAFETY: as above.

@@ -168,7 +168,7 @@ pub fn open_environment<'env>(
   SharedArrays { bytes, fds, outcome, batch, name, turn: mut turn_memory }: SharedArrays,
 ) -> napi::Result<Either<calls::Calls<'env>, OpenFailure>> {
   let turn = environment::Turn::new(&mut turn_memory)?;
-  let dispatcher = dispatcher::Dispatcher::new(env, &dispatch, turn)?;
+  let dispatcher = dispatcher::Dispatcher::new(env, &backend, &dispatch, turn)?;
   let arrays = ([bytes, name], [fds, outcome, batch]);
   match environment::Environment::open(env, backend, dispatcher, (turn, turn_memory), arrays) {
     Ok(environment) => calls::Calls::new(env, environment).map(Either::A),
