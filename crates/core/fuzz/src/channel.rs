@@ -13,6 +13,9 @@ use super::probes::{Input, Probes, below, byte, flag, open_descriptors, pattern,
 
 const LIMITS: Limits = Limits { max_bytes: 200_000, max_fds: Header::MAX_FDS };
 
+/// How many descriptors may be open for more to be sent.
+const MOST_OPEN: usize = 6000;
+
 const KINDS: [FrameKind; 6] =
   [FrameKind::Message, FrameKind::Request, FrameKind::Response, FrameKind::Error, FrameKind::Cancel, FrameKind::Close];
 
@@ -40,7 +43,8 @@ struct Parcel {
 impl Parcel {
   fn new(input: &mut Input<'_>) -> Self {
     let length = [0, 1, usize::from(byte(input)), 3000, 100_000][below(input, 5)];
-    let mut fds = some(input);
+    // What waits has numbers of its own, and this process shall not run out of them.
+    let mut fds = if open_descriptors() < MOST_OPEN { some(input) } else { Vec::new() };
     if fds.len() == 255 {
       fds = fds.repeat(usize::from(byte(input) % 16) + 1);
       fds.truncate(Header::MAX_FDS);
