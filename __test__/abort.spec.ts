@@ -319,7 +319,7 @@ test.serial('500 receives in a race with their aborts lose nothing and leak noth
     seen,
     Array.from({ length: rounds }, (_, i) => String(i).padStart(3, '0'))
   )
-  t.is(countFds(), before)
+  t.true(countFds() <= before) // fewer where Bun closes what is its own meanwhile
   closeSync(file)
   a.close()
   t.is(await b.recv(), null)
