@@ -351,8 +351,11 @@ function flaw(
   // A `ready` that is lost leaves both serving, and no connection goes from one to the other: PROTOCOL.md.
   const isReady = report.steps.some(({ step, error }) => step === 'asked again' && error === undefined)
   if (baseline.scenario === 'takeover' && isReady && !report.steps.some(({ step }) => step === 'live')) return undefined
-  // A worker whose channel fails is ended, and the event of its exit counts the connections that went with it.
-  if (report.steps.some(({ step, value }) => step === 'exit event' && (value as unknown[])[2] !== 0)) return undefined
+  // A worker whose channel fails is ended, and the events of the exits count the connections that went so: each that was not answered.
+  const exits = report.steps.filter(({ step }) => step === 'exit event')
+  const lost = exits.reduce((sum, { value }) => sum + (value as [unknown, unknown, number])[2], 0)
+  const unanswered = changed.filter((line) => line.startsWith('-["asked')).length
+  if (lost > 0 && unanswered <= lost) return undefined
   // Which a child says that it met: the worker of a superserver is the user's program.
   if (errors.includes(code)) return undefined
   const wanted = told(call, code)

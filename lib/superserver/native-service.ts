@@ -15,6 +15,7 @@ const FAILED = 4
 const STARTED = 5
 const ENDED = 6
 const IDLE = 7
+const BROKEN = 8
 
 /** What something was short for, by its numbers; below these, the start of a program. */
 const SHORT_CALLS = ['accept', 'fcntl', 'sendmsg', 'uv_poll_start']
@@ -101,7 +102,7 @@ export abstract class NativeService extends Service {
       case READY:
         return this.workerReady(first)
       case GONE:
-        return this.workerGone(first, second, third !== 0)
+        return this.workerGone(first, second)
       case SHORT:
         if (second < 0) this.programFailed(first, third)
         else this.tellFailed(systemError(first, SHORT_CALLS[second]!))
@@ -115,6 +116,8 @@ export abstract class NativeService extends Service {
         return this.tellSpawned(first)
       case ENDED:
         return this.programEnded(first, second)
+      case BROKEN:
+        return this.workerBroken(first)
       case IDLE:
         this.#idle?.()
     }
@@ -132,7 +135,8 @@ export abstract class NativeService extends Service {
   }
 
   protected workerReady(_worker: number): void {}
-  protected workerGone(_worker: number, _lost: number, _isBroken: boolean): void {}
+  protected workerBroken(_worker: number): void {}
+  protected workerGone(_worker: number, _lost: number): void {}
   protected programFailed(_code: number, _step: number): void {}
   protected programEnded(_pid: number, _ending: number): void {}
 }

@@ -46,14 +46,19 @@ export class PoolService extends NativeService {
     this.#workers.get(number)?.isReady()
   }
 
-  protected override workerGone(number: number, lost: number, isBroken: boolean): void {
+  /** What it was given goes to others when its process has ended, which it may be reading of until then. */
+  protected override workerBroken(number: number): void {
+    this.#workers.get(number)?.kill()
+  }
+
+  protected override workerGone(number: number, lost: number): void {
     const worker = this.#workers.get(number)
     if (worker === undefined) return
     this.#workers.delete(number)
     this.#numbers.delete(worker)
     worker.lost = lost
     // It can be told nothing any more, and tell nothing. One that was let go has done what it had, and may take its time.
-    if (isBroken || lost > 0 || worker.phase !== 'draining') worker.kill()
+    if (lost > 0 || worker.phase !== 'draining') worker.kill()
   }
 
   protected async begin(): Promise<void> {

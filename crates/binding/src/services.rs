@@ -354,13 +354,14 @@ pub(crate) fn news(environment: &mut Environment, [service]: [i32; 1]) -> Outcom
   for (place, news) in fds.get().chunks_exact_mut(NEWS).zip(&news) {
     place.copy_from_slice(&match *news {
       News::Ready { worker } => [0, worker as i32, 0, 0],
-      News::Gone { worker, lost, broken } => [1, worker as i32, lost as i32, broken.into()],
+      News::Gone { worker, lost } => [1, worker as i32, lost as i32, 0],
       News::Short { call, errno } => short(call, errno),
       News::TooFast => [3, 0, 0, 0],
       News::Failed(error) => [4, -(error.errno as i32), error.step as i32, 0],
       News::Started { pid } => [5, pid, 0, 0],
       News::Ended { pid, ending: how } => [6, pid, ending(how), 0],
       News::Idle => [7, 0, 0, 0],
+      News::Broken { worker } => [8, worker as i32, 0, 0],
     });
   }
   Ok(news.len() as i32)

@@ -271,6 +271,10 @@ fn a_pool_leaves_nothing() {
         _ => {}
       }
       drop(channel);
+      if round == 2 {
+        pool.until_told(News::Broken { worker: token });
+        pool.service.forget(token);
+      }
       pool.until_told_of(|news| matches!(news, News::Gone { worker, .. } if *worker == token));
       drop(clients);
       // What is left goes to another one, which ends it.

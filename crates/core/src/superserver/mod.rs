@@ -55,14 +55,18 @@ pub enum News {
     /// Which.
     worker: u32,
   },
+  /// A worker does not keep to the protocol, or cannot be heard or told anything any more: it is given nothing, and has to be ended. What
+  /// it had stays its own until then, since it may be reading of it: see `Pool::forget`.
+  Broken {
+    /// Which.
+    worker: u32,
+  },
   /// A worker's channel has ended, and the worker is forgotten. What it had not acknowledged goes to others.
   Gone {
     /// Which.
     worker: u32,
     /// How many connections it had acknowledged, and did not end.
     lost: u32,
-    /// Whether it did not keep to the protocol.
-    broken: bool,
   },
   /// Something is missing that no event announces the end of: to be tried again after a pause.
   Short {

@@ -70,8 +70,8 @@ fn free_id(mut id: u32, held: &HashMap<u32, Held>) -> u32 {
 }
 
 struct Worker<W> {
-  // Before the channel, and so dropped before it.
-  watch: W,
+  // Before the channel, and so dropped before it. Of one that is broken there is none.
+  watch: Option<W>,
   channel: OwnedFd,
   token: u32,
   decoder: Decoder,
@@ -93,6 +93,7 @@ impl<W: Watch> Worker<W> {
   fn takes(&self, most: usize) -> bool {
     self.is_ready
       && !self.is_leaving
+      && self.watch.is_some()
       && self.outbox.is_empty()
       && self.unacknowledged < UNACKNOWLEDGED
       && self.held.len() < most
@@ -100,13 +101,18 @@ impl<W: Watch> Worker<W> {
 
   /// Whether it is about to acknowledge connections, which is heard when the next one comes, or soon.
   fn is_acknowledging(&self) -> bool {
-    self.is_ready && !self.is_leaving && self.unacknowledged > 0 && self.unacknowledged < UNACKNOWLEDGED / 2
+    self.is_ready
+      && !self.is_leaving
+      && self.watch.is_some()
+      && self.unacknowledged > 0
+      && self.unacknowledged < UNACKNOWLEDGED / 2
   }
 
   /// Asks for what is waited for. Room is not where something else is short: it would be told without end.
   fn arm(&mut self, short: bool, lazy: bool) -> nix::Result<()> {
     let later = lazy && self.is_acknowledging();
-    self.watch.arm(!later, !short && !self.outbox.is_empty())
+    let writable = !short && !self.outbox.is_empty();
+    self.watch.as_mut().map_or(Ok(()), |watch| watch.arm(!later, writable))
   }
 
   /// Tells it that nothing more will come, once everything has gone.
@@ -210,7 +216,7 @@ impl<R: Reactor> Pool<R> {
     let token = self.next_worker;
     let watch = self.reactor.watch(channel.as_fd(), token)?;
     let worker = Worker {
-      watch,
+      watch: Some(watch),
       channel,
       token,
       decoder: Decoder::new(LIMITS),
@@ -238,18 +244,12 @@ impl<R: Reactor> Pool<R> {
 
   /// Notes that a worker's process has ended: what it has still said is heard, and then it is forgotten.
   pub fn forget(&mut self, token: u32) {
-    self.hear_out(token);
-    self.settle();
-  }
-
-  fn hear_out(&mut self, token: u32) {
     while let Some(index) = self.index_of(token) {
-      match self.receive(index) {
-        Ok(true) => {}
-        Ok(false) => self.remove_worker(index, false),
-        Err(errno) => self.remove_worker(index, errno == Errno::EPROTO),
+      if self.receive(index) != Ok(true) {
+        self.remove_worker(index);
       }
     }
+    self.settle();
   }
 
   /// Sets how many connections there may be from now on.
@@ -348,9 +348,6 @@ impl<R: Reactor> Pool<R> {
     self.settle();
     self.lazy = false;
     self.arm_workers();
-    if self.can_give() {
-      self.settle();
-    }
   }
 
   fn hear_acknowledging(&mut self) {
@@ -361,10 +358,23 @@ impl<R: Reactor> Pool<R> {
 
   fn hear(&mut self, token: u32) {
     let Some(index) = self.index_of(token) else { return };
-    match self.receive(index) {
+    let heard = match self.receive(index) {
+      // Such an error is told once, and what was said before it is still there.
+      Err(errno) if errno != Errno::EAGAIN && errno != Errno::EPROTO => self.receive(index),
+      heard => heard,
+    };
+    match heard {
       Ok(true) | Err(Errno::EAGAIN) => {}
-      Ok(false) => self.remove_worker(index, false),
-      Err(errno) => self.remove_worker(index, errno == Errno::EPROTO),
+      Ok(false) => self.remove_worker(index),
+      Err(_) => self.give_up(index),
+    }
+  }
+
+  /// Has a worker ended.
+  fn give_up(&mut self, index: usize) {
+    let Worker { watch, token, .. } = &mut self.workers[index];
+    if watch.take().is_some() {
+      self.news.push(News::Broken { worker: *token });
     }
   }
 
@@ -451,7 +461,15 @@ impl<R: Reactor> Pool<R> {
         // It has died, or receives no more.
         Err(_) => {
           let token = worker.token;
-          self.hear_out(token);
+          while let Some(index) = self.index_of(token)
+            && self.workers[index].watch.is_some()
+          {
+            match self.receive(index) {
+              Ok(true) => {}
+              Ok(false) => self.remove_worker(index),
+              Err(_) => self.give_up(index),
+            }
+          }
           continue;
         }
       };
@@ -544,7 +562,7 @@ impl<R: Reactor> Pool<R> {
     self.full = false;
   }
 
-  fn remove_worker(&mut self, index: usize, broken: bool) {
+  fn remove_worker(&mut self, index: usize) {
     let worker = self.workers.remove(index);
     self.held -= worker.held.len();
     let mut held: Vec<_> = worker.held.into_iter().collect();
@@ -565,31 +583,21 @@ impl<R: Reactor> Pool<R> {
       }
     }
     self.counters.lost += u64::from(lost);
-    self.news.push(News::Gone { worker: worker.token, lost, broken });
+    self.news.push(News::Gone { worker: worker.token, lost });
   }
 
   /// Gives what waits to those who have room, and asks for what is waited for then.
   fn settle(&mut self) {
-    loop {
-      while self.can_give()
-        && let Some(connection) = self.waiting.pop_front()
-      {
-        self.give(connection);
-      }
-      self.arm();
-      // A worker that could not be armed is gone, and what it had not acknowledged waits: no event will tell of that.
-      if !self.can_give() {
-        break;
-      }
+    while !self.short
+      && self.workers.iter().any(|worker| worker.takes(self.limits.per_worker))
+      && let Some(connection) = self.waiting.pop_front()
+    {
+      self.give(connection);
     }
+    self.arm();
     if self.stopped {
       self.tell_idle();
     }
-  }
-
-  fn can_give(&self) -> bool {
-    let most = self.limits.per_worker;
-    !self.short && !self.waiting.is_empty() && self.workers.iter().any(|worker| worker.takes(most))
   }
 
   fn arm(&mut self) {
@@ -607,7 +615,7 @@ impl<R: Reactor> Pool<R> {
     let (short, lazy) = (self.short, self.lazy);
     // What one says that cannot be watched could not be heard any more.
     while let Some(index) = self.workers.iter_mut().position(|worker| worker.arm(short, lazy).is_err()) {
-      self.remove_worker(index, true);
+      self.give_up(index);
     }
   }
 
