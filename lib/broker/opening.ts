@@ -1,6 +1,6 @@
 import { readlinkSync } from 'node:fs'
 import { constants } from 'node:os'
-import { type Descriptor, own } from '../descriptor.ts'
+import { type Descriptor, disown, own } from '../descriptor.ts'
 import { pathError } from '../errors.ts'
 import { borrow } from '../fd-source.ts'
 import { AGAIN, native } from '../native.ts'
@@ -36,10 +36,14 @@ export async function openBeneath(roots: Roots, opening: Opening, ask: Ask): Pro
     const { fd, place } = find(places, flags)
     let code: number
     if (fd >= 0) {
-      using found = own(fd)
-      await ask(requestFor(opening, place, found)) // first, as whoever may not ask may not know either
-      if (isExclusive(flags)) throw failed(-EEXIST)
-      code = native.openFound(Buffer.from(place.path), place.root.directory[borrow](), found[borrow](), flags)
+      const found = own(fd)
+      try {
+        await ask(requestFor(opening, place, found)) // first, as whoever may not ask may not know either
+        if (isExclusive(flags)) throw failed(-EEXIST)
+        code = native.openFound(Buffer.from(place.path), place.root.directory[borrow](), found[borrow](), flags)
+      } finally {
+        native.close(disown(found)) // of an O_PATH descriptor nothing is left to be written: an error would only lose what was opened
+      }
       if (code === -ESTALE) continue // it was replaced
     } else if (fd === -ENOENT && creates(flags)) {
       await ask(requestFor(opening, place, null))

@@ -1,7 +1,7 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { optionsOf } from '../arguments.ts'
 import { Channel } from '../channel.ts'
 import { invalidType, invalidValue } from '../errors.ts'
+import { serveConnections } from '../serving.ts'
 import { UnixServer } from '../unix-server.ts'
 import type { UnixSocket } from '../unix-socket.ts'
 import { Desk } from './desk.ts'
@@ -20,9 +20,6 @@ export interface ServeBrokerOptions extends BrokerOffer {
 /** The most requests of one connection that are handled at a time; further ones wait in its socket. */
 const MOST_REQUESTS = 64
 
-/** After an accept that failed, because the table is full for one. */
-const PAUSE = 100
-
 /** What {@link serveBroker} does, until it is closed. */
 export class BrokerService implements Disposable {
   readonly #listener: UnixServer
@@ -35,17 +32,7 @@ export class BrokerService implements Disposable {
     this.#listener = listener
     this.#roots = roots
     this.#desk = desk
-    void this.#accept()
-  }
-
-  async #accept(): Promise<void> {
-    while (!this.#listener.closed) {
-      try {
-        for await (const socket of this.#listener) this.#serve(socket)
-      } catch {
-        await sleep(PAUSE)
-      }
-    }
+    void serveConnections('broker', listener, (socket) => this.#serve(socket))
   }
 
   #serve(socket: UnixSocket): void {

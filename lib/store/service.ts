@@ -9,6 +9,7 @@ import { isDescriptorName } from '../descriptor-name.ts'
 import { invalidType, notAllowed, protocolError, storeError } from '../errors.ts'
 import { borrow } from '../fd-source.ts'
 import { openReactor } from '../reactor.ts'
+import { serveConnections } from '../serving.ts'
 import { type Takeover, takeover } from '../takeover/takeover.ts'
 import type { UnixServer } from '../unix-server.ts'
 import type { UnixSocket } from '../unix-socket.ts'
@@ -20,9 +21,6 @@ import type { StoreEntry } from './store.ts'
 
 /** The most requests of one client that are handled at a time; further ones wait in its socket. */
 const MOST_REQUESTS = 16
-
-/** After an accept that failed, because the table is full for one, in milliseconds. */
-const PAUSE = 100
 
 /** How long clients have to go to a successor by themselves, in milliseconds. */
 const PATIENCE = 1000
@@ -49,7 +47,7 @@ export class StoreService implements Disposable {
     this.#listener = place.listeners.store!.toUnixServer()
     onState((signal) => this.#freeze(signal))
     this.superseded = place.superseded.then(() => this.#move())
-    void this.#accept()
+    void serveConnections('store', this.#listener, (socket) => this.#serve(socket))
   }
 
   /** Where clients find it. */
@@ -98,17 +96,6 @@ export class StoreService implements Disposable {
     this.#listener.close()
     await Promise.race([Promise.all(gone), sleep(PATIENCE)])
     this.close()
-  }
-
-  async #accept(): Promise<void> {
-    const listener = this.#listener
-    while (!this.#closed && !this.#moved) {
-      try {
-        for await (const socket of listener) void this.#serve(socket)
-      } catch {
-        await sleep(PAUSE)
-      }
-    }
   }
 
   async #serve(socket: UnixSocket): Promise<void> {

@@ -1,5 +1,6 @@
 import { EventEmitter } from 'node:events'
 import { superserverClosed } from '../errors.ts'
+import { warnOfService } from '../serving.ts'
 import type { Ending } from './child.ts'
 import type { CrewEvents } from './crew.ts'
 import type { Settings } from './settings.ts'
@@ -261,18 +262,13 @@ export abstract class Service {
   }
 }
 
-const warned = new Set<string>()
-
 /**
  * Tells of something that has gone wrong. Where nobody listens it is a warning, once: a program that cannot be executed would
  * look like one that says nothing, and a file that is broken like one that was taken.
  */
 export function tellFailure(events: Events, service: string, error: unknown): void {
   if (events.emit('failure', { service, error: error as Error })) return
-  const warning = `${service}: ${(error as Error).message}`
-  if (warned.has(warning)) return
-  warned.add(warning)
-  process.emitWarning(warning, { code: 'FDPASS_SERVICE_FAILED' })
+  warnOfService(service, error)
 }
 
 /** What is counted of a service; all zero where nothing is known. */
