@@ -44,7 +44,8 @@ pub(crate) fn receive(
   flags: MsgFlags,
 ) -> nix::Result<Arrived> {
   let mut bytes = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-  let mut sender = std::mem::MaybeUninit::<libc::sockaddr_un>::uninit();
+  // Not a sockaddr_un: Linux tells the length with a NUL behind a path that fills it, and AddressSanitizer takes that for written.
+  let mut sender = std::mem::MaybeUninit::<libc::sockaddr_storage>::uninit();
   // SAFETY: a structure of integers and pointers, for which zero is none.
   let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
   message.msg_iov = &raw mut bytes;
@@ -53,7 +54,7 @@ pub(crate) fn receive(
   message.msg_controllen = control.len() as _;
   if ask_sender {
     message.msg_name = sender.as_mut_ptr().cast();
-    message.msg_namelen = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
   }
   // SAFETY: the header names memory that is borrowed exclusively, with its lengths.
   let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags.bits()) };
