@@ -52,12 +52,7 @@ export class Scene {
   told(what: string, error: unknown, allowed: readonly string[]): void {
     const code = (error as NodeJS.ErrnoException | null)?.code ?? String(error)
     if (allowed.includes(code)) this.count(`${what}: ${code}`)
-    else
-      this.problem(
-        Object.assign(error instanceof Error ? error : new Error(code), {
-          message: `${what}: ${code} ${String(error)}`
-        })
-      )
+    else this.problem(`${what}: ${error instanceof Error ? error.stack : code}`)
   }
 
   /** A number between two bounds. */

@@ -36,6 +36,7 @@ async function row(scene: Scene, kind: 'net' | 'http' | 'superserver'): Promise<
     const question = `question-${asked++}`
     const socket = connect({ host: '127.0.0.1', port })
     scene.count('connections')
+    const began = performance.now()
     try {
       const answered = readAllOf(socket)
       answered.catch(() => {})
@@ -48,7 +49,9 @@ async function row(scene: Scene, kind: 'net' | 'http' | 'superserver'): Promise<
       }
       scene.count('answered')
     } catch (error) {
-      scene.told(`a client of a ${kind} server in a row`, error, [])
+      const age = Math.round(performance.now() - began)
+      const heard = `${socket.bytesWritten} bytes said, ${socket.bytesRead} heard`
+      scene.told(`a client of a ${kind} server in a row, ${age} ms old, ${heard}`, error, [])
     }
     socket.destroy()
   }
