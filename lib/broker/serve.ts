@@ -76,6 +76,8 @@ export class BrokerService implements Disposable {
  * connection on, and so to whom it gives is up to who may connect. The protocol is a channel's, with JSON; nothing that
  * comes over it is trusted.
  *
+ * While it can accept nothing, for want of a descriptor for one, clients wait in its backlog, and a process warning tells of it, once.
+ *
  * @param listener a stream server; this service's from now on, which closes it
  * @param options `roots`, `services`, `allow`
  * @returns what ends it

@@ -209,6 +209,8 @@ function depositOf(wish: Wish & { ask: 'put' }, fds: readonly Descriptor[], who:
  * permissions as a file has: to read is to get it, to write is to replace or delete it. Nobody can get at an entry of a user by taking its
  * name.
  *
+ * While it can accept nothing, for want of a descriptor for one, clients wait in its backlog, and a process warning tells of it, once.
+ *
  * @param options `path`, `mode`, `allow`, `maxFds`, `maxPerUser`, `takeover`, `signal`
  * @returns resolves to what ends it, when it serves. It keeps the process alive
  *
