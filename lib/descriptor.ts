@@ -367,6 +367,11 @@ export function closeFds(numbers: readonly number[]): void {
   }
 }
 
+/** Closes a descriptor that nobody gets, if there is one: what close(2) reports of it is nobody's. */
+export function discard(descriptor: Descriptor | undefined): void {
+  if (descriptor !== undefined) closeFds(disownAll([descriptor]))
+}
+
 /** As `closeFds`, on the thread pool; resolves to 0, or to the first error number, negative. */
 export async function closeFdsLater(numbers: readonly number[]): Promise<number> {
   const codes: Promise<number>[] = []

@@ -3,7 +3,7 @@ import { type Address, addressOf, takeName } from './address.ts'
 import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from './arguments.ts'
 import { type Credentials, type Receiving, claimOf, receivingOf } from './credentials.ts'
 import { checkCast } from './cast.ts'
-import { Descriptor, adopt, closeFds, disown, own, unixCasts } from './descriptor.ts'
+import { Descriptor, adopt, closeFds, discard, disown, own, unixCasts } from './descriptor.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
 import {
   carrierMissing,
@@ -83,7 +83,7 @@ const toResult: Shape<Result> = Object.assign(
 )
 
 function toReceived(message: Message): ReceivedFd {
-  message.pidfd?.closeSync() // it has no place in the result
+  discard(message.pidfd) // it has no place in the result
   return new ReceivedFd(message.fds[0] ?? null, message.data)
 }
 

@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../arguments.ts'
-import type { Descriptor } from '../descriptor.ts'
+import { type Descriptor, discard } from '../descriptor.ts'
 import {
   aborted,
   invalidType,
@@ -140,7 +140,7 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
       try {
         return this.#send(lineOf(message, descriptor), descriptor, signal)
       } catch (error) {
-        descriptor.closeSync()
+        discard(descriptor)
         throw error
       }
     } catch (error) {
@@ -155,7 +155,7 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
     return new Promise((resolve) => {
       const sending: Sending = { line, descriptor, retries: 0, settled: false, resolve, abortion: undefined }
       sending.abortion = onAbort(signal, () => {
-        if (this.#waiting.remove(sending)) sending.descriptor?.closeSync()
+        if (this.#waiting.remove(sending)) discard(sending.descriptor)
         this.#settle(sending, () => aborted(signal!))
       })
       this.#waiting.push(sending)
@@ -262,7 +262,7 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
   /** Ends all that waits, and closes what belongs to no message. */
   #endWith(sendError: () => Error, receiveError?: () => Error): void {
     this.#ended = true
-    for (let fd = this.#descriptors.shift(); fd !== undefined; fd = this.#descriptors.shift()) fd.closeSync()
+    for (let fd = this.#descriptors.shift(); fd !== undefined; fd = this.#descriptors.shift()) discard(fd)
     const sendings = this.#unacknowledged === undefined ? [] : [this.#unacknowledged]
     this.#unacknowledged = undefined
     for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) sendings.push(next)
@@ -281,7 +281,7 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
   }
 
   #finish(sending: Sending, error?: () => Error): void {
-    sending.descriptor?.closeSync()
+    discard(sending.descriptor)
     this.#settle(sending, error)
   }
 
