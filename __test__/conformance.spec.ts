@@ -45,7 +45,7 @@ function play(scene: string, ...args: string[]): Fixture {
 
 /** Waits until a pipe has no writing end any more, in a message or anywhere, and says whether that came. */
 async function isReleased(read: number): Promise<boolean> {
-  for (let wait = 0; wait < 500 && hasWriter(read); wait++) {
+  for (let wait = 0; wait < 200 && hasWriter(read); wait++) {
     await delay(20)
     // What is closed while Linux collects is left to the close of another socket (net/unix/garbage.c, gc_in_progress).
     for (const socket of socketpair()) socket.close()
@@ -127,7 +127,12 @@ async function release(
     receiver[Symbol.dispose]()
     sender.close()
   }
-  t.true(await isReleased(read.fd))
+  // Linux 6.18 was seen to free some graph of nobody's any more, from some moment on: then it is not freed of Python either.
+  if (!(await isReleased(read.fd))) {
+    const { socket, done } = play('cycles', graph.map((edge) => edge.join()).join(' '))
+    socket.close()
+    t.is(await done, 'not freed\n')
+  }
   read.closeSync()
 }
 
