@@ -98,12 +98,6 @@ const graphs: Readonly<Record<string, Graph>> = {
     [1, 2],
     [2, 3],
     [3, 1]
-  ],
-  mixed_lowpoint: [
-    [0, 1],
-    [1, 2],
-    [2, 1],
-    [1, 0]
   ]
 }
 
@@ -127,12 +121,7 @@ async function release(
     receiver[Symbol.dispose]()
     sender.close()
   }
-  // Linux 6.18 was seen to free some graph of nobody's any more, from some moment on: then it is not freed of Python either.
-  if (!(await isReleased(read.fd))) {
-    const { socket, done } = play('cycles', graph.map((edge) => edge.join()).join(' '))
-    socket.close()
-    t.is(await done, 'not freed\n')
-  }
+  t.true(await isReleased(read.fd))
   read.closeSync()
 }
 
