@@ -207,6 +207,10 @@ test('what is beside the services has its types', async (t) => {
       await rejects(t, `${name}: ${show(value)}`, TYPE, () => superserve({ listen, command, [name]: value }), message)
     }
   }
+  for (const beforeAccept of [null, 0, true, 'now', {}]) {
+    const all = { listen, command, beforeAccept }
+    await rejects(t, `beforeAccept: ${show(beforeAccept)}`, TYPE, () => superserve(all), /"options\.beforeAccept"/)
+  }
   for (const signal of notSignals) {
     const all = { listen, command, signal }
     await rejects(t, `signal: ${show(signal)}`, TYPE, () => superserve(all), /"options\.signal"/)

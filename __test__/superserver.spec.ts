@@ -3,8 +3,9 @@ import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { chmodSync, existsSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { Agent, type IncomingMessage, get } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, type Socket, connect } from 'node:net'
 import { join, relative } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import test from 'ava'
 import { bindListener, connect as connectUnix } from 'fdpass'
@@ -220,6 +221,67 @@ test('a descriptor that listens stays its owner’s, and accepts when the supers
   t.teardown(() => own.close())
   own.on('connection', (socket) => socket.end('its owner\n'))
   t.is(await (await call(t, to)).next(), 'its owner')
+})
+
+async function nextText(socket: Socket): Promise<string> {
+  return String((await once(socket, 'data'))[0])
+}
+
+for (const [name, service] of [
+  ['workers that are given connections', sceneOf('lines')],
+  ['workers that accept', { ...sceneOf('lines'), handoff: 'listener' }],
+  ['workers with an HTTP server that accept', { ...sceneOf('http'), handoff: 'listener' }],
+  ['programs', { command: ['/bin/cat'] }]
+] as const) {
+  test(`before beforeAccept has resolved nothing is taken by ${name}; then what waits is`, async (t) => {
+    using listener = bindListener({ host: '127.0.0.1', port: 0 })
+    const { port } = listener.address as AddressInfo
+    const question = name.includes('HTTP') ? 'GET / HTTP/1.0\r\n\r\n' : 'pid\n'
+    let first!: Promise<string>
+    const server = await begin(t, {
+      ...service,
+      listen: listener,
+      async beforeAccept() {
+        const client = connect(port, '127.0.0.1')
+        t.teardown(() => client.destroy())
+        client.on('error', () => {}) // its server goes first
+        first = nextText(client)
+        client.write(question)
+        await sleep(200) // a listener that is watched would have been accepted from
+        t.true(await isPending(first))
+      }
+    })
+    t.true((await first).length > 0)
+    await until(() => server.stats().active === 1 || 'handoff' in service)
+  })
+}
+
+test('what beforeAccept throws or rejects with fails the start, which has taken nothing; an abort does not wait for it', async (t) => {
+  using listener = bindListener({ host: '127.0.0.1', port: 0 })
+  const { port } = listener.address as AddressInfo
+  const client = connect(port, '127.0.0.1')
+  t.teardown(() => client.destroy())
+  client.on('error', () => {}) // its server goes first
+  await once(client, 'connect')
+  const error = new Error('not now')
+  const controller = new AbortController()
+  const forever = () => {
+    controller.abort()
+    return new Promise(() => {})
+  }
+  for (const handoff of handoffs) {
+    const options = { ...sceneOf('lines'), listen: listener, handoff, signals: false, notify: false }
+    const throwing = () => {
+      throw error
+    }
+    t.is(await t.throwsAsync(superserve({ ...options, beforeAccept: throwing })), error)
+    t.is(await t.throwsAsync(superserve({ ...options, beforeAccept: () => Promise.reject(error) })), error)
+    const aborted = superserve({ ...options, beforeAccept: forever, signal: controller.signal })
+    await t.throwsAsync(aborted, { code: 'ABORT_ERR' })
+  }
+  await begin(t, { ...sceneOf('lines'), listen: listener })
+  client.write('hello\n')
+  t.is(await nextText(client), 'hello\n')
 })
 
 test('workers take sockets of datagrams and listeners by name', async (t) => {

@@ -129,8 +129,10 @@ onPython('a superserver that crashes before it is ready changes nothing for clie
   const old = start(t, path, 'old', 'superserver')
   const port = await serving(old)
   const seen = await underLoad(t, port, 'superserver', async () => {
-    const next = start(t, path, 'next', 'superserver', 'taken')
-    t.is((await next.exited)[1], 'SIGKILL')
+    for (const crash of ['taken', 'serving']) {
+      const next = start(t, path, crash, 'superserver', crash)
+      t.is((await next.exited)[1], 'SIGKILL')
+    }
   })
   assertAllAnswered(t, seen)
   t.deepEqual(Object.keys(seen.by), ['old '])

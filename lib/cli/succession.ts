@@ -21,15 +21,7 @@ export async function succeed({ path, service, sources }: Succession, signal: Ab
   const place = await takeover({ path, listen, signal })
   const listeners = Object.values(place.listeners)
   try {
-    // It accepts from here on, and so does the one before: what has failed until it is ready has changed nothing there.
-    const server = await superserve({ ...service, listen: listeners, signal })
-    try {
-      await place.ready()
-      signal.throwIfAborted()
-    } catch (error) {
-      await server.close()
-      throw error
-    }
+    const server = await superserve({ ...service, listen: listeners, signal, beforeAccept: place.ready })
     void serveUntilSuperseded(server, place)
     return { server, superseded: place.superseded }
   } catch (error) {

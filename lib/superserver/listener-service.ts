@@ -13,6 +13,8 @@ const WRITE = 1
 /** A service whose workers accept themselves. */
 export class ListenerService extends Service {
   readonly #crew: Crew
+  /** What workers are told that were ready before anything was to be taken; undefined from then on. */
+  #held: (() => void)[] | undefined = []
 
   constructor(settings: Settings, events: Events) {
     super(settings, events)
@@ -23,9 +25,15 @@ export class ListenerService extends Service {
   #attach(number: number, worker: Worker): Line {
     const socket = openSocket(number, STREAM).unref()
     const channel = new Channel(socket, { maxFds: 1 })
-    for (const { name } of worker.settings.sources) {
-      channel.send(Buffer.from(name), [this.listening.get(name)!.fd]).catch(() => {}) // it has ended, which is noticed
+    const give = () => {
+      for (const { name } of worker.settings.sources) {
+        const listening = this.listening.get(name)
+        if (listening === undefined) return // it was closed meanwhile
+        channel.send(Buffer.from(name), [listening.fd]).catch(() => {}) // it has ended, which is noticed
+      }
     }
+    if (this.#held === undefined) give()
+    else this.#held.push(give)
     void hear(channel, worker)
     return {
       drain: () => {
@@ -49,6 +57,12 @@ export class ListenerService extends Service {
 
   protected hurried(): void {
     this.#crew.hurry(this.left)
+  }
+
+  override accept(): void {
+    const held = this.#held ?? []
+    this.#held = undefined
+    for (const give of held) give()
   }
 
   protected opened(): void {}

@@ -129,17 +129,23 @@ export abstract class Service {
     return this.settings.handoff === settings.handoff
   }
 
-  /** Begins to listen, on what another one has open too; resolves when it serves. */
-  async start(other?: Service): Promise<void> {
+  /** Listens, on what another one has open too, and has workers ready; takes nothing yet. */
+  async prepare(other?: Service): Promise<void> {
     if (other !== undefined) this.#share(other)
     await this.#listen(this.settings)
     await this.begin()
+  }
+
+  /** Takes what comes, after `prepare`. */
+  accept(): void {
+    for (const listening of this.listening.values()) this.opened(listening)
   }
 
   /** Serves as these settings say; where that fails, nothing has changed. */
   async reload(settings: Settings): Promise<void> {
     const opened = await this.#listen(settings)
     try {
+      for (const name of opened) this.opened(this.listening.get(name)!)
       await this.change(settings)
     } catch (error) {
       for (const name of opened) this.#close(name)
@@ -179,7 +185,7 @@ export abstract class Service {
   /** How it is doing. */
   abstract stats(): SuperserverStats
 
-  /** Serves what is listened on already. */
+  /** Makes ready to serve what is listened on already. */
   protected abstract begin(): Promise<void>
   /** Serves as these settings say from now on. */
   protected abstract change(settings: Settings): Promise<void>
@@ -204,7 +210,6 @@ export abstract class Service {
         }
         this.listening.set(source.name, listening)
         opened.push(source.name)
-        this.opened(listening)
       }
       return opened
     } catch (error) {
@@ -217,9 +222,7 @@ export abstract class Service {
   #share(other: Service): void {
     for (const { name } of this.settings.sources) {
       const listening = other.listening.get(name)
-      if (listening === undefined) continue
-      this.listening.set(name, listening)
-      this.opened(listening)
+      if (listening !== undefined) this.listening.set(name, listening)
     }
   }
 

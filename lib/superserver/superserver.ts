@@ -21,6 +21,13 @@ export interface SuperserverOptions extends Abortable {
   signals?: boolean | undefined
   /** Tell a service manager that has set `NOTIFY_SOCKET`, such as systemd, what is going on (default true): sd_notify(3). */
   notify?: boolean | undefined
+  /**
+   * What has to be done when everything is listened on and all workers are ready, before the first connection is taken (default:
+   * nothing); what comes meanwhile waits in the backlog. `place.ready` of `fdpass/takeover` is such a thing: until it resolves the
+   * process before this one takes the connections, so that none is lost if this one fails or crashes. If it rejects, so does
+   * {@link superserve}.
+   */
+  beforeAccept?: (() => PromiseLike<unknown> | void) | undefined
 }
 
 /** Several services, by name. */
@@ -87,15 +94,25 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
 
   /** @internal */
   static async start(read: () => Promise<readonly Settings[]>, options: SuperserverOptions): Promise<Superserver> {
-    const { signals = true, notify: notifies = true } = options
+    const { signals = true, notify: notifies = true, beforeAccept } = options
     if (typeof signals !== 'boolean') throw invalidType('options.signals', 'of type boolean', signals)
     if (typeof notifies !== 'boolean') throw invalidType('options.notify', 'of type boolean', notifies)
+    if (beforeAccept !== undefined && typeof beforeAccept !== 'function') {
+      throw invalidType('options.beforeAccept', 'of type function', beforeAccept)
+    }
     const signal = signalOf(options)
     const server = new Superserver(read, notifies, made)
-    using _abortion = onAbort(signal, () => void server.close({ timeout: 0 }))
+    let abort!: () => void
+    const abortion = new Promise<void>((resolve) => (abort = resolve))
+    using _listening = onAbort(signal, () => {
+      void server.close({ timeout: 0 })
+      abort()
+    })
     server.#hold()
     try {
-      await server.#inOrder(async () => server.#change(await read()))
+      await server.#inOrder(async () => server.#prepare(await read()))
+      await Promise.race([beforeAccept?.(), abortion])
+      server.#accept()
     } catch (error) {
       await server.close({ timeout: 0 })
       throw signal?.aborted === true ? aborted(signal) : error
@@ -213,6 +230,22 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     return result
   }
 
+  /** Has all services ready. */
+  async #prepare(all: readonly Settings[]): Promise<void> {
+    for (const settings of all) {
+      if (this.#closing !== undefined) throw superserverClosed()
+      const service = open(settings, this)
+      this.#services.set(service.name, service)
+      await service.prepare()
+    }
+  }
+
+  /** Has all services take what comes. */
+  #accept(): void {
+    if (this.#closing !== undefined) throw superserverClosed()
+    for (const service of this.#services.values()) service.accept()
+  }
+
   /** Brings the services in line with their settings. */
   async #change(all: readonly Settings[]): Promise<void> {
     for (const settings of all) {
@@ -229,7 +262,8 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     const service = open(settings, this)
     if (running === undefined) this.#services.set(service.name, service)
     try {
-      await service.start(running)
+      await service.prepare(running)
+      service.accept()
     } catch (error) {
       if (running === undefined) this.#services.delete(service.name)
       else service.surrender(running)
@@ -325,10 +359,10 @@ function add(sum: SuperserverStats, part: SuperserverStats): SuperserverStats {
  * it; until then it goes to another one if the worker dies. Workers are kept up; their channels end with this process, and
  * they with them.
  *
- * @param options one service, or `services` by name; `signals`, `notify`, `signal`. Or the path or URL of a file with that as JSON,
- *   whose relative paths begin in its folder
- * @param more `signals`, `notify`, `signal`, with a file
- * @returns resolves to the superserver when everything is listened on and all workers are ready
+ * @param options one service, or `services` by name; `signals`, `notify`, `signal`, `beforeAccept`. Or the path or URL of a file
+ *   with that as JSON, whose relative paths begin in its folder
+ * @param more `signals`, `notify`, `signal`, `beforeAccept`, with a file
+ * @returns resolves to the superserver when everything is listened on, all workers are ready, and `beforeAccept` has resolved
  *
  *   Rejects with `EACCES`, `EADDRINUSE`, … of a listener; with `ENOENT`, `EACCES`, … of a program that cannot be executed
  *   (`syscall` tells what has failed, `setuid` with `EPERM` for one); ERR_WORKER_FAILED if a worker ends before it is ready;
@@ -366,7 +400,13 @@ async function readOptions(file: string): Promise<SuperserverOptions> {
 
 /** The settings of all services among the options. */
 function settingsOfAll(options: object, folder: string): readonly Settings[] {
-  const { signals: _signals, notify: _notify, signal: _signal, ...rest } = options as SuperserverOptions
+  const {
+    signals: _signals,
+    notify: _notify,
+    signal: _signal,
+    beforeAccept: _before,
+    ...rest
+  } = options as SuperserverOptions
   if (!('services' in rest)) return [settingsOf(ONLY, rest, 'options', folder)]
   const { services, ...others } = rest as Services
   const [other] = Object.keys(others)

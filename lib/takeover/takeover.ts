@@ -99,7 +99,8 @@ export class Takeover implements Disposable {
 
   /**
    * Tell that this process serves from now on: the predecessor then listens no more, and finishes what it has. Until then it serves
-   * as ever, also if this process crashes: accept nothing before. Without it, no successor is dealt with either.
+   * as ever, also if this process crashes: accept nothing before. A superserver takes it as its `beforeAccept`. Without it, no
+   * successor is dealt with either.
    *
    * @returns resolves when the predecessor knows, or has gone
    *
