@@ -3,7 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::stat::fstat;
+
+/// How long another process may hold what is closed here, in milliseconds.
+const PATIENCE: u16 = 2000;
 
 /// Pipes: their write ends are what is passed, and their read ends come to their end when all copies are closed.
 pub struct Probes {
@@ -60,6 +64,8 @@ impl Probes {
   pub fn assert_all_closed(self) {
     drop(self.writers);
     for (index, reader) in self.readers.iter().enumerate() {
+      // Who reads the links of /proc/PID/fd holds each file for a moment: proc_fd_link() in fs/proc/fd.c.
+      let _ = poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], PATIENCE);
       assert_eq!(nix::unistd::read(reader, &mut [0]), Ok(0), "a copy of pipe {index} is open");
     }
   }
