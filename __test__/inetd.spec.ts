@@ -376,7 +376,7 @@ const scenarios: readonly Scenario[] = [
       await startDaemon(t, server, [{ port, type: 'dgram', wait: true, command: scene('once', 0.1) }])
       const sender = await post(t, port)
       sender.send('a', 'b', 'c')
-      return succession(await sender.answers(3, 1000), 0.1)
+      return succession(await sender.answers(3, 4000), 0.1)
     },
     seen: { answers: 3, programs: 3, overlapping: false },
     but: {
@@ -413,7 +413,7 @@ const scenarios: readonly Scenario[] = [
       const client = call(t, port)
       const [, soon] = await client.inTheEnd(400)
       program.restore()
-      const [answer, later] = await client.inTheEnd(1300)
+      const [answer, later] = await client.inTheEnd(4000)
       return { soon, later, answered: answer !== '' }
     },
     seen: { soon: 'open', later: 'end', answered: true },
@@ -464,7 +464,7 @@ const scenarios: readonly Scenario[] = [
         clients.push(call(t, port))
         soon.push(await clients[i]!.inTheEnd(i < 5 ? 10_000 : 200)) // a program may take its time to start
       }
-      const later = await Promise.all(clients.map((client) => client.inTheEnd(1500)))
+      const later = await Promise.all(clients.map((client) => client.inTheEnd(4000)))
       return { soon, later }
     },
     seen: { soon: [...times(5, served), ...times(2, ['', 'open'])], later: times(7, served) },

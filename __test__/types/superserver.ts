@@ -53,7 +53,7 @@ export async function supervise(): Promise<void> {
   await using server = await superserver.superserve(options)
   exactly<superserver.Superserver>()(server)
   exactly<superserver.Superserver>()(await superserver.superserve('/etc/services.json'))
-  await superserver.superserve(new URL('file:///etc/services.json'), { notify: false })
+  await superserver.superserve(new URL('file:///etc/services.json'), { notify: false, beforeAccept() {} })
   await superserver.superserve({ services: { web: { listen: 'tcp:80', command: ['/bin/cat'], mode: 'wait' } } })
 
   server.on('spawn', (event) => exactly<ProcessEvent>()(event)).on('ready', ({ pid }) => exactly<number>()(pid))
@@ -89,6 +89,8 @@ export async function refused(): Promise<void> {
   await superserver.superserve({ module: 'worker.js' })
   // @ts-expect-error A port has the name of its protocol.
   await superserver.superserve({ listen: 80, module: 'worker.js' })
+  // @ts-expect-error What has to be done before is a function, and not what it has come to.
+  await superserver.superserve({ listen: 'tcp:80', module: 'worker.js', beforeAccept: Promise.resolve() })
   // @ts-expect-error There is no such mode.
   await superserver.superserve({ listen: 'tcp:80', module: 'worker.js', mode: 'fork' })
   // @ts-expect-error A misspelt limit would be none.

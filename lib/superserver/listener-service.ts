@@ -13,7 +13,7 @@ const WRITE = 1
 /** A service whose workers accept themselves. */
 export class ListenerService extends Service {
   readonly #crew: Crew
-  /** What workers are told that were ready before anything was to be taken; undefined from then on. */
+  /** Gives the listeners to workers that came before `accept`; undefined from then on. */
   #held: (() => void)[] | undefined = []
 
   constructor(settings: Settings, events: Events) {
@@ -21,14 +21,14 @@ export class ListenerService extends Service {
     this.#crew = new Crew(settings, (channel, worker) => this.#attach(channel, worker), this.crewEvents)
   }
 
-  /** Sends a worker the listeners. */
+  /** Sends a worker the listeners, once they are to be accepted from. */
   #attach(number: number, worker: Worker): Line {
     const socket = openSocket(number, STREAM).unref()
     const channel = new Channel(socket, { maxFds: 1 })
     const give = () => {
       for (const { name } of worker.settings.sources) {
         const listening = this.listening.get(name)
-        if (listening === undefined) return // it was closed meanwhile
+        if (listening === undefined) continue // closed meanwhile
         channel.send(Buffer.from(name), [listening.fd]).catch(() => {}) // it has ended, which is noticed
       }
     }

@@ -104,7 +104,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     const server = new Superserver(read, notifies, made)
     let abort!: () => void
     const abortion = new Promise<void>((resolve) => (abort = resolve))
-    using _listening = onAbort(signal, () => {
+    using _abortListener = onAbort(signal, () => {
       void server.close({ timeout: 0 })
       abort()
     })
