@@ -261,7 +261,8 @@ impl<'fd> Socket<'fd> {
   /// Errors, besides those of sendmsg(2): `EINVAL` for descriptors without a byte on a stream, which would lose them
   /// without a word (unix(7): at least one byte of real data), and for more than [`MAX_SENT_FDS`]; `ENOPROTOOPT` for
   /// credentials where the platform sends none, or only the true ones. `EAGAIN` for a datagram to an address of its own
-  /// can mean that the receiver's queue is full, which no event announces the end of.
+  /// can mean that the receiver's queue is full, which no event announces the end of. `ETOOMANYREFS`, likewise, has the
+  /// kernel collect what nobody can receive any more, and may be gone at the next try.
   pub fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>], envelope: Envelope<'_>) -> nix::Result<usize> {
     self.send_slices(&[IoSlice::new(data)], fds, envelope)
   }
@@ -286,6 +287,12 @@ impl<'fd> Socket<'fd> {
     loop {
       match sys::send(self.fd, data, fds, claim.as_ref(), to, flags) {
         Err(Errno::EINTR) => {}
+        Err(Errno::ETOOMANYREFS) => {
+          // Sockets on their way over nothing but each other count for their sender until Linux collects them: when any
+          // socket is closed (unix_release_sock), or by a send, but only beyond 2,024 of a user (wait_for_unix_gc).
+          let _ = socket(SocketType::Stream);
+          return Err(Errno::ETOOMANYREFS);
+        }
         result => return result,
       }
     }
