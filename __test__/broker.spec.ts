@@ -13,6 +13,7 @@ import {
   writeFileSync
 } from 'node:fs'
 import { createServer } from 'node:net'
+import { constants as osConstants } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
@@ -335,6 +336,17 @@ test('a broker connects to its services and listens for them, and for no others'
     await refused(t, broker.connect(address))
   const error = await t.throwsAsync<NodeJS.ErrnoException>(broker.listen('tcp:0.0.0.0:80'))
   t.like(error, { code: 'EACCES', syscall: 'listen', address: 'tcp:0.0.0.0:80' })
+})
+
+test('a service at none of whose addresses anybody listens is told to refuse', async (t) => {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  server.close()
+  const broker = await begin(t, { services: [`tcp:localhost:${port}`] })
+  const error = await t.throwsAsync<NodeJS.ErrnoException>(broker.connect(`tcp:localhost:${port}`))
+  t.like(error, { code: 'ECONNREFUSED', errno: -osConstants.errno.ECONNREFUSED, syscall: 'connect' })
+  t.regex(error!.message, /ECONNREFUSED/)
 })
 
 asRoot('other processes are judged by their credentials (needs root)', async (t) => {

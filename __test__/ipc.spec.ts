@@ -14,7 +14,7 @@ import { openFile, temporaryFolder } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
 import { fixturePath, startFixture, startProgram } from './helpers/processes.ts'
 import { receive } from './helpers/programs.ts'
-import { isPending } from './helpers/promises.ts'
+import { codesOf, isPending } from './helpers/promises.ts'
 
 const folder = temporaryFolder()
 const onLinux = onlyIf(isLinux, 'needs Linux')
@@ -525,6 +525,23 @@ test('descriptors without messages are not piled up', async (t) => {
   sent.close()
   await t.throwsAsync(failing, { code: 'EPROTO', message: /without a message/ })
   t.true(await isClosed())
+})
+
+test('questions of the other end, which takes no answers, are not taken without end', async (t) => {
+  const { channel, peer } = pair(t)
+  const receiving = channel.receive()
+  const questions = line({ cmd: 'NODE_SOCKET_GET_COUNT', key: 1 }).repeat(10_000)
+  const held = async () => {
+    for (let i = 0; i < 100; i++) {
+      const signal = AbortSignal.timeout(1000)
+      if ((await codesOf([peer.send(questions, { signal })]))[0] === 'ABORT_ERR') return true
+    }
+    return false
+  }
+  t.true(await held())
+  t.true(await isPending(receiving))
+  channel.close()
+  t.deepEqual(await codesOf([receiving]), ['ERR_SOCKET_CLOSED'])
 })
 
 test('where the other end ends, what waits rejects, and descriptors are closed', async (t) => {

@@ -1,17 +1,27 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { chmodSync, existsSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  writeFileSync
+} from 'node:fs'
 import { Agent, type IncomingMessage, get } from 'node:http'
 import { type AddressInfo, type Socket, connect } from 'node:net'
 import { join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import test from 'ava'
-import { bindListener, connect as connectUnix } from 'fdpass'
+import { bindListener, connect as connectUnix, pipe } from 'fdpass'
 import { type ExitEvent, type ProcessEvent, type Superserver, superserve } from 'fdpass/superserver'
 import { hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
-import { temporaryFolder } from './helpers/descriptors.ts'
+import { hasWriter, temporaryFolder } from './helpers/descriptors.ts'
 import { fixturePath, fixtureSource } from './helpers/processes.ts'
 import { text } from './helpers/messages.ts'
 import { endWith } from './helpers/programs.ts'
@@ -396,6 +406,42 @@ test('workers that accept themselves are told, and their connections are not kno
   t.is(workers[0]!.connections, null)
 })
 
+for (const handoff of handoffs) {
+  test(`clients of each ${handoff} that are reset before the program takes their connections end no worker`, async (t) => {
+    const server = await begin(t, { ...onLoopback('again'), handoff }) // which serves one after the other
+    const first = await call(t, where(server))
+    const pid = await first.ask('pid')
+    for (let i = 0; i < 3; i++) {
+      const socket = connect(where(server))
+      await once(socket, 'connect')
+      await new Promise((done) => socket.write('unread\n', done))
+      if (handoff === 'connection') await until(() => server.stats().acknowledged === i + 2)
+      t.is(await first.ask(`${i}`), `${i}`)
+      socket.resetAndDestroy()
+      t.is(await first.ask('after'), 'after')
+    }
+    first.say('bye')
+    t.is(await first.ended, 'end')
+    const last = await call(t, where(server))
+    t.is(await last.ask('pid'), pid)
+  })
+}
+
+for (const handoff of handoffs) {
+  test(`a worker that is given each ${handoff} and sends descriptors is ended, and they are closed; so is one that says what is no frame`, async (t) => {
+    const path = newPath()
+    execFileSync('mkfifo', [path])
+    const read = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const intruder = await begin(t, { ...onLoopback('intruder', path), handoff })
+    t.is((await nextOf<ExitEvent>(intruder, 'exit')).signal, 'SIGKILL')
+    await intruder.close({ timeout: 0 })
+    t.false(hasWriter(read))
+    closeSync(read)
+    const garbage = await begin(t, { ...onLoopback('garbage'), handoff })
+    t.is((await nextOf<ExitEvent>(garbage, 'exit')).signal, 'SIGKILL')
+  })
+}
+
 test('a worker that dies is replaced at once: events tell of its end, the start of another, and when that is ready', async (t) => {
   for (const handoff of handoffs) {
     const server = await begin(t, { ...onLoopback('lines'), handoff })
@@ -597,6 +643,28 @@ test('close() while a reload waits for its workers ends them all', async (t) => 
     await server.close()
     await reloading
     t.deepEqual(pids.filter(isThere), [])
+  }
+})
+
+test('close() while a reload that changes the handoff waits for its workers closes each listener once', async (t) => {
+  for (const [from, to] of [handoffs, handoffs.toReversed()] as const) {
+    const file = newPath()
+    const configure = (handoff: string) => writeFileSync(file, JSON.stringify({ ...onLoopback('lines'), handoff }))
+    configure(from!)
+    const server = await superserve(file, { signals: false, notify: false })
+    t.teardown(() => server.close({ timeout: 0 }))
+    configure(to!)
+    const reloading = t.throwsAsync(server.reload(), { code: 'ERR_SERVER_CLOSED' })
+    await nextOf(server, 'spawn')
+    const closing = server.close()
+    const pipes = Array.from({ length: 10 }, () => pipe()) // which have the numbers of what was closed
+    await closing
+    await reloading
+    for (const [read, write] of pipes) {
+      t.deepEqual([read.kind, write.kind], ['fifo', 'fifo'])
+      read.closeSync()
+      write.closeSync()
+    }
   }
 })
 

@@ -206,6 +206,32 @@ test('writing to a socket that is not to be connected is an error', async (t) =>
   t.like(await failed, { code: 'ENOTCONN' })
 })
 
+/** What the callbacks of two writes and of the end are told. */
+function outcomes(socket: USocket): Promise<unknown[]> {
+  const told = [1, 2].map((i) => new Promise<unknown>((done) => socket.write(`${i}`, (error) => done(error))))
+  return Promise.all([...told, new Promise<unknown>((done) => socket.end((error) => done(error)))])
+}
+
+test('what is written to a socket that is never connected is told to have failed', async (t) => {
+  const missing = new USocket(newPath())
+  const failed = event(missing, 'error')
+  const whyNot = (await outcomes(missing)) as NodeJS.ErrnoException[]
+  t.like(await failed, { code: 'ENOENT' })
+  t.is(whyNot[0]!.code, 'ENOENT')
+  t.true(whyNot.every((error) => error instanceof Error))
+
+  const path = newPath()
+  const server = new UServer().listen({ path, backlog: 5 })
+  await once(server, 'listening', soon())
+  const destroyed = new USocket(path)
+  const told = outcomes(destroyed)
+  destroyed.destroy()
+  const errors = (await told) as NodeJS.ErrnoException[]
+  t.is(errors[0]!.code, 'ERR_SOCKET_CLOSED')
+  t.true(errors.every((error) => error instanceof Error))
+  server.close()
+})
+
 test('no descriptor is lost where a write has to wait [B4]', async (t) => {
   const { usocket, socket } = openHalf(t)
   const size = 64 * 1024

@@ -106,6 +106,7 @@ export class Listening {
   readonly name: string
   readonly fd: number
   readonly address: AddressInfo | string | null
+  #closed = false
 
   private constructor(name: string, fd: number) {
     this.name = name
@@ -128,8 +129,10 @@ export class Listening {
     return own(duplicateOf(this.fd))
   }
 
-  /** Closes it; the file of a socket that was made here is removed. */
+  /** Closes it, once: two services may have it. The file of a socket that was made here is removed. */
   close(): void {
+    if (this.#closed) return
+    this.#closed = true
     closeFds([this.fd])
   }
 }

@@ -1,7 +1,7 @@
 import { Duplex, type DuplexOptions } from 'node:stream'
 import { bytesOf } from './arguments.ts'
 import { type Descriptor, closeFds, disownAll, duplicateShared } from './descriptor.ts'
-import { carrierMissing, notConnected } from './errors.ts'
+import { carrierMissing, notConnected, socketClosed } from './errors.ts'
 import { borrow, putFds } from './fd-source.ts'
 import type { Message } from './message.ts'
 import { type Shape, defaultLimits } from './receiver.ts'
@@ -34,7 +34,7 @@ export abstract class SocketStream extends Duplex {
   /** The duplicates that go with a chunk that waits. */
   readonly #captured = new Map<Uint8Array, readonly number[]>()
   /** What waits for the socket: at most one of `_write`, `_writev` and `_final`. */
-  #delayed: (() => void) | undefined
+  #delayed: { readonly write: (socket: UnixSocket) => Promise<void>; readonly callback: Callback } | undefined
   #receiving = false
   #wanted = false
   /** The last receive took as many bytes as it could. */
@@ -76,7 +76,7 @@ export abstract class SocketStream extends Duplex {
     if (!this.#referenced) socket.unref()
     const delayed = this.#delayed
     this.#delayed = undefined
-    delayed?.()
+    if (delayed !== undefined) settle(delayed.write(socket), delayed.callback)
     this.resumeReceiving()
   }
 
@@ -142,10 +142,12 @@ export abstract class SocketStream extends Duplex {
   /** @internal */
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
     this.#socket?.close()
+    const delayed = this.#delayed
     this.#delayed = undefined
     for (const captured of this.#captured.values()) closeFds(captured)
     this.#captured.clear()
     this.closeHeld()
+    delayed?.callback(error ?? socketClosed())
     callback(error)
   }
 
@@ -193,7 +195,7 @@ export abstract class SocketStream extends Duplex {
   #delay(write: (socket: UnixSocket) => Promise<void>, callback: Callback): void {
     const socket = this.#socket
     if (socket !== undefined) settle(write(socket), callback)
-    else if (this.awaitsSocket) this.#delayed = () => settle(write(this.#socket!), callback)
+    else if (this.awaitsSocket) this.#delayed = { write, callback }
     else callback(notConnected())
   }
 

@@ -17,7 +17,9 @@ export async function connectTo(service: Service, signal: AbortSignal): Promise<
     const socket = connectTcp({ host, port, signal })
     socket.pause() // so that Node reads nothing
     socket.once('error', (error: NodeJS.ErrnoException) => {
-      const { errno = 0, syscall } = error
+      // One for each address of a host; their sum has no number.
+      const first: NodeJS.ErrnoException = error instanceof AggregateError ? error.errors[0] : error
+      const { errno = 0, syscall } = first
       reject(syscall === 'connect' ? systemError(errno, 'connect', service.name) : error)
     })
     socket.once('connect', () => {

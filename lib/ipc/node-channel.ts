@@ -34,7 +34,7 @@ const DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 /** How often a descriptor is sent again that the other end could not receive: as often as Node does. */
 const MOST_RETRIES = 3
 
-/** How many descriptors are held for whoever receives next, and how many that no line has told of. */
+/** How many descriptors are held for whoever receives next, how many that no line has told of, and how many answers wait to be read. */
 const MOST_HELD = 64
 
 /** A message on its way out. */
@@ -83,6 +83,8 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
   /** What waits until the other end has acknowledged a descriptor. */
   readonly #waiting = new Queue<Sending>()
   #unacknowledged: Sending | undefined
+  /** How many answers to the other end's Node wait for it to read. */
+  #untold = 0
   #reading = false
   /** Ends the receive that goes on. */
   #receive: AbortController | undefined
@@ -322,7 +324,7 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
 
   /** Whether something that comes in is wanted: somebody waits for a message, or for an acknowledgement and there is room. */
   get #wants(): boolean {
-    if (this.#ended || this.closed) return false
+    if (this.#ended || this.closed || this.#untold >= MOST_HELD) return false
     if (this.#receivings.length > 0) return true
     const hasRoom = this.#heldBytes <= this.#maxBytes && this.#heldFds < MOST_HELD
     return this.#unacknowledged !== undefined && hasRoom
@@ -342,7 +344,8 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
       const { signal } = this.#receive
       try {
         const message = await this.#socket.recv({ signal })
-        if (message === null) this.#end()
+        if (this.closed) message?.close()
+        else if (message === null) this.#end()
         else this.#accept(message.data, message.fds)
       } catch (error) {
         if (signal.aborted) this.#receive = undefined
@@ -393,14 +396,14 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
     else if (cmd === 'NODE_HANDLE_ACK') this.#acknowledge()
     else if (cmd === 'NODE_HANDLE_NACK') this.#sendAgain()
     // A server there asks what has become of connections that it has sent here: it would wait for their end.
-    else if (cmd === 'NODE_SOCKET_GET_COUNT') this.#tell({ cmd: 'NODE_SOCKET_COUNT', key, count: 0 })
-    else if (cmd === 'NODE_SOCKET_NOTIFY_CLOSE') this.#tell({ cmd: 'NODE_SOCKET_ALL_CLOSED', key })
+    else if (cmd === 'NODE_SOCKET_GET_COUNT') void this.#tell({ cmd: 'NODE_SOCKET_COUNT', key, count: 0 })
+    else if (cmd === 'NODE_SOCKET_NOTIFY_CLOSE') void this.#tell({ cmd: 'NODE_SOCKET_ALL_CLOSED', key })
   }
 
   #handleDescriptor({ msg }: Internal, length: number): void {
     const descriptor = this.#descriptors.shift()
-    if (descriptor === undefined) return this.#tell({ cmd: 'NODE_HANDLE_NACK' })
-    this.#tell({ cmd: 'NODE_HANDLE_ACK' })
+    if (descriptor === undefined) return void this.#tell({ cmd: 'NODE_HANDLE_NACK' })
+    void this.#tell({ cmd: 'NODE_HANDLE_ACK' })
     let message = msg
     // Node wraps again what it sends again.
     while (isInternal(message) && message.cmd === 'NODE_HANDLE') message = message.msg
@@ -433,7 +436,14 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
   }
 
   /** Says something to the other end's Node; where that has gone, nobody is to be told. */
-  #tell(value: Internal & Readonly<Record<string, unknown>>): void {
-    this.#socket.send(`${JSON.stringify(value)}\n`).catch(() => {})
+  async #tell(value: Internal & Readonly<Record<string, unknown>>): Promise<void> {
+    this.#untold++
+    try {
+      await this.#socket.send(`${JSON.stringify(value)}\n`)
+    } catch {
+      // The end of the channel says so.
+    }
+    this.#untold--
+    this.#update()
   }
 }

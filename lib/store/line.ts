@@ -54,7 +54,8 @@ export class Line {
 
   /** A store sends no message but that it has moved. */
   async #watch(): Promise<void> {
-    await this.#channel.receive().catch(() => null)
+    const message = await this.#channel.receive().catch(() => null)
+    message?.close()
     this.leave()
   }
 }

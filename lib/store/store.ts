@@ -30,7 +30,10 @@ export interface PutOptions extends Abortable {
 
 /** Options of {@link Store.get}. */
 export interface GetOptions extends Abortable {
-  /** Whether they are not kept any more from then on (default false). */
+  /**
+   * Whether they are not kept any more from then on (default false). The store forgets them when it answers: where this call is aborted then,
+   * the descriptor table is full or the process ends, nobody has them. To be safe, get them, and {@link Store.delete} them afterwards.
+   */
   remove?: boolean | undefined
 }
 

@@ -37,7 +37,7 @@ class Supply<T> {
 
   push(item: T): void {
     const waiting = this.#waiting.shift()
-    if (waiting === undefined) this.#items.push(item)
+    if (waiting === undefined) this.keep(item)
     else waiting({ done: false, value: item })
     this.onLength(this.#items.length)
   }
@@ -48,17 +48,40 @@ class Supply<T> {
   }
 
   take(): Promise<IteratorResult<T, undefined>> {
-    const value = this.#items.shift()
+    const value = this.next()
     this.onLength(this.#items.length)
     if (value !== undefined) return Promise.resolve({ done: false, value })
     if (this.#ended) return Promise.resolve(end)
     return new Promise((resolve) => this.#waiting.push(resolve))
   }
 
+  protected keep(item: T): void {
+    this.#items.push(item)
+  }
+
+  protected next(): T | undefined {
+    return this.#items.shift()
+  }
+
   iterate(): AsyncIterableIterator<T, undefined> {
     return new Iteration(this, () => this.take(), undefined)
   }
 }
+
+/** Connections that wait, and of which the program knows nothing yet. One that fails meanwhile is gone, as one is that was never accepted. */
+class Connections extends Supply<Socket> {
+  protected override keep(socket: Socket): void {
+    super.keep(socket.on('error', ignore))
+  }
+
+  protected override next(): Socket | undefined {
+    let socket = super.next()
+    while (socket?.destroyed === true) socket = super.next()
+    return socket?.off('error', ignore)
+  }
+}
+
+function ignore(): void {}
 
 /** Takes connections, those that it is given and those of the listeners that it is given. */
 class Reception {
@@ -135,7 +158,7 @@ class Reception {
   }
 }
 
-let iterated: Supply<Socket> | undefined
+let iterated: Connections | undefined
 
 /**
  * Take the connections that a superserver gives this worker, whether it hands over each one or the listener.
@@ -154,7 +177,7 @@ export function connections(options?: ConnectionsOptions): AsyncIterableIterator
   const { allowHalfOpen = false } = optionsOf(options) ?? {}
   if (typeof allowHalfOpen !== 'boolean') throw invalidType('options.allowHalfOpen', 'of type boolean', allowHalfOpen)
   if (iterated === undefined) {
-    const supply = new Supply<Socket>()
+    const supply = new Connections()
     const reception = new Reception({ allowHalfOpen }, (socket) => supply.push(socket))
     supply.onLength = (length) => (reception.duty.paused = length >= AHEAD)
     void reception.drained.then(() => supply.end())

@@ -1,4 +1,5 @@
 import { Channel } from '../channel.ts'
+import { protocolError } from '../errors.ts'
 import { native } from '../native.ts'
 import { openSocket } from '../unix-socket.ts'
 import { Crew } from './crew.ts'
@@ -76,11 +77,14 @@ export class ListenerService extends Service {
   }
 }
 
-/** Hears that a worker is ready; whatever else it says means nothing. */
+/** Hears that a worker is ready; whatever else it says means nothing. One that does not keep to the protocol is ended. */
 async function hear(channel: Channel, worker: Worker): Promise<void> {
   try {
-    while ((await channel.receive()) !== null) worker.isReady()
+    for await (using message of channel) {
+      if (message.fds.length > 0) throw protocolError('a worker sent descriptors')
+      worker.isReady()
+    }
   } catch {
-    // Its end says what there is to say.
+    worker.kill()
   }
 }

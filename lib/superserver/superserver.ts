@@ -263,6 +263,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     if (running === undefined) this.#services.set(service.name, service)
     try {
       await service.prepare(running)
+      if (this.#closing !== undefined) throw superserverClosed()
       service.accept()
     } catch (error) {
       if (running === undefined) this.#services.delete(service.name)

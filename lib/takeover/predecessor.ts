@@ -186,7 +186,8 @@ export class Inheritance {
 
   async #listen(): Promise<void> {
     try {
-      for await (const { value } of this.#channel) {
+      for await (using message of this.#channel) {
+        const { value } = message
         if (isObject(value) && typeof value.cancelled === 'string') this.#cancelled = toldError(value.cancelled)
       }
     } catch {
