@@ -9,7 +9,7 @@ import { connectBroker, serveBroker } from 'fdpass/broker'
 import { connectStore, serveStore } from 'fdpass/store'
 import { takeover } from 'fdpass/takeover'
 import { MESSAGE, REQUEST, frame, openBare, openChannels } from './helpers/channels.ts'
-import { fdLimit, isLinux, onlyIf } from './helpers/conditions.ts'
+import { fdLimit, hasPython, isLinux, onlyIf } from './helpers/conditions.ts'
 import { openFile, readAll, temporaryFile, temporaryFolder } from './helpers/descriptors.ts'
 import { text } from './helpers/messages.ts'
 import { type Fixture, fixturePath, startFixture, startLimited, startProgram } from './helpers/processes.ts'
@@ -174,6 +174,38 @@ asRoot('peer() of a connection that was passed on names who connected, a message
   connection.close()
   server.close()
 })
+
+asRoot("over a connection to a broker that was passed on, its maker's rights are used", async (t) => {
+  const root = temporaryFolder()
+  writeFileSync(join(root, 'file'), 'inside', { mode: 0o600 })
+  const server = await listen(newPath(), { mode: 0o666 })
+  using _service = serveBroker(server, { roots: [root], allow: (_wish, { uid }) => uid === 0 })
+  const said = startStranger('borrow', server.address)
+  const client = await connect(server.address)
+  await said.socket.sendFd(client)
+  client.close()
+  t.deepEqual(await tell(said), ['inside', 'EACCES'])
+})
+
+onlyIf(hasPython && capabilities().peerPidfd, 'needs Python 3.9, and peerPidfd() (Linux 6.5)')(
+  'who gets a pidfd can send signals, as far as its user may, whose child the process may be',
+  async (t) => {
+    using server = await listen(newPath())
+    const connecting =
+      'import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); time.sleep(60)'
+    const victim = spawn('python3', ['-c', connecting, server.address], { stdio: 'inherit' })
+    const ended = once(victim, 'exit')
+    using connection = await server.accept()
+    using pidfd = connection.peerPidfd()
+    const ending = `import signal, socket; s = socket.socket(fileno=3)
+signal.pidfd_send_signal(socket.recv_fds(s, 1, 1)[1][0], signal.SIGTERM)`
+    const { socket, done } = startProgram('python3', ['-c', ending])
+    await socket.sendFd(pidfd)
+    await done
+    socket.close()
+    t.deepEqual(await ended, [null, 'SIGTERM'])
+  }
+)
 
 asRoot('the peer of a client is who called listen, whoever accepts', async (t) => {
   const server = await listen(newPath(), { mode: 0o666 })

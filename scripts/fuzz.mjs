@@ -1,9 +1,10 @@
 // Runs the fuzz targets of crates/core/fuzz, and prints what each has done:
 //
-//   npm run fuzz -- [TARGET…] [--seconds N] [--jobs N] [--keep]
+//   npm run fuzz -- [TARGET…] [--seconds N] [--jobs N] [--seed S] [--keep]
 //
-// A target starts from its committed corpus and runs for N seconds, 60 if nothing is said. What it finds is thrown away, unless
-// --keep has the smallest inputs for the same coverage put into the corpus. A crash's input is in crates/core/fuzz/artifacts.
+// A target starts from its committed corpus and runs for N seconds, 60 if nothing is said; a seed repeats what it makes up. What it
+// finds is thrown away, unless --keep has the smallest inputs for the same coverage put into the corpus. A crash's input is in
+// crates/core/fuzz/artifacts.
 import { spawn, spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -24,14 +25,17 @@ const { values, positionals } = parseArgs({
   options: {
     seconds: { type: 'string', default: '60' },
     jobs: { type: 'string', default: '1' },
+    seed: { type: 'string' },
     keep: { type: 'boolean', default: false }
   }
 })
 const [seconds, jobs] = [values.seconds, values.jobs].map(Number)
 const targets = positionals.length > 0 ? positionals : all
 const unknown = targets.filter((target) => !all.includes(target))
-if (unknown.length > 0 || !(seconds > 0) || !(jobs > 0)) {
-  console.error(`Usage: npm run fuzz -- [${all.join('|')}]… [--seconds N] [--jobs N] [--keep]`)
+const seed = values.seed === undefined ? undefined : Number(values.seed)
+const isSeed = seed === undefined || (Number.isInteger(seed) && seed > 0 && seed < 2 ** 32) // libFuzzer takes 0 for any
+if (unknown.length > 0 || !(seconds > 0) || !(jobs > 0) || !isSeed) {
+  console.error(`Usage: npm run fuzz -- [${all.join('|')}]… [--seconds N] [--jobs N] [--seed S] [--keep]`)
   process.exit(2)
 }
 
@@ -71,6 +75,7 @@ function run(target) {
   mkdirSync(found)
   if (existsSync(corpus)) cpSync(corpus, found, { recursive: true })
   const libFuzzer = [`-max_total_time=${seconds}`, `-max_len=${LONGEST}`, '-print_final_stats=1']
+  if (seed !== undefined) libFuzzer.push(`-seed=${seed}`)
   const child = spawn('cargo', fuzz('run', target, found, '--', ...libFuzzer), {
     cwd: root,
     stdio: ['ignore', 'ignore', 'pipe']
@@ -89,7 +94,7 @@ function run(target) {
         seed: lastOf(output, /^INFO: Seed: (\d+)/gm),
         result: code === 0 ? 'ok' : 'FAILED'
       }
-      console.log(`# ${target}: ${result.result}, ${result.executions} executions`)
+      console.log(`# ${target}: ${result.result}, ${result.executions} executions, ${result.edges} edges`)
       if (code !== 0) {
         const log = join(tmpdir(), `fdpass-fuzz-${target}.log`)
         writeFileSync(log, output)

@@ -90,6 +90,8 @@ export interface Outcome {
   readonly injected: number
   /** In how many processes fdpass was found. */
   readonly processes: number
+  /** In how many of them the system calls are caught that it makes without the C library. */
+  readonly trapping: number
   readonly counts: ReadonlyMap<string, number>
   /** Where in the binary the first call that failed was made, and of which descriptor. */
   readonly place: string
@@ -209,6 +211,7 @@ export class Runner {
       errors: this.#errors,
       injected: after.readUInt32LE(16),
       processes: after.readUInt32LE(20),
+      trapping: after.readUInt32LE(24),
       counts: new Map(names.map((name, i) => [name, after.readUInt32LE(COUNTS + 4 * i)])),
       place: `0x${after.readBigUInt64LE(32).toString(16)} of descriptor ${after.readInt32LE(40)}`
     }
@@ -284,6 +287,7 @@ export async function measure(scenario: string, runner: Runner, times = 3): Prom
     if (report === undefined) throw new Error(`${scenario} ends by ${outcome.ending}`)
     if (report.broken.length > 0) throw new Error(`${scenario}: ${report.broken.join('; ')}`)
     if (outcome.processes === 0) throw new Error(`fdpass was not found in a process of ${scenario}`)
+    if (outcome.trapping < outcome.processes) throw new Error(`the kernel traps no system calls of ${scenario}`)
     traces.add(traceOf(report))
     if (report.left.length > left.length) ({ left } = report)
     for (const [call, count] of outcome.counts) counts.set(call, Math.max(counts.get(call) ?? 0, count))
