@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -219,6 +220,26 @@ withPython('closeSync of such a descriptor waits, as it says', async (t) => {
   const since = performance.now()
   fd!.closeSync()
   t.true(performance.now() - since > 500)
+})
+
+const canMount = isLinux && spawnSync('python3', [fixtureSource('fuse.py'), temporaryFolder()]).status === 0
+onlyIf(
+  canMount,
+  'needs Python 3.9 on Linux, and the right to mount FUSE',
+  test.serial
+)('close of a file of FUSE whose server takes its time does not keep the event loop from going on', async (t) => {
+  const fixture = startProgram('python3', [fixtureSource('fuse.py'), temporaryFolder(), '2'])
+  fixture.done.catch(() => {}) // it is killed
+  t.teardown(() => fixture.child.kill('SIGKILL'))
+  const { fd } = (await fixture.socket.recvFd())!
+  let turns = 0
+  const timer = setInterval(() => turns++, 10)
+  const since = performance.now()
+  await fd!.close()
+  clearInterval(timer)
+  t.true(performance.now() - since > 1500, 'it waits')
+  t.true(turns > 50, `${turns} turns`)
+  fixture.socket.close()
 })
 
 /** A broker with one file beneath its root; closed with the test. */
