@@ -187,25 +187,37 @@ asRoot("over a connection to a broker that was passed on, its maker's rights are
   t.deepEqual(await tell(said), ['inside', 'EACCES'])
 })
 
-onlyIf(hasPython && capabilities().peerPidfd, 'needs Python 3.9, and peerPidfd() (Linux 6.5)')(
-  'who gets a pidfd can send signals, as far as its user may, whose child the process may be',
-  async (t) => {
-    using server = await listen(newPath())
-    const connecting =
-      'import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); time.sleep(60)'
-    const victim = spawn('python3', ['-c', connecting, server.address], { stdio: 'inherit' })
-    const ended = once(victim, 'exit')
-    using connection = await server.accept()
-    using pidfd = connection.peerPidfd()
-    const ending = `import signal, socket; s = socket.socket(fileno=3)
-signal.pidfd_send_signal(socket.recv_fds(s, 1, 1)[1][0], signal.SIGTERM)`
-    const { socket, done } = startProgram('python3', ['-c', ending])
+onlyIf(
+  hasPython && capabilities().peerPidfd && process.getuid!() === 0,
+  'needs root, Python 3.9, and peerPidfd() (Linux 6.5)'
+)("who gets a pidfd can signal its process, another user's only as root", async (t) => {
+  using server = await listen(newPath())
+  const connecting =
+    'import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); time.sleep(60)'
+  const target = spawn('python3', ['-c', connecting, server.address], { stdio: 'inherit' })
+  t.teardown(() => target.kill('SIGKILL'))
+  const ended = once(target, 'exit')
+  using connection = await server.accept()
+  using pidfd = connection.peerPidfd()
+  const signalling = `import errno, os, signal, socket, sys
+s = socket.socket(fileno=3)
+os.setuid(int(sys.argv[1]))
+try:
+    signal.pidfd_send_signal(socket.recv_fds(s, 1, 1)[1][0], signal.SIGTERM)
+    print("sent")
+except OSError as error:
+    print(errno.errorcode[error.errno])`
+  for (const [uid, said] of [
+    [NOBODY, 'EPERM\n'],
+    [0, 'sent\n']
+  ] as const) {
+    const { socket, done } = startProgram('python3', ['-c', signalling, `${uid}`])
     await socket.sendFd(pidfd)
-    await done
+    t.is(await done, said)
     socket.close()
-    t.deepEqual(await ended, [null, 'SIGTERM'])
   }
-)
+  t.deepEqual(await ended, [null, 'SIGTERM'])
+})
 
 asRoot('the peer of a client is who called listen, whoever accepts', async (t) => {
   const server = await listen(newPath(), { mode: 0o666 })

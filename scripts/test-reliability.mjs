@@ -27,7 +27,7 @@ const targets = () => readdirSync(join(root, 'crates', 'core', 'fuzz', 'fuzz_tar
 const lastLine = (output) => (last(output, /^(\d+) passed, (\d+) failed$/gm) ?? [0, 0]).map(Number)
 
 /**
- * The parts, each with its share of the time; its command, with so many seconds to go; why it cannot be run here; and what its output says. One
+ * The parts, each with its share of the time; its command, with so many seconds to go; why it cannot be run here, where that can be; and what its output says. One
  * that takes twice its share and two minutes more has failed.
  */
 const parts = {
@@ -114,7 +114,6 @@ const parts = {
   },
   conformance: {
     share: 6,
-    missing: () => undefined,
     command: () => [process.execPath, 'node_modules/ava/entrypoints/cli.mjs', '--tap', ...conformanceSpecs()],
     read: (output) => {
       const [pass, fail, skip] = ['pass', 'fail', 'skip'].map((word) =>
@@ -188,7 +187,7 @@ let failed = 0
 console.log(`# seed ${seed}, ${minutes} minutes`)
 for (const [place, name] of chosen.entries()) {
   const { share, missing, command, read } = parts[name]
-  const reason = missing()
+  const reason = missing?.()
   if (reason !== undefined) {
     console.log(`# ${name}: not run, ${reason}`)
     rows.push({ name, result: `not run: ${reason}`, time: '', numbers: '' })

@@ -20,7 +20,7 @@ export async function connectTo(service: Service, signal: AbortSignal): Promise<
       // One for each address of a host; their sum has no number.
       const first: NodeJS.ErrnoException = error instanceof AggregateError ? error.errors[0] : error
       const { errno = 0, syscall } = first
-      reject(syscall === 'connect' ? systemError(errno, 'connect', service.name) : error)
+      reject(syscall === 'connect' ? systemError(errno, 'connect', service.name) : first)
     })
     socket.once('connect', () => {
       try {

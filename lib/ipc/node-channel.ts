@@ -322,7 +322,10 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
     }
   }
 
-  /** Whether something that comes in is wanted: somebody waits for a message, or for an acknowledgement and there is room. */
+  /**
+   * Whether something that comes in is wanted: somebody waits for a message, or for an acknowledgement and there is room; and the other end
+   * takes the answers that it gets.
+   */
   get #wants(): boolean {
     if (this.#ended || this.closed || this.#untold >= MOST_HELD) return false
     if (this.#receivings.length > 0) return true

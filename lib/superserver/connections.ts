@@ -166,7 +166,8 @@ let iterated: Connections | undefined
  * From the first call on the superserver knows that this worker is ready. The iteration ends when the superserver wants the worker
  * to go, or has gone itself: finish what is open, and let the process end. Leaving it loses nothing: the next call goes on.
  *
- * A connection that comes out has been acknowledged: it is this worker's. Its end is told when the socket is closed.
+ * A connection that comes out has been acknowledged: it is this worker's. Its end is told when the socket is closed. One that has ended or was
+ * reset before it is asked for does not come out.
  *
  * @param options `allowHalfOpen`
  * @returns the connections, each the caller's to close

@@ -289,7 +289,8 @@ impl<'fd> Socket<'fd> {
         Err(Errno::EINTR) => {}
         Err(Errno::ETOOMANYREFS) => {
           // Sockets on their way over nothing but each other count for their sender until Linux collects them: when any
-          // socket is closed (unix_release_sock), or by a send, but only beyond 2,024 of a user (wait_for_unix_gc).
+          // AF_UNIX socket is closed (unix_release_sock); a send has it look only beyond thousands (wait_for_unix_gc:
+          // 16,000 on their way in all; unix_schedule_gc of later kernels: 2,024 of a user).
           let _ = socket(SocketType::Stream);
           return Err(Errno::ETOOMANYREFS);
         }
