@@ -130,11 +130,11 @@ const parts = {
 /** The files whose tests the tables of conformance and of security name, and those of whoever ends in the midst of it. */
 function conformanceSpecs() {
   const named = ['docs/conformance.md', 'SECURITY.md'].flatMap((table) =>
-    [...readFileSync(join(root, table), 'utf8').matchAll(/`([a-z-]+)\.spec\.ts:/g)].map(([, name]) => name)
+    [...readFileSync(join(root, table), 'utf8').matchAll(/`([a-z/-]+)\.spec\.ts:/g)].map(([, name]) => name)
   )
-  return [...new Set([...named, 'conformance-table', 'hostile-peers', 'teardown', 'workers'])].map((name) =>
-    join('build', '__test__', `${name}.spec.js`)
-  )
+  return [
+    ...new Set([...named, 'proof/conformance-table', 'socket/hostile-peers', 'teardown/teardown', 'native/workers'])
+  ].map((name) => join('build', '__test__', `${name}.spec.js`))
 }
 
 const minutes = Number(values.minutes)

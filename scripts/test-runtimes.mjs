@@ -28,13 +28,20 @@ const runtimes = {
     bin: 'bun',
     args: ['--bun', '--preload', preload],
     backends: ['thread'],
-    files: specs('data-path', 'transfer', 'streams', 'iteration', 'abort', 'lifecycle')
+    files: specs(
+      'native/data-path',
+      'socket/transfer',
+      'socket/streams',
+      'socket/iteration',
+      'base/abort',
+      'socket/lifecycle'
+    )
   },
   deno: {
     bin: 'deno',
     args: ['run', '--allow-all', '--preload', preload],
     backends: ['thread'],
-    files: specs('data-path')
+    files: specs('native/data-path')
   }
 }
 

@@ -42,7 +42,7 @@ export function titlesOf(file: string): readonly RegExp[] {
 
 /** The tests that a text names in backquotes: `` `file.spec.ts: title` ``, where a title with backquotes has two around it. */
 export function namedTests(text: string): NamedTest[] {
-  const names = text.matchAll(/(`+)\s?((?:[\w-]+\.spec\.ts)|(?:\w+\.rs)): (.+?)\s?\1(?!`)/g)
+  const names = text.matchAll(/(`+)\s?((?:[\w/-]+\.spec\.ts)|(?:\w+\.rs)): (.+?)\s?\1(?!`)/g)
   return [...names].map(([, , file, title]) => ({ file: file!, title: title!.replaceAll('\\|', '|') }))
 }
 

@@ -1,0 +1,461 @@
+import { once } from 'node:events'
+import { closeSync, createReadStream } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import { Server } from 'node:net'
+import test, { type ExecutionContext } from 'ava'
+import { Descriptor, UnixSocket, recvFd, sendFd, socketpair } from 'fdpass'
+import {
+  type Loose,
+  RANGE,
+  TYPE,
+  VALUE,
+  loose,
+  notIntegers,
+  notNumbers,
+  notOptions,
+  notSignals,
+  rejects
+} from '../helpers/arguments.ts'
+import { countFds, isOpen, openFile, readAll, temporaryFile } from '../helpers/descriptors.ts'
+import { text } from '../helpers/messages.ts'
+import { receiveBytes } from '../helpers/streams.ts'
+
+const looseSendFd = sendFd as Loose
+const looseRecvFd = recvFd as Loose
+const looseSocketpair = socketpair as Loose
+const looseDescriptorFrom = Descriptor.from.bind(Descriptor) as Loose
+const looseSocketFrom = UnixSocket.from.bind(UnixSocket) as Loose
+
+const notBytes = [null, 5, true, 5n, {}, [1, 2], new ArrayBuffer(2), new DataView(new ArrayBuffer(2)), Symbol('bytes')]
+
+/** Runs a test on a new pair, over which nothing may go and after which as much must be open as before. */
+async function withPair(
+  t: ExecutionContext,
+  body: (a: UnixSocket, b: UnixSocket) => void | Promise<void>
+): Promise<void> {
+  const [a, b] = socketpair()
+  const before = countFds()
+  await body(a, b)
+  t.is(countFds(), before)
+  await a.send('nothing before')
+  const message = (await b.recv())!
+  t.is(text(message), 'nothing before')
+  t.deepEqual(message.fds, [])
+  a.close()
+  b.close()
+}
+
+/** What names no descriptor that could be sent, and the error that says so. */
+async function badSources(): Promise<{ sources: (readonly [name: string, source: unknown, code: string])[] }> {
+  const closed = Descriptor.from(openFile())
+  closed.closeSync()
+  const released = Descriptor.from(openFile())
+  closeSync(released.release())
+  const [closedSocket, other] = socketpair()
+  closedSocket.close()
+  other.close()
+  const handle = await open(temporaryFile())
+  await handle.close()
+  const unopened = createReadStream(temporaryFile())
+  const stream = createReadStream(temporaryFile())
+  await once(stream, 'open')
+  await once(stream.destroy(), 'close')
+  await once(unopened.destroy(), 'close')
+  return {
+    sources: [
+      ...[undefined, ...notNumbers].map((value) => [`the value ${String(value)}`, value, TYPE] as const),
+      ...[...notIntegers, -1, 2 ** 31, 2 ** 32, 2 ** 53].map((value) => [`${value}`, value, RANGE] as const),
+      ['a closed Descriptor', closed, 'ERR_DESCRIPTOR_CLOSED'],
+      ['a released Descriptor', released, 'ERR_DESCRIPTOR_CLOSED'],
+      ['a closed UnixSocket', closedSocket, 'ERR_SOCKET_CLOSED'],
+      ['a closed FileHandle', handle, VALUE],
+      ['a destroyed stream', stream, VALUE],
+      ['an object without a prototype', Object.create(null), TYPE]
+    ]
+  }
+}
+
+test.serial('what is no descriptor cannot be sent, by send or by sendFd [C11]', async (t) => {
+  const { sources } = await badSources()
+  await withPair(t, async (a) => {
+    for (const [name, source, code] of sources) {
+      await rejects(t, `sendFd of ${name}`, code, () => loose(a, 'sendFd')(source))
+      await rejects(t, `the function sendFd of ${name}`, code, () => looseSendFd(a, source))
+      await rejects(t, `send of ${name}`, code, () => loose(a, 'send')('x', { fds: [source] }))
+    }
+  })
+})
+
+test.serial(
+  'one bad descriptor among good ones refuses the message, and leaves the good ones open [C11]',
+  async (t) => {
+    const good = openFile('still mine')
+    const descriptor = Descriptor.from(openFile('mine too'))
+    const { sources } = await badSources()
+    await withPair(t, async (a) => {
+      for (const [name, source, code] of sources) {
+        await rejects(t, name, code, () => loose(a, 'send')('x', { fds: [good, descriptor, source] }))
+        await rejects(t, name, code, () => loose(a, 'send')('x', { fds: [source, descriptor, good] }))
+      }
+      // eslint-disable-next-line no-sparse-arrays -- a hole is what is tested
+      await rejects(t, 'a hole', TYPE, () => loose(a, 'send')('x', { fds: [good, , good] }))
+    })
+    t.is(readAll(good), 'still mine')
+    t.is(readAll(descriptor.fd), 'mine too')
+    closeSync(good)
+    descriptor.closeSync()
+  }
+)
+
+test.serial('an impostor with the name of FileHandle is refused [C11]', async (t) => {
+  class FileHandle {
+    readonly fd: unknown
+    constructor(fd: unknown) {
+      this.fd = fd
+    }
+  }
+  await withPair(t, async (a) => {
+    for (const fd of [1.5, NaN, 2 ** 31, -1, '1', null, undefined]) {
+      const error = await t.throwsAsync<NodeJS.ErrnoException>(
+        a.sendFd(new FileHandle(fd) as never),
+        undefined,
+        `${fd}`
+      )
+      t.regex(error?.code ?? '', /^ERR_(INVALID_ARG_TYPE|INVALID_ARG_VALUE|OUT_OF_RANGE)$/)
+    }
+  })
+})
+
+test.serial('descriptors come in an array [C11]', async (t) => {
+  const good = openFile()
+  const lists = [5, 0, 'abc', '', true, false, {}, { length: 1, 0: good }, new Set([good]), Int32Array.of(good), good]
+  await withPair(t, async (a) => {
+    for (const fds of lists) {
+      await rejects(t, `fds: ${String(fds)}`, TYPE, () => loose(a, 'send')('x', { fds }))
+    }
+  })
+  closeSync(good)
+})
+
+test.serial('bytes are a string or a Uint8Array', async (t) => {
+  const file = openFile()
+  await withPair(t, async (a) => {
+    for (const data of [...notBytes, new Uint16Array(2), new String('x')]) {
+      await rejects(t, String(data), TYPE, () => loose(a, 'send')(data))
+      await rejects(t, String(data), TYPE, () => loose(a, 'send')(data, { fds: [file] }))
+      await rejects(t, String(data), TYPE, () => loose(a, 'sendFd')(file, data))
+      await rejects(t, String(data), TYPE, () => looseSendFd(a, file, data))
+    }
+    await rejects(t, 'no bytes', TYPE, () => loose(a, 'send')())
+    await rejects(t, 'no descriptor', TYPE, () => loose(a, 'sendFd')())
+  })
+  closeSync(file)
+})
+
+test.serial('options are an object', async (t) => {
+  const file = openFile()
+  await withPair(t, async (a) => {
+    for (const options of notOptions) {
+      const name = String(options)
+      await rejects(t, name, TYPE, () => loose(a, 'send')('x', options))
+      await rejects(t, name, TYPE, () => loose(a, 'sendFd')(file, 'x', options))
+      await rejects(t, name, TYPE, () => looseSendFd(a, file, 'x', options))
+      await rejects(t, name, TYPE, () => loose(a, 'recv')(options))
+      await rejects(t, name, TYPE, () => loose(a, 'recvFd')(options))
+      await rejects(t, name, TYPE, () => looseRecvFd(a, options))
+      t.throws(() => loose(a, 'messages')(options), { code: TYPE }, name)
+      t.throws(() => looseSocketpair(options), { code: TYPE }, name)
+    }
+  })
+  closeSync(file)
+})
+
+test.serial('a signal is an AbortSignal, also where the operation has to wait', async (t) => {
+  const file = openFile()
+  await withPair(t, async (a) => {
+    for (const signal of notSignals) {
+      const name = `signal: ${String(signal)}`
+      await rejects(t, name, TYPE, () => loose(a, 'send')('x', { signal }))
+      await rejects(t, name, TYPE, () => loose(a, 'sendFd')(file, 'x', { signal }))
+      await rejects(t, name, TYPE, () => looseSendFd(a, file, 'x', { signal }))
+      await rejects(t, name, TYPE, () => loose(a, 'recv')({ signal }))
+      await rejects(t, name, TYPE, () => loose(a, 'recvFd')({ signal }))
+      await rejects(t, name, TYPE, () => looseRecvFd(a, { signal }))
+      t.throws(() => loose(a, 'messages')({ signal }), { code: TYPE }, name)
+    }
+  })
+  closeSync(file)
+})
+
+test.serial('what is refused while the socket is full leaves no duplicate behind [C11]', async (t) => {
+  const [a, b] = socketpair()
+  const file = openFile()
+  const length = 4 * 1024 * 1024
+  const filler = a.send(Buffer.alloc(length))
+  const { sources } = await badSources()
+  const before = countFds()
+  for (const signal of notSignals) {
+    const name = `signal: ${String(signal)}`
+    await rejects(t, name, TYPE, () => loose(a, 'send')('x', { fds: [file, file], signal }))
+    await rejects(t, name, TYPE, () => loose(a, 'sendFd')(file, 'x', { signal }))
+  }
+  for (const [name, source, code] of sources) {
+    await rejects(t, name, code, () => loose(a, 'send')('x', { fds: [file, file, source] }))
+  }
+  t.is(countFds(), before)
+  const last = a.send('last')
+  const { data, fds } = await receiveBytes(b, length + 4)
+  t.is(data.subarray(length).toString(), 'last')
+  t.deepEqual(fds, [])
+  await Promise.all([filler, last])
+  closeSync(file)
+  a.close()
+  b.close()
+})
+
+test.serial('maxBytes is an integer of at least 1, maxFds one of at least 0', async (t) => {
+  const limits = [
+    ...notNumbers.flatMap((value) =>
+      [{ maxBytes: value }, { maxFds: value }].map((options) => [options, TYPE] as const)
+    ),
+    ...[...notIntegers, -1, 2 ** 31].flatMap((value) =>
+      [{ maxBytes: value }, { maxFds: value }].map((options) => [options, RANGE] as const)
+    ),
+    [{ maxBytes: 0 }, RANGE]
+  ] as const
+  await withPair(t, async (a, b) => {
+    await a.send('received by none of these')
+    for (const [options, code] of limits) {
+      const name = Object.entries(options)
+        .map(([key, value]) => `${key}: ${String(value)}`)
+        .join()
+      await rejects(t, name, code, () => loose(b, 'recv')(options))
+      t.throws(() => loose(b, 'messages')(options), { code }, name)
+      if (!('maxBytes' in options)) continue
+      await rejects(t, name, code, () => loose(b, 'recvFd')(options))
+      await rejects(t, name, code, () => looseRecvFd(b, options))
+    }
+    t.is(text(await b.recv()), 'received by none of these')
+  })
+})
+
+test.serial('what an option throws when it is read is how the promise rejects', async (t) => {
+  const file = openFile()
+  const thrown = new Error('thrown by an option')
+  const fail = () => {
+    throw thrown
+  }
+  await withPair(t, async (a) => {
+    for (const name of ['signal', 'fds']) {
+      const options = Object.defineProperty({}, name, { get: fail, enumerable: true })
+      t.is(await t.throwsAsync(a.send('x', options)), thrown)
+      if (name === 'signal') t.is(await t.throwsAsync(a.sendFd(file, 'x', options)), thrown)
+    }
+    for (const name of ['signal', 'maxBytes']) {
+      const options = Object.defineProperty({}, name, { get: fail, enumerable: true })
+      t.is(await t.throwsAsync(a.recv(options)), thrown)
+      t.is(await t.throwsAsync(a.recvFd(options)), thrown)
+      t.throws(() => a.messages(options), { is: thrown })
+    }
+  })
+  closeSync(file)
+})
+
+test.serial('sendFd and recvFd are of a UnixSocket', async (t) => {
+  const file = openFile()
+  const descriptor = Descriptor.from(openFile())
+  const before = countFds()
+  for (const socket of [undefined, ...notNumbers, 3, descriptor, Object.create(null)]) {
+    await rejects(t, 'sendFd', TYPE, () => looseSendFd(socket, file))
+    await rejects(t, 'recvFd', TYPE, () => looseRecvFd(socket))
+  }
+  t.is(countFds(), before)
+  t.true(isOpen(descriptor.fd))
+  descriptor.closeSync()
+  closeSync(file)
+})
+
+test.serial('an object that has only the prototype of one of ours is not taken for it', async (t) => {
+  const descriptor: unknown = Object.create(Descriptor.prototype)
+  const socket: unknown = Object.create(UnixSocket.prototype)
+  await withPair(t, async (a) => {
+    for (const fd of [descriptor, socket]) {
+      await rejects(t, 'sendFd', TYPE, () => loose(a, 'sendFd')(fd))
+      await rejects(t, 'send', TYPE, () => loose(a, 'send')('x', { fds: [0, fd] }))
+    }
+    await rejects(t, 'the function sendFd', TYPE, () => looseSendFd(socket, 0))
+    await rejects(t, 'the function recvFd', TYPE, () => looseRecvFd(socket))
+    t.throws(() => looseSocketFrom(descriptor), { code: TYPE })
+  })
+})
+
+test.serial('methods that give a promise reject where they are called on something else', async (t) => {
+  const [a, b] = socketpair()
+  const descriptor = Descriptor.from(openFile())
+  for (const other of [undefined, null, {}, b.recv, Object.create(UnixSocket.prototype)]) {
+    for (const [name, ...args] of [
+      ['send', 'x'],
+      ['sendFd', 0],
+      ['recv'],
+      ['recvFd'],
+      [Symbol.asyncDispose]
+    ] as const) {
+      const method = a[name] as Loose
+      await rejects(t, String(name), undefined, () => Reflect.apply(method, other, args))
+    }
+    for (const name of ['close', Symbol.asyncDispose] as const) {
+      await rejects(t, String(name), undefined, () => Reflect.apply(descriptor[name] as Loose, other, []))
+    }
+  }
+  t.true(isOpen(descriptor.fd))
+  descriptor.closeSync()
+  a.close()
+  b.close()
+})
+
+test.serial('socketpair knows three types', (t) => {
+  const before = countFds()
+  for (const type of [
+    'raw',
+    '',
+    'STREAM',
+    'streams',
+    'toString',
+    '0',
+    0,
+    1,
+    null,
+    true,
+    {},
+    ['stream'],
+    Symbol('stream')
+  ]) {
+    t.throws(() => looseSocketpair({ type }), { code: VALUE }, String(type))
+  }
+  t.is(countFds(), before)
+})
+
+test.serial('shutdown knows three ways', async (t) => {
+  await withPair(t, (a) => {
+    for (const how of ['sideways', '', 'READ', 'length', null, 0, 1, true, {}, ['write'], Symbol('write')]) {
+      t.throws(() => loose(a, 'shutdown')(how), { code: VALUE }, String(how))
+    }
+  })
+})
+
+test.serial('Descriptor.from takes the number of an open descriptor that fdpass does not own', (t) => {
+  const file = openFile('owned')
+  const before = countFds()
+  for (const value of [undefined, ...notNumbers]) {
+    t.throws(() => looseDescriptorFrom(value), { code: TYPE, instanceOf: TypeError }, String(value))
+  }
+  for (const value of [...notIntegers, -1, 2 ** 31, 2 ** 53]) {
+    t.throws(() => looseDescriptorFrom(value), { code: RANGE, instanceOf: RangeError }, String(value))
+  }
+  const error = t.throws<NodeJS.ErrnoException>(() => Descriptor.from(1_000_000), { code: 'EBADF' })
+  t.is(error!.errno, -9)
+  t.is(error!.syscall, 'fcntl')
+  const descriptor = Descriptor.from(file)
+  t.throws(() => Descriptor.from(file), { code: VALUE, message: /already owned/ })
+  t.throws(() => looseDescriptorFrom(descriptor), { code: TYPE })
+  t.is(readAll(descriptor.fd), 'owned')
+  t.is(countFds(), before)
+  descriptor.closeSync()
+  t.false(isOpen(file))
+})
+
+test.serial(
+  'UnixSocket.from takes an open Unix socket that fdpass does not own, and leaves all else as it was',
+  async (t) => {
+    const file = openFile('no socket')
+    const descriptor = Descriptor.from(openFile('no socket either'))
+    const closed = Descriptor.from(openFile())
+    closed.closeSync()
+    const server = new Server().listen(0, '127.0.0.1').unref()
+    await once(server, 'listening')
+    const listener = (server as unknown as { _handle: { fd: number } })._handle.fd
+    const [a, b] = socketpair()
+    const number = b.release()
+    const again = UnixSocket.from(number)
+    const before = countFds()
+    for (const value of [undefined, ...notNumbers, Object.create(null)]) {
+      t.throws(() => looseSocketFrom(value), { code: TYPE, instanceOf: TypeError })
+    }
+    for (const value of [...notIntegers, -1, 2 ** 31, 2 ** 53]) {
+      t.throws(() => looseSocketFrom(value), { code: RANGE, instanceOf: RangeError }, String(value))
+    }
+    t.throws(() => UnixSocket.from(1_000_000), { code: 'EBADF' })
+    t.throws(() => UnixSocket.from(file), { code: 'ENOTSOCK' })
+    t.throws(() => UnixSocket.from(descriptor), { code: 'ENOTSOCK' })
+    t.throws(() => UnixSocket.from(closed), { code: 'ERR_DESCRIPTOR_CLOSED' })
+    t.throws(() => UnixSocket.from(listener), { code: 'EAFNOSUPPORT' })
+    t.throws(() => UnixSocket.from(number), { code: VALUE, message: /already owned/ })
+    t.throws(() => looseSocketFrom(again), { code: TYPE })
+    t.is(countFds(), before)
+    t.is(readAll(file), 'no socket')
+    t.is(readAll(descriptor.fd), 'no socket either')
+    await a.send('works')
+    t.is(text(await again.recv()), 'works')
+    // What was refused can be taken by what it is for.
+    const taken = Descriptor.from(file)
+    taken.closeSync()
+    descriptor.closeSync()
+    server.close()
+    a.close()
+    again.close()
+  }
+)
+
+test.serial('the constructors are private, and take nothing over', (t) => {
+  const file = openFile('mine')
+  t.throws(() => Reflect.construct(Descriptor, [file]), { code: VALUE, message: /Descriptor\.from/ })
+  t.throws(() => Reflect.construct(UnixSocket, [file]), { code: VALUE, message: /UnixSocket\.from/ })
+  t.is(readAll(file), 'mine')
+  closeSync(file)
+})
+
+test.serial('argument errors name the argument, what it must be, and what came, in the words of Node', async (t) => {
+  const [a, b] = socketpair()
+  const cases: [() => unknown, string][] = [
+    [() => loose(a, 'sendFd')('3'), 'The "fd" argument must be of type number or an instance of '],
+    [() => loose(a, 'sendFd')(-1), 'The value of "fd" is out of range. It must be >= 0 and <= 2147483647. Received '],
+    [() => loose(a, 'sendFd')(1.5), 'The value of "fd" is out of range. It must be an integer. Received '],
+    [
+      () => loose(a, 'send')('x', { fds: [0, {}] }),
+      'The "options.fds[1]" property must be of type number or an instance of '
+    ],
+    [() => loose(a, 'send')('x', { fds: 3 }), 'The "options.fds" property must be an instance of Array. Received '],
+    [() => loose(a, 'send')(3), 'The "data" argument must be of type string or an instance of Uint8Array. Received '],
+    [() => loose(a, 'recv')({ maxBytes: 0 }), 'The value of "options.maxBytes" is out of range. It must be >= 1 and '],
+    [() => loose(a, 'recv')({ maxFds: 'x' }), 'The "options.maxFds" property must be of type number. Received '],
+    [() => loose(a, 'recv')(null), 'The "options" argument must be of type object. Received null'],
+    [
+      () => loose(a, 'recv')({ signal: 3 }),
+      'The "options.signal" property must be an instance of AbortSignal. Received '
+    ],
+    [() => looseRecvFd({}), 'The "socket" argument must be an instance of UnixSocket. Received an instance of Object'],
+    [
+      () => loose(a, 'send')(b),
+      'The "data" argument must be of type string or an instance of Uint8Array. Received an instance of UnixSocket'
+    ]
+  ]
+  for (const [call, words] of cases) {
+    const error = await t.throwsAsync(call() as Promise<unknown>)
+    t.true(error!.message.startsWith(words), error!.message)
+  }
+  a.close()
+  b.close()
+})
+
+test.serial('a FileHandle stays open, whatever becomes of its send', async (t) => {
+  const handle: FileHandle = await open(temporaryFile('of the handle'))
+  const [a, b] = socketpair()
+  await a.sendFd(handle)
+  await t.throwsAsync(a.send('x', { fds: [handle, -1] }), { code: RANGE })
+  b.close()
+  await t.throwsAsync(a.sendFd(handle), { code: 'EPIPE' })
+  a.close()
+  await t.throwsAsync(a.sendFd(handle), { code: 'ERR_SOCKET_CLOSED' })
+  t.is(await handle.readFile('utf8'), 'of the handle')
+  await handle.close()
+})

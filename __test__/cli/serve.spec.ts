@@ -1,0 +1,496 @@
+import { once } from 'node:events'
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { type NetConnectOpts, type Socket, connect, createServer } from 'node:net'
+import { join, resolve } from 'node:path'
+import type { ExecutionContext } from 'ava'
+import test from 'ava'
+import { connect as connectUnix } from 'fdpass'
+import { takeover } from 'fdpass/takeover'
+import { type Running, begin, fdpass, installed } from '../helpers/cli.ts'
+import { isLinux, onlyIf } from '../helpers/conditions.ts'
+
+const onLinux = onlyIf(isLinux, 'needs Linux')
+const isRoot = process.getuid?.() === 0
+
+let folders = 0
+
+/** A folder inside the package, so that workers find `fdpass` by its name. */
+function folder(): string {
+  const path = resolve('build', 'cli-serve', `${process.pid}-${folders++}`)
+  mkdirSync(path, { recursive: true })
+  return path
+}
+
+function serve(t: ExecutionContext, cwd: string, args: readonly string[], options: object = {}): Running {
+  return begin(t, 'fdpass', ['serve', ...args], { cwd, ...options })
+}
+
+function dial(to: string | number): Socket {
+  return connect((typeof to === 'number' ? { port: to, host: '127.0.0.1' } : { path: to }) as NetConnectOpts)
+}
+
+/** What a connection says until its end. */
+async function answerOf(socket: Socket): Promise<string> {
+  let answer = ''
+  socket.setEncoding('utf8').on('data', (data: string) => (answer += data))
+  await once(socket, 'end')
+  return answer
+}
+
+function ask(to: string | number, text = ''): Promise<string> {
+  const socket = dial(to)
+  if (text === '')
+    socket.end() // a write of nothing fails too where a program has ended already
+  else socket.end(text)
+  return answerOf(socket)
+}
+
+/** Serves by a program in shell on a Unix domain socket, and gives what the program prints. */
+async function printedBy(t: ExecutionContext, options: readonly string[], text: string): Promise<string> {
+  const cwd = folder()
+  const running = serve(t, cwd, ['--listen', 'unix:./x.sock', ...options, '--', 'sh', '-c', text])
+  await running.printed(/Listening on unix:/)
+  return ask(join(cwd, 'x.sock'))
+}
+
+/** A worker that answers with its pid, and what it was asked, and takes its time where it is told to. */
+const worker = `
+import { connections } from 'fdpass/superserver'
+for await (const connection of connections({ allowHalfOpen: true })) {
+  let asked = ''
+  connection.setEncoding('utf8').on('data', (data) => {
+    asked += data
+    if (data.includes('begin')) connection.write('begun')
+  })
+  connection.on('end', () => connection.end(process.pid + ' ' + process.argv.slice(2).join() + ' ' + asked))
+}
+`
+
+function withWorker(): string {
+  const cwd = folder()
+  writeFileSync(join(cwd, 'worker.mjs'), worker)
+  return cwd
+}
+
+test('serve runs a program of PATH for each connection, tells where it listens, and ends by SIGTERM', async (t) => {
+  const cwd = folder()
+  const bin = join(cwd, 'bin')
+  mkdirSync(bin)
+  writeFileSync(join(bin, 'greet'), '#!/bin/sh\nread name\necho "hello $name, $1"\n', { mode: 0o755 })
+  const env = { ...installed, PATH: `${bin}:${installed.PATH}` }
+  const running = serve(t, cwd, ['--listen', 'tcp:127.0.0.1:0', '--listen', 'unix:x.sock', '--', 'greet', '-n'], {
+    env
+  })
+  const [, port] = await running.printed(/^fdpass: serve: Listening on tcp:127\.0\.0\.1:(\d+)\n/m)
+  await running.printed(new RegExp(`^fdpass: serve: Listening on unix:${cwd}/x\\.sock\\n`, 'm'))
+  t.is(await ask(Number(port), 'world\n'), 'hello world, -n\n')
+  t.is(await ask(join(cwd, 'x.sock'), 'socket\n'), 'hello socket, -n\n')
+  running.child.kill('SIGTERM')
+  const { signal, stdout, stderr } = await running.ended
+  t.deepEqual({ signal, stdout }, { signal: 'SIGTERM', stdout: '' })
+  t.is(stderr.split('\n').length, 3)
+  t.false(existsSync(join(cwd, 'x.sock')))
+})
+
+onLinux('serve gives connections to a module of Node, in as many workers as it is told', async (t) => {
+  const cwd = withWorker()
+  const running = serve(t, cwd, ['--listen', 'unix:./x.sock', '--workers', '3', '--', 'worker.mjs', '--an', 'argument'])
+  await running.printed(/Listening/)
+  const answers = await Promise.all(Array.from({ length: 9 }, (_, index) => ask(join(cwd, 'x.sock'), `${index}`)))
+  for (const [index, answer] of answers.entries()) t.regex(answer, new RegExp(`^\\d+ --an,argument ${index}$`))
+  t.is(new Set(answers.map((answer) => answer.split(' ')[0])).size, 3)
+})
+
+onLinux('serve hands workers the listener with --handoff listener', async (t) => {
+  const cwd = folder()
+  writeFileSync(
+    join(cwd, 'worker.mjs'),
+    `import { createServer } from 'node:net'
+    import { listeners } from 'fdpass/superserver'
+    const servers = []
+    for await (const { name, fd } of listeners()) {
+      servers.push(await fd.toServer())
+      servers.at(-1).on('connection', (socket) => socket.end(name))
+    }
+    for (const server of servers) server.close()`
+  )
+  const args = [
+    '--listen',
+    'unix:@fdpass-serve-' + process.pid,
+    '--handoff',
+    'listener',
+    '--workers',
+    '1',
+    '--',
+    'worker.mjs'
+  ]
+  const running = serve(t, cwd, args)
+  await running.printed(/Listening on unix:@fdpass-serve-/)
+  const name = `\0fdpass-serve-${process.pid}`
+  // Not by Node's net, which gives an abstract name zeros up to its full length in Node 20.
+  using socket = await connectUnix(name)
+  using message = await socket.recv()
+  t.is(Buffer.from(message!.data).toString(), `unix:${name}`)
+})
+
+test('serve gives programs their environment, directory, umask and limits', async (t) => {
+  const cwd = folder()
+  const options = [
+    '--env',
+    'A=1',
+    '--env',
+    'B=x=y',
+    '--cwd',
+    '/',
+    '--umask',
+    '027',
+    '--rlimit',
+    'nofile=50:60',
+    '--rlimit',
+    'core=0'
+  ]
+  t.is(
+    await printedBy(t, options, 'echo "$A $B"; pwd; umask; ulimit -n; ulimit -Hn; ulimit -c; test -n "$PATH"; echo $?'),
+    '1 x=y\n/\n0027\n50\n60\n0\n0\n'
+  )
+  t.not(cwd, '/')
+})
+
+onlyIf(isRoot && isLinux, 'needs root on Linux')(
+  'serve runs programs as another user, who can gain no rights unless it is let',
+  async (t) => {
+    const text = 'id -u; id -g; id -G; grep NoNewPrivs /proc/self/status'
+    t.is(await printedBy(t, ['--user', 'nobody'], text), '65534\n65534\n65534\nNoNewPrivs:\t1\n')
+    const options = ['--user', '65534', '--group', 'daemon', '--groups', '2,adm', '--new-privileges']
+    t.is(await printedBy(t, options, text), '65534\n1\n1 2 4\nNoNewPrivs:\t0\n')
+  }
+)
+
+test('serve closes what one client has too many of, and makes the file of its socket with its mode', async (t) => {
+  const cwd = folder()
+  const args = ['--listen', 'unix:./x.sock', '--socket-mode', '600', '--max-per-client', '1', '--', 'cat']
+  const running = serve(t, cwd, args)
+  await running.printed(/Listening/)
+  t.is(statSync(join(cwd, 'x.sock')).mode & 0o777, 0o600)
+  const first = dial(join(cwd, 'x.sock'))
+  first.write('one')
+  await once(first, 'data')
+  const second = dial(join(cwd, 'x.sock'))
+  second.on('error', () => {}) // it may be reset
+  await once(second, 'close')
+  first.end('two')
+  t.is(await answerOf(first), 'two')
+})
+
+onLinux('serve takes one program for all with --mode wait, and receives datagrams so', async (t) => {
+  const cwd = folder()
+  const text = 'import socket,sys;s=socket.socket(fileno=0);d,a=s.recvfrom(99);s.sendto(d.upper(),a)'
+  const running = serve(t, cwd, ['--listen', 'udp:127.0.0.1:0', '--mode', 'wait', '--', 'python3', '-c', text])
+  const [, port] = await running.printed(/Listening on udp:127\.0\.0\.1:(\d+)/)
+  const client = `import socket;s=socket.socket(type=socket.SOCK_DGRAM);s.settimeout(20);s.sendto(b'hello',('127.0.0.1',${port}));print(s.recv(99).decode())`
+  t.is((await begin(t, 'python3', ['-c', client]).ended).stdout, 'HELLO\n')
+})
+
+test('serve listens on a descriptor that it was started with', async (t) => {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  const { fd } = (server as unknown as { _handle: { fd: number } })._handle
+  const running = serve(t, folder(), ['--listen', 'fd:3', '--', 'cat'], { stdio: ['ignore', 'pipe', 'pipe', fd] })
+  await running.printed(new RegExp(`Listening on tcp:127\\.0\\.0\\.1:${port}`))
+  server.close()
+  t.is(await ask(port, 'inherited'), 'inherited')
+})
+
+onLinux('SIGTERM lets serve finish what is open, and a second one ends it at once', async (t) => {
+  for (const isHurried of [false, true]) {
+    const cwd = withWorker()
+    const running = serve(t, cwd, ['--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])
+    await running.printed(/Listening/)
+    const socket = dial(join(cwd, 'x.sock'))
+    socket.on('error', () => {})
+    socket.write('begin')
+    await once(socket, 'data')
+    running.child.kill('SIGTERM')
+    while (existsSync(join(cwd, 'x.sock'))) await new Promise((wake) => setTimeout(wake, 10))
+    t.is(running.child.exitCode, null)
+    if (isHurried) {
+      running.child.kill('SIGTERM')
+      await once(socket, 'close')
+    } else {
+      socket.end(' end')
+      t.regex(await answerOf(socket), /^\d+ {2}begin end$/)
+    }
+    t.is((await running.ended).signal, 'SIGTERM')
+  }
+})
+
+onLinux('serve gives what is open no longer than --drain-timeout', async (t) => {
+  const cwd = withWorker()
+  const args = ['--listen', 'unix:./x.sock', '--workers', '1', '--drain-timeout', '0.3', '--', 'worker.mjs']
+  const running = serve(t, cwd, args)
+  await running.printed(/Listening/)
+  const socket = dial(join(cwd, 'x.sock'))
+  socket.on('error', () => {})
+  socket.write('begin')
+  await once(socket, 'data')
+  running.child.kill('SIGTERM')
+  const { signal, stderr } = await running.ended
+  t.is(signal, 'SIGTERM')
+  t.regex(stderr, /\nfdpass: serve: Process \d+ has ended by SIGKILL; 1 connections were lost\n$/)
+})
+
+onLinux('SIGHUP has serve read its file again, and puts new workers in the place of the old ones', async (t) => {
+  const cwd = withWorker()
+  const path = join(cwd, 'x.sock')
+  const service = (...args: string[]) => ({ listen: `unix:${path}`, module: 'worker.mjs', workers: 1, args })
+  writeFileSync(join(cwd, 'services.json'), JSON.stringify(service('first')))
+  const running = serve(t, '/', ['--config', join(cwd, 'services.json')])
+  await running.printed(/Listening on unix:/)
+  const first = await ask(path)
+  t.regex(first, /^\d+ first $/)
+  writeFileSync(join(cwd, 'services.json'), JSON.stringify(service('second')))
+  running.child.kill('SIGHUP')
+  let next = first
+  while (next === first) next = await ask(path)
+  t.regex(next, /^\d+ second $/)
+  writeFileSync(join(cwd, 'services.json'), '{')
+  running.child.kill('SIGHUP')
+  await running.printed(/^fdpass: serve: .*JSON.*\n/m)
+  t.is(await ask(path), next)
+})
+
+onLinux('serve --json prints a line of JSON for all that happens', async (t) => {
+  const cwd = withWorker()
+  const running = serve(t, cwd, ['--json', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])
+  const [line] = await running.printed(/^\{"event":"listening".*\n/)
+  t.deepEqual(JSON.parse(line), {
+    event: 'listening',
+    service: 'service',
+    name: `unix:${cwd}/x.sock`,
+    address: `unix:${cwd}/x.sock`
+  })
+  const pid = Number((await ask(join(cwd, 'x.sock'))).split(' ')[0])
+  process.kill(pid, 'SIGKILL')
+  await running.printed(/"event":"ready"/)
+  running.child.kill('SIGTERM')
+  const { stdout, stderr } = await running.ended
+  t.is(stderr, '')
+  const events = stdout
+    .trimEnd()
+    .split('\n')
+    .map((text) => JSON.parse(text))
+  t.deepEqual(events[1], { event: 'exit', service: 'service', pid, code: null, signal: 'SIGKILL', lost: 0 })
+  t.deepEqual(
+    events.map(({ event }) => event),
+    ['listening', 'exit', 'spawn', 'ready', 'exit']
+  )
+})
+
+onLinux('serve --json serves on when nobody reads what it prints', async (t) => {
+  const cwd = withWorker()
+  const running = serve(t, cwd, ['--json', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])
+  await running.printed(/listening/)
+  running.child.stdout!.destroy()
+  for (let round = 0; round < 3; round++) {
+    const [pid] = (await ask(join(cwd, 'x.sock'))).split(' ')
+    process.kill(Number(pid), 'SIGKILL')
+  }
+  t.regex(await ask(join(cwd, 'x.sock')), /^\d+/)
+  running.child.kill('SIGTERM')
+  t.is((await running.ended).signal, 'SIGTERM')
+})
+
+test('serve tells what it cannot listen on, and what does not start, and ends with 1', async (t) => {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  const taken = await fdpass(t, ['serve', '--listen', `tcp:127.0.0.1:${port}`, '--', 'cat'])
+  server.close()
+  t.is(taken.code, 1)
+  t.regex(taken.stderr, new RegExp(`^fdpass: serve: .*127\\.0\\.0\\.1.*${port}.*: Address already in use\\n$`))
+  const cwd = folder()
+  writeFileSync(join(cwd, 'broken.mjs'), 'process.exit(3)')
+  const broken = await fdpass(t, ['serve', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'broken.mjs'], { cwd })
+  t.is(broken.code, 1)
+  t.regex(broken.stderr, /^fdpass: serve: A worker has ended with code 3 before it was ready: .*broken\.mjs\n$/)
+  t.false(existsSync(join(cwd, 'x.sock')))
+})
+
+test('A signal ends serve in order while workers are being started', async (t) => {
+  const cwd = folder()
+  writeFileSync(
+    join(cwd, 'slow.mjs'),
+    `import { writeFileSync } from 'node:fs'\nwriteFileSync('pid', String(process.pid))\nsetInterval(() => {}, 1000)`
+  )
+  const running = serve(t, cwd, ['--listen', 'unix:./x.sock', '--workers', '1', '--', 'slow.mjs'])
+  while (!existsSync(join(cwd, 'pid')) || readFileSync(join(cwd, 'pid'), 'utf8') === '')
+    await new Promise((wake) => setTimeout(wake, 10))
+  running.child.kill('SIGTERM')
+  const { signal, stderr } = await running.ended
+  t.deepEqual({ signal, stderr }, { signal: 'SIGTERM', stderr: '' })
+  t.false(existsSync(join(cwd, 'x.sock')))
+  t.throws(() => process.kill(Number(readFileSync(join(cwd, 'pid'), 'utf8')), 0), { code: 'ESRCH' })
+})
+
+/** Asks again and again until it is told to end; resolves to who has answered, and how often. */
+function keepAsking(to: string | number): { readonly end: () => Promise<ReadonlyMap<string, number>> } {
+  const ending = new AbortController()
+  const answers = new Map<string, number>()
+  const askers = Array.from({ length: 4 }, async () => {
+    while (!ending.signal.aborted) {
+      const [who = ''] = (await ask(to, 'request')).split(' ')
+      answers.set(who, (answers.get(who) ?? 0) + 1)
+    }
+  })
+  return {
+    async end() {
+      ending.abort()
+      await Promise.all(askers)
+      return answers
+    }
+  }
+}
+
+const listenerWorker = `
+import { createServer } from 'node:net'
+import { listeners } from 'fdpass/superserver'
+const servers = []
+for await (const { fd } of listeners()) {
+  const server = await fd.toServer({ allowHalfOpen: true })
+  servers.push(server)
+  server.on('connection', (socket) => {
+    socket.on('error', () => {})
+    let asked = ''
+    socket.setEncoding('utf8').on('data', (data) => {
+      asked += data
+      if (data.includes('begin')) socket.write('begun')
+    })
+    socket.on('end', () => socket.end(process.argv[2] + ' ' + process.pid + ' ' + asked))
+  })
+}
+for (const server of servers) server.close()
+`
+
+/** Programs that answer with the version that serves; those that are told to begin answer at once, and go on. */
+const served: Readonly<Record<string, (cwd: string, version: string) => readonly string[]>> = {
+  'a program for each connection': (_cwd, version) => [
+    '--',
+    'sh',
+    '-c',
+    `read -r text; case $text in *begin*) printf begun; IFS= read -r rest; text="$text$rest";; esac; echo "${version} $text"`
+  ],
+  'workers that get connections': (cwd, version) => {
+    writeFileSync(join(cwd, 'worker.mjs'), worker.replace("process.pid + ' '", "process.argv[2] + ' '"))
+    return ['--workers', '2', '--', 'worker.mjs', version]
+  },
+  'workers that get the listener': (cwd, version) => {
+    writeFileSync(join(cwd, 'listener.mjs'), listenerWorker)
+    return ['--workers', '2', '--handoff', 'listener', '--', 'listener.mjs', version]
+  }
+}
+
+for (const [kind, programOf] of Object.entries(served)) {
+  for (const where of ['unix:./x.sock', 'tcp:127.0.0.1:0']) {
+    onLinux(`serve --takeover refuses nobody while the next one takes over: ${kind}, ${where}`, async (t) => {
+      const cwd = folder()
+      const start = async (version: string) => {
+        const args = ['--takeover', './place', '--listen', where, ...programOf(cwd, version)]
+        const running = serve(t, cwd, args)
+        const [, port] = await running.printed(/Listening on (?:unix:.*|tcp:127\.0\.0\.1:(\d+))\n/)
+        return { running, to: port === undefined ? join(cwd, 'x.sock') : Number(port) }
+      }
+      let { running, to } = await start('v0')
+      const asking = keepAsking(to)
+      for (let version = 1; version <= 3; version++) {
+        const long = dial(to)
+        long.setEncoding('utf8').write('begin\n')
+        t.is((await once(long, 'data'))[0], 'begun')
+        const next = await start(`v${version}`)
+        t.is(next.to, to)
+        await running.printed(/^fdpass: serve: Another one has taken over\n/m)
+        t.is(running.child.exitCode, null) // it finishes what is open
+        let answered = await ask(to, 'now')
+        if (kind === 'workers that get the listener') {
+          // A worker that accepts itself does so until it hears of it.
+          const deadline = performance.now() + 10_000
+          while (answered.startsWith(`v${version - 1} `)) {
+            t.true(performance.now() < deadline)
+            answered = await ask(to, 'now')
+          }
+        }
+        t.regex(answered, new RegExp(`^v${version} `))
+        long.end(' end\n')
+        t.regex(await answerOf(long), new RegExp(`^v${version - 1} .*begin\\s* end\\n$`))
+        const { code, signal } = await running.ended
+        t.deepEqual({ code, signal }, { code: 0, signal: null })
+        running = next.running
+      }
+      const answers = await asking.end()
+      t.deepEqual([...answers.keys()].toSorted(), ['v0', 'v1', 'v2', 'v3'])
+      running.child.kill('SIGTERM')
+      t.is((await running.ended).signal, 'SIGTERM')
+      t.false(existsSync(join(cwd, 'x.sock')))
+      t.false(existsSync(join(cwd, 'place')))
+    })
+  }
+}
+
+onLinux('serve --takeover leaves all as it was where the next one does not start', async (t) => {
+  const cwd = withWorker()
+  writeFileSync(join(cwd, 'broken.mjs'), 'setTimeout(() => process.exit(3), 300)')
+  const common = ['--takeover', './place', '--listen', 'unix:./x.sock', '--workers', '1', '--']
+  const running = serve(t, cwd, [...common, 'worker.mjs'])
+  await running.printed(/Listening/)
+  const asking = keepAsking(join(cwd, 'x.sock'))
+  const { code, stderr } = await serve(t, cwd, [...common, 'broken.mjs']).ended
+  t.is(code, 1)
+  t.regex(stderr, /^fdpass: serve: A worker has ended with code 3 before it was ready: .*\n$/)
+  t.is((await fdpass(t, ['serve', ...common.slice(0, 5), '--nonsense'], { cwd })).code, 2)
+  t.regex(await ask(join(cwd, 'x.sock'), 'still'), / still$/)
+  t.is((await asking.end()).size, 1)
+  running.child.kill('SIGTERM')
+  t.is((await running.ended).signal, 'SIGTERM')
+})
+
+onLinux('serve --takeover takes over from, and is followed by, a process of fdpass/takeover', async (t) => {
+  const cwd = folder()
+  const path = join(cwd, 'place')
+  const listen = { web: { path: join(cwd, 'x.sock'), mode: 0o600 } }
+  using first = await takeover({ path, listen })
+  await first.ready()
+  const args = ['--json', '--takeover', path, '--listen', 'unix:./x.sock', '--socket-mode', '600', '--backlog', '9']
+  const running = serve(t, cwd, [...args, '--', 'sh', '-c', 'echo superserver'])
+  await running.printed(/"event":"listening"/)
+  t.is((await first.superseded).credentials.pid, running.child.pid ?? null)
+  first.listeners.web!.closeSync()
+  t.is(await ask(join(cwd, 'x.sock')), 'superserver\n')
+  using last = await takeover({ path, listen })
+  await last.ready()
+  const { code, stdout, stderr } = await running.ended
+  t.deepEqual({ code, stderr }, { code: 0, stderr: '' })
+  t.true(stdout.endsWith('{"event":"superseded"}\n'), stdout)
+  const server = createServer((socket) => socket.end('last'))
+  void last.serve(server, 'web')
+  t.is(await ask(join(cwd, 'x.sock')), 'last')
+  t.is(statSync(join(cwd, 'x.sock')).mode & 0o777, 0o600)
+})
+
+onLinux('A signal ends serve at once when the next one has taken over, by that signal', async (t) => {
+  const cwd = withWorker()
+  const start = async () => {
+    const args = ['--takeover', './place', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs']
+    const running = serve(t, cwd, args)
+    await running.printed(/Listening/)
+    return running
+  }
+  const first = await start()
+  const long = dial(join(cwd, 'x.sock'))
+  long.on('error', () => {}).write('begin')
+  await once(long, 'data')
+  await start()
+  await first.printed(/Another one has taken over/)
+  first.child.kill('SIGTERM')
+  t.is((await first.ended).signal, 'SIGTERM')
+  t.regex(await ask(join(cwd, 'x.sock'), 'next'), / next$/)
+})

@@ -1,0 +1,52 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import test from 'ava'
+import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
+import { finish, fixturePath, fixtureSource } from '../helpers/processes.ts'
+
+/** `npm run test:load` sets 50,000, with 20 kills and 5 reloads. */
+const COUNT = Number(process.env.FDPASS_CONNECTIONS ?? 5000)
+const KILLS = Number(process.env.FDPASS_KILLS ?? 8)
+const RELOADS = Number(process.env.FDPASS_RELOADS ?? 2)
+const CONCURRENCY = 64
+
+const seed = Number(process.env.FDPASS_SEED ?? Math.floor(Math.random() * 2 ** 31))
+
+onlyIf(
+  hasPython && isLinux,
+  'needs Python 3.9 on Linux',
+  test.serial
+)(
+  `${COUNT} connections, ${CONCURRENCY} at a time, while ${KILLS} workers are killed and ${RELOADS} reloads go on: none refused, each that was not lost with its worker answered once, and as many lost as are told (seed ${seed})`,
+  async (t) => {
+    t.timeout(30 * 60_000)
+    const args = [COUNT, KILLS, RELOADS, seed].map(String)
+    const child = spawn(process.execPath, [...process.execArgv, fixturePath('superserver-load'), ...args], {
+      stdio: ['pipe', 'pipe', 'inherit']
+    })
+    t.teardown(() => child.kill('SIGKILL'))
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+    const port = Number((await lines.next()).value)
+
+    const client = spawn('python3', [fixtureSource('superserver-load.py'), `${port}`, `${COUNT}`, `${CONCURRENCY}`], {
+      stdio: ['ignore', 'pipe', 'inherit']
+    })
+    t.teardown(() => client.kill('SIGKILL'))
+    const seen = JSON.parse(await finish(client)) as Record<'answered' | 'reset' | 'refused' | 'odd', number>
+    child.stdin.end()
+    const told = JSON.parse((await lines.next()).value as string) as Record<string, number>
+    await once(child, 'close')
+    t.log(JSON.stringify({ seen, told }))
+
+    t.deepEqual([seen.refused, seen.odd], [0, 0])
+    t.is(seen.answered + seen.reset, COUNT)
+    t.is(told.accepted, COUNT)
+    t.is(told.refused, 0)
+    t.is(told.lost, seen.reset)
+    t.is(told.told, told.lost)
+    t.is(told.completed! + told.lost!, COUNT)
+    t.is(told.killed, KILLS)
+    t.is(told.after, told.before)
+  }
+)

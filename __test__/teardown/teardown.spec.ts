@@ -1,0 +1,96 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import test from 'ava'
+import { connect } from 'fdpass'
+import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { temporaryFolder } from '../helpers/descriptors.ts'
+import { text } from '../helpers/messages.ts'
+import { finish, fixturePath } from '../helpers/processes.ts'
+import { endProcess, endWorkers, exitWithWorkers } from '../helpers/teardown.ts'
+
+// Serial throughout, as each of them keeps the machine busy. `npm run test:teardown` does the same with 1,000 Workers on each Node.
+const seed = Number(process.env.FDPASS_SEED ?? Math.floor(Math.random() * 2 ** 30))
+const onLinux = onlyIf(isLinux, 'needs Linux', test.serial)
+
+onLinux(
+  `60 Workers that end in every way at random moments of I/O leave no descriptor, thread, process or file (seed ${seed})`,
+  async (t) => {
+    const { workers } = await endWorkers(60, seed)
+    t.is(workers, 60)
+  }
+)
+
+onLinux(`process.exit() while Workers have I/O going on says nothing, and aborts nothing (seed ${seed})`, async (t) => {
+  for (let i = 0; i < 4; i++) await exitWithWorkers(seed + i)
+  t.pass()
+})
+
+const hows = {
+  exit: 'process.exit()',
+  throw: 'an uncaught exception',
+  'throw-in-io': 'an exception in a tick after a receive',
+  reject: 'an unhandled rejection',
+  end: 'nothing left to do'
+} as const
+for (const [how, title] of Object.entries(hows)) {
+  onLinux(
+    `a process that ends by ${title} amid I/O says nothing else, and leaves no socket's file (seed ${seed})`,
+    async (t) => {
+      for (let i = 0; i < 3; i++) await endProcess(how as keyof typeof hows, seed + i)
+      t.pass()
+    }
+  )
+}
+
+/** Runs a program that proves things itself. */
+const prove = (name: string, args: readonly string[], options: readonly string[] = []) =>
+  finish(spawn(process.execPath, [...options, fixturePath(name), ...args], { stdio: ['ignore', 'pipe', 'inherit'] }))
+
+onLinux('objects used by one vm context after the other leave nothing, and the contexts are collected', async (t) => {
+  t.is(await prove('vm-objects', ['40'], ['--expose-gc', '--no-warnings']), 'done\n')
+})
+
+test.serial(
+  'two copies of the package, each with its binary, pass descriptors by number; import and require give one',
+  async (t) => {
+    t.is(await prove('copies', [], ['--no-warnings']), 'done\n')
+  }
+)
+
+test.serial('node --watch restarts a program that listens, and the path is served each time', async (t) => {
+  const folder = temporaryFolder()
+  const path = join(folder, 'socket')
+  const program = join(folder, 'program.mjs')
+  const write = (version: number) =>
+    writeFileSync(
+      program,
+      `import { listen } from ${JSON.stringify(import.meta.resolve('fdpass'))}
+const server = await listen(${JSON.stringify(path)})
+console.log('version ${version}')
+for await (const socket of server) { await socket.send('version ${version}'); socket.close() }
+`
+    )
+  write(0)
+  const child = spawn(process.execPath, ['--no-warnings', '--watch', program], { stdio: ['ignore', 'pipe', 'pipe'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  let errors = ''
+  child.stderr.setEncoding('utf8').on('data', (chunk: string) => (errors += chunk))
+  const lines = createInterface({ input: child.stdout })
+  const seen: string[] = []
+  lines.on('line', (line) => seen.push(line))
+  for (let version = 0; version < 4; version++) {
+    if (version > 0) write(version)
+    while (!seen.includes(`version ${version}`)) await once(lines, 'line', { signal: AbortSignal.timeout(30_000) })
+    const socket = await connect(path)
+    t.is(text(await socket.recv()), `version ${version}`)
+    socket.close()
+  }
+  const ended = once(child, 'exit')
+  child.kill('SIGTERM')
+  await ended
+  t.is(errors, '')
+  t.true(existsSync(path), 'a signal leaves the file, which the next one replaces')
+})
