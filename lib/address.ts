@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { invalidType, invalidValue } from './errors.ts'
-import { MAX_PATH, name } from './native.ts'
+import { MAX_PATH, name } from './native/binding.ts'
 
 /**
  * The address of a socket: a path, or, where it begins with `'\0'`, a name in Linux' abstract space, as in Node's `net`.

@@ -5,7 +5,7 @@ import { optionsOf, signalOf } from './arguments.ts'
 import { systemError, wrongKind } from './errors.ts'
 import { type Kind, READ, WRITE, accessOf, kindOf } from './kind.ts'
 import { takeInternetAddress } from './internet-address.ts'
-import { fds, native } from './native.ts'
+import { fds, native } from './native/binding.ts'
 import { listenOn, numberOf, setConnected } from './node-handle.ts'
 
 /** The native code of the type 'seqpacket'. */

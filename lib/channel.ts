@@ -5,7 +5,7 @@ import { invalidType, invalidValue, socketNotEmpty } from './errors.ts'
 import type { FdSource } from './fd-source.ts'
 import { Iteration, end } from './iteration.ts'
 import { type Handler, Link, type Shape } from './link.ts'
-import { MAX_CHANNEL_FDS } from './native.ts'
+import { MAX_CHANNEL_FDS } from './native/binding.ts'
 import { openReactor } from './reactor.ts'
 import { type UnixSocket, endpointOf } from './unix-socket.ts'
 

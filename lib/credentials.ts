@@ -1,6 +1,6 @@
 import { MAX_INT, integer } from './arguments.ts'
 import { invalidType } from './errors.ts'
-import { outcome } from './native.ts'
+import { outcome } from './native/binding.ts'
 
 /** A process as the kernel names it. */
 export interface Credentials {

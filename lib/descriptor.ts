@@ -10,7 +10,7 @@ import { descriptorClosed, invalidType, invalidValue, systemError } from './erro
 import { borrow } from './fd-source.ts'
 import { takeInternetAddress } from './internet-address.ts'
 import { type Kind, kindOf } from './kind.ts'
-import { fds, native } from './native.ts'
+import { fds, native } from './native/binding.ts'
 import { openReactor } from './reactor.ts'
 import { type Seal, addSeals, sealsOf } from './seals.ts'
 import type { UnixServer } from './unix-server.ts'

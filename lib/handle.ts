@@ -1,7 +1,7 @@
 import { setTimeout } from 'node:timers'
 import { closeFds, closeFdsLater } from './descriptor.ts'
 import { systemError } from './errors.ts'
-import { READABLE, WRITABLE, native } from './native.ts'
+import { READABLE, WRITABLE, native } from './native/binding.ts'
 import { LONGEST_PAUSE } from './pause.ts'
 import { type Watched, hold, setWatcher } from './reactor.ts'
 

@@ -1,5 +1,5 @@
 import { systemError } from './errors.ts'
-import { native } from './native.ts'
+import { native } from './native/binding.ts'
 
 /**
  * What a descriptor is.

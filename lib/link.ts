@@ -25,7 +25,7 @@ import {
 } from './errors.ts'
 import { type FdSource, putFds } from './fd-source.ts'
 import { CANCEL, CLOSE, ERROR, Frame, MESSAGE, REQUEST, RESPONSE } from './frame.ts'
-import { AGAIN, BROKEN, END, MAX_CHANNEL_FDS, native, outcome } from './native.ts'
+import { AGAIN, BROKEN, END, MAX_CHANNEL_FDS, native, outcome } from './native/binding.ts'
 import { type Pending, settle } from './pending.ts'
 import { Queue } from './queue.ts'
 import { tell, toldError } from './told-error.ts'

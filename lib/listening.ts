@@ -9,7 +9,7 @@ import { invalidType, invalidValue, systemError } from './errors.ts'
 import { borrow } from './fd-source.ts'
 import { takeInternetAddress } from './internet-address.ts'
 import type { Kind } from './kind.ts'
-import { fds, native } from './native.ts'
+import { fds, native } from './native/binding.ts'
 import { giveNameLater } from './socket-name.ts'
 import { makeSocket } from './unix-socket.ts'
 

@@ -3,7 +3,7 @@ import { putName } from './address.ts'
 import { type Bytes, bytesOf, integer, optionsOf } from './arguments.ts'
 import { type Descriptor, own } from './descriptor.ts'
 import { invalidType, invalidValue, systemError } from './errors.ts'
-import { native } from './native.ts'
+import { native } from './native/binding.ts'
 import { openReactor } from './reactor.ts'
 import type { Seal } from './seals.ts'
 

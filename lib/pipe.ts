@@ -1,6 +1,6 @@
 import { type Descriptor, own } from './descriptor.ts'
 import { systemError } from './errors.ts'
-import { fds, native } from './native.ts'
+import { fds, native } from './native/binding.ts'
 import { openReactor } from './reactor.ts'
 
 /**

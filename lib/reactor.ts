@@ -1,5 +1,5 @@
 import { systemError, unsupportedPlatform } from './errors.ts'
-import { type Dispatch, isSupported, loadFailure, native, openNative, turn } from './native.ts'
+import { type Dispatch, isSupported, loadFailure, native, openNative, turn } from './native/binding.ts'
 import { beginTurn } from './turn.ts'
 
 /** What the reactor tells a socket. */

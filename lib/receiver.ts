@@ -5,7 +5,7 @@ import { type Descriptor, own } from './descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
 import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, systemError } from './errors.ts'
 import { Message } from './message.ts'
-import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, MOST_BYTES, SMALL, batch, bytes, fds, native, outcome } from './native.ts'
+import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, MOST_BYTES, SMALL, batch, bytes, fds, native, outcome } from './native/binding.ts'
 import { Queue } from './queue.ts'
 import { spend } from './turn.ts'
 

@@ -2,7 +2,7 @@ import { constants } from 'node:os'
 import { putName } from './address.ts'
 import { integer } from './arguments.ts'
 import { invalidValue, systemError } from './errors.ts'
-import { AGAIN, name as sharedName, native } from './native.ts'
+import { AGAIN, name as sharedName, native } from './native/binding.ts'
 import { retry } from './pause.ts'
 
 /** The `mode` of an `options` argument for the file of a socket; -1 for what the umask leaves. */

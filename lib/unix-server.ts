@@ -8,7 +8,7 @@ import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError } 
 import { borrow } from './fd-source.ts'
 import { Iteration, end } from './iteration.ts'
 import { type AcceptShape, type Allow, Listener } from './listener.ts'
-import { native } from './native.ts'
+import { native } from './native/binding.ts'
 import { openReactor } from './reactor.ts'
 import { giveNameLater, modeOf } from './socket-name.ts'
 import { type UnixSocket, makeSocket, openSocket } from './unix-socket.ts'

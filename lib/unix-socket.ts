@@ -18,7 +18,7 @@ import {
 import { type FdSource, borrow, putFd, putFds } from './fd-source.ts'
 import { Iteration, end } from './iteration.ts'
 import { type Message, ReceivedFd } from './message.ts'
-import { MAX_RECEIVED_FDS, fds, isSupported, loadFailure, native } from './native.ts'
+import { MAX_RECEIVED_FDS, fds, isSupported, loadFailure, native } from './native/binding.ts'
 import { duplicateOf, isNetSocket } from './node-handle.ts'
 import { peerOf } from './peer.ts'
 import { openReactor } from './reactor.ts'

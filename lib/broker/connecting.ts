@@ -6,7 +6,7 @@ import { Descriptor, own } from '../descriptor.ts'
 import type { SocketType } from '../endpoint.ts'
 import { systemError } from '../errors.ts'
 import { putFd } from '../fd-source.ts'
-import { fds, native } from '../native.ts'
+import { fds, native } from '../native/binding.ts'
 import type { Service } from './service.ts'
 
 /** Connects to a service. The descriptor is in blocking mode. */

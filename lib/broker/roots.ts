@@ -1,6 +1,6 @@
 import { own, type Descriptor } from '../descriptor.ts'
 import { pathError } from '../errors.ts'
-import { native } from '../native.ts'
+import { native } from '../native/binding.ts'
 import { openReactor } from '../reactor.ts'
 
 /** A directory beneath which files are opened. */

@@ -4,7 +4,7 @@ import { systemError } from '../errors.ts'
 import { putFd } from '../fd-source.ts'
 import { takeInternetAddress } from '../internet-address.ts'
 import type { Kind } from '../kind.ts'
-import { fds, native } from '../native.ts'
+import { fds, native } from '../native/binding.ts'
 
 /** What one end of a channel says to the other: what `process.send()` takes. */
 export type NodeValue = string | number | boolean | object | null

@@ -8,7 +8,7 @@ import { invalidType, invalidValue, protocolError, storeClosed, systemError } fr
 import { type FdSource, putFds } from '../fd-source.ts'
 import { groupOf } from '../identity.ts'
 import type { Kind } from '../kind.ts'
-import { fds as numbers, native } from '../native.ts'
+import { fds as numbers, native } from '../native/binding.ts'
 import { openReactor } from '../reactor.ts'
 import { Line } from './line.ts'
 import { MAX_ENTRY_FDS, MOVED, type Wish } from './protocol.ts'

@@ -1,6 +1,6 @@
 import { systemError } from '../errors.ts'
 import { Handle } from '../handle.ts'
-import { native } from '../native.ts'
+import { native } from '../native/binding.ts'
 
 /** What rings where one of the native services has news; the services hear it all. It does not hold the process. */
 class Bell extends Handle {

@@ -4,7 +4,7 @@ import { adopt, closeFds } from '../descriptor.ts'
 import { type SystemError, notAWorker, protocolError, systemError } from '../errors.ts'
 import { ERROR, MESSAGE, REQUEST, RESPONSE } from '../frame.ts'
 import { Handle } from '../handle.ts'
-import { AGAIN, BROKEN, BUSY, END, MOST_BYTES, fds, native, outcome, text } from '../native.ts'
+import { AGAIN, BROKEN, BUSY, END, MOST_BYTES, fds, native, outcome, text } from '../native/binding.ts'
 import { openReactor } from '../reactor.ts'
 import { WORKER } from './worker-environment.ts'
 

@@ -1,6 +1,6 @@
 import { Channel } from '../channel.ts'
 import { protocolError } from '../errors.ts'
-import { native } from '../native.ts'
+import { native } from '../native/binding.ts'
 import { openSocket } from '../unix-socket.ts'
 import { Crew } from './crew.ts'
 import { type Events, Service, type SuperserverStats, countersOf } from './service.ts'

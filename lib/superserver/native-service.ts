@@ -1,7 +1,7 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { putName } from '../address.ts'
 import { systemError } from '../errors.ts'
-import { type ServiceState, fds, native } from '../native.ts'
+import { type ServiceState, fds, native } from '../native/binding.ts'
 import { listenToBell } from './bell.ts'
 import { Service } from './service.ts'
 import type { Listening } from '../listening.ts'

@@ -1,7 +1,7 @@
 import { clearInterval, setInterval } from 'node:timers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { systemError } from '../errors.ts'
-import { native } from '../native.ts'
+import { native } from '../native/binding.ts'
 import { Crew } from './crew.ts'
 import { NativeService } from './native-service.ts'
 import { type Events, type SuperserverStats, countersOf } from './service.ts'

@@ -5,7 +5,7 @@ import { MAX_INT, integer } from '../arguments.ts'
 import { invalidType, invalidValue, outOfRange } from '../errors.ts'
 import { groupOf, identityOf } from '../identity.ts'
 import { type ListenSource, type Source, isDatagram, sourceOf } from '../listening.ts'
-import { type ProgramDescription, resourceByName } from '../native.ts'
+import { type ProgramDescription, resourceByName } from '../native/binding.ts'
 import { WORKER } from './worker-environment.ts'
 
 /** A limit on what a process may use: both of setrlimit(2)'s numbers, or the soft and the hard one. */

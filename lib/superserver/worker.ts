@@ -1,7 +1,7 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { closeFds } from '../descriptor.ts'
 import { systemError, workerFailed } from '../errors.ts'
-import { fds, native } from '../native.ts'
+import { fds, native } from '../native/binding.ts'
 import { Child, type Ending } from './child.ts'
 import type { Settings } from './settings.ts'
 

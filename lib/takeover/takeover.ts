@@ -11,7 +11,7 @@ import { aborted, invalidType, invalidValue, notAllowed, takeoverState, timedOut
 import { borrow } from '../fd-source.ts'
 import { drainHttp, isHttp } from '../http-drain.ts'
 import { Listening, type Source } from '../listening.ts'
-import { native } from '../native.ts'
+import { native } from '../native/binding.ts'
 import { listenOn } from '../node-handle.ts'
 import { openReactor } from '../reactor.ts'
 import { listen } from '../unix-server.ts'
