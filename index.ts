@@ -12,7 +12,7 @@
  * @module
  */
 export type { Address } from './lib/address.ts'
-export type { Abortable, Bytes } from './lib/arguments.ts'
+export type { Abortable, Bytes } from './lib/base/validate.ts'
 export { type ReceiveConnectionOptions, receiveConnection } from './lib/arrivals.ts'
 export { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './lib/bound-listener.ts'
 export { type Capabilities, capabilities } from './lib/capabilities.ts'
@@ -24,7 +24,7 @@ export type { Credentials, Receiving } from './lib/credentials.ts'
 export { type BindOptions, bind } from './lib/datagram.ts'
 export { Descriptor } from './lib/descriptor.ts'
 export type { SocketType } from './lib/endpoint.ts'
-export type { ControlError, SystemError } from './lib/errors.ts'
+export type { ControlError, SystemError } from './lib/base/errors.ts'
 export type { FdSource } from './lib/fd-source.ts'
 export { handOver } from './lib/hand-over.ts'
 export type { Kind } from './lib/kind.ts'

@@ -1,12 +1,12 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { onAbort } from './arguments.ts'
+import { onAbort } from './base/validate.ts'
 import { type Encoded, UTF8 } from './codec.ts'
 import type { Endpoint } from './endpoint.ts'
-import { aborted, rejection } from './errors.ts'
+import { aborted, rejection } from './base/errors.ts'
 import { AGAIN, BUSY, SMALL, bytes, native, outcome, text } from './native/binding.ts'
-import { FIRST_PAUSE, LONGEST_PAUSE } from './pause.ts'
-import { type Pending, settle } from './pending.ts'
-import { Queue } from './queue.ts'
+import { FIRST_PAUSE, LONGEST_PAUSE } from './base/backoff.ts'
+import { type Pending, settle } from './base/waiters.ts'
+import { Queue } from './base/queue.ts'
 import { nextTurn, spend } from './turn.ts'
 
 /** How long a message may be that is put together with others. */

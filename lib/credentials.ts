@@ -1,5 +1,5 @@
-import { MAX_INT, integer } from './arguments.ts'
-import { invalidType } from './errors.ts'
+import { MAX_INT, integer } from './base/validate.ts'
+import { invalidType } from './base/errors.ts'
 import { outcome } from './native/binding.ts'
 
 /** A process as the kernel names it. */

@@ -1,5 +1,5 @@
 import { type Address, addressOf } from './address.ts'
-import { optionsOf } from './arguments.ts'
+import { optionsOf } from './base/validate.ts'
 import { type Receiving, receivingOf } from './credentials.ts'
 import { closeFds } from './descriptor.ts'
 import { openReactor } from './reactor.ts'

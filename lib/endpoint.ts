@@ -1,5 +1,5 @@
 import { type Descriptor, closeFds, disownAll } from './descriptor.ts'
-import { socketClosed } from './errors.ts'
+import { socketClosed } from './base/errors.ts'
 import { Handle } from './handle.ts'
 import { Receiver } from './receiver.ts'
 import { Sender } from './sender.ts'

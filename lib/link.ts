@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { clearTimeout, setTimeout } from 'node:timers'
-import { onAbort } from './arguments.ts'
+import { onAbort } from './base/validate.ts'
 import { ChannelMessage, ChannelRequest } from './channel-message.ts'
 import { ChannelSender } from './channel-sender.ts'
 import { type Codec, type Encoded, JSON_TEXT, UTF8 } from './codec.ts'
@@ -22,12 +22,12 @@ import {
   timedOut,
   tooLarge,
   tooManyPending
-} from './errors.ts'
+} from './base/errors.ts'
 import { type FdSource, putFds } from './fd-source.ts'
 import { CANCEL, CLOSE, ERROR, Frame, MESSAGE, REQUEST, RESPONSE } from './frame.ts'
 import { AGAIN, BROKEN, END, MAX_CHANNEL_FDS, native, outcome } from './native/binding.ts'
-import { type Pending, settle } from './pending.ts'
-import { Queue } from './queue.ts'
+import { type Pending, settle } from './base/waiters.ts'
+import { Queue } from './base/queue.ts'
 import { tell, toldError } from './told-error.ts'
 import { nextTurn, spend } from './turn.ts'
 

@@ -1,12 +1,12 @@
 import { types } from 'node:util'
-import { onAbort } from './arguments.ts'
+import { onAbort } from './base/validate.ts'
 import type { Credentials } from './credentials.ts'
 import { closeFds } from './descriptor.ts'
-import { aborted, invalidReturn, rejection, socketClosed, systemError } from './errors.ts'
+import { aborted, invalidReturn, rejection, socketClosed, systemError } from './base/errors.ts'
 import { Handle } from './handle.ts'
 import { AGAIN, native } from './native/binding.ts'
 import { peerOf } from './peer.ts'
-import { Queue } from './queue.ts'
+import { Queue } from './base/queue.ts'
 import { spend } from './turn.ts'
 
 /** How many connections one wake accepts, and how many are held that were accepted ahead. */

@@ -1,5 +1,5 @@
 import { type Descriptor, own } from './descriptor.ts'
-import { systemError } from './errors.ts'
+import { systemError } from './base/errors.ts'
 import { fds, native } from './native/binding.ts'
 import { openReactor } from './reactor.ts'
 

@@ -1,4 +1,4 @@
-import { systemError, unsupportedPlatform } from './errors.ts'
+import { systemError, unsupportedPlatform } from './base/errors.ts'
 import { type Dispatch, isSupported, loadFailure, native, openNative, turn } from './native/binding.ts'
 import { beginTurn } from './turn.ts'
 

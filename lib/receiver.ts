@@ -1,12 +1,12 @@
 import { takeName } from './address.ts'
-import { onAbort } from './arguments.ts'
+import { onAbort } from './base/validate.ts'
 import { takeCredentials, takePidfd } from './credentials.ts'
 import { type Descriptor, own } from './descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
-import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, systemError } from './errors.ts'
+import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, systemError } from './base/errors.ts'
 import { Message } from './message.ts'
 import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, MOST_BYTES, SMALL, batch, bytes, fds, native, outcome } from './native/binding.ts'
-import { Queue } from './queue.ts'
+import { Queue } from './base/queue.ts'
 import { spend } from './turn.ts'
 
 /** How many bytes a receive takes at most where nobody says. */

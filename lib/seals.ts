@@ -1,4 +1,4 @@
-import { invalidType, invalidValue, systemError } from './errors.ts'
+import { invalidType, invalidValue, systemError } from './base/errors.ts'
 import { native } from './native/binding.ts'
 
 /**

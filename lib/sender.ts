@@ -1,13 +1,13 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { putName } from './address.ts'
-import { onAbort } from './arguments.ts'
+import { onAbort } from './base/validate.ts'
 import type { Claim } from './credentials.ts'
 import { closeFds, duplicateShared } from './descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
-import { aborted, rejection, systemError } from './errors.ts'
+import { aborted, rejection, systemError } from './base/errors.ts'
 import { AGAIN, BUSY, SMALL, bytes, fds, native } from './native/binding.ts'
-import { FIRST_PAUSE, LONGEST_PAUSE } from './pause.ts'
-import { Queue } from './queue.ts'
+import { FIRST_PAUSE, LONGEST_PAUSE } from './base/backoff.ts'
+import { Queue } from './base/queue.ts'
 import { nextTurn, spend } from './turn.ts'
 
 /** How many messages one wake sends before it lets the event loop go on. */

@@ -1,18 +1,18 @@
 import { type Address, addressOf, takeName } from './address.ts'
-import { type Abortable, backlogOf, optionsOf, signalOf } from './arguments.ts'
+import { type Abortable, backlogOf, optionsOf, signalOf } from './base/validate.ts'
 import { type Credentials, type Receiving, receivingOf } from './credentials.ts'
 import { checkCast } from './cast.ts'
 import { closeFds, disown, unixCasts } from './descriptor.ts'
 import { type SocketType, socketTypes } from './endpoint.ts'
-import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError } from './errors.ts'
+import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError } from './base/errors.ts'
 import { borrow } from './fd-source.ts'
-import { Iteration, end } from './iteration.ts'
+import { Iteration, end } from './base/async-iterator.ts'
 import { type AcceptShape, type Allow, Listener } from './listener.ts'
 import { native } from './native/binding.ts'
 import { openReactor } from './reactor.ts'
 import { giveNameLater, modeOf } from './socket-name.ts'
 import { type UnixSocket, makeSocket, openSocket } from './unix-socket.ts'
-import { warnOnce } from './warning.ts'
+import { warnOnce } from './base/warnings.ts'
 
 const made = Symbol('made')
 

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import { type Address, addressOf, takeName } from './address.ts'
-import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from './arguments.ts'
+import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from './base/validate.ts'
 import { type Credentials, type Receiving, claimOf, receivingOf } from './credentials.ts'
 import { checkCast } from './cast.ts'
 import { Descriptor, adopt, closeFds, discard, disown, own, unixCasts } from './descriptor.ts'
@@ -14,16 +14,16 @@ import {
   socketNotEmpty,
   systemError,
   unsupportedPlatform
-} from './errors.ts'
+} from './base/errors.ts'
 import { type FdSource, borrow, putFd, putFds } from './fd-source.ts'
-import { Iteration, end } from './iteration.ts'
+import { Iteration, end } from './base/async-iterator.ts'
 import { type Message, ReceivedFd } from './message.ts'
 import { MAX_RECEIVED_FDS, fds, isSupported, loadFailure, native } from './native/binding.ts'
 import { duplicateOf, isNetSocket } from './node-handle.ts'
 import { peerOf } from './peer.ts'
 import { openReactor } from './reactor.ts'
 import { type Limits, type Shape, defaultLimits } from './receiver.ts'
-import { warnOnce } from './warning.ts'
+import { warnOnce } from './base/warnings.ts'
 
 /** Options of {@link UnixSocket.send}. */
 export interface SendOptions extends Abortable {

@@ -1,6 +1,6 @@
 import { constants } from 'node:fs'
-import { MAX_INT, integer } from '../arguments.ts'
-import { invalidValue } from '../errors.ts'
+import { MAX_INT, integer } from '../base/validate.ts'
+import { invalidValue } from '../base/errors.ts'
 
 const { O_ACCMODE, O_APPEND, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY } = {
   O_ACCMODE: 3,

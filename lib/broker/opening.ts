@@ -1,7 +1,7 @@
 import { readlinkSync } from 'node:fs'
 import { constants } from 'node:os'
 import { type Descriptor, disown, own } from '../descriptor.ts'
-import { pathError } from '../errors.ts'
+import { pathError } from '../base/errors.ts'
 import { borrow } from '../fd-source.ts'
 import { AGAIN, native } from '../native/binding.ts'
 import { accessIn, appends, creates, isExclusive, truncates } from './flags.ts'

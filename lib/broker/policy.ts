@@ -1,5 +1,5 @@
 import type { Credentials } from '../credentials.ts'
-import { invalidType } from '../errors.ts'
+import { invalidType } from '../base/errors.ts'
 import type { Kind } from '../kind.ts'
 
 /** A file that a broker is to open; asked before anything happens to it. */

@@ -1,5 +1,5 @@
 import { own, type Descriptor } from '../descriptor.ts'
-import { pathError } from '../errors.ts'
+import { pathError } from '../base/errors.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../reactor.ts'
 

@@ -1,6 +1,6 @@
-import { optionsOf } from '../arguments.ts'
+import { optionsOf } from '../base/validate.ts'
 import { Channel } from '../channel.ts'
-import { invalidType, invalidValue } from '../errors.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
 import { serveConnections } from '../serving.ts'
 import { UnixServer } from '../unix-server.ts'
 import type { UnixSocket } from '../unix-socket.ts'

@@ -1,7 +1,7 @@
 import { isIP } from 'node:net'
 import { isAbsolute } from 'node:path'
 import { addressOf } from '../address.ts'
-import { invalidType, invalidValue } from '../errors.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
 
 /** What can be connected to, or listened on. */
 export type Service =

@@ -1,7 +1,7 @@
 import { Channel } from '../channel.ts'
-import { brokerClosed } from '../errors.ts'
+import { brokerClosed } from '../base/errors.ts'
 import type { UnixSocket } from '../unix-socket.ts'
-import { Hold } from '../hold.ts'
+import { Hold } from '../base/hold.ts'
 import { MAX_WISH } from './wish.ts'
 
 /** A channel to whoever grants wishes, as long as it lasts. */

@@ -1,8 +1,8 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { invalidType, invalidValue } from '../errors.ts'
-import type { Identity } from '../identity.ts'
-import { identityOf } from '../identity.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
+import type { Identity } from '../base/identity.ts'
+import { identityOf } from '../base/identity.ts'
 import { type BrokerPolicy, policyOf } from './policy.ts'
 import { serviceOf } from './service.ts'
 

@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
-import { MAX_INT } from '../arguments.ts'
-import { systemError } from '../errors.ts'
+import { MAX_INT } from '../base/validate.ts'
+import { systemError } from '../base/errors.ts'
 import type { Opening } from './opening.ts'
 
 const { EINVAL, ENAMETOOLONG } = constants.errno

@@ -1,4 +1,4 @@
-import { type Abortable, optionsOf, signalOf } from '../arguments.ts'
+import { type Abortable, optionsOf, signalOf } from '../base/validate.ts'
 import { connect } from '../connection.ts'
 import { busAddresses } from './bus-address.ts'
 import { DBusStream } from './dbus-stream.ts'

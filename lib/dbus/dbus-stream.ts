@@ -1,5 +1,5 @@
 import { type Descriptor, adopt, closeFds } from '../descriptor.ts'
-import { invalidType, invalidValue } from '../errors.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
 import type { FdSource } from '../fd-source.ts'
 import { SocketStream, closeAll } from '../socket-stream.ts'
 import { UnixSocket } from '../unix-socket.ts'

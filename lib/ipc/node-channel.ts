@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../arguments.ts'
+import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
 import { type Descriptor, discard } from '../descriptor.ts'
 import {
   aborted,
@@ -13,11 +13,11 @@ import {
   systemError,
   tooLarge,
   undecodable
-} from '../errors.ts'
+} from '../base/errors.ts'
 import type { FdSource } from '../fd-source.ts'
-import { Iteration, end } from '../iteration.ts'
-import { type Pending, settle } from '../pending.ts'
-import { Queue } from '../queue.ts'
+import { Iteration, end } from '../base/async-iterator.ts'
+import { type Pending, settle } from '../base/waiters.ts'
+import { Queue } from '../base/queue.ts'
 import { UnixSocket } from '../unix-socket.ts'
 import { Lines } from './lines.ts'
 import { type Internal, NodeMessage, type NodeValue, duplicateOf, isInternal, lineOf } from './node-message.ts'

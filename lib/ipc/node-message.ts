@@ -1,6 +1,6 @@
-import { invalidType, invalidValue, wrongKind } from '../errors.ts'
+import { invalidType, invalidValue, wrongKind } from '../base/errors.ts'
 import { type Descriptor, own } from '../descriptor.ts'
-import { systemError } from '../errors.ts'
+import { systemError } from '../base/errors.ts'
 import { putFd } from '../fd-source.ts'
 import { takeInternetAddress } from '../internet-address.ts'
 import type { Kind } from '../kind.ts'

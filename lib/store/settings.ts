@@ -1,8 +1,8 @@
 import { resolve } from 'node:path'
 import { type Address, addressOf } from '../address.ts'
-import { type Abortable, integer } from '../arguments.ts'
+import { type Abortable, integer } from '../base/validate.ts'
 import type { Credentials } from '../credentials.ts'
-import { invalidReturn, invalidType, invalidValue } from '../errors.ts'
+import { invalidReturn, invalidType, invalidValue } from '../base/errors.ts'
 
 /** The most descriptors of a store: as many as its successor can be given at once. */
 const MAX_FDS = 4000

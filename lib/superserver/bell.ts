@@ -1,4 +1,4 @@
-import { systemError } from '../errors.ts'
+import { systemError } from '../base/errors.ts'
 import { Handle } from '../handle.ts'
 import { native } from '../native/binding.ts'
 

@@ -1,12 +1,12 @@
 import type { Server, Socket } from 'node:net'
-import { optionsOf } from '../arguments.ts'
+import { optionsOf } from '../base/validate.ts'
 import { type Descriptor, own } from '../descriptor.ts'
-import { invalidType, noSockets } from '../errors.ts'
+import { invalidType, noSockets } from '../base/errors.ts'
 import { drainHttp, isHttp } from '../http-drain.ts'
-import { Iteration, end } from '../iteration.ts'
+import { Iteration, end } from '../base/async-iterator.ts'
 import { native } from '../native/binding.ts'
 import { trackConnections } from '../node-handle.ts'
-import { Queue } from '../queue.ts'
+import { Queue } from '../base/queue.ts'
 import { type Duty, type Given, openDuty } from './duty.ts'
 
 /** Options of {@link connections}. */

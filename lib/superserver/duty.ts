@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers'
 import { BYTES, JSON_TEXT } from '../codec.ts'
 import { adopt, closeFds } from '../descriptor.ts'
-import { type SystemError, notAWorker, protocolError, systemError } from '../errors.ts'
+import { type SystemError, notAWorker, protocolError, systemError } from '../base/errors.ts'
 import { ERROR, MESSAGE, REQUEST, RESPONSE } from '../frame.ts'
 import { Handle } from '../handle.ts'
 import { AGAIN, BROKEN, BUSY, END, MOST_BYTES, fds, native, outcome, text } from '../native/binding.ts'

@@ -1,5 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { MAX_INT } from '../arguments.ts'
+import { MAX_INT } from '../base/validate.ts'
 import { native } from '../native/binding.ts'
 import { endingOf, spawnError } from './child.ts'
 import { NativeService } from './native-service.ts'

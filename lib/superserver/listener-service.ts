@@ -1,5 +1,5 @@
 import { Channel } from '../channel.ts'
-import { protocolError } from '../errors.ts'
+import { protocolError } from '../base/errors.ts'
 import { native } from '../native/binding.ts'
 import { openSocket } from '../unix-socket.ts'
 import { Crew } from './crew.ts'

@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { putName } from '../address.ts'
-import { systemError } from '../errors.ts'
+import { systemError } from '../base/errors.ts'
 import { type ServiceState, fds, native } from '../native/binding.ts'
 import { listenToBell } from './bell.ts'
 import { Service } from './service.ts'

@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { closeFds } from '../descriptor.ts'
-import { systemError, workerFailed } from '../errors.ts'
+import { systemError, workerFailed } from '../base/errors.ts'
 import { fds, native } from '../native/binding.ts'
 import { Child, type Ending } from './child.ts'
 import type { Settings } from './settings.ts'

@@ -1,6 +1,6 @@
-import { type Abortable, optionsOf, signalOf } from '../arguments.ts'
-import { descriptorNameOf } from '../descriptor-name.ts'
-import { invalidType, invalidValue } from '../errors.ts'
+import { type Abortable, optionsOf, signalOf } from '../base/validate.ts'
+import { descriptorNameOf } from '../base/descriptor-name.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
 import { type FdSource, putFds } from '../fd-source.ts'
 import { tell } from './message.ts'
 

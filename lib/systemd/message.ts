@@ -1,5 +1,5 @@
 import { bind } from '../datagram.ts'
-import { invalidValue, invalidVariable, noVsock } from '../errors.ts'
+import { invalidValue, invalidVariable, noVsock } from '../base/errors.ts'
 import type { FdSource } from '../fd-source.ts'
 import type { UnixSocket } from '../unix-socket.ts'
 

@@ -1,5 +1,5 @@
 import { clearInterval, setInterval } from 'node:timers'
-import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../arguments.ts'
+import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
 import { countOf, isThisProcess } from './environment.ts'
 import { notify } from './notify.ts'
 

@@ -1,8 +1,8 @@
-import type { Bytes } from '../arguments.ts'
-import { bytesOf } from '../arguments.ts'
+import type { Bytes } from '../base/validate.ts'
+import { bytesOf } from '../base/validate.ts'
 import type { Arrived } from '../arrivals.ts'
 import { frame } from '../connection-frame.ts'
-import { invalidType, protocolError } from '../errors.ts'
+import { invalidType, protocolError } from '../base/errors.ts'
 
 /** The length of the name, and that of the state. */
 const HEADER = 8

@@ -1,9 +1,9 @@
 import { resolve } from 'node:path'
 import { type Address, addressOf } from '../address.ts'
-import { type Abortable, type Bytes, MAX_INT, integer } from '../arguments.ts'
+import { type Abortable, type Bytes, MAX_INT, integer } from '../base/validate.ts'
 import type { TcpListenerOptions, UnixListenerOptions } from '../bound-listener.ts'
 import type { Credentials } from '../credentials.ts'
-import { invalidReturn, invalidType, invalidValue } from '../errors.ts'
+import { invalidReturn, invalidType, invalidValue } from '../base/errors.ts'
 import type { FdSource } from '../fd-source.ts'
 import { type ListenSource, type Source, listenerSourceOf } from '../listening.ts'
 

@@ -1,6 +1,6 @@
 import { EventEmitter } from 'node:events'
 import { Descriptor } from '../descriptor.ts'
-import { alreadyConnected, invalidType } from '../errors.ts'
+import { alreadyConnected, invalidType } from '../base/errors.ts'
 import { borrow } from '../fd-source.ts'
 import { type UnixServer, listen } from '../unix-server.ts'
 import type { UnixSocket } from '../unix-socket.ts'

@@ -1,7 +1,7 @@
 import { types } from 'node:util'
 import { connect } from '../connection.ts'
 import { Descriptor, closeFds } from '../descriptor.ts'
-import { alreadyConnected, carrierMissing, invalidType } from '../errors.ts'
+import { alreadyConnected, carrierMissing, invalidType } from '../base/errors.ts'
 import type { FdSource } from '../fd-source.ts'
 import { MAX_RECEIVED_FDS } from '../native/binding.ts'
 import { SocketStream, capture, closeAll } from '../socket-stream.ts'

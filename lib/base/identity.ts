@@ -1,6 +1,6 @@
-import { integer } from './arguments.ts'
+import { integer } from './validate.ts'
 import { invalidType, invalidValue, systemError } from './errors.ts'
-import { findGroup, findUser } from './native/binding.ts'
+import { findGroup, findUser } from '../native/binding.ts'
 
 /** The most that a user's or a group's number can be: all ones mean "unchanged" to setuid(2). */
 const MAX_ID = 0xffff_fffe

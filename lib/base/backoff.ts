@@ -1,5 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { onAbort } from './arguments.ts'
+import { onAbort } from './validate.ts'
 import { aborted } from './errors.ts'
 
 // Where no event announces that a call would succeed, it is made again after pauses that double.

@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { inspect } from 'node:util'
-import { AGAIN, describeErrno } from './native/binding.ts'
+import { AGAIN, describeErrno } from '../native/binding.ts'
 
 /** An error of the system, in Node's shape. */
 export interface SystemError extends Error {
