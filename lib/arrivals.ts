@@ -4,7 +4,7 @@ import { HEADER, MAX_HEAD } from './connection-frame.ts'
 import type { Descriptor } from './descriptor.ts'
 import { aborted, invalidType, isControlError, protocolError } from './base/errors.ts'
 import type { Endpoint } from './endpoint.ts'
-import { openReactor } from './reactor.ts'
+import { openReactor } from './event-loop/reactor.ts'
 import { type UnixSocket, endpointOf } from './unix-socket.ts'
 
 /** The longest packet that is received of a channel that keeps packets apart; the kernel allows less. */

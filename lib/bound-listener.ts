@@ -4,7 +4,7 @@ import { backlogOf, integer, optionsOf } from './base/validate.ts'
 import { type Descriptor, adopt, closeFds, own } from './descriptor.ts'
 import { invalidType, invalidValue, systemError } from './base/errors.ts'
 import { native } from './native/binding.ts'
-import { openReactor } from './reactor.ts'
+import { openReactor } from './event-loop/reactor.ts'
 import { giveName, modeOf } from './socket-name.ts'
 import { makeSocket } from './unix-socket.ts'
 

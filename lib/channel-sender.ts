@@ -7,7 +7,7 @@ import { AGAIN, BUSY, SMALL, bytes, native, outcome, text } from './native/bindi
 import { FIRST_PAUSE, LONGEST_PAUSE } from './base/backoff.ts'
 import { type Pending, settle } from './base/waiters.ts'
 import { Queue } from './base/queue.ts'
-import { nextTurn, spend } from './turn.ts'
+import { nextTurn, spend } from './event-loop/tick-budget.ts'
 
 /** How long a message may be that is put together with others. */
 const GATHERED = 4096

@@ -6,7 +6,7 @@ import type { SocketType } from './endpoint.ts'
 import { systemError } from './base/errors.ts'
 import { AGAIN, native } from './native/binding.ts'
 import { retry } from './base/backoff.ts'
-import { openReactor } from './reactor.ts'
+import { openReactor } from './event-loop/reactor.ts'
 import { giveName } from './socket-name.ts'
 import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'
 

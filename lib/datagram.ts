@@ -2,7 +2,7 @@ import { type Address, addressOf } from './address.ts'
 import { optionsOf } from './base/validate.ts'
 import { type Receiving, receivingOf } from './credentials.ts'
 import { closeFds } from './descriptor.ts'
-import { openReactor } from './reactor.ts'
+import { openReactor } from './event-loop/reactor.ts'
 import { giveName, modeOf } from './socket-name.ts'
 import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'
 

@@ -4,9 +4,9 @@ import { frame } from './connection-frame.ts'
 import { aborted, connectionClosed, invalidReturn, invalidType, invalidValue } from './base/errors.ts'
 import { fds } from './native/binding.ts'
 import { isNetSocket, numberOf, stopReading } from './node-handle.ts'
-import { openReactor } from './reactor.ts'
+import { openReactor } from './event-loop/reactor.ts'
 import type { LateMessage } from './sender.ts'
-import { nextTurn, spend } from './turn.ts'
+import { nextTurn, spend } from './event-loop/tick-budget.ts'
 import { type UnixSocket, endpointOf } from './unix-socket.ts'
 
 /**

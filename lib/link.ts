@@ -29,7 +29,7 @@ import { AGAIN, BROKEN, END, MAX_CHANNEL_FDS, native, outcome } from './native/b
 import { type Pending, settle } from './base/waiters.ts'
 import { Queue } from './base/queue.ts'
 import { tell, toldError } from './told-error.ts'
-import { nextTurn, spend } from './turn.ts'
+import { nextTurn, spend } from './event-loop/tick-budget.ts'
 
 /** How many frames one wake takes before it lets the event loop go on. */
 const PER_WAKE = 64

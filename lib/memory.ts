@@ -4,7 +4,7 @@ import { type Bytes, bytesOf, integer, optionsOf } from './base/validate.ts'
 import { type Descriptor, own } from './descriptor.ts'
 import { invalidType, invalidValue, systemError } from './base/errors.ts'
 import { native } from './native/binding.ts'
-import { openReactor } from './reactor.ts'
+import { openReactor } from './event-loop/reactor.ts'
 import type { Seal } from './seals.ts'
 
 /** Options of {@link memfd}. */

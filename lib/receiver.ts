@@ -7,7 +7,7 @@ import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, sy
 import { Message } from './message.ts'
 import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, MOST_BYTES, SMALL, batch, bytes, fds, native, outcome } from './native/binding.ts'
 import { Queue } from './base/queue.ts'
-import { spend } from './turn.ts'
+import { spend } from './event-loop/tick-budget.ts'
 
 /** How many bytes a receive takes at most where nobody says. */
 const DEFAULT_MAX_BYTES = 65_536

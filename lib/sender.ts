@@ -8,7 +8,7 @@ import { aborted, rejection, systemError } from './base/errors.ts'
 import { AGAIN, BUSY, SMALL, bytes, fds, native } from './native/binding.ts'
 import { FIRST_PAUSE, LONGEST_PAUSE } from './base/backoff.ts'
 import { Queue } from './base/queue.ts'
-import { nextTurn, spend } from './turn.ts'
+import { nextTurn, spend } from './event-loop/tick-budget.ts'
 
 /** How many messages one wake sends before it lets the event loop go on. */
 const PER_WAKE = 64

@@ -21,7 +21,7 @@ import { type Message, ReceivedFd } from './message.ts'
 import { MAX_RECEIVED_FDS, fds, isSupported, loadFailure, native } from './native/binding.ts'
 import { duplicateOf, isNetSocket } from './node-handle.ts'
 import { peerOf } from './peer.ts'
-import { openReactor } from './reactor.ts'
+import { openReactor } from './event-loop/reactor.ts'
 import { type Limits, type Shape, defaultLimits } from './receiver.ts'
 import { warnOnce } from './base/warnings.ts'
 

@@ -1,7 +1,7 @@
 import { own, type Descriptor } from '../descriptor.ts'
 import { pathError } from '../base/errors.ts'
 import { native } from '../native/binding.ts'
-import { openReactor } from '../reactor.ts'
+import { openReactor } from '../event-loop/reactor.ts'
 
 /** A directory beneath which files are opened. */
 export interface Root {

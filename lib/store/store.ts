@@ -9,7 +9,7 @@ import { type FdSource, putFds } from '../fd-source.ts'
 import { groupOf } from '../base/identity.ts'
 import type { Kind } from '../kind.ts'
 import { fds as numbers, native } from '../native/binding.ts'
-import { openReactor } from '../reactor.ts'
+import { openReactor } from '../event-loop/reactor.ts'
 import { Line } from './line.ts'
 import { MAX_ENTRY_FDS, MOVED, type Wish } from './protocol.ts'
 

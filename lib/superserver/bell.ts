@@ -1,5 +1,5 @@
 import { systemError } from '../base/errors.ts'
-import { Handle } from '../handle.ts'
+import { Handle } from '../event-loop/poll-handle.ts'
 import { native } from '../native/binding.ts'
 
 /** What rings where one of the native services has news; the services hear it all. It does not hold the process. */

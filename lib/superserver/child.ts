@@ -1,7 +1,7 @@
 import { closeSync, openSync } from 'node:fs'
 import { constants } from 'node:os'
 import { systemError } from '../base/errors.ts'
-import { Handle } from '../handle.ts'
+import { Handle } from '../event-loop/poll-handle.ts'
 import { AGAIN, type ProgramDescription, describeStep, fds, native, outcome } from '../native/binding.ts'
 
 /** How a process has ended: with a code, or by a signal. */

@@ -3,9 +3,9 @@ import { BYTES, JSON_TEXT } from '../codec.ts'
 import { adopt, closeFds } from '../descriptor.ts'
 import { type SystemError, notAWorker, protocolError, systemError } from '../base/errors.ts'
 import { ERROR, MESSAGE, REQUEST, RESPONSE } from '../frame.ts'
-import { Handle } from '../handle.ts'
+import { Handle } from '../event-loop/poll-handle.ts'
 import { AGAIN, BROKEN, BUSY, END, MOST_BYTES, fds, native, outcome, text } from '../native/binding.ts'
-import { openReactor } from '../reactor.ts'
+import { openReactor } from '../event-loop/reactor.ts'
 import { WORKER } from './worker-environment.ts'
 
 /** Something that a worker was given. */

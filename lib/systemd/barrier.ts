@@ -3,7 +3,7 @@ import { clearTimeout, setTimeout } from 'node:timers'
 import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
 import { disown } from '../descriptor.ts'
 import { aborted, rejection, timedOut } from '../base/errors.ts'
-import { Handle } from '../handle.ts'
+import { Handle } from '../event-loop/poll-handle.ts'
 import { pipe } from '../pipe.ts'
 import { tell } from './message.ts'
 

@@ -6,7 +6,7 @@ import { type Descriptor, own } from '../descriptor.ts'
 import { inWorker, invalidVariable, notPassed } from '../base/errors.ts'
 import { kindOf } from '../kind.ts'
 import { native } from '../native/binding.ts'
-import { openReactor } from '../reactor.ts'
+import { openReactor } from '../event-loop/reactor.ts'
 import { socketpair } from '../unix-socket.ts'
 import { countOf, isThisProcess } from './environment.ts'
 

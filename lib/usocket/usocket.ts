@@ -5,7 +5,7 @@ import { alreadyConnected, carrierMissing, invalidType } from '../base/errors.ts
 import type { FdSource } from '../fd-source.ts'
 import { MAX_RECEIVED_FDS } from '../native/binding.ts'
 import { SocketStream, capture, closeAll } from '../socket-stream.ts'
-import { nextTurn } from '../turn.ts'
+import { nextTurn } from '../event-loop/tick-budget.ts'
 import { UnixSocket } from '../unix-socket.ts'
 
 /** How a {@link USocket} is made. */

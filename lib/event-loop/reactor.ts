@@ -1,6 +1,6 @@
-import { systemError, unsupportedPlatform } from './base/errors.ts'
-import { type Dispatch, isSupported, loadFailure, native, openNative, turn } from './native/binding.ts'
-import { beginTurn } from './turn.ts'
+import { systemError, unsupportedPlatform } from '../base/errors.ts'
+import { type Dispatch, isSupported, loadFailure, native, openNative, turn } from '../native/binding.ts'
+import { beginTurn } from './tick-budget.ts'
 
 /** What the reactor tells a socket. */
 export interface Watched {

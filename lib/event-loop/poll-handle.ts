@@ -1,8 +1,8 @@
 import { setTimeout } from 'node:timers'
-import { closeFds, closeFdsLater } from './descriptor.ts'
-import { systemError } from './base/errors.ts'
-import { READABLE, WRITABLE, native } from './native/binding.ts'
-import { LONGEST_PAUSE } from './base/backoff.ts'
+import { closeFds, closeFdsLater } from '../descriptor.ts'
+import { systemError } from '../base/errors.ts'
+import { READABLE, WRITABLE, native } from '../native/binding.ts'
+import { LONGEST_PAUSE } from '../base/backoff.ts'
 import { type Watched, hold, setWatcher } from './reactor.ts'
 
 /**
