@@ -11,7 +11,7 @@
  *
  * @module
  */
-export type { Address } from './lib/address.ts'
+export type { Address } from './lib/address/unix-address.ts'
 export type { Abortable, Bytes } from './lib/base/validate.ts'
 export { type ReceiveConnectionOptions, receiveConnection } from './lib/arrivals.ts'
 export { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './lib/bound-listener.ts'

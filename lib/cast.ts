@@ -4,7 +4,7 @@ import type { Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net
 import { optionsOf, signalOf } from './base/validate.ts'
 import { systemError, wrongKind } from './base/errors.ts'
 import { type Kind, READ, WRITE, accessOf, kindOf } from './kind.ts'
-import { takeInternetAddress } from './internet-address.ts'
+import { takeInternetAddress } from './address/internet-address.ts'
 import { fds, native } from './native/binding.ts'
 import { listenOn, numberOf, setConnected } from './node-handle.ts'
 

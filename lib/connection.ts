@@ -1,4 +1,4 @@
-import { type Address, addressOf, putName } from './address.ts'
+import { type Address, addressOf, putName } from './address/unix-address.ts'
 import { type Abortable, optionsOf, signalOf } from './base/validate.ts'
 import { type Receiving, receivingOf } from './credentials.ts'
 import { closeFds } from './descriptor.ts'
@@ -7,7 +7,7 @@ import { systemError } from './base/errors.ts'
 import { AGAIN, native } from './native/binding.ts'
 import { retry } from './base/backoff.ts'
 import { openReactor } from './event-loop/reactor.ts'
-import { giveName } from './socket-name.ts'
+import { giveName } from './address/socket-file.ts'
 import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'
 
 /** Options of {@link connect}. */

@@ -1,5 +1,5 @@
 import { ftruncateSync, writeSync } from 'node:fs'
-import { putName } from './address.ts'
+import { putName } from './address/unix-address.ts'
 import { type Bytes, bytesOf, integer, optionsOf } from './base/validate.ts'
 import { type Descriptor, own } from './descriptor.ts'
 import { invalidType, invalidValue, systemError } from './base/errors.ts'

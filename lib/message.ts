@@ -1,4 +1,4 @@
-import type { Address } from './address.ts'
+import type { Address } from './address/unix-address.ts'
 import type { Credentials } from './credentials.ts'
 import { type Descriptor, closeFds, disownAll } from './descriptor.ts'
 

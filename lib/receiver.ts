@@ -1,4 +1,4 @@
-import { takeName } from './address.ts'
+import { takeName } from './address/unix-address.ts'
 import { onAbort } from './base/validate.ts'
 import { takeCredentials, takePidfd } from './credentials.ts'
 import { type Descriptor, own } from './descriptor.ts'

@@ -1,5 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { putName } from './address.ts'
+import { putName } from './address/unix-address.ts'
 import { onAbort } from './base/validate.ts'
 import type { Claim } from './credentials.ts'
 import { closeFds, duplicateShared } from './descriptor.ts'

@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net'
-import { type Address, addressOf, takeName } from './address.ts'
+import { type Address, addressOf, takeName } from './address/unix-address.ts'
 import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from './base/validate.ts'
 import { type Credentials, type Receiving, claimOf, receivingOf } from './credentials.ts'
 import { checkCast } from './cast.ts'

@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
 import { isAbsolute } from 'node:path'
-import { addressOf } from '../address.ts'
+import { addressOf } from '../address/unix-address.ts'
 import { invalidType, invalidValue } from '../base/errors.ts'
 
 /** What can be connected to, or listened on. */

@@ -1,4 +1,4 @@
-import type { Address } from '../address.ts'
+import type { Address } from '../address/unix-address.ts'
 import { invalidType, invalidValue } from '../base/errors.ts'
 
 /** Where the system bus is if nobody says (D-Bus Specification, "System message bus"). */

@@ -2,7 +2,7 @@ import { invalidType, invalidValue, wrongKind } from '../base/errors.ts'
 import { type Descriptor, own } from '../descriptor.ts'
 import { systemError } from '../base/errors.ts'
 import { putFd } from '../fd-source.ts'
-import { takeInternetAddress } from '../internet-address.ts'
+import { takeInternetAddress } from '../address/internet-address.ts'
 import type { Kind } from '../kind.ts'
 import { fds, native } from '../native/binding.ts'
 

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Address } from '../address.ts'
+import type { Address } from '../address/unix-address.ts'
 import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
 import { Channel, type ChannelReply } from '../channel.ts'
 import type { ChannelRequest } from '../channel-message.ts'

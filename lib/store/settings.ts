@@ -1,5 +1,5 @@
 import { resolve } from 'node:path'
-import { type Address, addressOf } from '../address.ts'
+import { type Address, addressOf } from '../address/unix-address.ts'
 import { type Abortable, integer } from '../base/validate.ts'
 import type { Credentials } from '../credentials.ts'
 import { invalidReturn, invalidType, invalidValue } from '../base/errors.ts'

@@ -1,4 +1,4 @@
-import { type Address, addressOf } from '../address.ts'
+import { type Address, addressOf } from '../address/unix-address.ts'
 import { type Abortable, MAX_INT, integer, optionsOf, signalOf } from '../base/validate.ts'
 import type { ChannelMessage } from '../channel-message.ts'
 import { connect } from '../connection.ts'

@@ -1,5 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { putName } from '../address.ts'
+import { putName } from '../address/unix-address.ts'
 import { systemError } from '../base/errors.ts'
 import { type ServiceState, fds, native } from '../native/binding.ts'
 import { listenToBell } from './bell.ts'

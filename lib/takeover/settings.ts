@@ -1,5 +1,5 @@
 import { resolve } from 'node:path'
-import { type Address, addressOf } from '../address.ts'
+import { type Address, addressOf } from '../address/unix-address.ts'
 import { type Abortable, type Bytes, MAX_INT, integer } from '../base/validate.ts'
 import type { TcpListenerOptions, UnixListenerOptions } from '../bound-listener.ts'
 import type { Credentials } from '../credentials.ts'

@@ -9,7 +9,7 @@ import { invalidReturn, notReadyInTime, protocolError, takeoverState } from '../
 import { borrow } from '../fd-source.ts'
 import { handOver } from '../hand-over.ts'
 import type { Listening } from '../listening.ts'
-import { type FileId, claimFile, handFileOn } from '../socket-name.ts'
+import { type FileId, claimFile, handFileOn } from '../address/socket-file.ts'
 import { tell } from '../told-error.ts'
 import { type UnixSocket, socketpair } from '../unix-socket.ts'
 import { connectionMessage } from './connection-message.ts'

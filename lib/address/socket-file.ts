@@ -1,9 +1,9 @@
 import { constants } from 'node:os'
-import { putName } from './address.ts'
-import { integer } from './base/validate.ts'
-import { invalidValue, systemError } from './base/errors.ts'
-import { AGAIN, name as sharedName, native } from './native/binding.ts'
-import { retry } from './base/backoff.ts'
+import { putName } from './unix-address.ts'
+import { integer } from '../base/validate.ts'
+import { invalidValue, systemError } from '../base/errors.ts'
+import { AGAIN, name as sharedName, native } from '../native/binding.ts'
+import { retry } from '../base/backoff.ts'
 
 /** The `mode` of an `options` argument for the file of a socket; -1 for what the umask leaves. */
 export function modeOf(mode: unknown, name: Uint8Array | null): number {

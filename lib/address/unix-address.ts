@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
-import { invalidType, invalidValue } from './base/errors.ts'
-import { MAX_PATH, name } from './native/binding.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
+import { MAX_PATH, name } from '../native/binding.ts'
 
 /**
  * The address of a socket: a path, or, where it begins with `'\0'`, a name in Linux' abstract space, as in Node's `net`.
