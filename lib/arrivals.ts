@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import { type Abortable, onAbort, optionsOf, signalOf } from './base/validate.ts'
 import { HEADER, MAX_HEAD } from './connection-frame.ts'
-import type { Descriptor } from './descriptor.ts'
+import type { Descriptor } from './descriptor/descriptor.ts'
 import { aborted, invalidType, isControlError, protocolError } from './base/errors.ts'
 import type { Endpoint } from './endpoint.ts'
 import { openReactor } from './event-loop/reactor.ts'

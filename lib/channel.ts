@@ -2,7 +2,7 @@ import { type Abortable, MAX_INT, integer, optionsOf, signalOf } from './base/va
 import type { ChannelMessage, ChannelRequest } from './channel-message.ts'
 import { codecOf } from './codec.ts'
 import { invalidType, invalidValue, socketNotEmpty } from './base/errors.ts'
-import type { FdSource } from './fd-source.ts'
+import type { FdSource } from './descriptor/fd-source.ts'
 import { Iteration, end } from './base/async-iterator.ts'
 import { type Handler, Link, type Shape } from './link.ts'
 import { MAX_CHANNEL_FDS } from './native/binding.ts'

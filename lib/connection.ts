@@ -1,7 +1,7 @@
 import { type Address, addressOf, putName } from './address/unix-address.ts'
 import { type Abortable, optionsOf, signalOf } from './base/validate.ts'
 import { type Receiving, receivingOf } from './credentials.ts'
-import { closeFds } from './descriptor.ts'
+import { closeFds } from './descriptor/descriptor.ts'
 import type { SocketType } from './endpoint.ts'
 import { systemError } from './base/errors.ts'
 import { AGAIN, native } from './native/binding.ts'

@@ -1,4 +1,4 @@
-import { type Descriptor, closeFds, disownAll } from './descriptor.ts'
+import { type Descriptor, closeFds, disownAll } from './descriptor/descriptor.ts'
 import { socketClosed } from './base/errors.ts'
 import { Handle } from './event-loop/poll-handle.ts'
 import { Receiver } from './receiver.ts'

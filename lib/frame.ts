@@ -1,5 +1,5 @@
 import type { Arrived } from './codec.ts'
-import { type Descriptor, own } from './descriptor.ts'
+import { type Descriptor, own } from './descriptor/descriptor.ts'
 import { SMALL, bytes, fds, native, outcome, text } from './native/binding.ts'
 
 // What a frame is for, by the native side's code.

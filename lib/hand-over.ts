@@ -3,7 +3,7 @@ import { type Abortable, type Bytes, onAbort, optionsOf, signalOf } from './base
 import { frame } from './connection-frame.ts'
 import { aborted, connectionClosed, invalidReturn, invalidType, invalidValue } from './base/errors.ts'
 import { fds } from './native/binding.ts'
-import { isNetSocket, numberOf, stopReading } from './node-handle.ts'
+import { isNetSocket, numberOf, stopReading } from './descriptor/node-internals.ts'
 import { openReactor } from './event-loop/reactor.ts'
 import type { LateMessage } from './sender.ts'
 import { nextTurn, spend } from './event-loop/tick-budget.ts'

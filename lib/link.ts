@@ -4,7 +4,7 @@ import { onAbort } from './base/validate.ts'
 import { ChannelMessage, ChannelRequest } from './channel-message.ts'
 import { ChannelSender } from './channel-sender.ts'
 import { type Codec, type Encoded, JSON_TEXT, UTF8 } from './codec.ts'
-import { Descriptor, closeFds, disownAll } from './descriptor.ts'
+import { Descriptor, closeFds, disownAll } from './descriptor/descriptor.ts'
 import type { Endpoint, Framing } from './endpoint.ts'
 import {
   TRUNCATED,
@@ -23,7 +23,7 @@ import {
   tooLarge,
   tooManyPending
 } from './base/errors.ts'
-import { type FdSource, putFds } from './fd-source.ts'
+import { type FdSource, putFds } from './descriptor/fd-source.ts'
 import { CANCEL, CLOSE, ERROR, Frame, MESSAGE, REQUEST, RESPONSE } from './frame.ts'
 import { AGAIN, BROKEN, END, MAX_CHANNEL_FDS, native, outcome } from './native/binding.ts'
 import { type Pending, settle } from './base/waiters.ts'

@@ -1,7 +1,7 @@
 import { types } from 'node:util'
 import { onAbort } from './base/validate.ts'
 import type { Credentials } from './credentials.ts'
-import { closeFds } from './descriptor.ts'
+import { closeFds } from './descriptor/descriptor.ts'
 import { aborted, invalidReturn, rejection, socketClosed, systemError } from './base/errors.ts'
 import { Handle } from './event-loop/poll-handle.ts'
 import { AGAIN, native } from './native/binding.ts'

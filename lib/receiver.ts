@@ -1,7 +1,7 @@
 import { takeName } from './address/unix-address.ts'
 import { onAbort } from './base/validate.ts'
 import { takeCredentials, takePidfd } from './credentials.ts'
-import { type Descriptor, own } from './descriptor.ts'
+import { type Descriptor, own } from './descriptor/descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
 import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, systemError } from './base/errors.ts'
 import { Message } from './message.ts'

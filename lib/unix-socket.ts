@@ -2,8 +2,8 @@ import type { Socket } from 'node:net'
 import { type Address, addressOf, takeName } from './address/unix-address.ts'
 import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from './base/validate.ts'
 import { type Credentials, type Receiving, claimOf, receivingOf } from './credentials.ts'
-import { checkCast } from './cast.ts'
-import { Descriptor, adopt, closeFds, discard, disown, own, unixCasts } from './descriptor.ts'
+import { checkCast } from './descriptor/casts.ts'
+import { Descriptor, adopt, closeFds, discard, disown, own, unixCasts } from './descriptor/descriptor.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
 import {
   carrierMissing,
@@ -15,11 +15,11 @@ import {
   systemError,
   unsupportedPlatform
 } from './base/errors.ts'
-import { type FdSource, borrow, putFd, putFds } from './fd-source.ts'
+import { type FdSource, borrow, putFd, putFds } from './descriptor/fd-source.ts'
 import { Iteration, end } from './base/async-iterator.ts'
 import { type Message, ReceivedFd } from './message.ts'
 import { MAX_RECEIVED_FDS, fds, isSupported, loadFailure, native } from './native/binding.ts'
-import { duplicateOf, isNetSocket } from './node-handle.ts'
+import { duplicateOf, isNetSocket } from './descriptor/node-internals.ts'
 import { peerOf } from './peer.ts'
 import { openReactor } from './event-loop/reactor.ts'
 import { type Limits, type Shape, defaultLimits } from './receiver.ts'

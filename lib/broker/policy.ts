@@ -1,6 +1,6 @@
 import type { Credentials } from '../credentials.ts'
 import { invalidType } from '../base/errors.ts'
-import type { Kind } from '../kind.ts'
+import type { Kind } from '../descriptor/kind.ts'
 
 /** A file that a broker is to open; asked before anything happens to it. */
 export interface OpenRequest {

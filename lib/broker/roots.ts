@@ -1,4 +1,4 @@
-import { own, type Descriptor } from '../descriptor.ts'
+import { own, type Descriptor } from '../descriptor/descriptor.ts'
 import { pathError } from '../base/errors.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'

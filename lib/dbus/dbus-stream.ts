@@ -1,6 +1,6 @@
-import { type Descriptor, adopt, closeFds } from '../descriptor.ts'
+import { type Descriptor, adopt, closeFds } from '../descriptor/descriptor.ts'
 import { invalidType, invalidValue } from '../base/errors.ts'
-import type { FdSource } from '../fd-source.ts'
+import type { FdSource } from '../descriptor/fd-source.ts'
 import { SocketStream, closeAll } from '../socket-stream.ts'
 import { UnixSocket } from '../unix-socket.ts'
 

@@ -1,5 +1,5 @@
 import { setTimeout } from 'node:timers'
-import { closeFds, closeFdsLater } from '../descriptor.ts'
+import { closeFds, closeFdsLater } from '../descriptor/descriptor.ts'
 import { systemError } from '../base/errors.ts'
 import { READABLE, WRITABLE, native } from '../native/binding.ts'
 import { LONGEST_PAUSE } from '../base/backoff.ts'

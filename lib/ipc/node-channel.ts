@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
-import { type Descriptor, discard } from '../descriptor.ts'
+import { type Descriptor, discard } from '../descriptor/descriptor.ts'
 import {
   aborted,
   invalidType,
@@ -14,7 +14,7 @@ import {
   tooLarge,
   undecodable
 } from '../base/errors.ts'
-import type { FdSource } from '../fd-source.ts'
+import type { FdSource } from '../descriptor/fd-source.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { type Pending, settle } from '../base/waiters.ts'
 import { Queue } from '../base/queue.ts'

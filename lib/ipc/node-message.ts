@@ -1,9 +1,9 @@
 import { invalidType, invalidValue, wrongKind } from '../base/errors.ts'
-import { type Descriptor, own } from '../descriptor.ts'
+import { type Descriptor, own } from '../descriptor/descriptor.ts'
 import { systemError } from '../base/errors.ts'
-import { putFd } from '../fd-source.ts'
+import { putFd } from '../descriptor/fd-source.ts'
 import { takeInternetAddress } from '../address/internet-address.ts'
-import type { Kind } from '../kind.ts'
+import type { Kind } from '../descriptor/kind.ts'
 import { fds, native } from '../native/binding.ts'
 
 /** What one end of a channel says to the other: what `process.send()` takes. */

@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import type { Credentials } from '../credentials.ts'
-import { type Descriptor, closeFds, disownAll } from '../descriptor.ts'
+import { type Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
 import { storeError } from '../base/errors.ts'
 import { type Entry, isAllowed } from './entry.ts'
 import type { Settings } from './settings.ts'

@@ -1,5 +1,5 @@
 import type { Credentials } from '../credentials.ts'
-import type { Descriptor } from '../descriptor.ts'
+import type { Descriptor } from '../descriptor/descriptor.ts'
 
 /** Who may do what with an entry, as with a file: these bits for its owner, its group, and others. */
 export const GET = 4

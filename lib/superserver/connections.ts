@@ -1,11 +1,11 @@
 import type { Server, Socket } from 'node:net'
 import { optionsOf } from '../base/validate.ts'
-import { type Descriptor, own } from '../descriptor.ts'
+import { type Descriptor, own } from '../descriptor/descriptor.ts'
 import { invalidType, noSockets } from '../base/errors.ts'
 import { drainHttp, isHttp } from '../http-drain.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { native } from '../native/binding.ts'
-import { trackConnections } from '../node-handle.ts'
+import { trackConnections } from '../descriptor/node-internals.ts'
 import { Queue } from '../base/queue.ts'
 import { type Duty, type Given, openDuty } from './duty.ts'
 

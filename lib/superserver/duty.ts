@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers'
 import { BYTES, JSON_TEXT } from '../codec.ts'
-import { adopt, closeFds } from '../descriptor.ts'
+import { adopt, closeFds } from '../descriptor/descriptor.ts'
 import { type SystemError, notAWorker, protocolError, systemError } from '../base/errors.ts'
 import { ERROR, MESSAGE, REQUEST, RESPONSE } from '../frame.ts'
 import { Handle } from '../event-loop/poll-handle.ts'

@@ -1,5 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { closeFds } from '../descriptor.ts'
+import { closeFds } from '../descriptor/descriptor.ts'
 import { systemError, workerFailed } from '../base/errors.ts'
 import { fds, native } from '../native/binding.ts'
 import { Child, type Ending } from './child.ts'

@@ -1,10 +1,10 @@
 import { readSync } from 'node:fs'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
-import { disown } from '../descriptor.ts'
+import { disown } from '../descriptor/descriptor.ts'
 import { aborted, rejection, timedOut } from '../base/errors.ts'
 import { Handle } from '../event-loop/poll-handle.ts'
-import { pipe } from '../pipe.ts'
+import { pipe } from '../descriptor/pipe.ts'
 import { tell } from './message.ts'
 
 /** Options of {@link barrier}. */

@@ -1,7 +1,7 @@
 import { type Abortable, optionsOf, signalOf } from '../base/validate.ts'
 import { descriptorNameOf } from '../base/descriptor-name.ts'
 import { invalidType, invalidValue } from '../base/errors.ts'
-import { type FdSource, putFds } from '../fd-source.ts'
+import { type FdSource, putFds } from '../descriptor/fd-source.ts'
 import { tell } from './message.ts'
 
 /** Options of {@link storeFds}. */

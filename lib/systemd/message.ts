@@ -1,6 +1,6 @@
 import { bind } from '../datagram.ts'
 import { invalidValue, invalidVariable, noVsock } from '../base/errors.ts'
-import type { FdSource } from '../fd-source.ts'
+import type { FdSource } from '../descriptor/fd-source.ts'
 import type { UnixSocket } from '../unix-socket.ts'
 
 /** The most bytes that systemd takes of a message; it drops a longer one (`NOTIFY_BUFFER_MAX`). */

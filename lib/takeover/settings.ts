@@ -4,7 +4,7 @@ import { type Abortable, type Bytes, MAX_INT, integer } from '../base/validate.t
 import type { TcpListenerOptions, UnixListenerOptions } from '../bound-listener.ts'
 import type { Credentials } from '../credentials.ts'
 import { invalidReturn, invalidType, invalidValue } from '../base/errors.ts'
-import type { FdSource } from '../fd-source.ts'
+import type { FdSource } from '../descriptor/fd-source.ts'
 import { type ListenSource, type Source, listenerSourceOf } from '../listening.ts'
 
 /** What a process leaves to its successor beside its listeners. */

@@ -1,12 +1,12 @@
 import type { Socket as DatagramSocket } from 'node:dgram'
 import { type ReadStream, type WriteStream, createReadStream, createWriteStream } from 'node:fs'
 import type { Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
-import { optionsOf, signalOf } from './base/validate.ts'
-import { systemError, wrongKind } from './base/errors.ts'
+import { optionsOf, signalOf } from '../base/validate.ts'
+import { systemError, wrongKind } from '../base/errors.ts'
 import { type Kind, READ, WRITE, accessOf, kindOf } from './kind.ts'
-import { takeInternetAddress } from './address/internet-address.ts'
-import { fds, native } from './native/binding.ts'
-import { listenOn, numberOf, setConnected } from './node-handle.ts'
+import { takeInternetAddress } from '../address/internet-address.ts'
+import { fds, native } from '../native/binding.ts'
+import { listenOn, numberOf, setConnected } from './node-internals.ts'
 
 /** The native code of the type 'seqpacket'. */
 const SEQPACKET = 1

@@ -1,7 +1,7 @@
 import type { Socket as DatagramSocket } from 'node:dgram'
 import type { Server, Socket } from 'node:net'
-import { invalidValue, systemError } from './base/errors.ts'
-import { fds, native } from './native/binding.ts'
+import { invalidValue, systemError } from '../base/errors.ts'
+import { fds, native } from '../native/binding.ts'
 
 // The one place that touches Node's internals: Node tells a handle's number nowhere else.
 

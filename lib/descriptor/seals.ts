@@ -1,5 +1,5 @@
-import { invalidType, invalidValue, systemError } from './base/errors.ts'
-import { native } from './native/binding.ts'
+import { invalidType, invalidValue, systemError } from '../base/errors.ts'
+import { native } from '../native/binding.ts'
 
 /**
  * What nobody can do any more to a memfd: `'write'` to it, `'grow'` or `'shrink'` it, add a further `'seal'`; `'future-write'`: write

@@ -1,5 +1,5 @@
-import { systemError } from './base/errors.ts'
-import { native } from './native/binding.ts'
+import { systemError } from '../base/errors.ts'
+import { native } from '../native/binding.ts'
 
 /**
  * What a descriptor is.

@@ -1,7 +1,7 @@
 import { type Descriptor, own } from './descriptor.ts'
-import { systemError } from './base/errors.ts'
-import { fds, native } from './native/binding.ts'
-import { openReactor } from './event-loop/reactor.ts'
+import { systemError } from '../base/errors.ts'
+import { fds, native } from '../native/binding.ts'
+import { openReactor } from '../event-loop/reactor.ts'
 
 /**
  * Make a pipe: pipe2(2). What is written to its second end is read from the first; both are close-on-exec and in blocking

@@ -1,10 +1,10 @@
 import { ftruncateSync, writeSync } from 'node:fs'
-import { putName } from './address/unix-address.ts'
-import { type Bytes, bytesOf, integer, optionsOf } from './base/validate.ts'
+import { putName } from '../address/unix-address.ts'
+import { type Bytes, bytesOf, integer, optionsOf } from '../base/validate.ts'
 import { type Descriptor, own } from './descriptor.ts'
-import { invalidType, invalidValue, systemError } from './base/errors.ts'
-import { native } from './native/binding.ts'
-import { openReactor } from './event-loop/reactor.ts'
+import { invalidType, invalidValue, systemError } from '../base/errors.ts'
+import { native } from '../native/binding.ts'
+import { openReactor } from '../event-loop/reactor.ts'
 import type { Seal } from './seals.ts'
 
 /** Options of {@link memfd}. */

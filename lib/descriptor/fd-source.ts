@@ -1,13 +1,13 @@
 import type { Socket as DatagramSocket } from 'node:dgram'
 import { ReadStream, WriteStream, type promises } from 'node:fs'
 import type { Server, Socket } from 'node:net'
-import { MAX_INT, integer } from './base/validate.ts'
+import { MAX_INT, integer } from '../base/validate.ts'
 import type { Descriptor } from './descriptor.ts'
-import { invalidType, invalidValue, outOfRange } from './base/errors.ts'
-import { MAX_SENT_FDS, fds } from './native/binding.ts'
-import { isNodeObject, numberOf as nodeNumberOf } from './node-handle.ts'
-import type { UnixServer } from './unix-server.ts'
-import type { UnixSocket } from './unix-socket.ts'
+import { invalidType, invalidValue, outOfRange } from '../base/errors.ts'
+import { MAX_SENT_FDS, fds } from '../native/binding.ts'
+import { isNodeObject, numberOf as nodeNumberOf } from './node-internals.ts'
+import type { UnixServer } from '../unix-server.ts'
+import type { UnixSocket } from '../unix-socket.ts'
 
 /**
  * What names a descriptor to be sent: its number, or an object that holds one. It stays the caller's.
