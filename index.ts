@@ -14,26 +14,26 @@
 export type { Address } from './lib/address/unix-address.ts'
 export type { Abortable, Bytes } from './lib/base/validate.ts'
 export { type ReceiveConnectionOptions, receiveConnection } from './lib/arrivals.ts'
-export { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './lib/bound-listener.ts'
-export { type Capabilities, capabilities } from './lib/capabilities.ts'
+export { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './lib/socket/bind-listener.ts'
+export { type Capabilities, capabilities } from './lib/socket/capabilities.ts'
 export type { FileStreamOptions } from './lib/descriptor/casts.ts'
 export { Channel, type ChannelOptions, type ChannelReply, type RequestOptions } from './lib/channel.ts'
 export type { ChannelMessage, ChannelRequest } from './lib/channel-message.ts'
-export { type ConnectOptions, connect } from './lib/connection.ts'
-export type { Credentials, Receiving } from './lib/credentials.ts'
-export { type BindOptions, bind } from './lib/datagram.ts'
+export { type ConnectOptions, connect } from './lib/socket/connect.ts'
+export type { Credentials, Receiving } from './lib/socket/credentials.ts'
+export { type BindOptions, bind } from './lib/socket/bind.ts'
 export { Descriptor } from './lib/descriptor/descriptor.ts'
-export type { SocketType } from './lib/endpoint.ts'
+export type { SocketType } from './lib/socket/endpoint.ts'
 export type { ControlError, SystemError } from './lib/base/errors.ts'
 export type { FdSource } from './lib/descriptor/fd-source.ts'
 export { handOver } from './lib/hand-over.ts'
 export type { Kind } from './lib/descriptor/kind.ts'
 export { type MemfdOptions, memfd } from './lib/descriptor/memfd.ts'
-export type { Message, ReceivedFd } from './lib/message.ts'
+export type { Message, ReceivedFd } from './lib/socket/message.ts'
 export { isSupported } from './lib/native/binding.ts'
 export { pipe } from './lib/descriptor/pipe.ts'
 export type { Seal } from './lib/descriptor/seals.ts'
-export { type ListenOptions, UnixServer, listen } from './lib/unix-server.ts'
+export { type ListenOptions, UnixServer, listen } from './lib/socket/unix-server.ts'
 export {
   type RecvFdOptions,
   type RecvOptions,
@@ -43,4 +43,4 @@ export {
   recvFd,
   sendFd,
   socketpair
-} from './lib/unix-socket.ts'
+} from './lib/socket/unix-socket.ts'

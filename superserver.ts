@@ -7,7 +7,7 @@
  *
  * @module superserver
  */
-export type { ListenSource } from './lib/listening.ts'
+export type { ListenSource } from './lib/socket/listening.ts'
 export type { Ending } from './lib/superserver/child.ts'
 export {
   type ConnectionsOptions,

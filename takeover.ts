@@ -7,7 +7,7 @@
  *
  * @module takeover
  */
-export type { ListenSource } from './lib/listening.ts'
+export type { ListenSource } from './lib/socket/listening.ts'
 export type { Knowledge } from './lib/takeover/connection-message.ts'
 export { Predecessor, type TakenConnection, type TakenConnectionsOptions } from './lib/takeover/predecessor.ts'
 export type { TakeoverOptions, TakeoverState } from './lib/takeover/settings.ts'

@@ -1,7 +1,7 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { onAbort } from './base/validate.ts'
 import { type Encoded, UTF8 } from './codec.ts'
-import type { Endpoint } from './endpoint.ts'
+import type { Endpoint } from './socket/endpoint.ts'
 import { aborted, rejection } from './base/errors.ts'
 import { AGAIN, BUSY, SMALL, bytes, native, outcome, text } from './native/binding.ts'
 import { FIRST_PAUSE, LONGEST_PAUSE } from './base/backoff.ts'

@@ -7,7 +7,7 @@ import { Iteration, end } from './base/async-iterator.ts'
 import { type Handler, Link, type Shape } from './link.ts'
 import { MAX_CHANNEL_FDS } from './native/binding.ts'
 import { openReactor } from './event-loop/reactor.ts'
-import { type UnixSocket, endpointOf } from './unix-socket.ts'
+import { type UnixSocket, endpointOf } from './socket/unix-socket.ts'
 
 /** Options of {@link Channel}. */
 export interface ChannelOptions<T = unknown> {

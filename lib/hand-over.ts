@@ -5,9 +5,9 @@ import { aborted, connectionClosed, invalidReturn, invalidType, invalidValue } f
 import { fds } from './native/binding.ts'
 import { isNetSocket, numberOf, stopReading } from './descriptor/node-internals.ts'
 import { openReactor } from './event-loop/reactor.ts'
-import type { LateMessage } from './sender.ts'
+import type { LateMessage } from './socket/sender.ts'
 import { nextTurn, spend } from './event-loop/tick-budget.ts'
-import { type UnixSocket, endpointOf } from './unix-socket.ts'
+import { type UnixSocket, endpointOf } from './socket/unix-socket.ts'
 
 /**
  * Hand a live connection over: its descriptor, and what Node has already read of it.

@@ -5,7 +5,7 @@ import { ChannelMessage, ChannelRequest } from './channel-message.ts'
 import { ChannelSender } from './channel-sender.ts'
 import { type Codec, type Encoded, JSON_TEXT, UTF8 } from './codec.ts'
 import { Descriptor, closeFds, disownAll } from './descriptor/descriptor.ts'
-import type { Endpoint, Framing } from './endpoint.ts'
+import type { Endpoint, Framing } from './socket/endpoint.ts'
 import {
   TRUNCATED,
   type SystemError,

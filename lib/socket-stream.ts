@@ -3,10 +3,10 @@ import { bytesOf } from './base/validate.ts'
 import { type Descriptor, closeFds, disownAll, duplicateShared } from './descriptor/descriptor.ts'
 import { carrierMissing, notConnected, socketClosed } from './base/errors.ts'
 import { borrow, putFds } from './descriptor/fd-source.ts'
-import type { Message } from './message.ts'
-import { type Shape, defaultLimits } from './receiver.ts'
-import { sentAtOnce } from './sender.ts'
-import { type UnixSocket, endpointOf } from './unix-socket.ts'
+import type { Message } from './socket/message.ts'
+import { type Shape, defaultLimits } from './socket/receiver.ts'
+import { sentAtOnce } from './socket/sender.ts'
+import { type UnixSocket, endpointOf } from './socket/unix-socket.ts'
 
 /** How many bytes of small chunks go with one send. */
 const TOGETHER = 65_536

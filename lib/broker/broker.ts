@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
-import { connect } from '../connection.ts'
+import { connect } from '../socket/connect.ts'
 import type { Descriptor } from '../descriptor/descriptor.ts'
 import { aborted, invalidType, invalidValue, protocolError, systemError } from '../base/errors.ts'
 import { openReactor } from '../event-loop/reactor.ts'

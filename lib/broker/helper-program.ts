@@ -2,10 +2,10 @@
 // what has to be given up before execve(2), and executes `serve`, which takes the user on and grants wishes.
 import { argv, execPath } from 'node:process'
 import { Channel } from '../channel.ts'
-import type { Credentials } from '../credentials.ts'
+import type { Credentials } from '../socket/credentials.ts'
 import { invalidValue, systemError } from '../base/errors.ts'
 import { executeRestricted, hide } from '../native/binding.ts'
-import { UnixSocket } from '../unix-socket.ts'
+import { UnixSocket } from '../socket/unix-socket.ts'
 import { Desk } from './desk.ts'
 import type { Identity } from '../base/identity.ts'
 import { type BrokerPolicy, policyOf, readOnly } from './policy.ts'

@@ -1,4 +1,4 @@
-import type { Credentials } from '../credentials.ts'
+import type { Credentials } from '../socket/credentials.ts'
 import { invalidType } from '../base/errors.ts'
 import type { Kind } from '../descriptor/kind.ts'
 

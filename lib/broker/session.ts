@@ -1,6 +1,6 @@
 import { Channel } from '../channel.ts'
 import { brokerClosed } from '../base/errors.ts'
-import type { UnixSocket } from '../unix-socket.ts'
+import type { UnixSocket } from '../socket/unix-socket.ts'
 import { Hold } from '../base/hold.ts'
 import { MAX_WISH } from './wish.ts'
 

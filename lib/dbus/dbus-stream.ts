@@ -2,7 +2,7 @@ import { type Descriptor, adopt, closeFds } from '../descriptor/descriptor.ts'
 import { invalidType, invalidValue } from '../base/errors.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { SocketStream, closeAll } from '../socket-stream.ts'
-import { UnixSocket } from '../unix-socket.ts'
+import { UnixSocket } from '../socket/unix-socket.ts'
 
 /**
  * A connection to a D-Bus, or to a peer, as the stream that dbus-native passes descriptors by: give it to `createClient` or

@@ -13,8 +13,8 @@ import { type Kind, kindOf } from './kind.ts'
 import { fds, native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { type Seal, addSeals, sealsOf } from './seals.ts'
-import type { UnixServer } from '../unix-server.ts'
-import type { UnixSocket } from '../unix-socket.ts'
+import type { UnixServer } from '../socket/unix-server.ts'
+import type { UnixSocket } from '../socket/unix-socket.ts'
 import { warnOnce } from '../base/warnings.ts'
 
 const made = Symbol('made')

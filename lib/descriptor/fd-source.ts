@@ -6,8 +6,8 @@ import type { Descriptor } from './descriptor.ts'
 import { invalidType, invalidValue, outOfRange } from '../base/errors.ts'
 import { MAX_SENT_FDS, fds } from '../native/binding.ts'
 import { isNodeObject, numberOf as nodeNumberOf } from './node-internals.ts'
-import type { UnixServer } from '../unix-server.ts'
-import type { UnixSocket } from '../unix-socket.ts'
+import type { UnixServer } from '../socket/unix-server.ts'
+import type { UnixSocket } from '../socket/unix-socket.ts'
 
 /**
  * What names a descriptor to be sent: its number, or an object that holds one. It stays the caller's.

@@ -18,7 +18,7 @@ import type { FdSource } from '../descriptor/fd-source.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { type Pending, settle } from '../base/waiters.ts'
 import { Queue } from '../base/queue.ts'
-import { UnixSocket } from '../unix-socket.ts'
+import { UnixSocket } from '../socket/unix-socket.ts'
 import { Lines } from './lines.ts'
 import { type Internal, NodeMessage, type NodeValue, duplicateOf, isInternal, lineOf } from './node-message.ts'
 

@@ -1,5 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import type { Credentials } from '../credentials.ts'
+import type { Credentials } from '../socket/credentials.ts'
 import { type Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
 import { storeError } from '../base/errors.ts'
 import { type Entry, isAllowed } from './entry.ts'

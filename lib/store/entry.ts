@@ -1,4 +1,4 @@
-import type { Credentials } from '../credentials.ts'
+import type { Credentials } from '../socket/credentials.ts'
 import type { Descriptor } from '../descriptor/descriptor.ts'
 
 /** Who may do what with an entry, as with a file: these bits for its owner, its group, and others. */

@@ -1,7 +1,7 @@
 import { Channel } from '../channel.ts'
 import { protocolError } from '../base/errors.ts'
 import { native } from '../native/binding.ts'
-import { openSocket } from '../unix-socket.ts'
+import { openSocket } from '../socket/unix-socket.ts'
 import { Crew } from './crew.ts'
 import { type Events, Service, type SuperserverStats, countersOf } from './service.ts'
 import type { Settings } from './settings.ts'

@@ -4,7 +4,7 @@ import { systemError } from '../base/errors.ts'
 import { type ServiceState, fds, native } from '../native/binding.ts'
 import { listenToBell } from './bell.ts'
 import { Service } from './service.ts'
-import type { Listening } from '../listening.ts'
+import type { Listening } from '../socket/listening.ts'
 
 // What the native side tells, by its numbers.
 const READY = 0

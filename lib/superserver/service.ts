@@ -1,10 +1,10 @@
 import { EventEmitter } from 'node:events'
 import { superserverClosed } from '../base/errors.ts'
-import { warnOfService } from '../serving.ts'
+import { warnOfService } from '../socket/serving.ts'
 import type { Ending } from './child.ts'
 import type { CrewEvents } from './crew.ts'
 import type { Settings } from './settings.ts'
-import { Listening, type Source } from '../listening.ts'
+import { Listening, type Source } from '../socket/listening.ts'
 
 /** What a process of a service is doing. */
 export interface WorkerState {

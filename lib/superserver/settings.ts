@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { MAX_INT, integer } from '../base/validate.ts'
 import { invalidType, invalidValue, outOfRange } from '../base/errors.ts'
 import { groupOf, identityOf } from '../base/identity.ts'
-import { type ListenSource, type Source, isDatagram, sourceOf } from '../listening.ts'
+import { type ListenSource, type Source, isDatagram, sourceOf } from '../socket/listening.ts'
 import { type ProgramDescription, resourceByName } from '../native/binding.ts'
 import { WORKER } from './worker-environment.ts'
 

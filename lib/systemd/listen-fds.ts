@@ -7,7 +7,7 @@ import { inWorker, invalidVariable, notPassed } from '../base/errors.ts'
 import { kindOf } from '../descriptor/kind.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import { socketpair } from '../unix-socket.ts'
+import { socketpair } from '../socket/unix-socket.ts'
 import { countOf, isThisProcess } from './environment.ts'
 
 /** The number of the first descriptor: `SD_LISTEN_FDS_START`. */

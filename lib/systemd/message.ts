@@ -1,7 +1,7 @@
-import { bind } from '../datagram.ts'
+import { bind } from '../socket/bind.ts'
 import { invalidValue, invalidVariable, noVsock } from '../base/errors.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
-import type { UnixSocket } from '../unix-socket.ts'
+import type { UnixSocket } from '../socket/unix-socket.ts'
 
 /** The most bytes that systemd takes of a message; it drops a longer one (`NOTIFY_BUFFER_MAX`). */
 const MOST_BYTES = 4096

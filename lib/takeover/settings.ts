@@ -1,11 +1,11 @@
 import { resolve } from 'node:path'
 import { type Address, addressOf } from '../address/unix-address.ts'
 import { type Abortable, type Bytes, MAX_INT, integer } from '../base/validate.ts'
-import type { TcpListenerOptions, UnixListenerOptions } from '../bound-listener.ts'
-import type { Credentials } from '../credentials.ts'
+import type { TcpListenerOptions, UnixListenerOptions } from '../socket/bind-listener.ts'
+import type { Credentials } from '../socket/credentials.ts'
 import { invalidReturn, invalidType, invalidValue } from '../base/errors.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
-import { type ListenSource, type Source, listenerSourceOf } from '../listening.ts'
+import { type ListenSource, type Source, listenerSourceOf } from '../socket/listening.ts'
 
 /** What a process leaves to its successor beside its listeners. */
 export interface TakeoverState {

@@ -2,8 +2,8 @@ import { EventEmitter } from 'node:events'
 import { Descriptor } from '../descriptor/descriptor.ts'
 import { alreadyConnected, invalidType } from '../base/errors.ts'
 import { borrow } from '../descriptor/fd-source.ts'
-import { type UnixServer, listen } from '../unix-server.ts'
-import type { UnixSocket } from '../unix-socket.ts'
+import { type UnixServer, listen } from '../socket/unix-server.ts'
+import type { UnixSocket } from '../socket/unix-socket.ts'
 import { USocket } from './usocket.ts'
 
 /** Options of {@link UServer.listen}. */

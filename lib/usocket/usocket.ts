@@ -1,12 +1,12 @@
 import { types } from 'node:util'
-import { connect } from '../connection.ts'
+import { connect } from '../socket/connect.ts'
 import { Descriptor, closeFds } from '../descriptor/descriptor.ts'
 import { alreadyConnected, carrierMissing, invalidType } from '../base/errors.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { MAX_RECEIVED_FDS } from '../native/binding.ts'
 import { SocketStream, capture, closeAll } from '../socket-stream.ts'
 import { nextTurn } from '../event-loop/tick-budget.ts'
-import { UnixSocket } from '../unix-socket.ts'
+import { UnixSocket } from '../socket/unix-socket.ts'
 
 /** How a {@link USocket} is made. */
 export interface USocketOptions {

@@ -1,9 +1,9 @@
 import type { Socket } from 'node:net'
-import { type Address, addressOf, takeName } from './address/unix-address.ts'
-import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from './base/validate.ts'
+import { type Address, addressOf, takeName } from '../address/unix-address.ts'
+import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from '../base/validate.ts'
 import { type Credentials, type Receiving, claimOf, receivingOf } from './credentials.ts'
-import { checkCast } from './descriptor/casts.ts'
-import { Descriptor, adopt, closeFds, discard, disown, own, unixCasts } from './descriptor/descriptor.ts'
+import { checkCast } from '../descriptor/casts.ts'
+import { Descriptor, adopt, closeFds, discard, disown, own, unixCasts } from '../descriptor/descriptor.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
 import {
   carrierMissing,
@@ -14,16 +14,16 @@ import {
   socketNotEmpty,
   systemError,
   unsupportedPlatform
-} from './base/errors.ts'
-import { type FdSource, borrow, putFd, putFds } from './descriptor/fd-source.ts'
-import { Iteration, end } from './base/async-iterator.ts'
+} from '../base/errors.ts'
+import { type FdSource, borrow, putFd, putFds } from '../descriptor/fd-source.ts'
+import { Iteration, end } from '../base/async-iterator.ts'
 import { type Message, ReceivedFd } from './message.ts'
-import { MAX_RECEIVED_FDS, fds, isSupported, loadFailure, native } from './native/binding.ts'
-import { duplicateOf, isNetSocket } from './descriptor/node-internals.ts'
+import { MAX_RECEIVED_FDS, fds, isSupported, loadFailure, native } from '../native/binding.ts'
+import { duplicateOf, isNetSocket } from '../descriptor/node-internals.ts'
 import { peerOf } from './peer.ts'
-import { openReactor } from './event-loop/reactor.ts'
+import { openReactor } from '../event-loop/reactor.ts'
 import { type Limits, type Shape, defaultLimits } from './receiver.ts'
-import { warnOnce } from './base/warnings.ts'
+import { warnOnce } from '../base/warnings.ts'
 
 /** Options of {@link UnixSocket.send}. */
 export interface SendOptions extends Abortable {

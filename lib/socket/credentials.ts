@@ -1,6 +1,6 @@
-import { MAX_INT, integer } from './base/validate.ts'
-import { invalidType } from './base/errors.ts'
-import { outcome } from './native/binding.ts'
+import { MAX_INT, integer } from '../base/validate.ts'
+import { invalidType } from '../base/errors.ts'
+import { outcome } from '../native/binding.ts'
 
 /** A process as the kernel names it. */
 export interface Credentials {

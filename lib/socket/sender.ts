@@ -1,14 +1,14 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { putName } from './address/unix-address.ts'
-import { onAbort } from './base/validate.ts'
+import { putName } from '../address/unix-address.ts'
+import { onAbort } from '../base/validate.ts'
 import type { Claim } from './credentials.ts'
-import { closeFds, duplicateShared } from './descriptor/descriptor.ts'
+import { closeFds, duplicateShared } from '../descriptor/descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
-import { aborted, rejection, systemError } from './base/errors.ts'
-import { AGAIN, BUSY, SMALL, bytes, fds, native } from './native/binding.ts'
-import { FIRST_PAUSE, LONGEST_PAUSE } from './base/backoff.ts'
-import { Queue } from './base/queue.ts'
-import { nextTurn, spend } from './event-loop/tick-budget.ts'
+import { aborted, rejection, systemError } from '../base/errors.ts'
+import { AGAIN, BUSY, SMALL, bytes, fds, native } from '../native/binding.ts'
+import { FIRST_PAUSE, LONGEST_PAUSE } from '../base/backoff.ts'
+import { Queue } from '../base/queue.ts'
+import { nextTurn, spend } from '../event-loop/tick-budget.ts'
 
 /** How many messages one wake sends before it lets the event loop go on. */
 const PER_WAKE = 64

@@ -1,13 +1,13 @@
-import { takeName } from './address/unix-address.ts'
-import { onAbort } from './base/validate.ts'
+import { takeName } from '../address/unix-address.ts'
+import { onAbort } from '../base/validate.ts'
 import { takeCredentials, takePidfd } from './credentials.ts'
-import { type Descriptor, own } from './descriptor/descriptor.ts'
+import { type Descriptor, own } from '../descriptor/descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
-import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, systemError } from './base/errors.ts'
+import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, systemError } from '../base/errors.ts'
 import { Message } from './message.ts'
-import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, MOST_BYTES, SMALL, batch, bytes, fds, native, outcome } from './native/binding.ts'
-import { Queue } from './base/queue.ts'
-import { spend } from './event-loop/tick-budget.ts'
+import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, MOST_BYTES, SMALL, batch, bytes, fds, native, outcome } from '../native/binding.ts'
+import { Queue } from '../base/queue.ts'
+import { spend } from '../event-loop/tick-budget.ts'
 
 /** How many bytes a receive takes at most where nobody says. */
 const DEFAULT_MAX_BYTES = 65_536

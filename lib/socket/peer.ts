@@ -1,6 +1,6 @@
 import type { Credentials } from './credentials.ts'
-import { systemError } from './base/errors.ts'
-import { native } from './native/binding.ts'
+import { systemError } from '../base/errors.ts'
+import { native } from '../native/binding.ts'
 
 /** Who made the other end of a connection. */
 export function peerOf(fd: number): Credentials {

@@ -1,6 +1,6 @@
-import type { Address } from './address/unix-address.ts'
+import type { Address } from '../address/unix-address.ts'
 import type { Credentials } from './credentials.ts'
-import { type Descriptor, closeFds, disownAll } from './descriptor/descriptor.ts'
+import { type Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
 
 /**
  * What one receive gave: bytes, and the descriptors that came with them. The descriptors are the receiver's: close

@@ -1,9 +1,9 @@
-import { type Address, addressOf } from './address/unix-address.ts'
-import { optionsOf } from './base/validate.ts'
+import { type Address, addressOf } from '../address/unix-address.ts'
+import { optionsOf } from '../base/validate.ts'
 import { type Receiving, receivingOf } from './credentials.ts'
-import { closeFds } from './descriptor/descriptor.ts'
-import { openReactor } from './event-loop/reactor.ts'
-import { giveName, modeOf } from './address/socket-file.ts'
+import { closeFds } from '../descriptor/descriptor.ts'
+import { openReactor } from '../event-loop/reactor.ts'
+import { giveName, modeOf } from '../address/socket-file.ts'
 import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'
 
 /** Options of {@link bind}. */

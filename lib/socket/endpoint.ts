@@ -1,6 +1,6 @@
-import { type Descriptor, closeFds, disownAll } from './descriptor/descriptor.ts'
-import { socketClosed } from './base/errors.ts'
-import { Handle } from './event-loop/poll-handle.ts'
+import { type Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
+import { socketClosed } from '../base/errors.ts'
+import { Handle } from '../event-loop/poll-handle.ts'
 import { Receiver } from './receiver.ts'
 import { Sender } from './sender.ts'
 

@@ -1,11 +1,11 @@
 import { constants } from 'node:os'
-import { type Address, addressOf, putName } from './address/unix-address.ts'
-import { backlogOf, integer, optionsOf } from './base/validate.ts'
-import { type Descriptor, adopt, closeFds, own } from './descriptor/descriptor.ts'
-import { invalidType, invalidValue, systemError } from './base/errors.ts'
-import { native } from './native/binding.ts'
-import { openReactor } from './event-loop/reactor.ts'
-import { giveName, modeOf } from './address/socket-file.ts'
+import { type Address, addressOf, putName } from '../address/unix-address.ts'
+import { backlogOf, integer, optionsOf } from '../base/validate.ts'
+import { type Descriptor, adopt, closeFds, own } from '../descriptor/descriptor.ts'
+import { invalidType, invalidValue, systemError } from '../base/errors.ts'
+import { native } from '../native/binding.ts'
+import { openReactor } from '../event-loop/reactor.ts'
+import { giveName, modeOf } from '../address/socket-file.ts'
 import { makeSocket } from './unix-socket.ts'
 
 interface Backlog {

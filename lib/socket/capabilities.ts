@@ -1,5 +1,5 @@
-import { unsupportedPlatform } from './base/errors.ts'
-import { MAX_SENT_FDS, backend, isSupported, loadFailure, probeKernel } from './native/binding.ts'
+import { unsupportedPlatform } from '../base/errors.ts'
+import { MAX_SENT_FDS, backend, isSupported, loadFailure, probeKernel } from '../native/binding.ts'
 
 /** What this kernel and this runtime can do. */
 export interface Capabilities {

@@ -1,13 +1,13 @@
 import { types } from 'node:util'
-import { onAbort } from './base/validate.ts'
+import { onAbort } from '../base/validate.ts'
 import type { Credentials } from './credentials.ts'
-import { closeFds } from './descriptor/descriptor.ts'
-import { aborted, invalidReturn, rejection, socketClosed, systemError } from './base/errors.ts'
-import { Handle } from './event-loop/poll-handle.ts'
-import { AGAIN, native } from './native/binding.ts'
+import { closeFds } from '../descriptor/descriptor.ts'
+import { aborted, invalidReturn, rejection, socketClosed, systemError } from '../base/errors.ts'
+import { Handle } from '../event-loop/poll-handle.ts'
+import { AGAIN, native } from '../native/binding.ts'
 import { peerOf } from './peer.ts'
-import { Queue } from './base/queue.ts'
-import { spend } from './event-loop/tick-budget.ts'
+import { Queue } from '../base/queue.ts'
+import { spend } from '../event-loop/tick-budget.ts'
 
 /** How many connections one wake accepts, and how many are held that were accepted ahead. */
 const PER_WAKE = 64
