@@ -1,7 +1,7 @@
 import { type Descriptor, adopt, closeFds } from '../descriptor/descriptor.ts'
 import { invalidType, invalidValue } from '../base/errors.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
-import { SocketStream, closeAll } from '../socket-stream.ts'
+import { SocketStream, closeAll } from '../stream/unix-stream.ts'
 import { UnixSocket } from '../socket/unix-socket.ts'
 
 /**

@@ -4,7 +4,7 @@ import { Descriptor, closeFds } from '../descriptor/descriptor.ts'
 import { alreadyConnected, carrierMissing, invalidType } from '../base/errors.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { MAX_RECEIVED_FDS } from '../native/binding.ts'
-import { SocketStream, capture, closeAll } from '../socket-stream.ts'
+import { SocketStream, capture, closeAll } from '../stream/unix-stream.ts'
 import { nextTurn } from '../event-loop/tick-budget.ts'
 import { UnixSocket } from '../socket/unix-socket.ts'
 

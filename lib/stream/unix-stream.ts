@@ -1,12 +1,12 @@
 import { Duplex, type DuplexOptions } from 'node:stream'
-import { bytesOf } from './base/validate.ts'
-import { type Descriptor, closeFds, disownAll, duplicateShared } from './descriptor/descriptor.ts'
-import { carrierMissing, notConnected, socketClosed } from './base/errors.ts'
-import { borrow, putFds } from './descriptor/fd-source.ts'
-import type { Message } from './socket/message.ts'
-import { type Shape, defaultLimits } from './socket/receiver.ts'
-import { sentAtOnce } from './socket/sender.ts'
-import { type UnixSocket, endpointOf } from './socket/unix-socket.ts'
+import { bytesOf } from '../base/validate.ts'
+import { type Descriptor, closeFds, disownAll, duplicateShared } from '../descriptor/descriptor.ts'
+import { carrierMissing, notConnected, socketClosed } from '../base/errors.ts'
+import { borrow, putFds } from '../descriptor/fd-source.ts'
+import type { Message } from '../socket/message.ts'
+import { type Shape, defaultLimits } from '../socket/receiver.ts'
+import { sentAtOnce } from '../socket/sender.ts'
+import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
 
 /** How many bytes of small chunks go with one send. */
 const TOGETHER = 65_536
