@@ -1,7 +1,7 @@
 import type { Bytes } from '../base/validate.ts'
 import { bytesOf } from '../base/validate.ts'
-import type { Arrived } from '../arrivals.ts'
-import { frame } from '../connection-frame.ts'
+import type { Arrived } from '../handover/receive-connection.ts'
+import { frame } from '../handover/connection-frame.ts'
 import { invalidType, protocolError } from '../base/errors.ts'
 
 /** The length of the name, and that of the state. */

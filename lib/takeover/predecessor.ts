@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import { type Abortable, optionsOf, signalOf } from '../base/validate.ts'
-import { nextArrival, openArrived } from '../arrivals.ts'
+import { nextArrival, openArrived } from '../handover/receive-connection.ts'
 import { Channel } from '../channel.ts'
 import type { ChannelMessage } from '../channel-message.ts'
 import type { Descriptor } from '../descriptor/descriptor.ts'

@@ -1,11 +1,11 @@
 import type { Socket } from 'node:net'
-import { type Abortable, onAbort, optionsOf, signalOf } from './base/validate.ts'
+import { type Abortable, onAbort, optionsOf, signalOf } from '../base/validate.ts'
 import { HEADER, MAX_HEAD } from './connection-frame.ts'
-import type { Descriptor } from './descriptor/descriptor.ts'
-import { aborted, invalidType, isControlError, protocolError } from './base/errors.ts'
-import type { Endpoint } from './socket/endpoint.ts'
-import { openReactor } from './event-loop/reactor.ts'
-import { type UnixSocket, endpointOf } from './socket/unix-socket.ts'
+import type { Descriptor } from '../descriptor/descriptor.ts'
+import { aborted, invalidType, isControlError, protocolError } from '../base/errors.ts'
+import type { Endpoint } from '../socket/endpoint.ts'
+import { openReactor } from '../event-loop/reactor.ts'
+import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
 
 /** The longest packet that is received of a channel that keeps packets apart; the kernel allows less. */
 const MAX_PACKET = 1024 * 1024

@@ -1,13 +1,13 @@
 import type { Socket } from 'node:net'
-import { type Abortable, type Bytes, onAbort, optionsOf, signalOf } from './base/validate.ts'
+import { type Abortable, type Bytes, onAbort, optionsOf, signalOf } from '../base/validate.ts'
 import { frame } from './connection-frame.ts'
-import { aborted, connectionClosed, invalidReturn, invalidType, invalidValue } from './base/errors.ts'
-import { fds } from './native/binding.ts'
-import { isNetSocket, numberOf, stopReading } from './descriptor/node-internals.ts'
-import { openReactor } from './event-loop/reactor.ts'
-import type { LateMessage } from './socket/sender.ts'
-import { nextTurn, spend } from './event-loop/tick-budget.ts'
-import { type UnixSocket, endpointOf } from './socket/unix-socket.ts'
+import { aborted, connectionClosed, invalidReturn, invalidType, invalidValue } from '../base/errors.ts'
+import { fds } from '../native/binding.ts'
+import { isNetSocket, numberOf, stopReading } from '../descriptor/node-internals.ts'
+import { openReactor } from '../event-loop/reactor.ts'
+import type { LateMessage } from '../socket/sender.ts'
+import { nextTurn, spend } from '../event-loop/tick-budget.ts'
+import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
 
 /**
  * Hand a live connection over: its descriptor, and what Node has already read of it.
