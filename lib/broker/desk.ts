@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
-import type { Channel, ChannelReply } from '../channel.ts'
-import type { ChannelRequest } from '../channel-message.ts'
+import type { Channel, ChannelReply } from '../channel/channel.ts'
+import type { ChannelRequest } from '../channel/message.ts'
 import type { Credentials } from '../socket/credentials.ts'
 import type { Descriptor } from '../descriptor/descriptor.ts'
 import { aborted, pathError, systemError } from '../base/errors.ts'

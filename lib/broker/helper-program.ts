@@ -1,7 +1,7 @@
 // The helper of a broker, with the channel as its descriptor 3. It runs twice in one process: `restrict [UID GID]` gives up
 // what has to be given up before execve(2), and executes `serve`, which takes the user on and grants wishes.
 import { argv, execPath } from 'node:process'
-import { Channel } from '../channel.ts'
+import { Channel } from '../channel/channel.ts'
 import type { Credentials } from '../socket/credentials.ts'
 import { invalidValue, systemError } from '../base/errors.ts'
 import { executeRestricted, hide } from '../native/binding.ts'

@@ -1,5 +1,5 @@
 import { optionsOf } from '../base/validate.ts'
-import { Channel } from '../channel.ts'
+import { Channel } from '../channel/channel.ts'
 import { invalidType, invalidValue } from '../base/errors.ts'
 import { serveConnections } from '../socket/serving.ts'
 import { UnixServer } from '../socket/unix-server.ts'

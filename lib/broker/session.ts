@@ -1,4 +1,4 @@
-import { Channel } from '../channel.ts'
+import { Channel } from '../channel/channel.ts'
 import { brokerClosed } from '../base/errors.ts'
 import type { UnixSocket } from '../socket/unix-socket.ts'
 import { Hold } from '../base/hold.ts'

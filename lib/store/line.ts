@@ -1,5 +1,5 @@
-import { Channel } from '../channel.ts'
-import type { ChannelMessage } from '../channel-message.ts'
+import { Channel } from '../channel/channel.ts'
+import type { ChannelMessage } from '../channel/message.ts'
 import type { Descriptor } from '../descriptor/descriptor.ts'
 import { Hold } from '../base/hold.ts'
 import type { UnixSocket } from '../socket/unix-socket.ts'

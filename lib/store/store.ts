@@ -1,6 +1,6 @@
 import { type Address, addressOf } from '../address/unix-address.ts'
 import { type Abortable, MAX_INT, integer, optionsOf, signalOf } from '../base/validate.ts'
-import type { ChannelMessage } from '../channel-message.ts'
+import type { ChannelMessage } from '../channel/message.ts'
 import { connect } from '../socket/connect.ts'
 import { type Descriptor, closeFds, disownAll, own } from '../descriptor/descriptor.ts'
 import { descriptorNameOf } from '../base/descriptor-name.ts'

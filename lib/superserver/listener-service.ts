@@ -1,4 +1,4 @@
-import { Channel } from '../channel.ts'
+import { Channel } from '../channel/channel.ts'
 import { protocolError } from '../base/errors.ts'
 import { native } from '../native/binding.ts'
 import { openSocket } from '../socket/unix-socket.ts'

@@ -1,4 +1,4 @@
-import { type Descriptor, closeFds, disownAll } from './descriptor/descriptor.ts'
+import { type Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
 
 /**
  * A message of a {@link Channel}: a value, and exactly the descriptors that were sent with it. The descriptors are the

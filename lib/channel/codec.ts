@@ -1,5 +1,5 @@
 import { types } from 'node:util'
-import { invalidReturn, invalidType, invalidValue, undecodable } from './base/errors.ts'
+import { invalidReturn, invalidType, invalidValue, undecodable } from '../base/errors.ts'
 
 /** What the data of a frame are, by the native side's code. */
 export const BYTES = 0

@@ -1,13 +1,13 @@
-import { type Abortable, MAX_INT, integer, optionsOf, signalOf } from './base/validate.ts'
-import type { ChannelMessage, ChannelRequest } from './channel-message.ts'
+import { type Abortable, MAX_INT, integer, optionsOf, signalOf } from '../base/validate.ts'
+import type { ChannelMessage, ChannelRequest } from './message.ts'
 import { codecOf } from './codec.ts'
-import { invalidType, invalidValue, socketNotEmpty } from './base/errors.ts'
-import type { FdSource } from './descriptor/fd-source.ts'
-import { Iteration, end } from './base/async-iterator.ts'
-import { type Handler, Link, type Shape } from './link.ts'
-import { MAX_CHANNEL_FDS } from './native/binding.ts'
-import { openReactor } from './event-loop/reactor.ts'
-import { type UnixSocket, endpointOf } from './socket/unix-socket.ts'
+import { invalidType, invalidValue, socketNotEmpty } from '../base/errors.ts'
+import type { FdSource } from '../descriptor/fd-source.ts'
+import { Iteration, end } from '../base/async-iterator.ts'
+import { type Handler, Link, type Shape } from './connection.ts'
+import { MAX_CHANNEL_FDS } from '../native/binding.ts'
+import { openReactor } from '../event-loop/reactor.ts'
+import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
 
 /** Options of {@link Channel}. */
 export interface ChannelOptions<T = unknown> {

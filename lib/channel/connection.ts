@@ -1,11 +1,11 @@
 import { constants } from 'node:os'
 import { clearTimeout, setTimeout } from 'node:timers'
-import { onAbort } from './base/validate.ts'
-import { ChannelMessage, ChannelRequest } from './channel-message.ts'
-import { ChannelSender } from './channel-sender.ts'
+import { onAbort } from '../base/validate.ts'
+import { ChannelMessage, ChannelRequest } from './message.ts'
+import { ChannelSender } from './frame-writer.ts'
 import { type Codec, type Encoded, JSON_TEXT, UTF8 } from './codec.ts'
-import { Descriptor, closeFds, disownAll } from './descriptor/descriptor.ts'
-import type { Endpoint, Framing } from './socket/endpoint.ts'
+import { Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
+import type { Endpoint, Framing } from '../socket/endpoint.ts'
 import {
   TRUNCATED,
   type SystemError,
@@ -22,14 +22,14 @@ import {
   timedOut,
   tooLarge,
   tooManyPending
-} from './base/errors.ts'
-import { type FdSource, putFds } from './descriptor/fd-source.ts'
+} from '../base/errors.ts'
+import { type FdSource, putFds } from '../descriptor/fd-source.ts'
 import { CANCEL, CLOSE, ERROR, Frame, MESSAGE, REQUEST, RESPONSE } from './frame.ts'
-import { AGAIN, BROKEN, END, MAX_CHANNEL_FDS, native, outcome } from './native/binding.ts'
-import { type Pending, settle } from './base/waiters.ts'
-import { Queue } from './base/queue.ts'
-import { tell, toldError } from './told-error.ts'
-import { nextTurn, spend } from './event-loop/tick-budget.ts'
+import { AGAIN, BROKEN, END, MAX_CHANNEL_FDS, native, outcome } from '../native/binding.ts'
+import { type Pending, settle } from '../base/waiters.ts'
+import { Queue } from '../base/queue.ts'
+import { tell, toldError } from './remote-error.ts'
+import { nextTurn, spend } from '../event-loop/tick-budget.ts'
 
 /** How many frames one wake takes before it lets the event loop go on. */
 const PER_WAKE = 64

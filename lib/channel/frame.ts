@@ -1,6 +1,6 @@
 import type { Arrived } from './codec.ts'
-import { type Descriptor, own } from './descriptor/descriptor.ts'
-import { SMALL, bytes, fds, native, outcome, text } from './native/binding.ts'
+import { type Descriptor, own } from '../descriptor/descriptor.ts'
+import { SMALL, bytes, fds, native, outcome, text } from '../native/binding.ts'
 
 // What a frame is for, by the native side's code.
 export const MESSAGE = 0
