@@ -1,20 +1,30 @@
-// Makes the few files that are published of the modules that tsc has left in dist/.
+// Bundles what tsc has compiled in dist/ into the few files that are published, in a folder with the same entry points.
 //
-// To find, read and link a module costs more than what is in it: all that `fdpass` loads becomes one file, and what only other entry
-// points need stays beside it. Names stay, and with them stack traces. It begins with what tsc has made: esbuild 0.28 has `using` in
-// a loop throw again what an earlier turn threw. The declarations lose what is not public, nearly half of them.
-import { readdirSync, rmSync, writeFileSync } from 'node:fs'
+// Node needs longer to find, read and link a module than to run it: everything that `fdpass` loads becomes one file, and what only
+// other entry points need stays beside it. Names are kept for stack traces. The input is tsc's output, because esbuild 0.28
+// compiles `using` in a loop so that it rethrows the error of an earlier iteration.
+import { chmodSync, copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { build } from 'esbuild'
 import { rollup } from 'rollup'
 import { dts } from 'rollup-plugin-dts'
 import { entryPoints, root } from './run.mjs'
 
-const dist = join(root, 'dist')
-const index = join(dist, 'index.js')
+const compiled = join(root, 'dist')
+const index = join(compiled, 'index.js')
+const paths = Object.values(entryPoints)
 
-// What can be reached from the same entry points becomes one file: everything that `fdpass` loads if each of them loads `fdpass`.
+const common = {
+  absWorkingDir: root,
+  bundle: true,
+  splitting: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node20.19'
+}
+
+// Modules that the same entry points reach become one file: everything that `fdpass` loads, if each entry point loads `fdpass`.
 const startWithIndex = {
   name: 'start with index',
   setup({ onLoad, initialOptions }) {
@@ -25,60 +35,85 @@ const startWithIndex = {
   }
 }
 
-for (const name of readdirSync(dist)) if (name.startsWith('chunk-')) rmSync(join(dist, name))
-const { metafile, outputFiles } = await build({
-  absWorkingDir: root,
-  entryPoints: {
-    ...Object.fromEntries(entryPoints.map((name) => [name, join(dist, `${name}.js`)])),
-    // A program, which the broker finds beside its own file.
-    'helper-program': join(dist, 'lib', 'broker', 'helper-program.js')
-  },
-  outdir: dist,
-  bundle: true,
-  splitting: true,
-  format: 'esm',
-  platform: 'node',
-  target: 'node20.19',
-  external: ['#binding'],
-  plugins: [startWithIndex],
-  // package.json's sideEffects is about the files that this makes.
-  ignoreAnnotations: true,
-  metafile: true,
-  write: false,
-  logLevel: 'warning'
-})
-
-// To link one of Node's modules, Node reads all that it exports, and with it loads what it has left for later: most of node:fs.
+// When Node links an ECMAScript import of a builtin module, it reads every export, and loads what the module loads lazily.
 const imported = /^import \{([^}]*)\} from "(node:[\w/]+)";$/gm
-function take(_statement, names, module) {
+function useGetBuiltinModule(_statement, names, module) {
   return `const {${names.replaceAll(' as ', ': ')}} = process.getBuiltinModule("${module}");`
 }
-// esbuild calls a class that names itself by another name, which would stand in messages.
-function nameClasses(text) {
+// esbuild renames a class that refers to itself; error messages would show the new name.
+function restoreClassNames(text) {
   const renamed = [...text.matchAll(/^var (\w+) = class _\1\b/gm)].map(([, name]) => name)
   return renamed.reduce((named, name) => named.replaceAll(new RegExp(`\\b_${name}\\b`, 'g'), name), text)
 }
-for (const { path, text } of outputFiles) {
-  writeFileSync(path, nameClasses(text.replace(imported, take)))
+
+/** Bundles the library; returns esbuild's metafile. */
+async function bundleLibrary(folder) {
+  const { metafile, outputFiles } = await build({
+    ...common,
+    entryPoints: {
+      ...Object.fromEntries(paths.map((path) => [path, join(compiled, `${path}.js`)])),
+      // A program: the broker starts the file beside its own.
+      'lib/broker/helper-program': join(compiled, 'lib', 'broker', 'helper-program.js')
+    },
+    outdir: folder,
+    external: ['#binding'],
+    plugins: [startWithIndex],
+    ignoreAnnotations: true, // package.json's sideEffects describes the files that this makes
+    metafile: true,
+    write: false,
+    logLevel: 'warning'
+  })
+  for (const { path, text } of outputFiles) {
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(path, restoreClassNames(text.replace(imported, useGetBuiltinModule)))
+  }
+  return metafile
 }
 
-// rollup does not know that a class may be exported as a type only.
-const exportTypes = {
-  name: 'export types',
-  renderChunk(code, { isEntry, name }) {
-    if (!isEntry) return null
-    const values = new Set(metafile.outputs[`dist/${name}.js`].exports)
-    const marked = (list) =>
-      list.replace(/(?:\w+ as )?(\w+)/g, (item, exported) => (values.has(exported) ? item : `type ${item}`))
-    return code.replace(/^export \{([^}]*)\}/gm, (_statement, list) => `export {${marked(list)}}`)
-  }
+/** Bundles the command line with commander, its only dependency. It imports `fdpass` as any program does. */
+async function bundleCommandLine(folder) {
+  const cli = join(folder, 'lib', 'cli')
+  await build({
+    ...common,
+    entryPoints: ['main', 'openfile'].map((name) => join(compiled, 'lib', 'cli', `${name}.js`)),
+    outdir: cli,
+    minify: true,
+    keepNames: true,
+    external: ['fdpass', 'fdpass/*'],
+    chunkNames: '[name]-[hash]',
+    // commander is CommonJS, and requires modules of Node's.
+    banner: { js: "import{createRequire as $require}from'node:module';const require=$require(import.meta.url);" },
+    logLevel: 'warning'
+  })
+  chmodSync(join(cli, 'main.js'), 0o755)
+  copyFileSync(join(root, 'node_modules', 'commander', 'LICENSE'), join(cli, 'commander.LICENSE'))
 }
-const declarations = await rollup({
-  input: Object.fromEntries(entryPoints.map((name) => [name, join(dist, `${name}.d.ts`)])),
-  external: /^(node:|#binding$)/,
-  plugins: [dts({ compilerOptions: { allowImportingTsExtensions: true } }), exportTypes],
-  // `fdpass/dbus` and `fdpass/usocket` have a class whose base is not public.
-  onLog: (level, log, show) => log.message.includes('private shared type exports') || show(level, log)
-})
-await declarations.write({ dir: dist, entryFileNames: '[name].d.ts', chunkFileNames: 'chunk-[hash].d.ts' })
-rmSync(join(dist, 'lib'), { recursive: true })
+
+/** Rolls the declarations up. They lose what is not public, nearly half of them. */
+async function bundleDeclarations(folder, { outputs }) {
+  // rollup does not know that a class may be exported as a type only.
+  const exportTypes = {
+    name: 'export types',
+    renderChunk(code, { isEntry, name }) {
+      if (!isEntry) return null
+      const values = new Set(outputs[relative(root, join(folder, `${name}.js`))].exports)
+      const marked = (list) =>
+        list.replace(/(?:\w+ as )?(\w+)/g, (item, exported) => (values.has(exported) ? item : `type ${item}`))
+      return code.replace(/^export \{([^}]*)\}/gm, (_statement, list) => `export {${marked(list)}}`)
+    }
+  }
+  const declarations = await rollup({
+    input: Object.fromEntries(paths.map((path) => [path, join(compiled, `${path}.d.ts`)])),
+    external: /^(node:|#binding$)/,
+    plugins: [dts({ compilerOptions: { allowImportingTsExtensions: true } }), exportTypes],
+    // `fdpass/dbus` and `fdpass/usocket` have a class whose base is not public.
+    onLog: (level, log, show) => log.message.includes('private shared type exports') || show(level, log)
+  })
+  await declarations.write({ dir: folder, entryFileNames: '[name].d.ts', chunkFileNames: 'chunk-[hash].d.ts' })
+}
+
+/** Writes the published files of dist/ into a folder. */
+export async function bundle(folder) {
+  await bundleDeclarations(folder, await bundleLibrary(folder))
+  await bundleCommandLine(folder)
+}

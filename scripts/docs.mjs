@@ -9,7 +9,7 @@ import { entryPoints, root } from './run.mjs'
 const docs = join(root, 'docs')
 
 /** The references of `fdpass/…`, and with api.md that of `fdpass`. */
-const jobs = entryPoints.filter((name) => name !== 'index')
+const jobs = Object.keys(entryPoints).filter((name) => name !== 'index')
 const files = ['api.md', ...jobs.map((job) => `${job}.md`)]
 
 /** Makes the reference in a folder; false where typedoc found something undocumented or amiss, and has said what. */

@@ -4,10 +4,11 @@
 // when no registry has them, and no lock file could hold their hashes. Here they become its optionalDependencies; what only
 // this folder needs goes. The JavaScript loses its comments and spaces, a third of the whole.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { parseTriple } from '@napi-rs/cli'
 import { transformSync } from 'esbuild'
+import { bundle } from './bundle.mjs'
 import { root } from './run.mjs'
 
 if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: ['ignore', 2, 2] }).status !== 0)
@@ -25,12 +26,15 @@ rmSync(folder, { recursive: true, force: true })
 const [{ files }] = JSON.parse(
   execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
 )
-for (const { path } of files) {
+for (const { path } of files.filter(({ path }) => !path.startsWith('dist/'))) {
   mkdirSync(dirname(join(folder, path)), { recursive: true })
   cpSync(join(root, path), join(folder, path))
-  // The declarations have the comments; scripts/cli.mjs has done this to dist/cli.
-  if (!/^dist\/(?!cli\/).*\.js$|\.cjs$/.test(path)) continue
-  const { code } = transformSync(readFileSync(join(root, path), 'utf8'), {
+}
+await bundle(join(folder, 'dist'))
+// The declarations have the comments, and the command line is minified already.
+for (const path of readdirSync(folder, { recursive: true })) {
+  if (!/\.c?js$/.test(path) || path.startsWith(join('dist', 'lib', 'cli'))) continue
+  const { code } = transformSync(readFileSync(join(folder, path), 'utf8'), {
     minify: true, // with the names, which would be 86 KB more
     keepNames: true,
     lineLimit: 120, // an uncaught error shows its line

@@ -1,15 +1,22 @@
 import { spawn } from 'node:child_process'
-import { readdirSync } from 'node:fs'
-import { basename, dirname } from 'node:path'
+import { readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 /** The project's folder. */
 export const root = dirname(dirname(fileURLToPath(import.meta.url)))
 
-/** The modules that programs import, by the names of their files at the top: 'index', 'broker', … */
-export const entryPoints = readdirSync(root)
-  .filter((name) => name.endsWith('.ts'))
-  .map((name) => basename(name, '.ts'))
+const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+
+/** The modules that programs import, by name: their paths below dist/ without an extension (`broker`: `lib/broker/index`). */
+export const entryPoints = Object.fromEntries(
+  Object.entries(exports)
+    .filter(([, target]) => typeof target === 'object')
+    .map(([subpath, { default: path }]) => [
+      subpath === '.' ? 'index' : subpath.replace('./', ''),
+      path.replace('./dist/', '').replace('.js', '')
+    ])
+)
 
 /** Runs a command in the project's folder, shows what it prints if asked to, and gives its exit code and its output. */
 export function run(command, args, { env = {}, show = true } = {}) {

@@ -206,8 +206,16 @@ test("README's first example, and the command line, on each version of Node", as
         execute('npx', ['fdpass', '--version'], { env: environment(node) }),
         new RegExp(own.replaceAll('.', '\\.'))
       )
+      assert.equal(
+        execute('npx', ['fdpass', 'cat', 'package.json'], { env: environment(node) }),
+        readFileSync(join(clean, 'package.json'), 'utf8')
+      )
     })
   }
+})
+
+test("the command line contains commander, with commander's licence", () => {
+  assert.ok(existsSync(join(clean, 'node_modules', 'fdpass', 'dist', 'lib', 'cli', 'commander.LICENSE')))
 })
 
 test('import and require give one and the same, without a warning', async (t) => {

@@ -223,26 +223,6 @@ onlyIf(isLinux, 'needs /dev/full')(
   }
 )
 
-test('The package has what the command line needs, and needs nothing else, installed as npm does it', async (t) => {
-  const cwd = sandbox()
-  const npm = (...args: string[]) => spawnSync('npm', args, { cwd, encoding: 'utf8' })
-  const [{ filename, files }] = JSON.parse(npm('pack', '--json', '--ignore-scripts', resolve('.')).stdout)
-  const paths = new Set(files.map(({ path }: { path: string }) => path))
-  for (const path of ['dist/cli/main.js', 'dist/cli/commander.LICENSE', man.replace('./', '')])
-    t.true(paths.has(path), path)
-  t.is(npm('install', '--offline', '--no-audit', '--no-fund', '--prefix', 'there', join(cwd, filename)).status, 0)
-  t.deepEqual(readdirSync(join(cwd, 'there', 'node_modules')).toSorted(), ['.bin', '.package-lock.json', 'fdpass'])
-  // The binary is in a package of its own for each platform.
-  for (const binary of readdirSync('.').filter((name) => name.endsWith('.node'))) {
-    cpSync(binary, join(cwd, 'there', 'node_modules', 'fdpass', binary))
-  }
-  writeFileSync(join(cwd, 'file'), 'content\n')
-  const { stdout, stderr } = await begin(t, join(cwd, 'there', 'node_modules', '.bin', 'fdpass'), ['cat', 'file'], {
-    cwd
-  }).ended
-  t.deepEqual({ stdout, stderr }, { stdout: 'content\n', stderr: '' })
-})
-
 onlyIf(runs('groff', '--version'), 'needs groff')('The man page is without a warning of groff’s', (t) => {
   const { stdout, stderr, status } = spawnSync('groff', ['-man', '-ww', '-z', man], { encoding: 'utf8' })
   t.deepEqual({ stdout, stderr, status }, { stdout: '', stderr: '', status: 0 })

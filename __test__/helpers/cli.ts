@@ -10,7 +10,7 @@ const folder = realpathSync(temporaryFolder())
 const bin = join(folder, 'bin')
 mkdirSync(bin)
 chmodSync(folder, 0o755) // other users are to find it
-symlinkSync(resolve('dist/cli/main.js'), join(bin, 'fdpass'))
+symlinkSync(resolve('dist/lib/cli/main.js'), join(bin, 'fdpass'))
 symlinkSync(process.execPath, join(bin, 'node')) // what its first line asks for
 
 /** The environment of somebody who has installed the package. */

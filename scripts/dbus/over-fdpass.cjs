@@ -4,12 +4,12 @@ const net = require('node:net')
 const { join } = require('node:path')
 
 const dist = join(__dirname, '..', '..', 'dist')
-const { DBusStream } = require(join(dist, 'dbus.js'))
-const { addressOf, putName } = require(join(dist, 'lib/address.js'))
-const { closeFds } = require(join(dist, 'lib/descriptor.js'))
-const binding = require(join(dist, 'lib/native.js'))
-const { openReactor } = require(join(dist, 'lib/reactor.js'))
-const { makeSocket, openSocket } = require(join(dist, 'lib/unix-socket.js'))
+const { DBusStream } = require(join(dist, 'lib/dbus/index.js'))
+const { addressOf, putName } = require(join(dist, 'lib/address/unix-address.js'))
+const { closeFds } = require(join(dist, 'lib/descriptor/descriptor.js'))
+const binding = require(join(dist, 'lib/native/binding.js'))
+const { openReactor } = require(join(dist, 'lib/event-loop/reactor.js'))
+const { makeSocket, openSocket } = require(join(dist, 'lib/socket/unix-socket.js'))
 
 const STREAM = 0
 const { createConnection } = net

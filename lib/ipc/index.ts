@@ -6,5 +6,5 @@
  *
  * @module ipc
  */
-export { NodeChannel, type NodeChannelOptions } from './lib/ipc/node-channel.ts'
-export type { NodeMessage, NodeValue } from './lib/ipc/node-message.ts'
+export { NodeChannel, type NodeChannelOptions } from './node-channel.ts'
+export type { NodeMessage, NodeValue } from './node-message.ts'

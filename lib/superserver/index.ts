@@ -7,15 +7,15 @@
  *
  * @module superserver
  */
-export type { ListenSource } from './lib/socket/listening.ts'
-export type { Ending } from './lib/superserver/child.ts'
+export type { ListenSource } from '../socket/listening.ts'
+export type { Ending } from './child.ts'
 export {
   type ConnectionsOptions,
   type WorkerListener,
   connections,
   listeners,
   serve
-} from './lib/superserver/connections.ts'
+} from './connections.ts'
 export type {
   ConnectionCounters,
   ExitEvent,
@@ -25,8 +25,8 @@ export type {
   SuperserverEventMap,
   SuperserverStats,
   WorkerState
-} from './lib/superserver/service.ts'
-export type { ResourceLimit, ServiceOptions } from './lib/superserver/settings.ts'
+} from './service.ts'
+export type { ResourceLimit, ServiceOptions } from './settings.ts'
 export {
   type CloseOptions,
   type Services,
@@ -35,5 +35,5 @@ export {
   type SuperserverAddress,
   type SuperserverOptions,
   superserve
-} from './lib/superserver/superserver.ts'
-export { isWorker } from './lib/superserver/worker-environment.ts'
+} from './superserver.ts'
+export { isWorker } from './worker-environment.ts'

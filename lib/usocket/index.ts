@@ -6,11 +6,11 @@
  *
  * @module usocket
  */
-export { UServer, type UServerListenOptions } from './lib/usocket/userver.ts'
+export { UServer, type UServerListenOptions } from './userver.ts'
 export {
   USocket,
   type USocketCallback,
   type USocketMessage,
   type USocketOptions,
   type USocketRead
-} from './lib/usocket/usocket.ts'
+} from './usocket.ts'

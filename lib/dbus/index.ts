@@ -6,5 +6,5 @@
  *
  * @module dbus
  */
-export { connectBus } from './lib/dbus/connect-bus.ts'
-export { DBusStream } from './lib/dbus/dbus-stream.ts'
+export { connectBus } from './connect-bus.ts'
+export { DBusStream } from './dbus-stream.ts'

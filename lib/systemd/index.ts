@@ -8,8 +8,8 @@
  *
  * @module systemd
  */
-export { type BarrierOptions, barrier } from './lib/systemd/barrier.ts'
-export { type StoreFdsOptions, removeFds, storeFds } from './lib/systemd/fd-store.ts'
-export { listenFds } from './lib/systemd/listen-fds.ts'
-export { type ServiceState, notify } from './lib/systemd/notify.ts'
-export { type KeepWatchdogOptions, keepWatchdog, watchdogInterval } from './lib/systemd/watchdog.ts'
+export { type BarrierOptions, barrier } from './barrier.ts'
+export { type StoreFdsOptions, removeFds, storeFds } from './fd-store.ts'
+export { listenFds } from './listen-fds.ts'
+export { type ServiceState, notify } from './notify.ts'
+export { type KeepWatchdogOptions, keepWatchdog, watchdogInterval } from './watchdog.ts'

@@ -6,6 +6,6 @@
  *
  * @module store
  */
-export { StoreService, serveStore } from './lib/store/service.ts'
-export type { ServeStoreOptions } from './lib/store/settings.ts'
-export { type GetOptions, type PutOptions, Store, type StoreEntry, connectStore } from './lib/store/store.ts'
+export { StoreService, serveStore } from './service.ts'
+export type { ServeStoreOptions } from './settings.ts'
+export { type GetOptions, type PutOptions, Store, type StoreEntry, connectStore } from './store.ts'

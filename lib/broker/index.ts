@@ -14,7 +14,7 @@ export {
   type StartBrokerOptions,
   connectBroker,
   startBroker
-} from './lib/broker/broker.ts'
-export type { BrokerPolicy, BrokerRequest, OpenRequest, ServiceRequest } from './lib/broker/policy.ts'
-export { BrokerService, type ServeBrokerOptions, serveBroker } from './lib/broker/serve.ts'
-export type { BrokerOffer } from './lib/broker/settings.ts'
+} from './broker.ts'
+export type { BrokerPolicy, BrokerRequest, OpenRequest, ServiceRequest } from './policy.ts'
+export { BrokerService, type ServeBrokerOptions, serveBroker } from './serve.ts'
+export type { BrokerOffer } from './settings.ts'

@@ -1,0 +1,15 @@
+/**
+ * Restarts that drop no connection: a process takes the listeners of the one that serves, and serves in its place when it is ready.
+ *
+ * - {@link takeover} with {@link TakeoverOptions}, {@link Takeover}
+ * - What came: {@link Takeover.listeners}, {@link Predecessor}
+ * - What goes: {@link Takeover.superseded}, {@link Successor}
+ *
+ * @module takeover
+ */
+export type { ListenSource } from '../socket/listening.ts'
+export type { Knowledge } from './connection-message.ts'
+export { Predecessor, type TakenConnection, type TakenConnectionsOptions } from './predecessor.ts'
+export type { TakeoverOptions, TakeoverState } from './settings.ts'
+export { Successor, type SuccessorHandOverOptions } from './successor.ts'
+export { Takeover, takeover } from './takeover.ts'
