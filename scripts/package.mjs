@@ -26,7 +26,8 @@ rmSync(folder, { recursive: true, force: true })
 const [{ files }] = JSON.parse(
   execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
 )
-for (const { path } of files.filter(({ path }) => !path.startsWith('dist/'))) {
+for (const { path } of files) {
+  if (path.startsWith('dist/')) continue
   mkdirSync(dirname(join(folder, path)), { recursive: true })
   cpSync(join(root, path), join(folder, path))
 }
