@@ -21,25 +21,16 @@ use napi_derive::napi;
 use crate::beneath;
 use crate::channel;
 use crate::close_task::CloseTask;
+use crate::codes::{AGAIN, ControlStatus, END, code};
 use crate::environment::Environment;
+use crate::memory::{
+  BATCH_ENTRY_LENGTH, BATCH_HEADER_LENGTH, BatchEntryField, BatchField, HAS_CREDENTIALS, HAS_PIDFD, Memory,
+  OUTCOME_LENGTH, ReceiveField,
+};
 use crate::peer::Peer;
 use crate::program::{self, program_and_integers};
 use crate::services;
 use crate::table::Table;
-use crate::{AGAIN, BUSY, END};
-
-/// The code of an error, as JavaScript sees it.
-pub(crate) fn code(errno: Errno) -> i32 {
-  match errno {
-    Errno::EAGAIN => AGAIN,
-    // Too many descriptors of this user are in flight (unix(7)): nothing announces that they were received.
-    Errno::ETOOMANYREFS => BUSY,
-    // macOS: the peer's buffer is full, and kqueue reports the socket as writable all the same.
-    #[cfg(target_vendor = "apple")]
-    Errno::ENOBUFS => BUSY,
-    errno => -(errno as i32),
-  }
-}
 
 /// A Node-API function over a function of an environment and integers.
 macro_rules! integers {
@@ -511,7 +502,7 @@ fn socket_type_of(kind: i32) -> SocketType {
 }
 
 fn receiving_of(bits: i32) -> Receiving {
-  Receiving { credentials: bits & Told::CREDENTIALS != 0, pidfd: bits & Told::PIDFD != 0 }
+  Receiving { credentials: bits & HAS_CREDENTIALS != 0, pidfd: bits & HAS_PIDFD != 0 }
 }
 
 fn socketpair(environment: &mut Environment, [kind]: [i32; 1]) -> Outcome {
@@ -519,7 +510,7 @@ fn socketpair(environment: &mut Environment, [kind]: [i32; 1]) -> Outcome {
   let (a, b) = fdpass_core::socketpair(socket_type)?;
   let pair = [environment.table.insert(a), environment.table.insert(b)];
   pair.iter().for_each(|&number| environment.table.set_socket(number, socket_type, Receiving::default()));
-  environment.fds.get()[..2].copy_from_slice(&pair);
+  environment.memory.fds.get()[..2].copy_from_slice(&pair);
   Ok(0)
 }
 
@@ -541,7 +532,7 @@ fn ask(environment: &mut Environment, [number, receiving]: [i32; 2]) -> Outcome 
 
 /// The address that JavaScript has put into the shared name.
 fn address(environment: &mut Environment, length: i32) -> Result<Address, Errno> {
-  Address::new(&environment.name.get()[..length as usize])
+  Address::new(&environment.memory.name.get()[..length as usize])
 }
 
 fn bind(environment: &mut Environment, [number, length, mode]: [i32; 3]) -> Outcome {
@@ -554,12 +545,12 @@ fn bind(environment: &mut Environment, [number, length, mode]: [i32; 3]) -> Outc
 
 fn hand_file_on(environment: &mut Environment, [number]: [i32; 1]) -> Outcome {
   let Some(id) = environment.table.hand_file_on(number)? else { return Ok(0) };
-  environment.name.get()[..id.len()].copy_from_slice(&id);
+  environment.memory.name.get()[..id.len()].copy_from_slice(&id);
   Ok(id.len() as i32)
 }
 
 fn claim_file(environment: &mut Environment, [number]: [i32; 1]) -> Outcome {
-  let id = environment.name.get()[..16].try_into().map_err(|_| Errno::EINVAL)?;
+  let id = environment.memory.name.get()[..16].try_into().map_err(|_| Errno::EINVAL)?;
   let file = SocketFile::claim(environment.table.socket(number)?, id)?;
   let claimed = file.is_some();
   environment.table.set_file(number, file)?;
@@ -610,12 +601,12 @@ fn put_bytes(name: &mut [u8], bytes: &[u8]) -> i32 {
 
 fn local_name(environment: &mut Environment, [number]: [i32; 1]) -> Outcome {
   let address = environment.table.socket(number)?.local_address()?;
-  Ok(put_name(environment.name.get(), address))
+  Ok(put_name(environment.memory.name.get(), address))
 }
 
 fn remote_name(environment: &mut Environment, [number]: [i32; 1]) -> Outcome {
   let address = environment.table.socket(number)?.peer_address()?;
-  Ok(put_name(environment.name.get(), address))
+  Ok(put_name(environment.memory.name.get(), address))
 }
 
 unsafe extern "C" fn peer(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
@@ -674,13 +665,13 @@ fn internet_address(environment: &mut Environment, [fd, remote]: [i32; 2]) -> Ou
     0 => fdpass_core::local_internet_address(fd),
     _ => fdpass_core::remote_internet_address(fd),
   }?;
-  environment.outcome.get()[0] = address.port().into();
-  Ok(put_bytes(environment.name.get(), address.ip().to_string().as_bytes()))
+  environment.memory.outcome.get()[0] = address.port().into();
+  Ok(put_bytes(environment.memory.name.get(), address.ip().to_string().as_bytes()))
 }
 
 /// The IP address that JavaScript has put into the shared name, as text.
 fn ip_address(environment: &mut Environment, length: i32) -> Result<IpAddr, Errno> {
-  let text = std::str::from_utf8(&environment.name.get()[..length as usize]).map_err(|_| Errno::EINVAL)?;
+  let text = std::str::from_utf8(&environment.memory.name.get()[..length as usize]).map_err(|_| Errno::EINVAL)?;
   text.parse().map_err(|_| Errno::EINVAL)
 }
 
@@ -699,12 +690,12 @@ fn tcp_listener(environment: &mut Environment, [length, port, backlog, ipv6_only
 fn pipe(environment: &mut Environment, []: [i32; 0]) -> Outcome {
   let (read, write) = fdpass_core::pipe()?;
   let ends = [environment.table.insert(read), environment.table.insert(write)];
-  environment.fds.get()[..2].copy_from_slice(&ends);
+  environment.memory.fds.get()[..2].copy_from_slice(&ends);
   Ok(0)
 }
 
 fn memfd(environment: &mut Environment, [length]: [i32; 1]) -> Outcome {
-  let name = CString::new(&environment.name.get()[..length as usize]).map_err(|_| Errno::EINVAL)?;
+  let name = CString::new(&environment.memory.name.get()[..length as usize]).map_err(|_| Errno::EINVAL)?;
   let fd = fdpass_core::memfd(&name)?;
   Ok(environment.table.insert(fd))
 }
@@ -719,7 +710,7 @@ fn seal(_: &mut Environment, [fd, seals]: [i32; 2]) -> Outcome {
 }
 
 fn duplicate(environment: &mut Environment, [count]: [i32; 1]) -> Outcome {
-  let Environment { table, fds, .. } = environment;
+  let Environment { table, memory: Memory { fds, .. }, .. } = environment;
   let numbers = &mut fds.get()[..count as usize];
   // A failure drops, and so closes, those already made.
   let duplicates = borrowed(numbers)?.iter().map(|&fd| fdpass_core::duplicate(fd)).collect::<Result<Vec<_>, _>>()?;
@@ -753,7 +744,7 @@ fn close_all(environment: &mut Environment, [count]: [i32; 1]) -> Outcome {
 }
 
 fn take_all(environment: &mut Environment, count: i32) -> Vec<OwnedFd> {
-  let Environment { table, fds, .. } = environment;
+  let Environment { table, memory: Memory { fds, .. }, .. } = environment;
   let mut taken = Vec::with_capacity(count as usize);
   taken.extend(fds.get()[..count as usize].iter().filter_map(|&number| table.take(number).ok()));
   taken
@@ -768,13 +759,13 @@ unsafe extern "C" fn close_later(env: sys::napi_env, info: sys::napi_callback_in
 }
 
 fn send(environment: &mut Environment, [socket, length, count]: [i32; 3]) -> Outcome {
-  let Environment { table, bytes, fds, .. } = environment;
+  let Environment { table, memory: Memory { bytes, fds, .. }, .. } = environment;
   let data = &bytes.get()[..length as usize];
   send_bytes(table, data, &fds.get()[..count as usize], socket, Envelope::default())
 }
 
 fn send_from(environment: &mut Environment, data: &mut [u8], [socket, offset, count]: [i32; 3]) -> Outcome {
-  let Environment { table, fds, .. } = environment;
+  let Environment { table, memory: Memory { fds, .. }, .. } = environment;
   send_bytes(table, from(data, offset)?, &fds.get()[..count as usize], socket, Envelope::default())
 }
 
@@ -786,7 +777,7 @@ fn send_message(
   let to = if length == 0 { None } else { Some(address(environment, length)?) };
   let credentials = Credentials { pid: Some(pid).filter(|&pid| pid > 0), uid: uid as u32, gid: gid as u32 };
   let envelope = Envelope { to: to.as_ref(), credentials: (claims != 0).then_some(credentials) };
-  let Environment { table, fds, .. } = environment;
+  let Environment { table, memory: Memory { fds, .. }, .. } = environment;
   send_bytes(table, from(data, offset)?, &fds.get()[..count as usize], socket, envelope)
 }
 
@@ -800,20 +791,21 @@ fn send_bytes(table: &Table, data: &[u8], fds: &[i32], socket: RawFd, envelope: 
 }
 
 fn receive(environment: &mut Environment, [socket, max_bytes, max_fds]: [i32; 3]) -> Outcome {
-  let Environment { table, control, bytes, fds, outcome, name, .. } = environment;
-  let told = Told { fds: fds.get(), outcome: outcome.get(), name: name.get() };
-  receive_bytes(table, control, &mut bytes.get()[..max_bytes as usize], told, [socket, max_fds])
+  let Environment { table, control, memory: Memory { bytes, fds, outcome, name, .. }, .. } = environment;
+  let result = ReceiveOutcome { fds: fds.get(), outcome: outcome.get(), name: name.get() };
+  receive_bytes(table, control, &mut bytes.get()[..max_bytes as usize], result, [socket, max_fds])
 }
 
 fn receive_many(environment: &mut Environment, [socket, max_bytes, max_fds, mut most, cap]: [i32; 5]) -> Outcome {
-  let Environment { table, control, bytes, fds, outcome, batch, name, .. } = environment;
+  let Environment { table, control, memory: Memory { bytes, fds, outcome, batch, name, .. }, .. } = environment;
   let (mut bytes, mut numbers, batch) = (bytes.get(), fds.get(), batch.get());
-  let (counted, messages) = batch.split_at_mut(1);
-  counted[0] = 0;
+  let (header, entries) = batch.split_at_mut(BATCH_HEADER_LENGTH as usize);
+  let counted = &mut header[BatchField::Count as usize];
+  *counted = 0;
   let has_address = table.socket(socket)?.socket_type() == SocketType::Dgram;
   let mut taken = 0;
   let mut room = None;
-  for message in messages.chunks_exact_mut(2) {
+  for entry in entries.chunks_exact_mut(BATCH_ENTRY_LENGTH as usize) {
     if most > 0 {
       // Where nobody tells how much room there is, without /proc for one, nothing is received ahead.
       let room =
@@ -826,14 +818,17 @@ fn receive_many(environment: &mut Environment, [socket, max_bytes, max_fds, mut 
     if bytes.len() < max_bytes as usize {
       return Ok(AGAIN);
     }
-    let told = Told { fds: numbers, outcome: outcome.get(), name: name.get() };
-    let length = receive_bytes(table, control, &mut bytes[..max_bytes as usize], told, [socket, max_fds])?;
-    let &mut [count, lost, size, more, ..] = outcome.get() else { return Err(Errno::EINVAL) };
-    if length < 0 || lost != 0 || more != 0 || size != length || has_address {
+    let result = ReceiveOutcome { fds: numbers, outcome: outcome.get(), name: name.get() };
+    let length = receive_bytes(table, control, &mut bytes[..max_bytes as usize], result, [socket, max_fds])?;
+    let mut field = |field: ReceiveField| outcome.get()[field as usize];
+    let whole = field(ReceiveField::Status) == ControlStatus::Complete as i32 && field(ReceiveField::Size) == length;
+    if length < 0 || !whole || field(ReceiveField::Extras) != 0 || has_address {
       return Ok(length);
     }
-    message.copy_from_slice(&[length, count]);
-    counted[0] += 1;
+    let count = field(ReceiveField::FdCount);
+    entry[BatchEntryField::ByteCount as usize] = length;
+    entry[BatchEntryField::FdCount as usize] = count;
+    *counted += 1;
     taken += count;
     most = most.max(count);
     bytes = &mut bytes[length as usize..];
@@ -843,57 +838,59 @@ fn receive_many(environment: &mut Environment, [socket, max_bytes, max_fds, mut 
 }
 
 fn receive_into(environment: &mut Environment, buffer: &mut [u8], integers: [i32; 2]) -> Outcome {
-  let Environment { table, control, fds, outcome, name, .. } = environment;
-  let told = Told { fds: fds.get(), outcome: outcome.get(), name: name.get() };
-  receive_bytes(table, control, buffer, told, integers)
+  let Environment { table, control, memory: Memory { fds, outcome, name, .. }, .. } = environment;
+  let result = ReceiveOutcome { fds: fds.get(), outcome: outcome.get(), name: name.get() };
+  receive_bytes(table, control, buffer, result, integers)
 }
 
-/// Where a receive puts what it tells beside the number of bytes.
-pub(crate) struct Told<'a> {
+/// Where a receive writes its result beside the number of bytes.
+struct ReceiveOutcome<'a> {
   fds: &'a mut [i32],
   outcome: &'a mut [i32],
   name: &'a mut [u8],
-}
-
-impl Told<'_> {
-  /// How many integers `outcome` has.
-  pub(crate) const COUNT: usize = 9;
-  const CREDENTIALS: i32 = 1;
-  const PIDFD: i32 = 2;
 }
 
 fn receive_bytes(
   table: &mut Table,
   control: &mut ControlBuffer,
   buffer: &mut [u8],
-  Told { fds: numbers, outcome, name }: Told<'_>,
+  ReceiveOutcome { fds: numbers, outcome, name }: ReceiveOutcome<'_>,
   [socket, max_fds]: [i32; 2],
 ) -> Outcome {
   let Some(message) = table.socket(socket)?.recv(buffer, control, max_fds as usize)? else { return Ok(END) };
-  outcome[..Told::COUNT].copy_from_slice(&[0, 0, message.size as i32, 0, 0, 0, 0, 0, 0]);
-  match message.control {
+  let mut fields = [0; OUTCOME_LENGTH as usize];
+  let mut set = |field: ReceiveField, value| fields[field as usize] = value;
+  set(ReceiveField::Size, message.size as i32);
+  let status = match message.control {
     Control::Complete(fds) => {
-      outcome[0] = fds.len() as i32;
+      set(ReceiveField::FdCount, fds.len() as i32);
       for (number, fd) in numbers.iter_mut().zip(fds) {
         *number = table.insert(fd);
       }
+      ControlStatus::Complete
     }
-    // What else came, a pidfd for one, is closed with the message.
-    Control::Truncated => outcome[1] = 1,
-    Control::TooMany => outcome[1] = 2,
-    Control::Unexpected => outcome[1] = 3,
-  }
-  if outcome[1] == 0 {
+    Control::Truncated => ControlStatus::Truncated,
+    Control::TooMany => ControlStatus::TooMany,
+    Control::Unexpected => ControlStatus::Unexpected,
+  };
+  // Otherwise the message's other control data, such as a pidfd, is closed with it.
+  if let ControlStatus::Complete = status {
+    let mut extras = 0;
     if let Some(Credentials { pid, uid, gid }) = message.credentials {
-      outcome[3] |= Told::CREDENTIALS;
-      outcome[4..7].copy_from_slice(&[pid.unwrap_or(0), uid as i32, gid as i32]);
+      extras |= HAS_CREDENTIALS;
+      set(ReceiveField::Pid, pid.unwrap_or(0));
+      set(ReceiveField::Uid, uid as i32);
+      set(ReceiveField::Gid, gid as i32);
     }
     if let Some(pidfd) = message.pidfd {
-      outcome[3] |= Told::PIDFD;
-      outcome[7] = table.insert(pidfd);
+      extras |= HAS_PIDFD;
+      set(ReceiveField::Pidfd, table.insert(pidfd));
     }
-    outcome[8] = put_name(name, message.address);
+    set(ReceiveField::Extras, extras);
+    set(ReceiveField::NameLength, put_name(name, message.address));
   }
+  set(ReceiveField::Status, status as i32);
+  outcome[..fields.len()].copy_from_slice(&fields);
   Ok(message.length as i32)
 }
 

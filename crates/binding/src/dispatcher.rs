@@ -5,8 +5,8 @@ use std::ptr;
 use napi::bindgen_prelude::{Function, Object};
 use napi::{Env, JsValue, check_status, sys};
 
-use crate::Backend;
-use crate::environment::Turn;
+use crate::codes::Backend;
+use crate::memory::Turn;
 
 /// The function that JavaScript wants called when a socket is ready, and what a call of it needs. It finds the socket's
 /// number, the events it is ready for, and those it is still armed for in the shared memory of the turn: arguments would be

@@ -6,7 +6,7 @@ use fdpass_core::{Errno, Identity};
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
 
-use crate::calls::code;
+use crate::codes::code;
 
 /// A user of this machine.
 #[napi(object, object_from_js = false)]

@@ -5,9 +5,11 @@ mod beneath;
 mod calls;
 mod channel;
 mod close_task;
+pub mod codes;
 mod dispatcher;
 mod environment;
 pub mod helper;
+pub mod memory;
 mod peer;
 pub mod program;
 mod reactor;
@@ -18,55 +20,12 @@ mod thread;
 mod unwinding;
 mod uv;
 
-use napi::bindgen_prelude::{Either, Function, Int32Array, Uint8Array};
+use napi::bindgen_prelude::{Either, Function};
 use napi_derive::napi;
 
+use codes::Backend;
 use environment::OpenError;
-
-/// Nothing can be done now; the reactor will say when.
-#[napi]
-pub const AGAIN: i32 = -0x1_0000;
-
-/// Nothing can be done now, and no event will announce when: try again after a pause.
-#[napi]
-pub const BUSY: i32 = -0x1_0001;
-
-/// The end of a connection.
-#[napi]
-pub const END: i32 = -0x1_0002;
-
-/// A channel's peer does not keep to the protocol or the limits.
-#[napi]
-pub const BROKEN: i32 = -0x1_0003;
-
-/// The event that a socket has something to receive.
-#[napi]
-pub const READABLE: i32 = 1;
-
-/// The event that a socket has room to send.
-#[napi]
-pub const WRITABLE: i32 = 2;
-
-/// The most descriptors that one message may carry.
-#[napi]
-pub const MAX_SENT_FDS: i32 = fdpass_core::MAX_SENT_FDS as i32;
-
-/// The most descriptors that the kernel can deliver in one message.
-#[napi]
-pub const MAX_RECEIVED_FDS: i32 = fdpass_core::MAX_RECEIVED_FDS as i32;
-
-/// The most descriptors that one message of a channel may have.
-#[napi]
-pub const MAX_CHANNEL_FDS: i32 = fdpass_core::Header::MAX_FDS as i32;
-
-/// How readiness is learnt.
-#[napi(string_enum = "lowercase")]
-pub enum Backend {
-  /// `uv_poll` on the environment's own loop: Node and Electron.
-  Uv,
-  /// A thread with epoll or kqueue: runtimes without a working `uv_poll`.
-  Thread,
-}
+use memory::{Memory, SharedArrays};
 
 /// The name and the text of an error number.
 #[napi(object, object_from_js = false)]
@@ -125,27 +84,6 @@ pub fn probe_kernel() -> KernelCapabilities {
   }
 }
 
-/// The longest path of a socket, in bytes.
-#[napi]
-pub const MAX_PATH: i32 = fdpass_core::Address::MAX_PATH as i32;
-
-/// The memory that the calls share with JavaScript; it must not be detached.
-#[napi(object, object_to_js = false)]
-pub struct SharedArrays {
-  /// The bytes of a small message.
-  pub bytes: Uint8Array,
-  /// Descriptor numbers.
-  pub fds: Int32Array,
-  /// What a receive tells beside the number of bytes.
-  pub outcome: Int32Array,
-  /// What a receive of several messages tells of each.
-  pub batch: Int32Array,
-  /// The bytes of an address.
-  pub name: Uint8Array,
-  /// Whether a callback of the loop is running, how many sockets hold the process, and an event.
-  pub turn: Int32Array,
-}
-
 /// Why an environment could not be opened.
 #[napi(object, object_from_js = false)]
 pub struct OpenFailure {
@@ -165,12 +103,11 @@ pub fn open_environment<'env>(
   env: &'env napi::Env,
   backend: Backend,
   dispatch: Function<'env, (), ()>,
-  SharedArrays { bytes, fds, outcome, batch, name, turn: mut turn_memory }: SharedArrays,
+  arrays: SharedArrays,
 ) -> napi::Result<Either<calls::Calls<'env>, OpenFailure>> {
-  let turn = environment::Turn::new(&mut turn_memory)?;
+  let (memory, turn) = Memory::new(arrays)?;
   let dispatcher = dispatcher::Dispatcher::new(env, &backend, &dispatch, turn)?;
-  let arrays = ([bytes, name], [fds, outcome, batch]);
-  match environment::Environment::open(env, backend, dispatcher, (turn, turn_memory), arrays) {
+  match environment::Environment::open(env, backend, dispatcher, turn, memory) {
     Ok(environment) => calls::Calls::new(env, environment).map(Either::A),
     Err(OpenError::System(errno, syscall)) => {
       // SAFETY: no reactor has it, and none will call.

@@ -8,9 +8,10 @@ use napi::bindgen_prelude::FromNapiValue;
 use napi::sys;
 use napi_derive::napi;
 
-use crate::AGAIN;
 use crate::calls::{Outcome, borrowed};
+use crate::codes::AGAIN;
 use crate::environment::Environment;
+use crate::memory::Memory;
 
 /// Whom a program runs as.
 #[napi(object, object_to_js = false)]
@@ -100,7 +101,7 @@ pub(crate) fn program(env: sys::napi_env, value: sys::napi_value) -> Result<Prog
 }
 
 pub(crate) fn spawn(environment: &mut Environment, program: Result<Program, Errno>, [count]: [i32; 1]) -> Outcome {
-  let Environment { table, children, fds, outcome, .. } = environment;
+  let Environment { table, children, memory: Memory { fds, outcome, .. }, .. } = environment;
   outcome.get()[0] = Step::Fork as i32;
   let process = program?.spawn(borrowed(&fds.get()[..count as usize])?).map_err(|error| {
     outcome.get()[0] = error.step as i32;

@@ -4,9 +4,11 @@ use std::os::fd::BorrowedFd;
 
 use fdpass_core::Errno;
 
+use crate::codes::Backend;
 use crate::dispatcher::Dispatcher;
-use crate::environment::{Environment, OpenError, Turn};
-use crate::{Backend, thread, uv};
+use crate::environment::{Environment, OpenError};
+use crate::memory::Turn;
+use crate::{thread, uv};
 
 /// The reactor of one environment.
 pub(crate) enum Reactor {

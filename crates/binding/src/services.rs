@@ -17,11 +17,12 @@ use napi::sys;
 use napi_derive::napi;
 use polling::{Events, PollMode, Poller};
 
-use crate::calls::{Outcome, arguments, borrowed, code, integer};
+use crate::calls::{Outcome, arguments, borrowed, integer};
+use crate::codes::{READABLE, WRITABLE, code};
 use crate::environment::Environment;
+use crate::memory::Memory;
 use crate::program::ending;
 use crate::thread::{Registration, errno};
-use crate::{READABLE, WRITABLE};
 
 /// How long what a service puts off can wait where there is always something else to do.
 const LATEST: Duration = Duration::from_millis(10);
@@ -274,7 +275,7 @@ pub(crate) fn set_program(
 }
 
 pub(crate) fn add_listener(environment: &mut Environment, [service, fd, length]: [i32; 3]) -> Outcome {
-  let name = &environment.name.get()[..length as usize];
+  let name = &environment.memory.name.get()[..length as usize];
   let listener = Listener::new(fdpass_core::duplicate(borrowed(&[fd])?[0])?, name);
   let token = environment.services.with(service, |service| match service {
     Service::Pool(pool) => pool.add_listener(listener),
@@ -348,7 +349,7 @@ pub(crate) fn close(environment: &mut Environment, [service]: [i32; 1]) -> Outco
 const NEWS: usize = 4;
 
 pub(crate) fn news(environment: &mut Environment, [service]: [i32; 1]) -> Outcome {
-  let Environment { services, fds, .. } = environment;
+  let Environment { services, memory: Memory { fds, .. }, .. } = environment;
   let most = fds.get().len() / NEWS;
   let news = services.with(service, |service| Ok(service.news(most)))?;
   for (place, news) in fds.get().chunks_exact_mut(NEWS).zip(&news) {

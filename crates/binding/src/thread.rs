@@ -17,9 +17,9 @@ use fdpass_core::Errno;
 use napi::{Env, JsValue, check_status, sys};
 use polling::{Event, Events, PollMode};
 
+use crate::codes::{READABLE, WRITABLE};
 use crate::dispatcher::Dispatcher;
 use crate::environment::{Environment, OpenError};
-use crate::{READABLE, WRITABLE};
 
 /// The environment's side of the thread.
 pub(crate) struct Poller {

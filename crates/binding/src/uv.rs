@@ -14,9 +14,10 @@ use std::sync::OnceLock;
 use fdpass_core::Errno;
 use napi::{Env, check_status, sys};
 
+use crate::codes::{READABLE, WRITABLE};
 use crate::dispatcher::Dispatcher;
-use crate::environment::{Environment, OpenError, Turn};
-use crate::{READABLE, WRITABLE};
+use crate::environment::{Environment, OpenError};
+use crate::memory::Turn;
 
 /// `UV_POLL` of `uv_handle_type`; the look-up below checks that the number still means it.
 const UV_POLL: c_int = 8;
