@@ -1,5 +1,5 @@
-import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, readFileSync, readdirSync } from 'node:fs'
+import { basename, join } from 'node:path'
 
 /** A test that a document names: `file.spec.ts: title`, or `file.rs: name`. */
 export interface NamedTest {
@@ -7,11 +7,22 @@ export interface NamedTest {
   readonly title: string
 }
 
-/** Where the tests of a file are: JavaScript's; or core's suite, and what a module of core tests of itself. */
+/** Returns the sources of a test file: of TypeScript in `__test__`; of Rust core's suite, and the module that has tests of its own. */
 function sourceOf(file: string): string {
-  const folders = file.endsWith('.spec.ts') ? ['__test__'] : ['crates/core/tests', 'crates/core/src']
-  const paths = folders.map((folder) => join(folder, file)).filter((path) => existsSync(path))
-  return paths.map((path) => readFileSync(path, 'utf8')).join('\n')
+  const paths = file.endsWith('.spec.ts')
+    ? [join('__test__', file)]
+    : rustFiles().filter((path) => basename(path) === file)
+  return paths
+    .filter((path) => existsSync(path))
+    .map((path) => readFileSync(path, 'utf8'))
+    .join('\n')
+}
+
+function rustFiles(): string[] {
+  const folders = ['crates/core/tests', 'crates/core/src']
+  return folders.flatMap((folder) =>
+    readdirSync(folder, { recursive: true, encoding: 'utf8' }).map((path) => join(folder, path))
+  )
 }
 
 /** A title as a pattern: what is put in for each `${…}` may be anything, or `…` where a document means all of them. */

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
-use crate::{Kind, set_blocking};
+use crate::fd::{Kind, set_blocking};
 
 /// The bits of the access mode. Not `O_ACCMODE`, in which musl has `O_PATH` too.
 const ACCESS: OFlag = OFlag::O_WRONLY.union(OFlag::O_RDWR);

@@ -22,51 +22,41 @@
 //! [`BorrowedFd`]: std::os::fd::BorrowedFd
 //! [`OwnedFd`]: std::os::fd::OwnedFd
 
+#![deny(unsafe_code)]
+
 #[cfg(test)]
 extern crate self as fdpass_core; // the fuzz targets that are tests too know it by this name
 
-mod address;
 mod beneath;
-mod capabilities;
 mod channel;
-mod control;
-mod credentials;
-mod descriptor;
-mod errno;
-mod frame;
+mod fd;
 mod internet;
-mod kind;
-mod memory;
-mod outbox;
-mod restrict;
+mod process;
 mod socket;
-mod socket_file;
-mod spawn;
 pub mod superserver;
+#[allow(unsafe_code, reason = "system calls that neither std nor nix makes")]
 mod sys;
 
-pub use address::Address;
 pub use beneath::{create_beneath, find_beneath, open_beneath, open_by_component, open_found, open_root};
-pub use capabilities::Capabilities;
-pub use channel::{Channel, ChannelError, Frame, Message};
-pub use control::{ControlBuffer, MAX_RECEIVED_FDS, MAX_SENT_FDS};
-pub use credentials::{Credentials, Peer, peer, peer_pidfd};
-pub use descriptor::{adopt, close, close_all, duplicate, keep_status_flags, pipe, room, set_blocking};
-pub use errno::describe;
-pub use frame::{Arrived, Batch, Decoder, Format, FrameError, FrameKind, Header, Limits};
+pub use channel::{
+  Arrived, Batch, Channel, ChannelError, Decoder, Format, Frame, FrameError, FrameKind, Header, Limits, Message, Outbox,
+};
+pub use fd::{
+  Access, Kind, adopt, close, close_all, duplicate, keep_status_flags, memfd, pipe, room, seal, seals, set_blocking,
+};
 pub use internet::{TcpOptions, local_internet_address, remote_internet_address, tcp_listener, udp_socket};
-pub use kind::{Access, Kind};
-pub use memory::{memfd, seal, seals};
 pub use nix::errno::Errno;
 pub use nix::fcntl::OFlag;
 pub use nix::sys::stat::Mode;
-pub use outbox::Outbox;
-pub use restrict::{Identity, execute, group, hide, restrict};
+pub use process::{
+  Credential, Ending, Identity, Process, Program, ResourceLimit, SpawnError, Step, abandon, block_signals, execute,
+  group, hide, reap, resource_by_name, restrict,
+};
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub use socket::fuzzing;
-pub use socket::{Control, Direction, Envelope, Received, Receiving, Socket, SocketType, socket, socketpair};
-pub use socket_file::{SocketFile, bind};
-pub use spawn::{
-  Credential, Ending, Process, Program, ResourceLimit, SpawnError, Step, abandon, block_signals, reap, resource_by_name,
+pub use socket::{
+  Address, Capabilities, Control, ControlBuffer, Credentials, Direction, Envelope, MAX_RECEIVED_FDS, MAX_SENT_FDS,
+  Peer, Received, Receiving, Socket, SocketFile, SocketType, bind, peer, peer_pidfd, socket, socketpair,
 };
+pub use sys::errno::errno_text as describe;

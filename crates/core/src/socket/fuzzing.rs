@@ -3,8 +3,9 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{Decoded, Receiving};
-use crate::sys::{Told, own_control};
+use super::Receiving;
+use super::recv::Decoded;
+use crate::sys::cmsg;
 
 /// What control messages turned out to be.
 #[derive(Debug)]
@@ -27,18 +28,14 @@ pub fn decode(control: &[u8], asked: Receiving) -> Outcome {
   Outcome { rights, pidfd, credentials: credentials.is_some(), unexpected, lost }
 }
 
-/// As `decode`, all descriptors in their order, those that nobody asked for as well.
+/// Takes ownership of all descriptors in the control data of a receive, in their order, requested or not.
 pub fn own_all(control: &[u8]) -> Vec<OwnedFd> {
-  let mut owned = Vec::new();
-  own_control(control, |told| match told {
-    Told::Rights { fds, .. } | Told::Pidfd { fds, .. } => owned.extend(fds),
-    Told::Credentials(_) | Told::Other => {}
-  });
-  owned
+  cmsg::own_all(control)
 }
 
 #[cfg(all(test, target_os = "linux"))]
 #[path = "../../fuzz/src/control.rs"]
+#[allow(unsafe_code, reason = "it owns the descriptors that it has made without an owner")]
 mod control;
 #[cfg(all(test, target_os = "linux"))]
 #[path = "../../fuzz/src/probes.rs"]

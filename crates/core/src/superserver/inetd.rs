@@ -1,14 +1,16 @@
 //! A program for each connection, or for the listener: inetd's way.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::socket as net;
 
-use super::listener::{Accepted, Door, Watched, prepare};
+use super::acceptor::{Accepted, Door, Watched, prepare};
 use super::{Call, Client, Counters, Listener, News, Reactor, Watch};
-use crate::{Ending, Process, Program, SpawnError, Step, set_blocking, sys};
+use crate::fd::set_blocking;
+use crate::process::{Ending, Process, Program, SpawnError, Step};
 
 /// What a program gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,7 +246,7 @@ impl<R: Reactor> Inetd<R> {
         self.counters.lost += 1;
         self.news.push(News::Failed(error));
         // What nobody takes would be told without end. inetd drops one datagram too; of connections it goes on trying.
-        if !sys::drop_datagram(listener.as_fd()) {
+        if !drop_datagram(listener.as_fd()) {
           self.pause(News::TooFast);
         }
       }
@@ -338,4 +340,13 @@ impl<R: Reactor> Inetd<R> {
       self.news.push(News::Idle);
     }
   }
+}
+
+/// Receives and drops a datagram, if one is queued; false if the socket is not a datagram socket.
+fn drop_datagram(socket: BorrowedFd<'_>) -> bool {
+  if !matches!(net::getsockopt(&socket, net::sockopt::SockType), Ok(net::SockType::Datagram)) {
+    return false;
+  }
+  let _ = net::recv(socket.as_raw_fd(), &mut [], net::MsgFlags::MSG_DONTWAIT);
+  true
 }

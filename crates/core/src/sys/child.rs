@@ -1,16 +1,99 @@
-//! What happens between fork(2) and execve(2), and the descriptor that tells of a process's end.
+//! A child process between fork(2) and execve(2).
 
 use std::convert::Infallible;
 use std::ffi::{CStr, c_char};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
-use super::{CLOSE_RANGE_CLOEXEC, close_range, set_descriptor_flags};
-use crate::spawn::{Credential, ResourceLimit, Step, report};
+use super::fds::{mark_close_on_exec_from, set_descriptor_flags};
 
-/// What a new process needs, all of it made before fork(2).
+/// Step of starting a program, in the order in which they are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+  /// fork(2), and what the parent does before and after it.
+  Fork,
+  /// Placing the descriptors: dup2(2).
+  Descriptors,
+  /// setrlimit(2)
+  Limits,
+  /// setgroups(2)
+  Groups,
+  /// setgid(2)
+  Group,
+  /// setuid(2)
+  User,
+  /// chdir(2)
+  Directory,
+  /// prctl(2)
+  Privileges,
+  /// execve(2)
+  Execute,
+}
+
+const STEPS: [Step; 9] = [
+  Step::Fork,
+  Step::Descriptors,
+  Step::Limits,
+  Step::Groups,
+  Step::Group,
+  Step::User,
+  Step::Directory,
+  Step::Privileges,
+  Step::Execute,
+];
+
+impl Step {
+  /// Returns the step with this number, which `step as u8` returns.
+  pub fn from_number(number: u8) -> Option<Self> {
+    STEPS.get(usize::from(number)).copied()
+  }
+
+  /// Returns the name of the system call that the step makes.
+  pub fn syscall(self) -> &'static str {
+    match self {
+      Self::Fork => "fork",
+      Self::Descriptors => "dup2",
+      Self::Limits => "setrlimit",
+      Self::Groups => "setgroups",
+      Self::Group => "setgid",
+      Self::User => "setuid",
+      Self::Directory => "chdir",
+      Self::Privileges => "prctl",
+      Self::Execute => "execve",
+    }
+  }
+}
+
+/// Size of a failure report in bytes: the step, and the error number.
+pub(crate) const REPORT: usize = 5;
+
+fn encode_report(step: Step, errno: Errno) -> [u8; REPORT] {
+  let [a, b, c, d] = (errno as i32).to_ne_bytes();
+  [step as u8, a, b, c, d]
+}
+
+/// Returns the step that failed and its error.
+pub(crate) fn decode_report([step, errno @ ..]: [u8; REPORT]) -> Option<(Step, Errno)> {
+  Some((Step::from_number(step)?, Errno::from_raw(i32::from_ne_bytes(errno))))
+}
+
+/// User, group and supplementary groups of a child.
+#[derive(Clone, Copy)]
+pub(crate) struct ChildUser<'a> {
+  pub(crate) uid: u32,
+  pub(crate) gid: u32,
+  pub(crate) groups: &'a [u32],
+}
+
+/// One `setrlimit(2)` of a child.
+pub(crate) struct ChildLimit {
+  pub(crate) resource: i32,
+  pub(crate) limit: libc::rlimit,
+}
+
+/// Everything that a new process needs. It is built before fork(2), because the child may not allocate.
 pub(crate) struct Child<'a> {
   pub(crate) path: &'a CStr,
   /// Ends with a null pointer, as does `environment`.
@@ -18,32 +101,32 @@ pub(crate) struct Child<'a> {
   pub(crate) environment: &'a [*const c_char],
   pub(crate) directory: Option<&'a CStr>,
   pub(crate) umask: Option<u32>,
-  pub(crate) limits: &'a [ResourceLimit],
-  pub(crate) credential: Option<&'a Credential>,
+  pub(crate) limits: &'a [ChildLimit],
+  pub(crate) user: Option<ChildUser<'a>>,
   pub(crate) no_new_privileges: bool,
-  /// What become its numbers from 0 on. None of them, nor the reporter, lies among these numbers.
+  /// Descriptors that get the child's numbers from 0 on. Neither they nor the reporter have one of these numbers.
   pub(crate) fds: &'a [BorrowedFd<'a>],
-  /// What a failure is written to; close-on-exec.
+  /// Pipe that a failure is reported to; close-on-exec.
   pub(crate) reporter: BorrowedFd<'a>,
-  /// The highest number that is open, for kernels that cannot mark a range.
+  /// The highest open number, for kernels that cannot mark a range of numbers; `RawFd::MAX` for those that can.
   pub(crate) highest: RawFd,
 }
 
 impl Child<'_> {
-  /// Makes the process, which executes the program or writes to the reporter why not: fork(2). Gives its number.
+  /// Starts the process: fork(2). It executes the program, or writes a failure report to the reporter. Returns its pid.
   pub(crate) fn fork(&self) -> nix::Result<libc::pid_t> {
-    // A handler of this process's would run in the new one, and write to what both have: to libuv's signal pipe.
+    // Signals are blocked: a handler would run in the child, and write to pipes that both share, such as libuv's.
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-    // SAFETY: the new process makes async-signal-safe calls only (signal-safety(7)) and allocates nothing, as the threads
-    // that this one has may have been in the midst of anything.
+    // SAFETY: the child makes async-signal-safe calls only (signal-safety(7)) and allocates nothing, because another thread may
+    // have held any lock at the fork.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
       let Err((step, errno)) = self.run();
-      let report = report(step, errno);
-      // SAFETY: bytes of this stack, to a descriptor that is open here.
+      let report = encode_report(step, errno);
+      // SAFETY: bytes on this stack, to a descriptor that is open.
       unsafe { libc::write(self.reporter.as_raw_fd(), report.as_ptr().cast(), report.len()) };
-      // SAFETY: without what exit(3) does, which is the other process's.
+      // SAFETY: an integer. _exit(2) runs no handlers of the parent's.
       unsafe { libc::_exit(127) };
     }
     let forked = Errno::result(pid);
@@ -51,9 +134,9 @@ impl Child<'_> {
     forked
   }
 
-  /// Becomes the program; gives what failed.
+  /// Executes the program; returns the step that failed.
   fn run(&self) -> Result<Infallible, (Step, Errno)> {
-    // SAFETY: no arguments. It fails for the leader of a group only, which a new process is not.
+    // SAFETY: no arguments. It fails only for a process group leader, which a new process is not.
     unsafe { libc::setsid() };
     self.place_descriptors().map_err(|errno| (Step::Descriptors, errno))?;
     if let Some(umask) = self.umask {
@@ -61,13 +144,13 @@ impl Child<'_> {
       unsafe { libc::umask(umask as libc::mode_t) };
     }
     self.limits.iter().try_for_each(set_limit).map_err(|errno| (Step::Limits, errno))?;
-    if let Some(Credential { uid, gid, groups }) = self.credential {
+    if let Some(ChildUser { uid, gid, groups }) = self.user {
       set_groups(groups).map_err(|errno| (Step::Groups, errno))?;
-      set_group(*gid).map_err(|errno| (Step::Group, errno))?;
-      set_user(*uid).map_err(|errno| (Step::User, errno))?;
-      // What a service manager has given to this process is not for another user, and execve(2) would keep it.
+      set_group(gid).map_err(|errno| (Step::Group, errno))?;
+      set_user(uid).map_err(|errno| (Step::User, errno))?;
+      // Ambient capabilities from a service manager are not meant for another user, and execve(2) would keep them.
       #[cfg(any(target_os = "linux", target_os = "android"))]
-      // SAFETY: integers only; the unused ones are zero. It fails only where the kernel has no such set.
+      // SAFETY: integers only; the unused ones are zero. It fails only if the kernel has no ambient set.
       unsafe {
         libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
       };
@@ -78,43 +161,40 @@ impl Child<'_> {
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if self.no_new_privileges {
-      // SAFETY: integers only; the unused ones are zero, as prctl(2) asks for.
+      // SAFETY: integers only; the unused ones are zero, as prctl(2) requires.
       let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as libc::c_ulong, 0, 0, 0) };
       Errno::result(result).map_err(|errno| (Step::Privileges, errno))?;
     }
     reset_signals();
-    // SAFETY: a C string, and two arrays of such that end with a null pointer.
+    // SAFETY: a C string, and two arrays of C strings that end with a null pointer.
     unsafe { libc::execve(self.path.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr()) };
     Err((Step::Execute, Errno::last()))
   }
 
-  /// Gives the descriptors their numbers, and has execve(2) close all others.
+  /// Moves the descriptors to their numbers, and makes all others close-on-exec.
   fn place_descriptors(&self) -> nix::Result<()> {
     for (target, fd) in self.fds.iter().enumerate() {
       // SAFETY: integers only. The copy is not close-on-exec.
       Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), target as RawFd) })?;
     }
     let first = self.fds.len() as RawFd;
-    if close_range(first, RawFd::MAX, CLOSE_RANGE_CLOEXEC) {
+    if mark_close_on_exec_from(first) {
       return Ok(());
     }
     if self.highest == RawFd::MAX {
-      return Err(Errno::last()); // it could be done before; one by one it would take minutes
+      return Err(Errno::last()); // the parent could mark ranges; one number at a time would take minutes
     }
     (first..=self.highest).try_for_each(|number| set_descriptor_flags(number, libc::FD_CLOEXEC))
   }
 }
 
-fn set_limit(&ResourceLimit { resource, soft, hard }: &ResourceLimit) -> nix::Result<()> {
-  // RLIM_INFINITY is all ones on Linux, and the highest that is no negative number elsewhere.
-  let value = |limit: u64| if limit == u64::MAX { libc::RLIM_INFINITY } else { limit as libc::rlim_t };
-  let limit = libc::rlimit { rlim_cur: value(soft), rlim_max: value(hard) };
-  // SAFETY: one rlimit of this stack.
-  Errno::result(unsafe { libc::setrlimit(resource as _, &limit) }).map(drop)
+fn set_limit(ChildLimit { resource, limit }: &ChildLimit) -> nix::Result<()> {
+  // SAFETY: one rlimit, borrowed for the call.
+  Errno::result(unsafe { libc::setrlimit(*resource as _, limit) }).map(drop)
 }
 
-// On Linux by the system calls themselves: those of libc have every thread of the process change its user, for which they
-// stop the threads by signals that the new process does not have.
+// On Linux by direct system calls: libc's functions change the user of every thread, and signal threads that the child does
+// not have.
 
 fn set_groups(groups: &[u32]) -> nix::Result<()> {
   #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -126,7 +206,7 @@ fn set_groups(groups: &[u32]) -> nix::Result<()> {
   Errno::result(result).map(drop)
 }
 
-/// All ones mean "unchanged" to setresuid(2), and to setresgid(2).
+/// Refuses all ones, which mean "unchanged" to setresuid(2) and setresgid(2).
 fn check_number(number: u32) -> nix::Result<()> {
   if number == u32::MAX { Err(Errno::EINVAL) } else { Ok(()) }
 }
@@ -153,46 +233,13 @@ fn set_user(uid: u32) -> nix::Result<()> {
   Errno::result(result).map(drop)
 }
 
-/// Has every signal do what it does by default, and none be blocked: execve(2) keeps what is ignored, and what is blocked.
+/// Sets every signal to its default action and unblocks all: execve(2) keeps ignored and blocked signals.
 fn reset_signals() {
   const SIGNALS: std::ops::RangeInclusive<libc::c_int> = 1..=if cfg!(target_os = "freebsd") { 128 } else { 64 };
   for signal in SIGNALS {
-    // SAFETY: integers only. It fails for numbers that are no signal, or not to be changed.
+    // SAFETY: integers only. It fails for numbers that are no signal, or a signal that cannot be changed.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
   }
   // It fails only for an unknown `how`.
   let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-}
-
-/// A descriptor that becomes readable when a process of ours ends: pidfd_open(2), from Linux 5.3 on; elsewhere a kqueue(2)
-/// with this one event.
-pub(crate) fn exit_descriptor(pid: libc::pid_t) -> nix::Result<OwnedFd> {
-  #[cfg(any(target_os = "linux", target_os = "android"))]
-  {
-    // SAFETY: integers only. A pidfd is close-on-exec.
-    let number = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    // SAFETY: the kernel has just installed it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number as RawFd) })
-  }
-  #[cfg(not(any(target_os = "linux", target_os = "android")))]
-  {
-    // SAFETY: no arguments.
-    let number = Errno::result(unsafe { libc::kqueue() })?;
-    // SAFETY: the kernel has just installed it.
-    let queue = unsafe { OwnedFd::from_raw_fd(number) };
-    crate::descriptor::set_close_on_exec(&queue)?;
-    // SAFETY: a structure of integers and a pointer that the kernel only hands back.
-    let mut change: libc::kevent = unsafe { std::mem::zeroed() };
-    change.ident = pid as _;
-    change.filter = libc::EVFILT_PROC;
-    change.flags = libc::EV_ADD;
-    change.fflags = libc::NOTE_EXIT;
-    // SAFETY: one change, and no room for events, so that it does not wait.
-    let result = unsafe { libc::kevent(number, &change, 1, std::ptr::null_mut(), 0, std::ptr::null()) };
-    match Errno::result(result) {
-      // It has ended already, and nothing would tell.
-      Err(Errno::ESRCH) => Err(Errno::ESRCH),
-      result => result.map(|_| queue),
-    }
-  }
 }

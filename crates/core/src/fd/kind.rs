@@ -1,0 +1,148 @@
+//! What a descriptor is, told by the kernel: its file type, the options of a socket, and on Linux the name that /proc has
+//! for what has none in a file system.
+
+use std::io::IsTerminal;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{self as net, AddressFamily, SockType, SockaddrLike, SockaddrStorage};
+use nix::sys::stat::{SFlag, fstat};
+
+use crate::fd::memfd;
+use crate::sys::sockopt;
+
+/// What a descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+  /// A regular file, and a memfd or a pidfd where /proc is missing.
+  File,
+  /// A directory.
+  Directory,
+  /// A pipe's end, with a name or without.
+  Fifo,
+  /// A character device other than a terminal.
+  CharacterDevice,
+  /// A block device.
+  BlockDevice,
+  /// A terminal, or either end of a pseudoterminal.
+  Tty,
+  /// A symbolic link (`O_PATH | O_NOFOLLOW`).
+  Symlink,
+  /// A TCP connection, or a TCP socket that could become one.
+  Tcp,
+  /// A TCP socket that listens.
+  TcpListener,
+  /// A UDP socket.
+  Udp,
+  /// A Unix domain stream socket.
+  UnixStream,
+  /// A Unix domain seqpacket socket.
+  UnixSeqpacket,
+  /// A Unix domain datagram socket.
+  UnixDgram,
+  /// A Unix domain stream or seqpacket socket that listens.
+  UnixListener,
+  /// Memory: memfd_create(2).
+  Memfd,
+  /// A process: pidfd_open(2).
+  Pidfd,
+  /// A counter: eventfd(2).
+  Eventfd,
+  /// An interest list: epoll(7).
+  Epoll,
+  /// A socket of another family or protocol, and one that is only a place in the file system (`O_PATH`).
+  Socket,
+  /// Something else.
+  Other,
+}
+
+impl Kind {
+  /// Finds out what a descriptor is: fstat(2), isatty(3), getsockopt(2), and the links of /proc/self/fd.
+  pub fn of(fd: BorrowedFd<'_>) -> nix::Result<Self> {
+    let status = fstat(fd)?;
+    Ok(match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
+      // A file of a tmpfs has seals too, and its path can be that of a memfd, which is in no folder.
+      SFlag::S_IFREG => special(fd).filter(|&kind| kind != Self::Memfd || status.st_nlink == 0).unwrap_or(Self::File),
+      SFlag::S_IFDIR => Self::Directory,
+      SFlag::S_IFIFO => Self::Fifo,
+      SFlag::S_IFCHR if fd.is_terminal() => Self::Tty,
+      SFlag::S_IFCHR => Self::CharacterDevice,
+      SFlag::S_IFBLK => Self::BlockDevice,
+      SFlag::S_IFLNK => Self::Symlink,
+      SFlag::S_IFSOCK => socket(fd).unwrap_or(Self::Socket),
+      _ => special(fd).unwrap_or(Self::Other),
+    })
+  }
+}
+
+fn socket(fd: BorrowedFd<'_>) -> nix::Result<Kind> {
+  let socket_type = net::getsockopt(&fd, net::sockopt::SockType)?;
+  let listens = net::getsockopt(&fd, net::sockopt::AcceptConn)?;
+  let address: SockaddrStorage = net::getsockname(fd.as_raw_fd())?;
+  // An SCTP association is a stream too, and a socket that pings sends datagrams.
+  let is = |known: &[libc::c_int]| sockopt::protocol(fd).is_none_or(|protocol| known.contains(&protocol));
+  Ok(match (address.family(), socket_type) {
+    (Some(AddressFamily::Unix), SockType::Stream | SockType::SeqPacket) if listens => Kind::UnixListener,
+    (Some(AddressFamily::Unix), SockType::Stream) => Kind::UnixStream,
+    (Some(AddressFamily::Unix), SockType::SeqPacket) => Kind::UnixSeqpacket,
+    (Some(AddressFamily::Unix), SockType::Datagram) => Kind::UnixDgram,
+    (Some(AddressFamily::Inet | AddressFamily::Inet6), SockType::Stream)
+      if is(&[libc::IPPROTO_TCP, sockopt::IPPROTO_MPTCP]) =>
+    {
+      if listens {
+        Kind::TcpListener
+      } else {
+        Kind::Tcp
+      }
+    }
+    (Some(AddressFamily::Inet | AddressFamily::Inet6), SockType::Datagram) if is(&[libc::IPPROTO_UDP]) => Kind::Udp,
+    _ => Kind::Socket,
+  })
+}
+
+/// What has no name in a file system: proc(5) shows its kind in the place of a path.
+///
+/// A path begins with a slash, so that it is never taken for one of these; a memfd's name does too, and so its seals tell
+/// it from a file of that name.
+fn special(fd: BorrowedFd<'_>) -> Option<Kind> {
+  let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+  match link.to_str()? {
+    "anon_inode:[eventfd]" => Some(Kind::Eventfd),
+    "anon_inode:[eventpoll]" => Some(Kind::Epoll),
+    "anon_inode:[pidfd]" => Some(Kind::Pidfd),
+    link if link.starts_with("pidfd:[") => Some(Kind::Pidfd), // from Linux 6.9 on
+    link if link.starts_with("/memfd:") && memfd::seals(fd).is_ok() => Some(Kind::Memfd),
+    _ => None,
+  }
+}
+
+/// What a descriptor may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+  /// Nothing but to name a place in the file system (`O_PATH`).
+  Path,
+  /// Reading.
+  Read,
+  /// Writing.
+  Write,
+  /// Both.
+  Both,
+}
+
+impl Access {
+  /// The access mode with which a descriptor was opened: `fcntl(F_GETFL)`.
+  pub fn of(fd: BorrowedFd<'_>) -> nix::Result<Self> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    if flags.contains(OFlag::O_PATH) {
+      return Ok(Self::Path);
+    }
+    match flags & OFlag::O_ACCMODE {
+      OFlag::O_RDONLY => Ok(Self::Read),
+      OFlag::O_WRONLY => Ok(Self::Write),
+      OFlag::O_RDWR => Ok(Self::Both),
+      _ => Err(Errno::EINVAL),
+    }
+  }
+}
