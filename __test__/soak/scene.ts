@@ -1,5 +1,5 @@
 // What every part of the soak test has: random numbers, counters, programs that end with it, and a look at what the process holds
-// before it and after it. Each part is a long-lived process that scripts/soak.mjs starts, with an IPC channel.
+// before it and after it. Each part is a long-lived process that tools/check/soak.mjs starts, with an IPC channel.
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'

@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { root } from './run.mjs'
+import { root } from '../run.mjs'
 
 const { values: options, positionals } = parseArgs({
   options: { 'dry-run': { type: 'boolean' }, registry: { type: 'string' } },

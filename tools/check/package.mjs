@@ -27,7 +27,7 @@ import { NapiCli } from '@napi-rs/cli'
 import { build } from 'esbuild'
 import { install, installRuntime } from './install.mjs'
 import { startRegistry } from './registry.mjs'
-import { root } from './run.mjs'
+import { root } from '../run.mjs'
 
 const SIZE = 1_000_000
 const IMPORT_TIME = 15
@@ -141,7 +141,7 @@ before(async () => {
       console.log(`# ${error.message}`)
     }
   }
-  execFileSync(process.execPath, ['scripts/package.mjs'], { cwd: root, stdio: ['ignore', 2, 2] })
+  execFileSync(process.execPath, ['tools/release/package.mjs'], { cwd: root, stdio: ['ignore', 2, 2] })
   // Yarn wants to know of all platforms' packages: those without a binary are as they will be otherwise.
   const packages = join(work, 'npm')
   const made = join(root, 'target', 'npm', 'packages') // napi-rs makes none outside of the project

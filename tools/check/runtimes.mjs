@@ -8,7 +8,7 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { installRuntime } from './install.mjs'
-import { root, run, sum } from './run.mjs'
+import { root, run, sum } from '../run.mjs'
 
 const installed = join(root, 'node_modules', '.fdpass', 'runtimes')
 const ava = join(root, 'node_modules', 'ava', 'entrypoints', 'cli.mjs')
@@ -45,7 +45,8 @@ const runtimes = {
   }
 }
 
-if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0)
+  process.exit(1)
 mkdirSync(installed, { recursive: true })
 writeFileSync(preload, "import v8 from 'node:v8'\nv8.takeCoverage = () => {}\n")
 

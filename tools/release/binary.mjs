@@ -13,8 +13,8 @@ import { homedir } from 'node:os'
 import { join, relative } from 'node:path'
 import { parseArgs } from 'node:util'
 import { NapiCli, parseTriple } from '@napi-rs/cli'
-import { licences } from './release/licences.mjs'
-import { root } from './run.mjs'
+import { licences } from './licences.mjs'
+import { root } from '../run.mjs'
 
 const GLIBC = '2.17'
 const SIZE = 600_000
@@ -36,7 +36,7 @@ function execute(command, args, env = {}) {
 
 /** The folder with zig and cargo-zigbuild, installed from PyPI by their hashes. */
 function zig() {
-  const requirements = join(root, 'scripts', 'release', 'requirements.txt')
+  const requirements = join(root, 'tools', 'release', 'requirements.txt')
   const venv = join(root, 'node_modules', '.fdpass', 'zig')
   const stamp = join(venv, 'requirements.txt')
   const wanted = readFileSync(requirements, 'utf8')

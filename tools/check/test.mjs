@@ -1,11 +1,11 @@
 // Everything on the Node at hand: core's suite, then the JavaScript suite on each back end. The last line counts the
 // tests: `N passed, N failed`.
-import { run, sum } from './run.mjs'
+import { run, sum } from '../run.mjs'
 
 const ava = ['node_modules/ava/entrypoints/cli.mjs', '--tap']
 const libuv = process.versions.bun === undefined && process.versions.deno === undefined
 
-const setUp = await run(process.execPath, ['scripts/setup.mjs'])
+const setUp = await run(process.execPath, ['tools/build/setup.mjs'])
 if (setUp.code !== 0) process.exit(1)
 
 const suites = [

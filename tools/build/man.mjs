@@ -1,8 +1,8 @@
 // Makes man/fdpass.1 from the definitions of the commands, as `npm run setup` has built them; with --check tells whether it is current.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { programFor } from '../dist/lib/cli/command-line.js'
-import { root as folder } from './run.mjs'
+import { programFor } from '../../dist/lib/cli/command-line.js'
+import { root as folder } from '../run.mjs'
 
 const page = join(folder, 'man', 'fdpass.1')
 

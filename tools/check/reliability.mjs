@@ -6,7 +6,7 @@ import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { root, sum } from './run.mjs'
+import { root, sum } from '../run.mjs'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -21,7 +21,7 @@ const { values, positionals } = parseArgs({
 const has = (...path) => existsSync(join(root, ...path))
 const works = (command, ...args) => spawnSync(command, args, { cwd: root, stdio: 'ignore' }).status === 0
 const last = (output, pattern) => [...output.matchAll(pattern)].at(-1)?.slice(1)
-const script = (name) => (has('scripts', name) ? undefined : `scripts/${name} is not there`)
+const script = (name) => (has('tools', 'check', name) ? undefined : `tools/check/${name} is not there`)
 const targets = () => readdirSync(join(root, 'crates', 'core', 'fuzz', 'fuzz_targets')).length
 /** `passed` and `failed` of the last line that has them. */
 const lastLine = (output) => (last(output, /^(\d+) passed, (\d+) failed$/gm) ?? [0, 0]).map(Number)
@@ -64,7 +64,7 @@ const parts = {
   },
   faults: {
     share: 10,
-    missing: () => script('test-faults.mjs'),
+    missing: () => script('faults.mjs'),
     command: (seconds, seed) => [
       'npm',
       'run',
@@ -99,7 +99,7 @@ const parts = {
   },
   teardown: {
     share: 6,
-    missing: () => script('test-teardown.mjs'),
+    missing: () => script('teardown.mjs'),
     command: (seconds, seed) => [
       'npm',
       'run',
@@ -146,7 +146,8 @@ if (!(minutes > 0) || !Number.isSafeInteger(seed) || chosen.some((name) => !Obje
   )
   process.exit(2)
 }
-if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0)
+  process.exit(1)
 
 /** Runs a command, which with all that it has started is ended after some time; its end, and what it printed. */
 function runFor(milliseconds, [command, ...args]) {

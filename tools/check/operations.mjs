@@ -1,4 +1,4 @@
-// A few hundred operations on the back end at hand, for the checkers of scripts/sanitizers.mjs: what is sent is received, what
+// A few hundred operations on the back end at hand, for the checkers of tools/check/sanitizers.mjs: what is sent is received, what
 // fails fails, and at the end nothing is open. Not a test: the suite is. It is small because a checker slows Node down by fifty.
 import assert from 'node:assert/strict'
 import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'

@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { entryPoints, root } from './run.mjs'
+import { entryPoints, root } from '../run.mjs'
 
 const stamps = join(root, 'node_modules', '.fdpass')
 
@@ -43,7 +43,7 @@ step('dependencies', {
   // Not `npm ci`: it fails where a registry mirror lacks other platforms' optional packages.
   run: ['npm', 'install', '--no-save', '--no-audit', '--no-fund']
 })
-// With FDPASS_BINARY the binary, and what napi-rs makes with it, came from elsewhere: scripts/test-binary.mjs.
+// With FDPASS_BINARY the binary, and what napi-rs makes with it, came from elsewhere: tools/check/binary.mjs.
 if (process.env.FDPASS_BINARY === undefined) {
   if (spawnSync('cargo', ['--version']).error !== undefined && !binary()) {
     console.error('fdpass: cargo is missing. The native half is built with Rust 1.88 or later (https://rustup.rs).')

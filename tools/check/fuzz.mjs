@@ -10,7 +10,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeF
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { root } from './run.mjs'
+import { root } from '../run.mjs'
 
 /** The version of cargo-fuzz that is installed where there is none. */
 const CARGO_FUZZ = '0.13.2'

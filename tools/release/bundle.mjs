@@ -9,7 +9,7 @@ import { dirname, join, relative } from 'node:path'
 import { build } from 'esbuild'
 import { rollup } from 'rollup'
 import { dts } from 'rollup-plugin-dts'
-import { entryPoints, root } from './run.mjs'
+import { entryPoints, root } from '../run.mjs'
 
 const compiled = join(root, 'dist')
 const index = join(compiled, 'index.js')

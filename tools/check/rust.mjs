@@ -6,7 +6,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { root } from './run.mjs'
+import { root } from '../run.mjs'
 
 /** The version of cargo-deny: with another one the same sources could be judged otherwise. */
 const DENY = '0.20.2'
@@ -51,7 +51,7 @@ const checks = {
 
 const [name, ...args] = process.argv.slice(2)
 if (!Object.hasOwn(checks, name)) {
-  console.error(`Usage: node scripts/test-rust.mjs ${Object.keys(checks).join('|')}`)
+  console.error(`Usage: node tools/check/rust.mjs ${Object.keys(checks).join('|')}`)
   process.exit(2)
 }
 checks[name](...args)

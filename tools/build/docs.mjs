@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { entryPoints, root } from './run.mjs'
+import { entryPoints, root } from '../run.mjs'
 
 const docs = join(root, 'docs')
 
@@ -14,7 +14,7 @@ const files = ['api.md', ...jobs.map((job) => `${job}.md`)]
 
 /** Makes the reference in a folder; false where typedoc found something undocumented or amiss, and has said what. */
 function make(folder) {
-  const args = ['run', '--silent', '--workspace', 'scripts/docs', 'build', '--', '--out', folder]
+  const args = ['run', '--silent', '--workspace', 'tools/build/docs', 'build', '--', '--out', folder]
   if (spawnSync('npm', args, { cwd: root, stdio: 'inherit' }).status !== 0) return false
   // typedoc makes a file for each entry point, and api.md with no more than their names.
   const [api, index] = ['api.md', 'index.md'].map((name) => join(folder, name))

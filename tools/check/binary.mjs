@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { copyFileSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { root, run, sum } from './run.mjs'
+import { root, run, sum } from '../run.mjs'
 
 const [platform, ...args] = process.argv.slice(2)
 if (platform === undefined) {
@@ -14,8 +14,11 @@ for (const name of readdirSync(root)) if (name.endsWith('.node')) rmSync(join(ro
 copyFileSync(join(root, 'npm', platform, main), join(root, main))
 const env = { FDPASS_BINARY: main }
 if (
-  spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } })
-    .status !== 0
+  spawnSync(process.execPath, ['tools/build/setup.mjs'], {
+    cwd: root,
+    stdio: 'inherit',
+    env: { ...process.env, ...env }
+  }).status !== 0
 ) {
   process.exit(1)
 }

@@ -2,12 +2,12 @@
 //
 //   npm run test:sanitizers [-- CHECK…]    asan, tsan, valgrind, addon, addon-asan
 //
-// The last line counts tests, and runs of scripts/operations.mjs: `N passed, N failed`.
+// The last line counts tests, and runs of tools/check/operations.mjs: `N passed, N failed`.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { root, run, sum } from './run.mjs'
+import { root, run, sum } from '../run.mjs'
 
 const TARGET = `${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-unknown-linux-gnu`
 /** Apart from other builds: the compiler and its options are others. */
@@ -116,7 +116,7 @@ const checks = {
   async addon() {
     if (!works('valgrind', '--version')) return 'valgrind is not installed'
     for (const backend of ['uv', 'thread']) {
-      const program = [process.execPath, join(root, 'scripts', 'operations.mjs'), '5']
+      const program = [process.execPath, join(root, 'tools', 'check', 'operations.mjs'), '5']
       const { code, output, blocks } = await valgrind(`addon-${backend}`, program, { FDPASS_BACKEND: backend })
       const ours = blocks.filter((block) => / {3}(at|by) 0x/.test(block) && /fdpass[\w.-]*\.node/.test(block))
       // Made once for each environment, and freed by no Node, whatever their owner has said.
@@ -147,7 +147,7 @@ const checks = {
     const addon = join(folder, TARGET, 'debug', 'fdpass.node')
     spawnSync('cp', [join(folder, TARGET, 'debug', 'libfdpass_binding.so'), addon])
     for (const backend of ['uv', 'thread']) {
-      const { code, output } = await run(process.execPath, ['scripts/operations.mjs'], {
+      const { code, output } = await run(process.execPath, ['tools/check/operations.mjs'], {
         env: {
           FDPASS_BACKEND: backend,
           NAPI_RS_NATIVE_LIBRARY_PATH: addon,

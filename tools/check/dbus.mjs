@@ -12,7 +12,7 @@ import { cpSync, existsSync, lstatSync, mkdtempSync, readFileSync, renameSync, r
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { root } from './run.mjs'
+import { root } from '../run.mjs'
 
 const { values: folders } = parseArgs({
   options: {
@@ -143,14 +143,15 @@ function count(run) {
   return passes
 }
 
-const overFdpass = join(root, 'scripts', 'dbus', 'over-fdpass.cjs')
+const overFdpass = join(root, 'tools', 'check', 'dbus', 'over-fdpass.cjs')
 const suites = {
   usocket: { theirs: theirUsocket, ours: () => ourUsocket, run: runUsocket },
   'dbus-next': { theirs: theirUsocket, ours: () => ourUsocket, run: runNext },
   'dbus-native': { theirs: () => 'net', ours: () => overFdpass, run: (of) => runNative(of === 'net' ? undefined : of) }
 }
 
-if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0)
+  process.exit(1)
 const chosen = Object.keys(suites).filter((name) => folders[name] !== undefined)
 if (chosen.length === 0) {
   console.error(

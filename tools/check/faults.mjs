@@ -2,7 +2,7 @@
 // one in each run of a scenario, on both back ends, and looks at what becomes of it. The last line counts: `N passed, N failed`.
 import { spawnSync } from 'node:child_process'
 import { parseArgs } from 'node:util'
-import { root } from './run.mjs'
+import { root } from '../run.mjs'
 
 const { values } = parseArgs({
   options: {
@@ -18,7 +18,8 @@ const { values } = parseArgs({
   }
 })
 
-if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0)
+  process.exit(1)
 process.chdir(root)
 const { Runner, canInject, describe, judge, measure, plan, scenarios } =
   await import('../build/__test__/helpers/faults.js')

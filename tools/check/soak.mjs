@@ -4,7 +4,7 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { root } from './run.mjs'
+import { root } from '../run.mjs'
 
 /** Each a long-lived process; some with so few descriptors that they get scarce. */
 const parts = { superserver: { limit: 200 }, channels: { limit: 400 }, broker: { limit: 400 }, store: {}, takeover: {} }
@@ -27,7 +27,8 @@ if (process.platform !== 'linux') {
   console.log('summary: reason="needs Linux"\n0 passed, 0 failed')
   process.exit(0)
 }
-if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0)
+  process.exit(1)
 
 /** Starts a part; what it tells is collected. */
 function start(name, place) {

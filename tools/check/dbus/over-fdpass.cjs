@@ -3,7 +3,7 @@
 const net = require('node:net')
 const { join } = require('node:path')
 
-const dist = join(__dirname, '..', '..', 'dist')
+const dist = join(__dirname, '..', '..', '..', 'dist')
 const { DBusStream } = require(join(dist, 'lib/dbus/index.js'))
 const { addressOf, putName } = require(join(dist, 'lib/address/unix-address.js'))
 const { closeFds } = require(join(dist, 'lib/descriptor/descriptor.js'))

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { root } from './run.mjs'
+import { root } from '../run.mjs'
 
 /** Installs a package, named with its version, unless it is there; the folder with its node_modules. */
 export function install(name, { overrides = {}, ready = () => true } = {}) {

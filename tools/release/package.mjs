@@ -9,9 +9,9 @@ import { dirname, join } from 'node:path'
 import { parseTriple } from '@napi-rs/cli'
 import { transformSync } from 'esbuild'
 import { bundle } from './bundle.mjs'
-import { root } from './run.mjs'
+import { root } from '../run.mjs'
 
-if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: ['ignore', 2, 2] }).status !== 0)
+if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: ['ignore', 2, 2] }).status !== 0)
   process.exit(1)
 
 const description = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))

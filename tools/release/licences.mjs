@@ -21,7 +21,7 @@ export function licences(target) {
     licensed.set(terms, { notices: [...notices, notice.join('\n')], shown })
   }
   const own = [...licensed.values()].map(({ notices, shown }) => `${notices.join('\n\n')}\n\n${shown}\n`)
-  const toolchain = readFileSync(join(root, 'scripts', 'release', 'toolchain-licences.txt'), 'utf8')
+  const toolchain = readFileSync(join(root, 'tools', 'release', 'toolchain-licences.txt'), 'utf8')
   return `The binary holds parts of what follows.\n\n${[...own, toolchain].join(`\n${'-'.repeat(80)}\n\n`)}`
 }
 

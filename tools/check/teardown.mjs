@@ -4,7 +4,7 @@
 import { spawnSync } from 'node:child_process'
 import { parseArgs } from 'node:util'
 import { installRuntime } from './install.mjs'
-import { root } from './run.mjs'
+import { root } from '../run.mjs'
 
 /** So many Workers are one process's, which a seed repeats. */
 const BATCH = 100
@@ -31,7 +31,8 @@ if (
   )
   process.exit(2)
 }
-if (spawnSync(process.execPath, ['scripts/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0)
+  process.exit(1)
 const { endProcess, endWorkers, exitWithWorkers } = await import('../build/__test__/helpers/teardown.js')
 
 console.log(`# seed ${seed}`)
