@@ -1,41 +1,13 @@
-import { getEventListeners, once } from 'node:events'
 import { closeSync } from 'node:fs'
-import test, { type ExecutionContext } from 'ava'
-import { Channel, type ChannelReply, type ChannelRequest, Descriptor, type SystemError } from 'fdpass'
-import {
-  CANCEL,
-  CLOSE,
-  ERROR,
-  REQUEST,
-  RESPONSE,
-  frame,
-  openBare,
-  openChannels,
-  openSmall,
-  receiveFrame
-} from '../helpers/channels.ts'
+import test from 'ava'
+import { Channel, type ChannelReply, Descriptor } from 'fdpass'
+import { asked } from '../helpers/channel-requests.ts'
+import { REQUEST, frame, openBare, openChannels, openSmall } from '../helpers/channels.ts'
 import { hasPython, onlyIf } from '../helpers/conditions.ts'
 import { hasWriter, isOpen, openFile, openPipe, readAll } from '../helpers/descriptors.ts'
 import { isPending, turns } from '../helpers/promises.ts'
 
 const withPython = onlyIf(hasPython, 'needs Python 3.9')
-const large = Buffer.alloc(1024 * 1024)
-
-/** Rejects with an AbortError, because of this. */
-async function isAborted(t: ExecutionContext, promise: Promise<unknown>, cause: unknown): Promise<void> {
-  const error = await t.throwsAsync(promise, { name: 'AbortError', code: 'ABORT_ERR' })
-  t.is(error!.cause, cause)
-}
-
-/** The requests that one end is asked, each with what settles it. */
-function asked(channel: Channel) {
-  const requests: { request: ChannelRequest; reply: (reply: ChannelReply) => void; fail: (error: unknown) => void }[] =
-    []
-  channel.onRequest(
-    (request) => new Promise((reply, fail) => requests.push({ request, reply, fail })) as Promise<ChannelReply>
-  )
-  return requests
-}
 
 test('a request gets the value and the descriptors of its reply', async (t) => {
   const [a, b] = openChannels(t)
@@ -158,80 +130,6 @@ test('a peer that asks on and on and takes no answer is not answered without end
   a.close()
 })
 
-test('an error comes with its code, errno, syscall, path and address, and without the stack', async (t) => {
-  const [a, b] = openChannels(t)
-  const { readFileSync } = await import('node:fs')
-  b.onRequest(({ value }) => {
-    if (value === 'file') return { value: String(readFileSync('/does/not/exist')) }
-    throw Object.assign(new TypeError('my words'), { code: 'MY_CODE', address: '\0mine', errno: -5, other: 'hidden' })
-  })
-  const file = (await t.throwsAsync(a.request('file'), { code: 'ENOENT' })) as SystemError & { path: string }
-  t.is(file.syscall, 'open')
-  t.is(file.path, '/does/not/exist')
-  t.true(file.errno < 0)
-  const mine = (await t.throwsAsync(a.request('mine'), { message: 'my words' })) as SystemError & { other?: string }
-  t.deepEqual([mine.code, mine.address, mine.errno, mine.other], ['MY_CODE', '\0mine', -5, undefined])
-  t.false(mine.stack!.includes('onRequest'))
-})
-
-const thrown: Record<string, () => unknown> = {
-  nothing: () => undefined,
-  null: () => null,
-  'a string': () => 'a string',
-  'a symbol': () => Symbol('s'),
-  'an object without a prototype': () => Object.create(null) as unknown,
-  'an error with a message that is none': () => Object.assign(new Error('x'), { message: 5n }),
-  'an error that cannot be read': () =>
-    Object.defineProperty(new Error('x'), 'code', {
-      get() {
-        throw new Error('from code')
-      }
-    }),
-  'an error without a message that can be read': () =>
-    Object.defineProperty(new Error('x'), 'message', {
-      get() {
-        throw new Error('from message')
-      }
-    }),
-  'a very long error': () => new Error('€'.repeat(20 * 1024 * 1024))
-}
-for (const [title, make] of Object.entries(thrown)) {
-  test(`a handler that throws ${title} gives an error, and the next request an answer`, async (t) => {
-    const [a, b] = openChannels(t, { maxBytes: 20 })
-    b.onRequest(({ value }) => {
-      // oxlint-disable-next-line no-throw-literal -- anything can be thrown
-      if (value === 'throw') throw make()
-      return { value }
-    })
-    await t.throwsAsync(a.request('throw'), { instanceOf: Error })
-    t.is((await a.request('next')).value, 'next')
-  })
-}
-
-const rubbish: Record<string, unknown> = {
-  'a number': 5,
-  'a string': 'x',
-  'an array': [],
-  'an empty object': {},
-  'fds that are a number': { fds: 5 },
-  'fds that are a string': { fds: 'abc' },
-  'fds that are an object': { fds: {} },
-  'an fd that is none': { fds: [{}] },
-  'a number that is no fd': { fds: [1_000_000] },
-  'a value that is none': { value: () => {} },
-  'too much': { value: 'x'.repeat(2000) },
-  'too many': { fds: new Array<number>(20).fill(0) }
-}
-for (const [title, reply] of Object.entries(rubbish)) {
-  test(`a handler that gives ${title} gives an error, and the next request an answer`, async (t) => {
-    const [a, b] = openChannels(t, { maxBytes: 1000, maxFds: 10 })
-    b.onRequest(({ value }) => (value === 'rubbish' ? (reply as ChannelReply) : { value }))
-    const error = (await t.throwsAsync(a.request('rubbish'))) as SystemError
-    t.regex(error.code, /^(ERR_INVALID|ERR_OUT_OF_RANGE|EBADF)/)
-    t.is((await a.request('next')).value, 'next')
-  })
-}
-
 test('descriptors of a reply are closed after it, also when it fails or nobody waits for it', async (t) => {
   const [a, b] = openChannels(t)
   const given: number[] = []
@@ -269,80 +167,6 @@ test('descriptors of a reply are closed after it, also when it fails or nobody w
   closeSync(kept)
 })
 
-test('an answer that crosses the cancellation is closed', async (t) => {
-  const { read, write } = openPipe()
-  const [a, bare] = openBare(t)
-  const controller = new AbortController()
-  const waiting = a.request('x', null, { signal: controller.signal })
-  const { id } = (await receiveFrame(bare))!
-  await bare.send(frame(RESPONSE, 'late', { id, fds: 1 }), { fds: [write] })
-  closeSync(write)
-  controller.abort('why')
-  await isAborted(t, waiting, 'why')
-  t.deepEqual(await receiveFrame(bare), { kind: CANCEL, id, data: Buffer.alloc(0), fds: [] })
-  const next = a.receive()
-  next.catch(() => {})
-  await turns()
-  t.false(hasWriter(read))
-  closeSync(read)
-})
-
-test('an abort of a request aborts the handler’s signal, and its listener is gone', async (t) => {
-  const [a, b] = openChannels(t)
-  const requests = asked(b)
-  const controller = new AbortController()
-  const waiting = a.request('x', null, { signal: controller.signal })
-  const other = a.request('other')
-  while (requests.length < 2) await turns(1)
-  const [first, second] = requests.map(({ request }) => request)
-  const aborted = once(first!.signal, 'abort')
-  controller.abort('why')
-  await isAborted(t, waiting, 'why')
-  await aborted
-  t.false(second!.signal.aborted)
-  t.is(getEventListeners(controller.signal, 'abort').length, 0)
-  requests[0]!.reply({ value: 'nobody waits' })
-  requests[1]!.reply({ value: 'somebody waits' })
-  t.is((await other).value, 'somebody waits')
-})
-
-test('a request that waits for room is taken back by its abort, and the other end never hears of it', async (t) => {
-  const [a, b] = openChannels(t)
-  const requests = asked(b)
-  const filler = a.send(large)
-  const controller = new AbortController()
-  const waiting = a.request('never', null, { signal: controller.signal })
-  const after = a.request('after')
-  controller.abort('why')
-  await isAborted(t, waiting, 'why')
-  await b.receive()
-  await filler
-  while (requests.length < 1) await turns(1)
-  t.is(requests[0]!.request.value, 'after')
-  requests[0]!.reply({ value: 1 })
-  t.is((await after).value, 1)
-  t.is(requests.length, 1)
-})
-
-test('an aborted signal sends no request', async (t) => {
-  const [a, b] = openChannels(t)
-  const requests = asked(b)
-  await isAborted(t, a.request('x', null, { signal: AbortSignal.abort('why') }), 'why')
-  await turns()
-  t.is(requests.length, 0)
-})
-
-test('a timeout ends a request and aborts its handler', async (t) => {
-  const [a, b] = openChannels(t)
-  const requests = asked(b)
-  const error = await t.throwsAsync(a.request('x', null, { timeout: 1 }), { code: 'ETIMEDOUT' })
-  t.is((error as SystemError).syscall, 'request')
-  while (requests.length < 1) await turns(1)
-  const { signal } = requests[0]!.request
-  if (!signal.aborted) await once(signal, 'abort')
-  t.true(signal.aborted)
-})
-
 test('a request without a handler is answered that there is none, and its descriptors are closed', async (t) => {
   const { read, write } = openPipe()
   const [a, b] = openChannels(t)
@@ -370,75 +194,3 @@ test('a request that is handled when the handler is replaced gets its answer', a
   requests[0]!.reply({ value: 'of the old one' })
   t.is((await waiting).value, 'of the old one')
 })
-
-test('requests reject with ECONNRESET when the other end closes, and handlers are told', async (t) => {
-  const [a, b] = openChannels(t)
-  const [ofA, ofB] = [asked(a), asked(b)]
-  const waiting = Array.from({ length: 3 }, () => a.request('x'))
-  const back = b.request('y')
-  while (ofB.length < 3 || ofA.length < 1) await turns(1)
-  const { signal } = ofA[0]!.request
-  const aborted = once(signal, 'abort')
-  b.close()
-  for (const request of waiting) await t.throwsAsync(request, { code: 'ECONNRESET' })
-  await t.throwsAsync(back, { code: 'ERR_SOCKET_CLOSED' })
-  await aborted
-  t.true(ofB.every(({ request }) => request.signal.aborted))
-  t.is(await a.closed, null)
-})
-
-test('who only sends no more gets the answers', async (t) => {
-  const [a, bare] = openBare(t)
-  const requests = asked(a)
-  await bare.send(Buffer.concat([frame(REQUEST, '', { id: 1 }), frame(REQUEST, '', { id: 4_000_000_000 })]))
-  bare.shutdown('write')
-  while (requests.length < 2) await turns(1)
-  await turns()
-  t.false(a.socket.closed)
-  t.false(requests[0]!.request.signal.aborted)
-  requests[1]!.reply({ value: 'second' })
-  requests[0]!.reply({ value: 'first' })
-  const answers = [await receiveFrame(bare), await receiveFrame(bare)]
-  t.deepEqual(
-    answers.map((answer) => [answer!.kind, answer!.id, String(answer!.data)]),
-    [
-      [RESPONSE, 4_000_000_000, '"second"'],
-      [RESPONSE, 1, '"first"']
-    ]
-  )
-  t.is(await receiveFrame(bare), null)
-  t.is(await a.closed, null)
-})
-
-test('a request is told at once of what was wrong behind a message that came before it', async (t) => {
-  const [a, bare] = openBare(t)
-  await bare.send(Buffer.concat([frame(0, 'x'), Buffer.from('garbage')]))
-  await a.receive()
-  await t.throwsAsync(a.request('x'), { code: 'EPROTO' })
-  t.is((await receiveFrame(bare))!.kind, REQUEST)
-  t.is((await receiveFrame(bare))!.kind, CLOSE)
-})
-
-test('answers and cancellations of requests that there are none of are ignored, and their descriptors closed', async (t) => {
-  const { read, write } = openPipe()
-  const [a, bare] = openBare(t)
-  const next = a.receive()
-  await bare.send(frame(RESPONSE, 'x', { id: 5, fds: 1 }), { fds: [write] })
-  await bare.send(frame(ERROR, '{"message":"x"}', { id: 5, format: 1, fds: 1 }), { fds: [write] })
-  await bare.send(frame(CANCEL, '', { id: 5, fds: 1 }), { fds: [write] })
-  closeSync(write)
-  await bare.send(frame(0, '"next"', { format: 1 }))
-  t.is((await next)!.value, 'next')
-  t.false(hasWriter(read))
-  closeSync(read)
-})
-
-for (const data of ['', '{', '5', 'null', '[]', '{"message":5}', '{"code":5}']) {
-  test(`an error whose data are ${JSON.stringify(data)} is an error all the same`, async (t) => {
-    const [a, bare] = openBare(t)
-    const waiting = a.request('x')
-    const { id } = (await receiveFrame(bare))!
-    await bare.send(frame(ERROR, data, { id, format: 1 }))
-    await t.throwsAsync(waiting, { instanceOf: Error, message: 'The other end gave no reason' })
-  })
-}

@@ -1,37 +1,20 @@
-import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
-import test, { type ExecutionContext } from 'ava'
+import test from 'ava'
 import { type SocketType, listen } from 'fdpass'
-import { type Ended, type Running, begin, fdpass, sandbox, script } from '../helpers/cli.ts'
+import { files, receiver, send } from '../helpers/cli-passing.ts'
+import { begin, fdpass, sandbox, script } from '../helpers/cli.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { connectWhenThere } from '../helpers/connections.ts'
 
 const python = resolve('__test__/fixtures/descriptors.py')
-const isRoot = process.getuid?.() === 0
+
 const [uid, gid] = [process.getuid?.(), process.getgid?.()]
+
 const types: readonly SocketType[] = isLinux ? ['stream', 'seqpacket', 'dgram'] : ['stream', 'dgram']
+
 const onLinux = onlyIf(isLinux, 'needs Linux')
-
-/** A folder with two files. */
-function files(): string {
-  const cwd = sandbox()
-  writeFileSync(join(cwd, 'a'), 'content of a')
-  writeFileSync(join(cwd, 'b'), 'content of b')
-  return cwd
-}
-
-/** Starts `fdpass recv`. */
-function receiver(t: ExecutionContext, cwd: string, args: readonly string[], options: object = {}): Running {
-  return begin(t, 'fdpass', ['recv', './x.sock', ...args], { cwd, ...options })
-}
-
-/** Sends by `fdpass send`, as soon as somebody listens. */
-function send(t: ExecutionContext, cwd: string, args: readonly string[], options: object = {}): Promise<Ended> {
-  return fdpass(t, ['send', '--wait', '20', './x.sock', ...args], { cwd, ...options })
-}
 
 const linesOf = (text: string) =>
   text
@@ -224,184 +207,10 @@ onlyIf(hasPython, 'needs Python 3.9')(
   }
 )
 
-onlyIf(hasPython, 'needs Python 3.9')(
-  'recv ends in order when its peer was killed, and has what came before',
-  async (t) => {
-    const cwd = files()
-    const running = receiver(t, cwd, [])
-    const peer = begin(t, 'python3', [python, 'hang', 'x.sock'], { cwd, stdio: ['pipe', 'pipe', 'inherit'] })
-    await peer.printed(/sent/)
-    await running.printed(/"stdin"/)
-    peer.child.kill('SIGKILL')
-    const { code, stdout, stderr } = await running.ended
-    t.deepEqual({ code, stderr }, { code: 0, stderr: '' })
-    t.regex(stdout, /^"stdin" from .*\n {2}.*\n$/)
-  }
-)
-
-test('send that waits for room tells when its peer is gone', async (t) => {
-  const cwd = files()
-  await using server = await listen(join(cwd, 'x.sock'))
-  const sending = send(
-    t,
-    cwd,
-    Array.from({ length: 3000 }, () => 'a')
-  )
-  using socket = await server.accept()
-  ;(await socket.recv())?.close()
-  await new Promise((wake) => setTimeout(wake, 200))
-  socket.close()
-  const { code, stdout, stderr } = await sending
-  t.deepEqual({ code, stdout }, { code: 1, stdout: '' })
-  t.regex(stderr, /^fdpass: send: \.\/x\.sock: (?:Broken pipe|Connection reset by peer)\n$/)
-})
-
-test('send --wait waits for whoever listens, and no longer than it is told to', async (t) => {
-  const cwd = files()
-  const sending = send(t, cwd, ['a'])
-  await new Promise((wake) => setTimeout(wake, 1000))
-  const running = receiver(t, cwd, [])
-  t.is((await sending).code, 0)
-  t.regex((await running.ended).stdout, /^"a" from /)
-  const begun = performance.now()
-  const { code, stderr } = await fdpass(t, ['send', '--wait', '0.5', './x.sock', 'a'], { cwd })
-  t.deepEqual({ code, stderr }, { code: 1, stderr: 'fdpass: send: ./x.sock: No such file or directory\n' })
-  t.true(performance.now() - begun >= 500)
-})
-
 test('send sends nothing where one of the files cannot be opened', async (t) => {
   const cwd = files()
   await using server = await listen(join(cwd, 'x.sock'))
   const { code, stderr } = await send(t, cwd, ['a', 'missing'])
   t.deepEqual({ code, stderr }, { code: 1, stderr: 'fdpass: send: missing: No such file or directory\n' })
   await t.throwsAsync(server.accept({ signal: AbortSignal.timeout(100) }), { name: 'AbortError' })
-})
-
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  test(`${signal} ends recv and send by that signal, and their sockets' files are removed`, async (t) => {
-    for (const args of [
-      ['recv', './x.sock'],
-      ['send', '--listen', './x.sock', 'a']
-    ]) {
-      const cwd = files()
-      const running = begin(t, 'fdpass', args, { cwd })
-      while (!existsSync(join(cwd, 'x.sock'))) await new Promise((wake) => setTimeout(wake, 10))
-      running.child.kill(signal)
-      const { stdout, stderr, ...ended } = await running.ended
-      t.deepEqual({ ...ended, stdout, stderr }, { code: null, signal, stdout: '', stderr: '' })
-      t.false(existsSync(join(cwd, 'x.sock')))
-    }
-  })
-}
-
-test('recv ends quietly where nobody reads what it prints, and its socket’s file is removed', async (t) => {
-  const cwd = files()
-  const running = receiver(t, cwd, ['--count', '9'])
-  running.child.stdout!.destroy()
-  const sent = await send(t, cwd, ['a'])
-  t.is(sent.code, 0)
-  const { code, stderr } = await running.ended
-  t.deepEqual({ code, stderr }, { code: 141, stderr: '' })
-  t.false(existsSync(join(cwd, 'x.sock')))
-})
-
-onLinux('recv tells of descriptors that it had no room for, and goes on', async (t) => {
-  const cwd = files()
-  const text = 'ulimit -n 60; exec fdpass recv ./x.sock'
-  const running = script(t, text, { cwd })
-  await send(t, cwd, ['--together', ...Array.from({ length: 100 }, () => 'a')])
-  const { code, stdout, stderr } = await running
-  t.deepEqual({ code, stdout }, { code: 1, stdout: '' })
-  t.regex(stderr, /^fdpass: recv: Descriptors were lost: the descriptor table is full.*\n$/)
-})
-
-onlyIf(isRoot && isLinux, 'needs root, to be somebody else')(
-  '--allow-uid has nothing to do with other users',
-  async (t) => {
-    const other = { uid: 65_534, gid: 65_534 }
-    const allowed = ['--allow-uid', '65534', '--socket-mode', '666', '--json']
-    for (const type of types) {
-      const cwd = files()
-      chmodSync(cwd, 0o755)
-      const running = receiver(t, cwd, [...allowed, '--count', '1', '--type', type])
-      const refused = await send(t, cwd, ['--type', type, 'a'])
-      t.true(refused.code === 0 || refused.code === 1) // its message may have been sent before the connection was closed
-      await running.printed(/Refused/)
-      t.is(statSync(join(cwd, 'x.sock')).mode & 0o777, 0o666)
-      t.is((await send(t, cwd, ['--type', type, 'b'], other)).code, 0)
-      const { stdout, stderr } = await running.ended
-      t.like(JSON.parse(stdout), { data: 'b', sender: { uid: 65_534 } })
-      t.regex(stderr, /^fdpass: Refused: user 0, process \d+\n$/)
-    }
-    const cwd = files()
-    await using server = await listen(join(cwd, 'x.sock'))
-    const { code, stderr } = await send(t, cwd, ['--allow-uid', '1', 'a'])
-    t.is(code, 1)
-    t.regex(stderr, /\nfdpass: send: The socket is of a user who is not allowed\n$/)
-    using _socket = await server.accept()
-  }
-)
-
-const hasLibsystemd =
-  hasPython && spawnSync('python3', ['-c', 'import ctypes; ctypes.CDLL("libsystemd.so.0")']).status === 0
-
-onlyIf(hasLibsystemd, 'needs libsystemd')(
-  'A program that recv runs finds the descriptors, and their names, by sd_listen_fds_with_names',
-  async (t) => {
-    const cwd = files()
-    const running = receiver(t, cwd, ['--', 'python3', python, 'listen_fds'])
-    const sent = await send(t, cwd, ['a', 'b', '--data', 'config'])
-    t.is(sent.code, 0)
-    t.deepEqual(await running.ended, {
-      code: 0,
-      signal: null,
-      stdout: 'config|content of a\nconfig|content of b\n2 2\n',
-      stderr: ''
-    })
-    for (const [args, printed] of [
-      [['--together', 'a', 'b'], 'a|content of a\nb|content of b\n2 2\n'],
-      [['--data', 'no:name', 'a'], 'unknown|content of a\n1 1\n'],
-      [['--data', 'ä', 'a'], 'unknown|content of a\n1 1\n'],
-      [['--together', '--data', 'one\ntwo\nthree', 'a', 'b'], 'unknown|content of a\nunknown|content of b\n2 2\n']
-    ] as const) {
-      const next = receiver(t, cwd, ['--', 'python3', python, 'listen_fds'])
-      await send(t, cwd, args)
-      t.is((await next.ended).stdout, printed)
-    }
-  }
-)
-
-test('The exit status of the program is that of recv, and standard input is the program’s', async (t) => {
-  const cwd = files()
-  for (const [text, code, stdout] of [
-    ['exit 7', 7, ''],
-    ['kill -KILL $$', 128 + 9, ''],
-    ['kill -TERM $$', 128 + 15, ''],
-    ['test "$LISTEN_PID" = $$ && cat && cat <&3', 0, 'input\ncontent of a']
-  ] as const) {
-    const running = receiver(t, cwd, ['--', 'sh', '-c', text], { input: 'input\n' })
-    await send(t, cwd, ['a'])
-    t.deepEqual(await running.ended, { code, signal: null, stdout, stderr: '' }, text)
-  }
-  const running = receiver(t, cwd, ['--', 'cat'])
-  ;(await connectWhenThere(join(cwd, 'x.sock'))).close()
-  t.deepEqual(await running.ended, {
-    code: 1,
-    signal: null,
-    stdout: '',
-    stderr: 'fdpass: recv: No descriptor has come\n'
-  })
-})
-
-test('The program that recv runs gets the signals that recv gets', async (t) => {
-  const cwd = files()
-  const text = 'trap "echo TERM; exit 3" TERM; trap "echo USR1" USR1; echo ready; while :; do sleep 0.05; done'
-  const running = receiver(t, cwd, ['--', 'sh', '-c', text])
-  await send(t, cwd, ['a'])
-  await running.printed(/ready/)
-  running.child.kill('SIGUSR1')
-  await running.printed(/USR1/)
-  running.child.kill('SIGTERM')
-  const { code, stdout } = await running.ended
-  t.deepEqual({ code, stdout }, { code: 3, stdout: 'ready\nUSR1\nTERM\n' })
 })

@@ -1,27 +1,30 @@
-import { spawn } from 'node:child_process'
-import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { constants, openSync } from 'node:fs'
-import { type Server, Socket, connect as connectNode } from 'node:net'
+import { type Server, Socket } from 'node:net'
 import { inspect } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
-import { Descriptor, bindListener, listen, memfd, pipe, recvFd, socketpair } from 'fdpass'
+import { Descriptor, bindListener, listen, memfd, pipe, socketpair } from 'fdpass'
 import { type Loose, RANGE, TYPE, VALUE, loose, notOptions, rejects, throws } from '../helpers/arguments.ts'
 import { type Method, casts, give, newPath, readToEnd, take } from '../helpers/casts.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { openFile, readAll, statusFlags, temporaryFile } from '../helpers/descriptors.ts'
-import { finish, fixturePath, startFixture, startProgram } from '../helpers/processes.ts'
-import { everyKind, openPty } from '../helpers/things.ts'
+import { startFixture } from '../helpers/processes.ts'
+import { everyKind } from '../helpers/things.ts'
 
 const WRONG = 'ERR_INVALID_FD_TYPE'
+
 const CLOSED = 'ERR_DESCRIPTOR_CLOSED'
 
 const isNode = !('bun' in process.versions || 'deno' in process.versions)
+
 const onNode = onlyIf(isNode, "needs Node's own handles")
+
 const onLinux = onlyIf(isNode && isLinux, "needs Node's own handles, and Linux")
+
 const withPython = onlyIf(isNode && isLinux && hasPython, "needs Node's own handles, Linux and Python 3.9")
 
 const { things, missing, end: endThings } = await everyKind(isNode && isLinux && hasPython)
+
 test.after.always(endThings)
 
 const strict = { execArgv: ['--throw-deprecation', '--pending-deprecation'] }
@@ -95,6 +98,7 @@ for (const { kind, title, descriptor } of things) {
     for (const method of wrong) await isRefused(t, descriptor, method, message)
   })
 }
+
 for (const [kind, title, reason] of missing)
   onlyIf(false, reason)(`another process's ${title} refuses casts of a '${kind}'`, (t) => t.fail())
 
@@ -164,24 +168,6 @@ onNode('a cast refuses what no options are, and leaves the descriptor as it was'
   const [reader, writer] = [read.toSocket(), write.toSocket()]
   writer.end('works')
   t.is(await readToEnd(reader), 'works')
-})
-
-withPython('a terminal that Node refuses to make a stream stays as it was', async (t) => {
-  const [master, slave] = await openPty()
-  for (const end of [master, slave]) {
-    using before = end.duplicate()
-    throws(t, 'objectMode', VALUE, () => loose(end, 'toSocket')({ objectMode: true }))
-    throws(t, 'highWaterMark', VALUE, () => loose(end, 'toSocket')({ highWaterMark: -1 }))
-    end.setBlocking(false)
-    t.not(statusFlags(before.fd) & constants.O_NONBLOCK, 0)
-    end.setBlocking(true)
-  }
-  const terminal = slave.toSocket()
-  const socket = master.toSocket().on('error', () => {})
-  socket.write('works')
-  t.is(String(((await once(terminal, 'data')) as [Buffer])[0]), 'works')
-  socket.destroy()
-  terminal.destroy()
 })
 
 onNode('allowHalfOpen is passed on, and without it the other end of a connection is closed too', async (t) => {
@@ -261,34 +247,6 @@ onLinux(
   }
 )
 
-withPython("a terminal is opened anew, so that its sender's mode stays", async (t) => {
-  const [master, slave] = await openPty()
-  using kept = slave.duplicate()
-  const socket = slave.toSocket()
-  t.false(isNonBlocking(kept))
-  t.true(socket instanceof (await import('node:tty')).ReadStream)
-  socket.destroy()
-  master.closeSync()
-})
-
-withPython('a terminal can be read and written as files are', async (t) => {
-  const [master, slave] = await openPty()
-  const reader = slave.duplicate().toReadStream()
-  const writer = slave.toWriteStream()
-  const socket = master.toSocket()
-  writer.write('out')
-  t.is(String(((await once(socket, 'data')) as [Buffer])[0]), 'out')
-  socket.write('in')
-  t.is(String(((await once(reader, 'data')) as [Buffer])[0]), 'in')
-  reader.destroy()
-  writer.end()
-  socket.on('error', () => {}) // EIO, once the other side is closed
-  // The reader waits in read(2), on the thread pool.
-  socket.write('more')
-  await once(reader, 'close')
-  socket.destroy()
-})
-
 onLinux('memory and devices become streams', async (t) => {
   const memory = memfd({ data: 'contents' })
   const writer = memory.duplicate().toWriteStream({ start: 8 })
@@ -297,83 +255,6 @@ onLinux('memory and devices become streams', async (t) => {
   t.is(await readToEnd(memory.toReadStream({ start: 4 })), 'ents and more')
   t.is(await readToEnd(Descriptor.from(openSync('/dev/null', 'r')).toReadStream()), '')
 })
-
-onNode('a UDP socket that is a descriptor 0, as inetd gives it, is taken over', async (t) => {
-  const [a, b] = socketpair()
-  const udp = createSocket('udp4').bind(0, '127.0.0.1')
-  await once(udp, 'listening')
-  const { port } = udp.address()
-  await a.sendFd(udp)
-  udp.close()
-  using received = (await recvFd(b))!
-  const child = spawn(process.execPath, [...strict.execArgv, fixturePath('inetd')], {
-    stdio: [received.fd!.fd, 'pipe', 'inherit']
-  })
-  const done = finish(child)
-  received.fd!.closeSync()
-  const client = createSocket('udp4')
-  client.connect(port, '127.0.0.1')
-  await once(client, 'connect')
-  const answered = once(client, 'message') as Promise<[Buffer]>
-  client.send('a datagram')
-  t.is((await answered)[0].toString(), 'echo a datagram')
-  t.is(await done, '')
-  const refused = once(client, 'error') as Promise<[NodeJS.ErrnoException]>
-  client.send('another one')
-  t.is((await refused)[0].code, 'ECONNREFUSED')
-  client.close()
-  a.close()
-  b.close()
-})
-
-for (const fd of [0, 1, 2]) {
-  onNode(`standard descriptor ${fd} can be a server`, async (t) => {
-    const program = `
-      import { Descriptor } from ${JSON.stringify(new URL('../../../dist/index.js', import.meta.url).href)}
-      const descriptor = Descriptor.from(${fd})
-      if (descriptor.kind === 'tcp-listener') {
-        const server = await descriptor.toServer()
-        server.once('connection', (connection) => connection.end('from a server'))
-        server.once('connection', () => server.close())
-      }
-    `
-    const standard = (number: number) =>
-      ['ignore', 'ignore', 'ignore'].map((other, i) => (i === fd ? number : (other as 'ignore'))) as [
-        number,
-        number,
-        number
-      ]
-    using listener = bindListener({ port: 0, host: '127.0.0.1' })
-    const { port } = listener.address as { port: number }
-    const child = startProgram(process.execPath, ['--input-type=module', '-e', program], {
-      standard: standard(listener.fd)
-    })
-    listener.closeSync()
-    t.is(await readToEnd(connectNode(port, '127.0.0.1')), 'from a server')
-    await child.done
-    child.socket.close()
-  })
-}
-
-for (const policy of ['rr', 'none']) {
-  onLinux(`casts and sources in a worker of a cluster, with the scheduling policy ${policy}`, async (t) => {
-    const { socket, done } = startFixture('clustered', [policy], strict)
-    const { shared, sharedPath, udp, ...works } = JSON.parse(await done) as Record<string, string>
-    t.deepEqual(works, {
-      'cast TCP': 'accepted, then  ECONNREFUSED',
-      'cast Unix': 'accepted, then  ECONNREFUSED',
-      'cast UDP': 'to a worker',
-      exclusive: 'tcp-listener',
-      exclusivePath: 'unix-listener',
-      exclusiveUdp: 'udp',
-      connection: 'tcp'
-    })
-    for (const refused of [shared, sharedPath, udp]) {
-      t.is(refused, `${VALUE}: The "fd" argument is shared by the cluster's workers: listen with \`exclusive: true\``)
-    }
-    socket.close()
-  })
-}
 
 onNode('a server casts, accepts, and can be cast again from what it was sent as', async (t) => {
   const path = newPath()

@@ -1,7 +1,7 @@
 import test from 'ava'
 import { capabilities } from 'fdpass'
 import { onlyIf } from '../helpers/conditions.ts'
-import { Runner, canInject, describe, judge, measure, plan, scenarios } from '../helpers/faults.ts'
+import { Runner, canInject, describe, judge, measure, plan, scenarios } from './driver.ts'
 
 const withCompiler = onlyIf(canInject(), 'needs cc, and glibc', test.serial)
 

@@ -45,12 +45,15 @@ test('a test that is not there is noticed', (t) => {
   t.false(exists({ file: 'no-such.spec.ts', title: 'a test that is not there is noticed' }))
   t.true(
     exists({
-      file: 'socket/transfer.spec.ts',
+      file: 'socket/transfer-to-processes.spec.ts',
       title: 'descriptors go to another process and come back over a … pair [A8]'
     })
   )
   t.false(
-    exists({ file: 'socket/transfer.spec.ts', title: 'descriptors go to another process and come back over a … pair' })
+    exists({
+      file: 'socket/transfer-to-processes.spec.ts',
+      title: 'descriptors go to another process and come back over a … pair'
+    })
   )
   t.true(exists({ file: 'rights.rs', title: 'the_offset_is_shared_with_the_sender' }))
   t.false(exists({ file: 'rights.rs', title: 'make_room_for_descriptors' }), 'a function, and no test')

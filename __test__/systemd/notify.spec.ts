@@ -1,11 +1,10 @@
 import { spawn } from 'node:child_process'
-import { closeSync, fstatSync, readSync } from 'node:fs'
+import { closeSync, readSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
-import test, { type ExecutionContext } from 'ava'
-import { type Message, type UnixSocket, bind, memfd, pipe, socketpair } from 'fdpass'
+import test from 'ava'
+import { pipe } from 'fdpass'
 import * as systemd from 'fdpass/systemd'
-import { type ServiceState, barrier, keepWatchdog, notify, removeFds, storeFds, watchdogInterval } from 'fdpass/systemd'
+import { type ServiceState, barrier, notify, removeFds, storeFds } from 'fdpass/systemd'
 import {
   RANGE,
   TYPE,
@@ -19,38 +18,18 @@ import {
   throws
 } from '../helpers/arguments.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { openFile, readAll, temporaryFolder } from '../helpers/descriptors.ts'
+import { openFile, readAll } from '../helpers/descriptors.ts'
 import { text } from '../helpers/messages.ts'
-import { fixturePath, fixtureSource } from '../helpers/processes.ts'
+import { folder, manage, me, set } from '../helpers/notify.ts'
+import { fixtureSource } from '../helpers/processes.ts'
 import { endWith, receive, runs } from '../helpers/programs.ts'
 import { isPending } from '../helpers/promises.ts'
 
-// The environment of this process tells each test where the manager is: one test at a time.
-const folder = temporaryFolder()
 const onLinux = onlyIf(isLinux, 'needs Linux', test.serial)
+
 const hasLibsystemd = hasPython && runs('python3', '-c', 'import ctypes; ctypes.CDLL("libsystemd.so.0")')
+
 const withLibsystemd = onlyIf(hasLibsystemd, 'needs Python 3.9 and libsystemd', test.serial)
-const me = { pid: process.pid, uid: process.getuid!(), gid: process.getgid!() }
-let addresses = 0
-
-/** Sets variables until the end of the test. */
-function set(t: ExecutionContext, variables: Readonly<Record<string, string | undefined>>): void {
-  for (const [name, value] of Object.entries(variables)) {
-    if (value === undefined) delete process.env[name]
-    else process.env[name] = value
-    t.teardown(() => delete process.env[name])
-  }
-}
-
-/** A manager's socket, which this process tells things. */
-function manage(t: ExecutionContext, kind: 'path' | 'abstract' = 'path'): UnixSocket {
-  const name = `fdpass-notify-${process.pid}-${addresses++}`
-  const path = join(folder, name)
-  const socket = bind(kind === 'path' ? path : `\0${name}`, { credentials: true })
-  t.teardown(() => socket.close())
-  set(t, { NOTIFY_SOCKET: kind === 'path' ? path : `@${name}` })
-  return socket
-}
 
 const states: [state: ServiceState, message: string][] = [
   [{ ready: true }, 'READY=1'],
@@ -259,180 +238,6 @@ onLinux('an abort ends what waits for room in the manager', async (t) => {
   await t.throwsAsync(barrier({ timeout: 20 }), { code: 'ETIMEDOUT' }) // the time counts from the call on
   process.env.NOTIFY_SOCKET = '' // what still waits is of no interest
   for (const wait of waits) wait.catch(() => {})
-})
-
-const contentsOf = ({ fds }: Message) => fds.map(({ fd }) => readAll(fd))
-
-onLinux('storeFds and removeFds name descriptors, which stay open here', async (t) => {
-  const socket = manage(t)
-  const files = ['first', 'second'].map((content) => openFile(content))
-  t.is(await storeFds('a name of % = 5', files), true)
-  const stored = await receive(socket)
-  t.is(text(stored), 'FDSTORE=1\nFDNAME=a name of % = 5')
-  t.deepEqual(contentsOf(stored), ['first', 'second'])
-  t.deepEqual(stored.credentials, me)
-  stored.close()
-
-  const [one, other] = socketpair()
-  using memory = memfd({ data: 'memory' })
-  await storeFds('mixed', [one, memory], { poll: false })
-  const mixed = await receive(socket)
-  t.is(text(mixed), 'FDSTORE=1\nFDNAME=mixed\nFDPOLL=0')
-  t.deepEqual(
-    mixed.fds.map(({ kind }) => kind),
-    ['unix-stream', 'memfd']
-  )
-  mixed.close()
-  await one.send('open')
-  t.is(text(await other.recv()), 'open')
-
-  await storeFds(
-    'many',
-    Array.from({ length: 253 }, () => files[0]!)
-  )
-  const many = await receive(socket)
-  t.is(text(many), 'FDSTORE=1\nFDNAME=many')
-  t.is(many.fds.length, 253)
-  many.close()
-
-  t.is(await removeFds('x'.repeat(255)), true)
-  t.is(text(await receive(socket)), `FDSTOREREMOVE=1\nFDNAME=${'x'.repeat(255)}`)
-  for (const fd of files) closeSync(fd)
-  for (const end of [one, other]) end.close()
-})
-
-onLinux('barrier waits until the manager has closed what it was sent', async (t) => {
-  const socket = manage(t)
-  await notify({ ready: true })
-  const waiting = barrier()
-  t.is(text(await receive(socket)), 'READY=1')
-  const message = await receive(socket)
-  t.is(text(message), 'BARRIER=1')
-  t.is(message.fds.length, 1)
-  t.true(fstatSync(message.fds[0]!.fd).isFIFO())
-  t.true(await isPending(waiting))
-  message.close()
-  t.is(await waiting, true)
-
-  // A manager that goes closes it too.
-  const last = barrier({ timeout: 10_000 })
-  socket.close()
-  t.is(await last, true)
-})
-
-onLinux('barrier waits no longer than it may, and no longer than its signal lets it', async (t) => {
-  const socket = manage(t)
-  const error = await t.throwsAsync(barrier({ timeout: 20 }), { code: 'ETIMEDOUT' })
-  t.is(error.message, 'ETIMEDOUT: no answer within 20 ms, poll')
-  ;(await receive(socket)).close()
-  const waiting = barrier({ signal: AbortSignal.timeout(20) })
-  await t.throwsAsync(waiting, { name: 'AbortError' })
-  ;(await receive(socket)).close()
-  const late = barrier({ timeout: 10_000 })
-  ;(await receive(socket)).close()
-  t.is(await late, true)
-})
-
-onLinux(
-  'the end of a barrier that was given up is not taken for that of the next one, which has its number',
-  async (t) => {
-    const socket = manage(t)
-    for (let i = 0; i < 50; i++) {
-      const ending = new AbortController()
-      const given = barrier({ signal: ending.signal })
-      ;(await receive(socket)).close() // an event is on its way
-      ending.abort()
-      await t.throwsAsync(given, { name: 'AbortError' })
-      const next = barrier({ timeout: 5 })
-      const kept = await receive(socket)
-      await t.throwsAsync(next, { code: 'ETIMEDOUT' })
-      kept.close()
-    }
-  }
-)
-
-/** What libsystemd is asked too. PID is the reader's own. */
-const watchdogs: Readonly<Record<string, string>>[] = [
-  {},
-  ...[
-    '3000000',
-    '1',
-    '1500',
-    '0',
-    '-1',
-    'x',
-    '',
-    '18446744073709551615',
-    '18446744073709551614',
-    '18446744073709551616'
-  ].map((WATCHDOG_USEC) => ({ WATCHDOG_USEC })),
-  ...['PID', '1', 'x', '0', ''].map((WATCHDOG_PID) => ({ WATCHDOG_USEC: '3000000', WATCHDOG_PID })),
-  { WATCHDOG_PID: 'PID' }
-]
-
-withLibsystemd('watchdogInterval and sd_watchdog_enabled agree, garbage included', async (t) => {
-  const input = `${watchdogs.map((environment) => JSON.stringify(environment)).join('\n')}\n`
-  const run = async (command: string, args: string[]) => {
-    const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] })
-    child.stdin!.end(input)
-    const output = await endWith(t, child)
-    return output
-      .trim()
-      .split('\n')
-      .map((line) => JSON.parse(line) as [error: string | null, interval?: number])
-  }
-  const ours = await run(process.execPath, [...process.execArgv, fixturePath('passed'), 'watchdog'])
-  const theirs = await run('python3', [fixtureSource('systemd.py'), 'watchdog'])
-  t.is(ours.length, watchdogs.length)
-  for (const [index, environment] of watchdogs.entries()) {
-    const title = JSON.stringify(environment)
-    const [error, interval] = ours[index]!
-    const [theirError, microseconds] = theirs[index]!
-    t.is(error, theirError === null ? null : error === null ? 'an error' : error, title)
-    t.is(error !== null, theirError !== null, title)
-    if (error === null) t.is(interval, microseconds === null ? (null as never) : microseconds! / 1000, title)
-  }
-})
-
-onLinux('keepWatchdog tells twice in each interval, until it is disposed of or aborted', async (t) => {
-  const socket = manage(t)
-  set(t, { WATCHDOG_USEC: '60000', WATCHDOG_PID: `${process.pid}` })
-  t.is(watchdogInterval(), 60)
-  for (const end of ['dispose', 'abort']) {
-    const ending = new AbortController()
-    const started = performance.now()
-    const watchdog = keepWatchdog({ signal: ending.signal })
-    for (let i = 0; i < 5; i++) t.is(text(await receive(socket)), 'WATCHDOG=1')
-    t.true(performance.now() - started > 100) // the first came at once, and the others each 30 ms
-    if (end === 'dispose') watchdog[Symbol.dispose]()
-    else ending.abort()
-    const rest = socket.recv({ signal: AbortSignal.timeout(150) })
-    await t.throwsAsync(rest, { name: 'AbortError' }, end)
-    watchdog[Symbol.dispose]()
-  }
-  set(t, { WATCHDOG_PID: '1' })
-  {
-    using _none = keepWatchdog()
-    await t.throwsAsync(socket.recv({ signal: AbortSignal.timeout(100) }), { name: 'AbortError' })
-  }
-  using _own = keepWatchdog({ interval: 20 })
-  for (let i = 0; i < 3; i++) t.is(text(await receive(socket)), 'WATCHDOG=1')
-})
-
-onLinux('a watchdog that cannot be fed is a warning, and is fed again', async (t) => {
-  const warnings: Error[] = []
-  const listen = (warning: Error) => warnings.push(warning)
-  process.on('warning', listen)
-  t.teardown(() => process.off('warning', listen))
-  const path = join(folder, `late-${addresses++}`)
-  set(t, { NOTIFY_SOCKET: path })
-  using _watchdog = keepWatchdog({ interval: 20 })
-  await sleep(50)
-  t.regex(warnings[0]!.message, /^The watchdog cannot be fed: ENOENT/)
-  t.is(warnings.length, 1)
-  t.is((warnings[0] as NodeJS.ErrnoException).code, 'FDPASS_WATCHDOG')
-  using socket = bind(path)
-  t.is(text(await receive(socket)), 'WATCHDOG=1')
 })
 
 onLinux('neither a watchdog nor a message that has gone keeps the process alive', async (t) => {

@@ -30,11 +30,19 @@ const runtimes = {
     backends: ['thread'],
     files: specs(
       'native/data-path',
-      'socket/transfer',
-      'socket/streams',
-      'socket/iteration',
       'base/abort',
-      'socket/lifecycle'
+      'socket/transfer',
+      'socket/transfer-to-processes',
+      'socket/streams',
+      'socket/boundaries',
+      'socket/control-messages',
+      'socket/frames',
+      'socket/iteration',
+      'socket/received-ahead',
+      'socket/end-of-connection',
+      'socket/close',
+      'socket/order',
+      'event-loop/keep-alive'
     )
   },
   deno: {

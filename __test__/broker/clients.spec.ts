@@ -1,0 +1,137 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, existsSync, readFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { constants as osConstants } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
+import test from 'ava'
+import { Channel, connect, listen } from 'fdpass'
+import { connectBroker, serveBroker } from 'fdpass/broker'
+import { begin, codeOf, makeFolder, refused } from '../helpers/brokers.ts'
+import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { countFds, readAll } from '../helpers/descriptors.ts'
+import { fixturePath } from '../helpers/processes.ts'
+import { endWith, runs } from '../helpers/programs.ts'
+
+const isRoot = process.getuid?.() === 0
+
+const asRoot = onlyIf(isRoot && isLinux, 'needs root on Linux')
+
+const NOBODY = 65_534
+
+test('arguments are checked before anything is sent, and a call can be aborted and closed', async (t) => {
+  const { root } = makeFolder()
+  const broker = await begin(t, { roots: [root], allow: () => new Promise(() => {}) })
+  await t.throwsAsync(broker.open(1 as never), { code: 'ERR_INVALID_ARG_TYPE' })
+  await t.throwsAsync(broker.open('file', 'x'), { code: 'ERR_INVALID_ARG_VALUE' })
+  await t.throwsAsync(broker.open('file', -1), { code: 'ERR_OUT_OF_RANGE' })
+  await t.throwsAsync(broker.open('file', 'r', 0o10000), { code: 'ERR_OUT_OF_RANGE' })
+  await t.throwsAsync(broker.connect('relative'), { code: 'ERR_INVALID_ARG_VALUE' })
+  const controller = new AbortController()
+  const call = broker.open('file', 'r', 0, { signal: controller.signal })
+  await setTimeout(20)
+  controller.abort()
+  await t.throwsAsync(call, { code: 'ABORT_ERR' })
+  const waiting = broker.open('file')
+  await setTimeout(20)
+  broker.close()
+  await t.throwsAsync(waiting, { code: 'ERR_SOCKET_CLOSED' })
+  await t.throwsAsync(broker.open('file'), { code: 'ERR_SOCKET_CLOSED' })
+})
+
+test('a broker connects to its services and listens for them, and for no others', async (t) => {
+  const { root, inside } = makeFolder()
+  const server = createServer((socket) => socket.end('service')).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  const { port } = server.address() as { port: number }
+  const path = inside('socket')
+  const broker = await begin(t, { services: [`tcp:127.0.0.1:${port}`, 'tcp:127.0.0.1:0', `unix:${path}`] })
+  const chunks: Buffer[] = []
+  for await (const chunk of (await broker.connect(`tcp:127.0.0.1:${port}`)).toSocket()) chunks.push(chunk as Buffer)
+  t.is(Buffer.concat(chunks).toString(), 'service')
+  using tcp = await broker.listen('tcp:127.0.0.1:0')
+  t.is(tcp.kind, 'tcp-listener')
+  t.is(await codeOf(broker.connect(path)), 'ENOENT')
+  using unix = await broker.listen(path, { backlog: 5, mode: 0o600 })
+  t.is(unix.kind, 'unix-listener')
+  using connection = await broker.connect(`unix:${path}`)
+  t.is(connection.kind, 'unix-stream')
+  for (const address of ['tcp:127.0.0.1:1', `${root}/other`, 'tcp:localhost:0'])
+    await refused(t, broker.connect(address))
+  const error = await t.throwsAsync<NodeJS.ErrnoException>(broker.listen('tcp:0.0.0.0:80'))
+  t.like(error, { code: 'EACCES', syscall: 'listen', address: 'tcp:0.0.0.0:80' })
+})
+
+test('a service at none of whose addresses anybody listens is told to refuse', async (t) => {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  server.close()
+  const broker = await begin(t, { services: [`tcp:localhost:${port}`] })
+  const error = await t.throwsAsync<NodeJS.ErrnoException>(broker.connect(`tcp:localhost:${port}`))
+  t.like(error, { code: 'ECONNREFUSED', errno: -osConstants.errno.ECONNREFUSED, syscall: 'connect' })
+  t.regex(error!.message, /ECONNREFUSED/)
+})
+
+asRoot('other processes are judged by their credentials (needs root)', async (t) => {
+  const { folder, root, inside } = makeFolder()
+  chmodSync(inside('file'), 0o600)
+  const server = await listen(join(folder, 'broker'), { mode: 0o666 })
+  const service = serveBroker(server, {
+    roots: [root],
+    allow: (request, { uid }) => uid === NOBODY && request.operation === 'open' && request.path === 'file'
+  })
+  t.teardown(() => service.close())
+  const ask = async (uid: number) => {
+    const args = [fixturePath('broker-client'), server.address, 'file', 'folder/file', '../outside/file']
+    return endWith(t, spawn(process.execPath, args, { uid, gid: uid, stdio: ['ignore', 'pipe', 'inherit'] }))
+  }
+  t.is(await ask(NOBODY), 'inside\nEACCES\nEACCES\n')
+  t.is(await ask(0), 'EACCES\nEACCES\nEACCES\n')
+})
+
+test.serial('nothing that a client sends is trusted', async (t) => {
+  const { folder, root } = makeFolder()
+  const server = await listen(join(folder, 'broker'))
+  using _service = serveBroker(server, { roots: [root], services: [], allow: () => true })
+  using channel = new Channel(await connect(server.address))
+  const open = { operation: 'open', path: 'file', flags: 0, mode: 0 }
+  const wishes: unknown[] = [null, 1, 'open', [], {}, { operation: 'start' }, Buffer.from('x'), { ...open, path: 1 }]
+  wishes.push({ ...open, flags: 1.5 }, { ...open, mode: -1 }, { ...open, path: 'a\0b' }, { ...open, flags: 2 ** 40 })
+  for (const wish of wishes) await t.throwsAsync(channel.request(wish), { code: 'EINVAL' }, JSON.stringify(wish))
+  await t.throwsAsync(channel.request({ ...open, path: 'x'.repeat(5000) }), { code: 'ENAMETOOLONG' })
+  await t.throwsAsync(channel.request({ ...open, path: '' }), { code: 'ENOENT' })
+  await t.throwsAsync(channel.request({ operation: 'connect', address: '/x' }), { code: 'EACCES' })
+  const before = countFds()
+  using answer = await channel.request(open, [0])
+  t.is(readAll(answer.fds[0]!.fd), 'inside')
+  t.is(countFds(), before + 1)
+})
+
+onlyIf(runs('true'), 'needs Linux')('a broker keeps nobody alive, and its helper ends with its caller', async (t) => {
+  const { stdout, status } = spawnSync(process.execPath, [fixturePath('broker-owner')], {
+    encoding: 'utf8',
+    timeout: 20_000
+  })
+  t.is(status, 0)
+  const pid = Number(stdout)
+  const isRunning = () =>
+    existsSync(`/proc/${pid}/exe`) && !/State:\s+Z/.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  for (let wait = 0; wait < 200 && isRunning(); wait++) await setTimeout(20)
+  t.false(isRunning())
+})
+
+test('a client meets the end of its service', async (t) => {
+  const { folder, root } = makeFolder()
+  const server = await listen(join(folder, 'broker'))
+  const service = serveBroker(server, { roots: [root], allow: () => new Promise(() => {}) })
+  using broker = await connectBroker(server.address)
+  t.is(broker.pid, isLinux ? process.pid : broker.pid)
+  const call = broker.open('file')
+  await setTimeout(20)
+  service.close()
+  await t.throwsAsync(call, { code: 'ECONNRESET' })
+  await t.throwsAsync(connectBroker(join(folder, 'broker')), { code: 'ENOENT' })
+})

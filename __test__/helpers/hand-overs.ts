@@ -1,0 +1,80 @@
+import { once } from 'node:events'
+import { type AddressInfo, Server, Socket } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { ExecutionContext } from 'ava'
+import { type SocketType, type UnixSocket, receiveConnection, socketpair } from 'fdpass'
+import { openConnection, readAllOf } from './connections.ts'
+
+export const MEBIBYTE = 1024 * 1024
+
+/** A channel that is closed with the test. */
+export function openChannel(t: ExecutionContext, type: SocketType = 'stream'): [UnixSocket, UnixSocket] {
+  const channel = socketpair({ type })
+  t.teardown(() => channel.forEach((end) => end.close()))
+  return channel
+}
+
+/** A connection that is destroyed with the test, of which Node has read what the client has said. */
+export async function open(
+  t: ExecutionContext,
+  said = '',
+  options = {}
+): Promise<{ client: Socket; connection: Socket }> {
+  const pair = await openConnection(options)
+  pair.client.on('error', () => {}) // of a receiver that does not read
+  t.teardown(() => Object.values(pair).forEach((socket) => socket.destroy()))
+  if (said !== '') await say(pair, said)
+  return pair
+}
+
+/** The client says something, and Node reads it. */
+export async function say({ client, connection }: { client: Socket; connection: Socket }, said: string): Promise<void> {
+  const expected = connection.readableLength + said.length
+  client.write(said)
+  while (connection.readableLength < expected) await delay(1)
+}
+
+/** Fills a channel, so that a message has to wait for room. */
+export function fill(channel: UnixSocket): Promise<void> {
+  const filling = channel.send(Buffer.alloc(4 * MEBIBYTE))
+  filling.catch(() => {}) // the test ends with it on its way
+  return filling
+}
+
+/** Receives so many bytes, and none of the message behind them: Linux gives those with a descriptor along with plain ones before. */
+export async function drain(channel: UnixSocket, bytes: number): Promise<void> {
+  for (let left = bytes; left > 0;) left -= (await channel.recv({ maxBytes: Math.min(left, 65_536) }))!.data.length
+}
+
+/** A connection that was handed over; it is destroyed with the test. */
+export async function receive(t: ExecutionContext, channel: UnixSocket, options = {}): Promise<Socket> {
+  const received = (await receiveConnection(channel, options))!
+  t.teardown(() => received.destroy())
+  return received
+}
+
+/** What is read next. */
+export async function next(connection: Socket): Promise<string> {
+  return String(((await once(connection, 'data')) as [Buffer])[0])
+}
+
+/** The connection works as if nothing had been: both ends hear all that is said, beginning with `unread`. */
+export async function assertWorks(
+  t: ExecutionContext,
+  { client, connection }: { client: Socket; connection: Socket },
+  unread: string
+): Promise<void> {
+  t.false(connection.destroyed)
+  const heard = [readAllOf(connection), readAllOf(client)]
+  client.end('more')
+  connection.end('answer')
+  t.deepEqual((await Promise.all(heard)).map(String), [`${unread}more`, 'answer'])
+}
+
+/** A server on a port of this machine that ends with the test. */
+export async function listen<S extends Server>(t: ExecutionContext, server: S): Promise<{ server: S; port: number }> {
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  return { server, port: (server.address() as AddressInfo).port }
+}

@@ -1,0 +1,194 @@
+import test from 'ava'
+import { NodeChannel } from 'fdpass/ipc'
+import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { ACK, line, next, pair, thing } from '../helpers/ipc.ts'
+import { text } from '../helpers/messages.ts'
+import { fixturePath, startProgram } from '../helpers/processes.ts'
+import { receive } from '../helpers/programs.ts'
+import { codesOf, isPending } from '../helpers/promises.ts'
+
+const onLinux = onlyIf(isLinux, 'needs Linux')
+
+const NACK = line({ cmd: 'NODE_HANDLE_NACK' })
+
+test('a descriptor that the other end could not receive is sent again, three times at most', async (t) => {
+  const { channel, peer } = pair(t)
+  const { sent, isClosed } = thing(t)
+  const sending = channel.send('again', sent)
+  const behind = channel.send('behind it')
+  sent.close()
+  for (let i = 0; i < 3; i++) {
+    const message = await receive(peer)
+    t.is(text(message), line({ cmd: 'NODE_HANDLE', type: 'net.Socket', msg: 'again' }))
+    t.is(message.fds.length, 1)
+    message.close()
+    await peer.send(NACK)
+  }
+  const last = await receive(peer)
+  t.is(last.fds.length, 1)
+  await peer.send(ACK)
+  await sending
+  t.is(text(await receive(peer)), line('behind it'))
+  await behind
+  last.close()
+  t.true(await isClosed())
+
+  const lost = thing(t)
+  const failing = channel.send('lost', lost.sent)
+  lost.sent.close()
+  const after = channel.send('after it')
+  for (let i = 0; i < 4; i++) {
+    ;(await receive(peer)).close()
+    await peer.send(NACK)
+  }
+  await t.throwsAsync(failing, { code: 'ERR_HANDLE_NOT_RECEIVED' })
+  t.is(text(await receive(peer)), line('after it'))
+  await after
+  t.true(await lost.isClosed())
+})
+
+test('what comes without its descriptor is refused to the sender, and what Node sends again is acknowledged once', async (t) => {
+  const { channel, peer } = pair(t)
+  const { sent, isClosed } = thing(t)
+  await peer.send(line({ cmd: 'NODE_HANDLE', type: 'net.Socket', msg: 'lost' }))
+  const receiving = channel.receive()
+  t.is(text(await receive(peer)), NACK)
+  t.true(await isPending(receiving))
+  const inner = { cmd: 'NODE_HANDLE', type: 'net.Socket', msg: { a: 1 } }
+  await peer.sendFd(sent, line({ cmd: 'NODE_HANDLE', type: 'net.Native', msg: inner }))
+  sent.close()
+  t.is(text(await receive(peer)), ACK)
+  const { message, fd } = (await receiving)!
+  t.deepEqual(message, { a: 1 })
+  t.is(fd!.kind, 'unix-stream')
+  fd!.closeSync()
+  t.true(await isClosed())
+  await t.throwsAsync(peer.recv({ signal: AbortSignal.timeout(50) }), { name: 'AbortError' })
+})
+
+for (const [program, fixture] of [
+  ['Node', 'node-child'],
+  ['this end', 'node-peer']
+] as const) {
+  onLinux(
+    `where the table of ${program} is full, a descriptor is refused, and taken when there is room again`,
+    async (t) => {
+      const isNode = fixture === 'node-child'
+      const script = 'ulimit -n 64 && exec "$@"'
+      const args = [process.execPath, ...process.execArgv, fixturePath(fixture), ...(isNode ? [] : ['3'])]
+      const env = isNode ? { ...process.env, NODE_CHANNEL_FD: '3' } : process.env
+      const { socket, child, done } = startProgram('sh', ['-c', script, 'sh', ...args], { env })
+      const channel = new NodeChannel(socket)
+      t.teardown(() => channel.close())
+      done.catch(() => {})
+      t.teardown(() => child.kill('SIGKILL'))
+      const say = (word: string) => channel.send(isNode ? [word] : { [word]: true })
+      if (!isNode) t.deepEqual((await next(channel)).message, { ready: child.pid })
+      await say('fill')
+      t.deepEqual((await next(channel)).message, { filled: true })
+      const lost = thing(t)
+      const failing = channel.send(isNode ? ['use'] : { echo: 'lost' }, lost.sent)
+      lost.sent.close()
+      await t.throwsAsync(failing, { code: 'ERR_HANDLE_NOT_RECEIVED' })
+      t.true(await lost.isClosed())
+      await say('free')
+      t.deepEqual((await next(channel)).message, { filled: false })
+      const taken = thing(t)
+      await channel.send(isNode ? ['use'] : { echo: 'taken' }, taken.sent)
+      taken.sent.close()
+      t.deepEqual((await next(channel)).message, isNode ? { is: 'Socket' } : { echo: 'taken', kind: 'unix-stream' })
+    }
+  )
+}
+
+const handle = (msg: unknown) => line({ cmd: 'NODE_HANDLE', type: 'net.Socket', msg })
+
+test('descriptors belong to their lines, however the bytes come', async (t) => {
+  const { channel, peer } = pair(t)
+  const things = Array.from({ length: 4 }, () => thing(t))
+  const [a, b, c, d] = things.map(({ sent }) => sent)
+  await peer.send(line('plain') + line({ cmd: 'NODE_CLUSTER', act: 'not ours' }))
+  await peer.send(handle('first').slice(0, 10), { fds: [a!] })
+  await peer.send(handle('first').slice(10) + line('between'))
+  await peer.send(handle('second') + handle('third') + line('last'), { fds: [b!, c!] })
+  for (const byte of handle('fourth'))
+    await peer.send(byte, byte === '{' && d !== undefined ? { fds: d.closed ? [] : [d] } : {}).finally(() => d!.close())
+  for (const { sent } of things) sent.close()
+  const received: [unknown, boolean][] = []
+  while (received.length < 7) {
+    const { message, fd } = await next(channel)
+    received.push([message, fd !== null])
+    fd?.closeSync()
+  }
+  t.deepEqual(received, [
+    ['plain', false],
+    ['first', true],
+    ['between', false],
+    ['second', true],
+    ['third', true],
+    ['last', false],
+    ['fourth', true]
+  ])
+  for (const { isClosed } of things) t.true(await isClosed())
+})
+
+test('what is not the protocol closes the channel with an error, and every descriptor', async (t) => {
+  const cases: [data: string | Uint8Array, code: string, message: RegExp][] = [
+    ['not JSON\n', 'EPROTO', /could not be decoded/],
+    ['\n', 'EPROTO', /could not be decoded/],
+    [Uint8Array.of(0, 0, 0, 5, 0xff), 'EPROTO', /serialization: 'advanced'/],
+    [`"${'x'.repeat(2000)}`, 'EMSGSIZE', /2001 bytes or more, and 1000 are accepted/],
+    [`"${'x'.repeat(2000)}"\n`, 'EMSGSIZE', /2002 bytes or more, and 1000 are accepted/]
+  ]
+  for (const [data, code, message] of cases) {
+    const { channel, peer } = pair(t, { maxBytes: 1000 })
+    const { sent, isClosed } = thing(t)
+    const waiting = thing(t)
+    const sending = channel.send('never acknowledged', waiting.sent)
+    waiting.sent.close()
+    await peer.send(data, { fds: [sent] })
+    sent.close()
+    const error = await t.throwsAsync(channel.receive(), { code, message })
+    t.true((error as unknown as { errno: number }).errno < 0)
+    await t.throwsAsync(sending, { code })
+    t.true(channel.closed)
+    await t.throwsAsync(channel.receive(), { code })
+    await t.throwsAsync(channel.send('more'), { code })
+    await t.throwsAsync(
+      async () => {
+        for await (const each of channel) t.fail(String(each))
+      },
+      { code }
+    )
+    t.true(await isClosed())
+    peer.close()
+    t.true(await waiting.isClosed())
+  }
+})
+
+test('descriptors without messages are not piled up', async (t) => {
+  const { channel, peer } = pair(t)
+  const { sent, isClosed } = thing(t)
+  const failing = channel.receive()
+  for (let i = 0; i < 10; i++) await peer.send(' ', { fds: Array.from({ length: 10 }, () => sent) }).catch(() => {})
+  sent.close()
+  await t.throwsAsync(failing, { code: 'EPROTO', message: /without a message/ })
+  t.true(await isClosed())
+})
+
+test('questions of the other end, which takes no answers, are not taken without end', async (t) => {
+  const { channel, peer } = pair(t)
+  const receiving = channel.receive()
+  const questions = line({ cmd: 'NODE_SOCKET_GET_COUNT', key: 1 }).repeat(10_000)
+  const held = async () => {
+    for (let i = 0; i < 100; i++) {
+      const signal = AbortSignal.timeout(1000)
+      if ((await codesOf([peer.send(questions, { signal })]))[0] === 'ABORT_ERR') return true
+    }
+    return false
+  }
+  t.true(await held())
+  t.true(await isPending(receiving))
+  channel.close()
+  t.deepEqual(await codesOf([receiving]), ['ERR_SOCKET_CLOSED'])
+})

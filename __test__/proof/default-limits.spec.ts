@@ -1,0 +1,100 @@
+import { readFileSync, statSync } from 'node:fs'
+import test from 'ava'
+import { Channel, type FdSource, connect, listen } from 'fdpass'
+import { serveBroker } from 'fdpass/broker'
+import { connectStore, serveStore } from 'fdpass/store'
+import { MESSAGE, frame, openBare, openChannels } from '../helpers/channels.ts'
+import { fdLimit, isLinux, onlyIf } from '../helpers/conditions.ts'
+import { isPending } from '../helpers/promises.ts'
+import { model, newPath } from '../helpers/strangers.ts'
+import { rowsOf } from '../helpers/titles.ts'
+
+const withRoom = onlyIf(fdLimit >= 4096, 'needs ulimit -n 4,096')
+
+const somaxconn = isLinux ? Number(readFileSync('/proc/sys/net/core/somaxconn', 'utf8')) : 0
+
+const many = (count: number) => Array<FdSource>(count).fill(0)
+
+withRoom('by default a channel takes 16 MiB and 1,024 descriptors with a message, and no more', async (t) => {
+  const [most, mostFds] = [16 * 1024 * 1024, 1024]
+  const [a, b] = openChannels<unknown>(t)
+  await t.throwsAsync(a.send(new Uint8Array(most + 1)), { code: 'ERR_OUT_OF_RANGE' })
+  await t.throwsAsync(a.send('', many(mostFds + 1)), { code: 'ERR_OUT_OF_RANGE' })
+  const sending = a.send(new Uint8Array(most), many(mostFds))
+  const message = (await b.receive())!
+  await sending
+  t.is((message.value as Uint8Array).length, most)
+  t.is(message.fds.length, mostFds)
+  message.close()
+  for (const lies of [{ length: most + 1 }, { fds: mostFds + 1 }]) {
+    const [channel, peer] = openBare(t)
+    await peer.send(frame(MESSAGE, '', lies))
+    await t.throwsAsync(channel.receive(), { code: 'EMSGSIZE' })
+  }
+})
+
+test('by default 65,536 requests wait, and the next one rejects', async (t) => {
+  const [channel] = openBare(t)
+  const requests = Array.from({ length: 65_536 }, () => channel.request('x'))
+  for (const request of requests) request.catch(() => {})
+  await t.throwsAsync(channel.request('x'), { code: 'ERR_TOO_MANY_PENDING', message: /65536/ })
+  channel.close()
+  await Promise.allSettled(requests)
+})
+
+onlyIf(somaxconn >= 511, 'needs somaxconn of 511')(
+  'by default 511 connections wait to be accepted, and the next one for room',
+  async (t) => {
+    const server = await listen(newPath())
+    const clients = await Promise.all(Array.from({ length: 512 }, () => connect(server.address))) // listen(2): one more
+    const controller = new AbortController()
+    const waiting = connect(server.address, { signal: controller.signal })
+    t.true(await isPending(waiting))
+    controller.abort()
+    await t.throwsAsync(waiting, { code: 'ABORT_ERR' })
+    server.close()
+    for (const client of clients) client.close()
+  }
+)
+
+test('by default a store keeps 1,024 descriptors, 253 in an entry, for its own user alone', async (t) => {
+  const path = newPath()
+  using _service = await serveStore({ path })
+  t.is(statSync(path).mode & 0o777, 0o600)
+  t.is(statSync(`${path}.takeover`).mode & 0o777, 0o600)
+  using store = await connectStore(path)
+  await t.throwsAsync(store.put('more', many(254)), { code: 'ERR_OUT_OF_RANGE' })
+  if (process.getuid!() !== 0) return // and 256 for one user
+  for (let i = 0; i < 4; i++) await store.put(`entry-${i}`, many(253))
+  await store.put('last', many(12))
+  await t.throwsAsync(store.put('one too many', 0), { code: 'ENOSPC' })
+})
+
+test('a request to a broker has 64 KiB and one descriptor at most', async (t) => {
+  const path = newPath()
+  using _service = serveBroker(await listen(path), { allow: () => true })
+  for (const [value, fds] of [
+    ['x'.repeat(64 * 1024), []],
+    ['x', [0, 0]]
+  ] as const) {
+    using channel = new Channel(await connect(path))
+    await t.throwsAsync(channel.request(value, fds), { code: 'EMSGSIZE' })
+  }
+})
+
+test('the default limits in SECURITY.md are those of the reference', (t) => {
+  const limits = rowsOf(model.slice(model.indexOf('### Default limits'))).filter(([, , option]) =>
+    option?.startsWith('[')
+  )
+  t.true(limits.length > 10, `${limits.length}`)
+  for (const [what, value, option] of limits) {
+    const [, name, file] = /^\[`(?:\w+\.)?(\w+)`\]\((docs\/\w+\.md)/.exec(option!)!
+    const described = readFileSync(file!, 'utf8')
+      .split('\n')
+      .filter((line) => line.includes(`\`${name}?\``))
+    t.true(
+      described.some((line) => line.replaceAll('`', '').replace('default: ', 'default ').includes(`default ${value}`)),
+      `${what}: ${value}`
+    )
+  }
+})

@@ -1,0 +1,113 @@
+import { once } from 'node:events'
+import { readSync } from 'node:fs'
+import { type Socket, connect as dial } from 'node:net'
+import { type SocketType, UnixSocket, connect, listen, socketpair } from 'fdpass'
+import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
+import { type Graph, newPath, play, release } from '../helpers/conformance.ts'
+import { text } from '../helpers/messages.ts'
+import { openPty } from '../helpers/things.ts'
+
+const onLinux = onlyIf(isLinux, 'needs Linux')
+
+const withPython = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
+
+const types: readonly SocketType[] =
+  process.platform === 'darwin' ? ['stream', 'dgram'] : ['stream', 'seqpacket', 'dgram']
+
+const graphs: Readonly<Record<string, Graph>> = {
+  self_ref: [[0, 0]],
+  triangle: [
+    [0, 1],
+    [1, 2],
+    [2, 0]
+  ],
+  cross_edge: [
+    [0, 1],
+    [1, 2],
+    [2, 0],
+    [1, 3],
+    [3, 2]
+  ],
+  backtrack_from_scc: [
+    [0, 1],
+    [0, 4],
+    [1, 2],
+    [2, 3],
+    [3, 1]
+  ]
+}
+
+for (const [name, graph] of Object.entries(graphs)) {
+  for (const type of types) {
+    onLinux(
+      `${type} sockets that were sent over each other are freed with what they carry (D11, Linux scm_rights ${name})`,
+      async (t) => {
+        await release(t, graph, () => {
+          const [receiver, sender] = socketpair({ type })
+          return Promise.resolve({ receiver, sender })
+        })
+      }
+    )
+  }
+  onLinux(
+    `listeners that were sent over connections that nobody accepted are freed with what they carry (D11, Linux scm_rights ${name})`,
+    async (t) => {
+      await release(t, graph, async () => {
+        const receiver = await listen(newPath())
+        return { receiver, sender: await connect(receiver.address) }
+      })
+    }
+  )
+}
+
+withPython('four sockets of one message of one byte all come, and work (A13, libuv pipe_sendmsg)', async (t) => {
+  const { socket, done } = play('four_sockets')
+  const message = (await socket.recv())!
+  await done
+  t.is(text(message), 'X')
+  t.deepEqual(
+    message.fds.map(({ kind }) => kind),
+    Array<string>(4).fill('unix-stream')
+  )
+  const sockets = message.fds.map((fd) => UnixSocket.from(fd))
+  const [a, b, c, d] = sockets as [UnixSocket, UnixSocket, UnixSocket, UnixSocket]
+  await a.send('first pair')
+  t.is(text(await b.recv()), 'first pair')
+  await d.send('second pair')
+  t.is(text(await c.recv()), 'second pair')
+  for (const each of [...sockets, socket]) each.close()
+})
+
+withPython(
+  'a socket that begins to listen after it was sent accepts here (A10, libuv ipc_listen_after_write)',
+  async (t) => {
+    const { socket, done } = play('listen_later')
+    const message = (await socket.recv())!
+    const port = Number(text(message))
+    await t.throwsAsync(once(dial(port, '127.0.0.1'), 'connect'), { code: 'ECONNREFUSED' })
+    await socket.send('!')
+    t.is(text(await socket.recv()), 'listens')
+    const server = await message.fds[0]!.toServer()
+    await done
+    const client = dial(port, '127.0.0.1')
+    const [connection] = (await once(server, 'connection')) as [Socket]
+    connection.end('accepted')
+    t.is(String(await once(client, 'data')), 'accepted')
+    client.destroy()
+    server.close()
+    socket.close()
+  }
+)
+
+withPython('a device that nobody received is closed with both ends (A9, FreeBSD devfs_orphan)', async (t) => {
+  const [master, slave] = await openPty()
+  const [a, b] = socketpair()
+  await a.sendFd(slave)
+  slave.closeSync()
+  master.setBlocking(false)
+  t.throws(() => readSync(master.fd, Buffer.alloc(1)), { code: 'EAGAIN' }, 'a terminal that somebody has')
+  a.close()
+  b.close()
+  t.throws(() => readSync(master.fd, Buffer.alloc(1)), { code: 'EIO' }, 'a terminal that nobody has')
+  master.closeSync()
+})

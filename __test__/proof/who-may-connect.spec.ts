@@ -1,0 +1,133 @@
+import { randomUUID } from 'node:crypto'
+import { chmodSync, closeSync, constants, mkdirSync, openSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { type UnixSocket, connect, listen, socketpair } from 'fdpass'
+import { connectStore, serveStore } from 'fdpass/store'
+import { takeover } from 'fdpass/takeover'
+import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { openFile } from '../helpers/descriptors.ts'
+import { text } from '../helpers/messages.ts'
+import { fixturePath, startProgram } from '../helpers/processes.ts'
+import { folder, newPath, startStranger, tell } from '../helpers/strangers.ts'
+
+const NOBODY = 65_534
+
+const onLinux = onlyIf(isLinux, 'needs Linux')
+
+const asRoot = onlyIf(isLinux && process.getuid!() === 0, 'needs root, to become another user, and Linux')
+
+/** A name in the abstract space, as the fixture has it in its arguments. */
+const newName = () => `@fdpass-${randomUUID()}`
+
+const addressOf = (name: string) => name.replace(/^@/, '\0')
+
+/** Greets each who connects. */
+async function greet(server: AsyncIterable<UnixSocket>): Promise<void> {
+  for await (const connection of server) {
+    await connection.send('welcome')
+    connection.close()
+  }
+}
+
+asRoot("connecting takes the right to write to the socket's file, and to go through its folders", async (t) => {
+  const inside = join(folder, 'closed')
+  mkdirSync(inside, { mode: 0o700 })
+  const open = join(folder, 'open')
+  mkdirSync(open)
+  chmodSync(open, 0o755)
+  const modes = [0o666, 0o602, 0o644, 0o660, 0o600, 0]
+  const servers = await Promise.all(modes.map((mode) => listen(newPath(), { mode })))
+  servers.push(
+    await listen(join(inside, 'socket'), { mode: 0o666 }),
+    await listen(join(open, 'socket'), { mode: 0o666 })
+  )
+  const greeting = servers.map(greet)
+  const said = await tell(startStranger('connect', ...servers.map(({ address }) => address)))
+  t.deepEqual(said, ['welcome', 'welcome', 'EACCES', 'EACCES', 'EACCES', 'EACCES', 'EACCES', 'welcome'])
+  for (const server of servers) server.close()
+  await Promise.all(greeting)
+})
+
+asRoot('without a mode the umask decides, and the usual one lets no other user connect', async (t) => {
+  const umask = process.umask(0o022)
+  const server = await listen(newPath())
+  process.umask(umask)
+  t.is(statSync(server.address).mode & 0o777, 0o755)
+  t.deepEqual(await tell(startStranger('connect', server.address)), ['EACCES'])
+  server.close()
+})
+
+asRoot('every user can connect to an abstract address; allow turns them away', async (t) => {
+  const [open, guarded] = [newName(), newName()]
+  const asked: number[] = []
+  const servers = [
+    await listen(addressOf(open)),
+    await listen(addressOf(guarded), { allow: ({ uid }) => asked.push(uid) > 0 && uid === 0 })
+  ]
+  const greeting = servers.map(greet)
+  t.deepEqual(await tell(startStranger('connect', open, guarded)), ['welcome', 'turned away'])
+  t.deepEqual(asked, [NOBODY])
+  for (const server of servers) server.close()
+  await Promise.all(greeting)
+})
+
+asRoot('an abstract address is there for its network namespace alone (needs root)', async (t) => {
+  const name = newName()
+  const server = await listen(addressOf(name))
+  const greeting = greet(server)
+  const file = await listen(newPath(), { mode: 0o666 })
+  const greetings = [greeting, greet(file)]
+  const apart = startProgram('unshare', [
+    '--net',
+    process.execPath,
+    ...process.execArgv,
+    fixturePath('stranger'),
+    'connect',
+    name,
+    file.address
+  ])
+  t.deepEqual(await tell(apart), ['ECONNREFUSED', 'welcome'], 'a path is there for whoever sees the file')
+  t.deepEqual(await tell(startStranger('connect', name)), ['welcome'])
+  server.close()
+  file.close()
+  await Promise.all(greetings)
+})
+
+asRoot('a free abstract address is for whoever takes it: peer() tells a client who that was', async (t) => {
+  const name = newName()
+  const { socket, done } = startStranger('squat', name)
+  t.is(text(await socket.recv()), 'listens\n')
+  await t.throwsAsync(listen(addressOf(name)), { code: 'EADDRINUSE' })
+  using client = await connect(addressOf(name))
+  t.is(client.peer().uid, NOBODY)
+  await t.throwsAsync(takeover({ path: addressOf(name) }), { code: 'EACCES', message: /user 65534/ })
+  socket.close()
+  await done
+})
+
+asRoot(
+  'at abstract addresses anybody may use a store, within its limits, and nobody but its user takes over',
+  async (t) => {
+    const name = newName()
+    await t.throwsAsync(serveStore({ path: addressOf(name), mode: 0o600 }), { code: 'ERR_INVALID_ARG_VALUE' })
+    using _service = await serveStore({ path: addressOf(name) })
+    using store = await connectStore(addressOf(name))
+    const file = openFile('private')
+    await store.put('private', file)
+    await store.put('common', file, { mode: 0o644 })
+    closeSync(file)
+    t.deepEqual(await tell(startStranger('store', name)), ['common', 'EACCES', '256 EDQUOT'])
+    t.is((await store.list()).length, 2 + 256)
+    t.deepEqual(await tell(startStranger('takeover', `${name}.takeover`)), ['EACCES'])
+  }
+)
+
+onLinux('a socket pair has no name: it cannot be opened through /proc', (t) => {
+  const [a, b] = socketpair()
+  const number = a.release()
+  for (const flags of ['r', 'r+', constants.O_WRONLY]) {
+    t.throws(() => openSync(`/proc/self/fd/${number}`, flags), { code: 'ENXIO' })
+  }
+  closeSync(number)
+  b.close()
+})

@@ -1,0 +1,146 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
+import { isThere } from '../helpers/superserver-clients.ts'
+import { ask, call, compare, newFile, post, succession, temporaryProgram } from '../helpers/inetds.ts'
+import { newPort, scene, startDaemon, until } from '../helpers/superservers.ts'
+
+compare({
+  title: 'one wait program serves all that come while it runs, and the next to come starts another',
+  async observe(t, server) {
+    const [port, datagrams] = [newPort(), newPort()]
+    await startDaemon(t, server, [
+      { port, wait: true, command: scene('serve', 0.15) },
+      { port: datagrams, type: 'dgram', wait: true, command: scene('serve', 0.15) }
+    ])
+    const streams = async () => (await Promise.all([1, 2, 3].map(() => ask(t, port)))).map(({ pid }) => pid)
+    const packets = async () => {
+      const sender = await post(t, datagrams)
+      sender.send('a', 'b', 'c')
+      return (await sender.answers(3)).map(({ pid }) => pid)
+    }
+    const both = async () => Promise.all([streams(), packets()])
+    const first = await both()
+    await until(() => !first.flat().some((pid) => isThere(pid as number)))
+    const second = await both()
+    return [0, 1].map((i) => ({
+      answers: first[i]!.length,
+      programs: [new Set(first[i]).size, new Set(second[i]).size],
+      another: first[i]![0] !== second[i]![0]
+    }))
+  },
+  seen: [0, 1].map(() => ({ answers: 3, programs: [1, 1], another: true }))
+})
+
+compare({
+  title: 'connections that a wait program leaves in the backlog are served by its successors, one after the other',
+  async observe(t, server) {
+    const port = newPort()
+    await startDaemon(t, server, [{ port, wait: true, command: scene('once', 0.1) }])
+    return succession(await Promise.all([1, 2, 3].map(() => ask(t, port))), 0.1)
+  },
+  seen: { answers: 3, programs: 3, overlapping: false }
+})
+
+compare({
+  title: 'a listener that a wait program has switched to non-blocking mode is in that mode for its successor',
+  async observe(t, server) {
+    const port = newPort()
+    await startDaemon(t, server, [{ port, wait: true, command: scene('switch') }])
+    return [(await ask(t, port)).blocking, (await ask(t, port)).blocking]
+  },
+  seen: [true, false],
+  but: {
+    superserve: [
+      'a listener that a wait program has switched to non-blocking mode is in blocking mode again for its successor',
+      [true, true]
+    ]
+  }
+})
+
+compare({
+  title: 'datagrams that a program leaves are received by its successors, one after the other',
+  async observe(t, server) {
+    const port = newPort()
+    await startDaemon(t, server, [{ port, type: 'dgram', wait: true, command: scene('once', 0.1) }])
+    const sender = await post(t, port)
+    sender.send('a', 'b', 'c')
+    return succession(await sender.answers(3, 4000), 0.1)
+  },
+  seen: { answers: 3, programs: 3, overlapping: false },
+  but: {
+    xinetd: [
+      'datagrams that a program leaves are thrown away at its end',
+      { answers: 1, programs: 1, overlapping: false }
+    ]
+  }
+})
+
+compare({
+  title: 'a datagram whose program cannot be executed is dropped, and the next one is received if it can again',
+  async observe(t, server) {
+    const port = newPort()
+    const program = temporaryProgram(scene('once', 0))
+    await startDaemon(t, server, [{ port, type: 'dgram', wait: true, command: [program.path] }])
+    const sender = await post(t, port)
+    program.remove()
+    sender.send('dropped')
+    await sender.taken()
+    program.restore()
+    sender.send('received')
+    await sender.answers(1)
+    return (await sender.answers(2, 200)).map(({ received }) => received)
+  },
+  seen: ['received']
+})
+
+compare({
+  title: 'a client whose wait program cannot be executed waits in the backlog, and is served if it can again',
+  async observe(t, server) {
+    const port = newPort()
+    const program = temporaryProgram(scene('once', 0))
+    await startDaemon(t, server, [{ port, wait: true, limit: 5, command: [program.path] }])
+    program.remove()
+    const client = call(t, port)
+    const [, soon] = await client.inTheEnd(400)
+    program.restore()
+    const [answer, later] = await client.inTheEnd(4000)
+    return { soon, later, answered: answer !== '' }
+  },
+  seen: { soon: 'open', later: 'end', answered: true },
+  but: {
+    'openbsd-inetd': [
+      'a client whose wait program cannot be executed waits in the backlog until the minute is over',
+      { soon: 'open', later: 'open', answered: false }
+    ],
+    xinetd: [
+      'a client whose wait program cannot be executed is reset',
+      { soon: 'ECONNRESET', later: 'ECONNRESET', answered: false }
+    ]
+  }
+})
+
+compare({
+  title: 'wait programs that accept nothing are started so often, then not for a while; who waits has a connection',
+  async observe(t, server) {
+    const port = newPort()
+    const path = newFile('starts')
+    writeFileSync(path, '')
+    await startDaemon(t, server, [{ port, wait: true, limit: 5, command: scene('ignore', path) }])
+    const client = call(t, port)
+    const starts = () => readFileSync(path, 'utf8').split('\n').length - 1
+    await until(() => starts() >= (server.name === 'openbsd-inetd' ? 4 : 5))
+    await delay(400)
+    return { starts: starts(), client: client.heard() }
+  },
+  seen: { starts: 5, client: ['', 'open'] },
+  but: {
+    'openbsd-inetd': [
+      'wait programs that accept nothing are started one time less than so often; who waits has a connection',
+      { starts: 4, client: ['', 'open'] }
+    ],
+    xinetd: [
+      'wait programs that accept nothing are started so often, then the listener is closed, and who waits is reset',
+      { starts: 5, client: ['', 'ECONNRESET'] }
+    ]
+  }
+})

@@ -1,0 +1,185 @@
+import { once } from 'node:events'
+import { closeSync } from 'node:fs'
+import test, { type ExecutionContext } from 'ava'
+import { socketpair } from 'fdpass'
+import { USocket } from 'fdpass/usocket'
+import { hasWriter, openFile, openPipe, readAll, sameFile } from '../helpers/descriptors.ts'
+import { receiveBytes } from '../helpers/streams.ts'
+import { event, readWhenThere } from '../helpers/usockets.ts'
+
+const soon = () => ({ signal: AbortSignal.timeout(30_000) })
+
+/** A socket over one end of a pair, and the other end. */
+function openHalf(t: ExecutionContext) {
+  const [ours, socket] = socketpair()
+  const usocket = new USocket({ fd: ours.release() })
+  t.teardown(() => {
+    usocket.destroy()
+    socket.close()
+  })
+  return { usocket, socket }
+}
+
+test('no descriptor is lost where a write has to wait [B4]', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const size = 64 * 1024
+  const called: number[] = []
+  const results: boolean[] = []
+  for (let i = 0; i < 60; i++) {
+    const file = openFile(`file ${i}`)
+    results.push(usocket.write({ data: Buffer.alloc(size, i), fds: [file], callback: () => called.push(i) }))
+    closeSync(file) // captured: usocket would send what the number means later
+  }
+  t.false(results.at(-1))
+  const drained = once(usocket, 'drain', soon())
+  const { fds } = await receiveBytes(socket, 60 * size)
+  await drained
+  t.deepEqual(
+    called,
+    Array.from({ length: 60 }, (_, i) => i)
+  )
+  t.deepEqual(
+    fds.map((fd) => readAll(fd.fd)),
+    Array.from({ length: 60 }, (_, i) => `file ${i}`)
+  )
+  fds.forEach((fd) => fd.closeSync())
+})
+
+test('more than 64 descriptors come with one message', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const file = openFile('shared')
+  await socket.send('many', { fds: Array.from({ length: 253 }, () => file) })
+  const { fds } = await readWhenThere(usocket, 4, 253)
+  t.true(fds.every((fd) => sameFile(fd, file)))
+  ;[file, ...fds].forEach((fd) => closeSync(fd))
+})
+
+test('an array of descriptors goes with the next byte that is written; without one, the end is an error', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const files = [openFile('one'), openFile('two')]
+  usocket.write([files[0]!])
+  usocket.write({ fds: [files[1]!] })
+  files.forEach((file) => closeSync(file))
+  usocket.write('carrier')
+  const { data, fds } = await receiveBytes(socket, 7)
+  t.is(String(data), 'carrier')
+  t.deepEqual(
+    fds.map((fd) => readAll(fd.fd)),
+    ['one', 'two']
+  )
+  fds.forEach((fd) => fd.closeSync())
+  const { read, write } = openPipe()
+  usocket.write([write])
+  closeSync(write)
+  const failed = event(usocket, 'error')
+  usocket.end()
+  t.like(await failed, { code: 'ERR_INVALID_ARG_VALUE' })
+  t.false(hasWriter(read))
+  closeSync(read)
+})
+
+test('read with null takes the descriptors of the bytes up to there, not those of later messages', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const files = ['one', 'two'].map((content) => openFile(content))
+  for (const [i, text] of ['plain', 'first', 'again', 'other'].entries()) {
+    await socket.send(text, { fds: i % 2 === 1 ? [files[(i - 1) / 2]!] : [] })
+  }
+  files.forEach((file) => closeSync(file))
+  while (usocket.readableLength < 20) {
+    usocket.read(0)
+    await new Promise((done) => setImmediate(done))
+  }
+  const parts = [5, 5, 5, 5].map((size) => usocket.read(size, null)!)
+  t.deepEqual(
+    parts.map(({ data, fds }) => [String(data), ...fds.map((fd) => readAll(fd))]),
+    [['plain'], ['first', 'one'], ['again'], ['other', 'two']]
+  )
+  parts.forEach(({ fds }) => fds.forEach((fd) => closeSync(fd)))
+  t.is(usocket.read(null, null), null)
+})
+
+test('what was read can be put back with its descriptors', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const file = openFile('content')
+  await socket.send('bytes', { fds: [file] })
+  closeSync(file)
+  const { data, fds } = await readWhenThere(usocket, null, 1)
+  usocket.unshift(data, fds)
+  const again = usocket.read(5, 1)!
+  t.is(String(again.data), 'bytes')
+  t.is(readAll(again.fds[0]!), 'content')
+  closeSync(again.fds[0]!)
+})
+
+test("descriptors are the 'fds' listener's where there is one, and not read's", async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const seen = new Promise<number[]>((done) => usocket.once('fds', done))
+  usocket.read(0)
+  const file = openFile('content')
+  await socket.send('bytes', { fds: [file] })
+  closeSync(file)
+  const fds = await seen
+  t.is(usocket.read(1, 1), null)
+  usocket.destroy()
+  t.is(readAll(fds[0]!), 'content')
+  closeSync(fds[0]!)
+})
+
+test('destroy closes what came and was not taken, and what waits [D3]', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const { read, write } = openPipe()
+  usocket.read(0)
+  await socket.send('bytes', { fds: [write, write, write] })
+  while (usocket.readableLength < 5) await new Promise((done) => setImmediate(done))
+  usocket.write({ data: Buffer.alloc(4 * 1024 * 1024), fds: [write] })
+  usocket.write({ data: 'waits', fds: [write] })
+  usocket.write([write])
+  closeSync(write)
+  t.true(hasWriter(read))
+  const closed = event(usocket, 'close')
+  usocket.destroy()
+  socket.close()
+  t.false(hasWriter(read))
+  await closed
+  t.is(usocket.read(5, 3), null)
+  closeSync(read)
+})
+
+test('a peer that sends descriptors to a program that does not take them is held back', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const { read, write } = openPipe()
+  usocket.read(0)
+  let sent = 0
+  for (; sent < 8; sent++) {
+    const gone = await Promise.race([
+      socket.send('x', { fds: Array.from({ length: 250 }, () => write) }).then(() => true),
+      new Promise<false>((done) => setTimeout(done, 100, false))
+    ]).catch(() => false) // ETOOMANYREFS, which the socket tries again, or the table
+    if (!gone) break
+    await new Promise((done) => setTimeout(done, 20))
+  }
+  t.true(usocket.readableLength <= 2) // 250, and 250 more at most
+  const { fds } = usocket.read(1, 250)!
+  fds.forEach((fd) => closeSync(fd))
+  const closed = event(usocket, 'close')
+  usocket.destroy()
+  socket.close()
+  await closed
+  closeSync(write)
+  t.false(hasWriter(read))
+  closeSync(read)
+})
+
+test('what cannot be sent is refused at the call, and the socket goes on', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const closed = openFile()
+  closeSync(closed)
+  t.throws(() => usocket.write({ data: 'x', fds: [closed] }), { code: 'EBADF' })
+  t.throws(() => usocket.write([closed]), { code: 'EBADF' })
+  t.throws(() => usocket.write({ data: 1 as never }), { code: 'ERR_INVALID_ARG_TYPE' })
+  t.throws(() => usocket.write({ data: 'x', fds: 1 as never }), { code: 'ERR_INVALID_ARG_TYPE' })
+  t.throws(() => usocket.write({ data: 'x', callback: 1 as never }), { code: 'ERR_INVALID_ARG_TYPE' })
+  t.throws(() => usocket.write(1 as never), { code: 'ERR_INVALID_ARG_TYPE' })
+  usocket.write('676f6573206f6e', 'hex')
+  t.is(Buffer.from((await socket.recv())!.data).toString(), 'goes on')
+})
