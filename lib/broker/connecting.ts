@@ -2,7 +2,7 @@ import { connect as connectTcp } from 'node:net'
 import { constants } from 'node:os'
 import { bindListener } from '../socket/bind-listener.ts'
 import { connect as connectUnix } from '../socket/connect.ts'
-import { Descriptor, own } from '../descriptor/descriptor.ts'
+import { Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import type { SocketType } from '../socket/endpoint.ts'
 import { systemError } from '../base/errors.ts'
 import { putFd } from '../descriptor/fd-source.ts'
@@ -27,7 +27,7 @@ export async function connectTo(service: Service, signal: AbortSignal): Promise<
         putFd(socket)
         const code = native.duplicate(1)
         if (code < 0) throw systemError(code, 'fcntl')
-        const descriptor = own(fds[0]!)
+        const descriptor = wrapFd(fds[0]!)
         socket.destroy()
         try {
           descriptor.setBlocking(true)

@@ -1,6 +1,6 @@
 import { readlinkSync } from 'node:fs'
 import { constants } from 'node:os'
-import { type Descriptor, disown, own } from '../descriptor/descriptor.ts'
+import { type Descriptor, takeFd, wrapFd } from '../descriptor/descriptor.ts'
 import { pathError } from '../base/errors.ts'
 import { borrow } from '../descriptor/fd-source.ts'
 import { AGAIN, native } from '../native/binding.ts'
@@ -36,13 +36,13 @@ export async function openBeneath(roots: Roots, opening: Opening, ask: Ask): Pro
     const { fd, place } = find(places, flags)
     let code: number
     if (fd >= 0) {
-      const found = own(fd)
+      const found = wrapFd(fd)
       try {
         await ask(requestFor(opening, place, found)) // first, as whoever may not ask may not know either
         if (isExclusive(flags)) throw failed(-EEXIST)
         code = native.openFound(Buffer.from(place.path), place.root.directory[borrow](), found[borrow](), flags)
       } finally {
-        native.close(disown(found)) // of an O_PATH descriptor nothing is left to be written: an error would only lose what was opened
+        native.close(takeFd(found)) // of an O_PATH descriptor nothing is left to be written: an error would only lose what was opened
       }
       if (code === -ESTALE) continue // it was replaced
     } else if (fd === -ENOENT && creates(flags)) {
@@ -53,7 +53,7 @@ export async function openBeneath(roots: Roots, opening: Opening, ask: Ask): Pro
       throw failed(fd)
     }
     if (code < 0) throw failed(code)
-    return own(code)
+    return wrapFd(code)
   }
   throw failed(-EACCES)
 }

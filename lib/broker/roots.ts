@@ -1,4 +1,4 @@
-import { own, type Descriptor } from '../descriptor/descriptor.ts'
+import { wrapFd, type Descriptor } from '../descriptor/descriptor.ts'
 import { pathError } from '../base/errors.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
@@ -62,5 +62,5 @@ function componentsOf(path: string): readonly string[] {
 function openRoot(path: string): Descriptor {
   const fd = native.openRoot(Buffer.from(path))
   if (fd < 0) throw pathError(fd, 'open', path)
-  return own(fd)
+  return wrapFd(fd)
 }

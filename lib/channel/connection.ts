@@ -4,7 +4,7 @@ import { onAbort } from '../base/validate.ts'
 import { ChannelMessage, ChannelRequest } from './message.ts'
 import { ChannelSender } from './frame-writer.ts'
 import { type Codec, type Encoded, JSON_TEXT, UTF8 } from './codec.ts'
-import { Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
+import { Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
 import type { Endpoint, Framing } from '../socket/endpoint.ts'
 import {
   TRUNCATED,
@@ -29,7 +29,7 @@ import { AGAIN, BROKEN, END, MAX_CHANNEL_FDS, native, outcome } from '../native/
 import { type Pending, settle } from '../base/waiters.ts'
 import { Queue } from '../base/queue.ts'
 import { tell, toldError } from './remote-error.ts'
-import { nextTurn, spend } from '../event-loop/tick-budget.ts'
+import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
 
 /** How many frames one wake takes before it lets the event loop go on. */
 const PER_WAKE = 64
@@ -219,7 +219,7 @@ export class Link implements Framing {
         this.#endpoint.update()
       })
       // Arming a socket costs more than a try; of one that is armed the event loop tells.
-      if (!spend()) this.#resume()
+      if (!chargeTick()) this.#resume()
       else if (this.#more || !this.#endpoint.armedForReading) this.flushInput()
       this.#endpoint.update()
     })
@@ -264,7 +264,7 @@ export class Link implements Framing {
   }
 
   async #goOn(): Promise<void> {
-    await nextTurn()
+    await yieldToLoop()
     this.#resuming = false
     if (this.#endpoint.closed) return
     this.flushInput()
@@ -303,7 +303,7 @@ export class Link implements Framing {
     } else if (kind === RESPONSE) {
       this.#answer(id, this.#decode(frame))
     } else {
-      closeFds(disownAll(frame.fds))
+      closeFds(takeFds(frame.fds))
       if (kind === CANCEL) this.#cancel(id)
       else this.#told(kind, id, toldError(frame.text()))
     }
@@ -330,7 +330,7 @@ export class Link implements Framing {
     try {
       return new ChannelMessage(this.#codec.decode(frame, frame.format), descriptors)
     } catch (error) {
-      closeFds(disownAll(descriptors))
+      closeFds(takeFds(descriptors))
       return () => error
     }
   }
@@ -440,7 +440,7 @@ export class Link implements Framing {
         if (request!.isAborted) return
         await this.#post(owner, RESPONSE, id, this.#encode(value), putFds(sources, 'fds', this.#mostFds))
       } finally {
-        closeFds(disownAll(given))
+        closeFds(takeFds(given))
       }
     } catch (error) {
       if (request?.isAborted !== true) await this.#tellFailure(id, error)

@@ -7,7 +7,7 @@ import { AGAIN, BUSY, SMALL, bytes, native, outcome, text } from '../native/bind
 import { FIRST_PAUSE, LONGEST_PAUSE } from '../base/backoff.ts'
 import { type Pending, settle } from '../base/waiters.ts'
 import { Queue } from '../base/queue.ts'
-import { nextTurn, spend } from '../event-loop/tick-budget.ts'
+import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
 
 /** How long a message may be that is put together with others. */
 const GATHERED = 4096
@@ -59,7 +59,7 @@ export class ChannelSender {
   /** Sends a frame with the first `count` of the shared numbers, or has the native side capture it. */
   send(owner: object, kind: number, id: number, encoded: Encoded, count: number, signal?: AbortSignal): Promise<void> {
     const code = this.#write(kind, id, encoded, count)
-    if (code === 0) return spend() ? done : nextTurn()
+    if (code === 0) return chargeTick() ? done : yieldToLoop()
     if (code !== AGAIN && code !== BUSY) return Promise.reject(this.#ended(code))
     return new Promise((resolve) => {
       const outgoing: Outgoing = { owner, resolve, abortion: undefined }

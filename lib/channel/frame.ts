@@ -1,5 +1,5 @@
 import type { Arrived } from './codec.ts'
-import { type Descriptor, own } from '../descriptor/descriptor.ts'
+import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { SMALL, bytes, fds, native, outcome, text } from '../native/binding.ts'
 
 // What a frame is for, by the native side's code.
@@ -37,8 +37,8 @@ export class Frame implements Arrived {
     const count = outcome[0]!
     this.fds = noDescriptors
     if (count === 0) return
-    const received = [own(fds[0]!)]
-    for (let i = 1; i < count; i++) received.push(own(fds[i]!))
+    const received = [wrapFd(fds[0]!)]
+    for (let i = 1; i < count; i++) received.push(wrapFd(fds[i]!))
     this.fds = received
   }
 

@@ -1,4 +1,4 @@
-import { type Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
+import { type Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
 
 /**
  * A message of a {@link Channel}: a value, and exactly the descriptors that were sent with it. The descriptors are the
@@ -18,7 +18,7 @@ export class ChannelMessage<T = unknown> implements Disposable {
 
   /** Close at once every descriptor of the message that is not yet closed, released or given to something else. */
   close(): void {
-    closeFds(disownAll(this.fds))
+    closeFds(takeFds(this.fds))
   }
 
   /** Close, for `using`. */

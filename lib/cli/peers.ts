@@ -4,7 +4,7 @@ import {
   type Address,
   type Credentials,
   type ListenOptions,
-  type Receiving,
+  type AncillaryOptions,
   type SocketType,
   UnixServer,
   UnixSocket,
@@ -16,7 +16,7 @@ import { Failure, complain } from './failure.ts'
 import { each, number, octal, seconds } from './values.ts'
 
 /** What `send` and `recv` know of who is at the other end. */
-export interface PeerOptions extends Receiving {
+export interface PeerOptions extends AncillaryOptions {
   readonly type: SocketType
   readonly wait?: number
   readonly socketMode?: number

@@ -22,9 +22,9 @@ const CLOSED = -1
 
 // The class sets these: they reach its private members.
 /** Takes the number out of a descriptor, which is closed from then on; throws if it already was. */
-export let disown: (descriptor: Descriptor) => number
+export let takeFd: (descriptor: Descriptor) => number
 /** Takes the numbers out of those descriptors that are still open. */
-export let disownAll: (descriptors: readonly Descriptor[]) => number[]
+export let takeFds: (descriptors: readonly Descriptor[]) => number[]
 let make: (fd: number, place: number) => Descriptor
 let watch: (descriptor: Descriptor) => void
 
@@ -71,7 +71,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
     openReactor()
     integer('fd', fd, 0, MAX_INT)
     adopt('fd', fd)
-    return own(fd)
+    return wrapFd(fd)
   }
 
   /**
@@ -153,7 +153,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
     fds[0] = this[borrow]()
     const code = native.duplicate(1)
     if (code < 0) throw systemError(code, 'fcntl')
-    return own(fds[0]!)
+    return wrapFd(fds[0]!)
   }
 
   /**
@@ -163,7 +163,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    * @throws ERR_DESCRIPTOR_CLOSED
    */
   release(): number {
-    const fd = disown(this)
+    const fd = takeFd(this)
     native.release(fd)
     return fd
   }
@@ -182,7 +182,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    */
   toSocket(options?: SocketConstructorOpts): Socket {
     const socket = cast.toSocket(this[borrow](), options)
-    disown(this)
+    takeFd(this)
     return socket
   }
 
@@ -198,7 +198,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
   async toServer(options?: ServerOpts): Promise<Server> {
     const server = cast.toServer(this[borrow](), options)
     if (!server.listening) await once(server, 'listening') // it has failed
-    native.release(disown(this))
+    native.release(takeFd(this))
     return server
   }
 
@@ -211,7 +211,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    */
   toDatagramSocket(): DatagramSocket {
     const socket = cast.toDatagramSocket(this[borrow]())
-    disown(this)
+    takeFd(this)
     return socket
   }
 
@@ -225,7 +225,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    */
   toReadStream(options?: cast.FileStreamOptions): ReadStream {
     const stream = cast.toReadStream(this[borrow](), options)
-    disown(this)
+    takeFd(this)
     return stream
   }
 
@@ -238,7 +238,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    */
   toWriteStream(options?: cast.FileStreamOptions): WriteStream {
     const stream = cast.toWriteStream(this[borrow](), options)
-    disown(this)
+    takeFd(this)
     return stream
   }
 
@@ -271,7 +271,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    */
   async close(): Promise<void> {
     if (this.#fd === CLOSED) return
-    const code = await closeFdsLater([disown(this)])
+    const code = await closeFdsLater([takeFd(this)])
     if (code < 0) throw systemError(code, 'close')
   }
 
@@ -282,7 +282,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    */
   closeSync(): void {
     if (this.#fd === CLOSED) return
-    const code = native.close(disown(this))
+    const code = native.close(takeFd(this))
     if (code < 0) throw systemError(code, 'close')
   }
 
@@ -316,11 +316,11 @@ export class Descriptor implements Disposable, AsyncDisposable {
       }
       return fd
     }
-    disown = (descriptor) => {
+    takeFd = (descriptor) => {
       descriptor[borrow]() // it is one, and open
       return take(descriptor)
     }
-    disownAll = (descriptors) => {
+    takeFds = (descriptors) => {
       const numbers: number[] = []
       for (const descriptor of descriptors) {
         if (descriptor.#fd !== CLOSED) numbers.push(take(descriptor))
@@ -335,7 +335,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
 }
 
 /** Makes the object for a number that the native side owns. */
-export function own(fd: number): Descriptor {
+export function wrapFd(fd: number): Descriptor {
   const place = places++
   const descriptor = make(fd, place)
   young[place] = descriptor
@@ -368,8 +368,8 @@ export function closeFds(numbers: readonly number[]): void {
 }
 
 /** Closes a descriptor that nobody gets, if there is one: what close(2) reports of it is nobody's. */
-export function discard(descriptor: Descriptor | undefined): void {
-  if (descriptor !== undefined) closeFds(disownAll([descriptor]))
+export function closeQuietly(descriptor: Descriptor | undefined): void {
+  if (descriptor !== undefined) closeFds(takeFds([descriptor]))
 }
 
 /** As `closeFds`, on the thread pool; resolves to 0, or to the first error number, negative. */

@@ -1,7 +1,7 @@
 import { ftruncateSync, writeSync } from 'node:fs'
 import { putName } from '../address/unix-address.ts'
 import { type Bytes, bytesOf, integer, optionsOf } from '../base/validate.ts'
-import { type Descriptor, own } from './descriptor.ts'
+import { type Descriptor, wrapFd } from './descriptor.ts'
 import { invalidType, invalidValue, systemError } from '../base/errors.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
@@ -45,7 +45,7 @@ export function memfd(options?: MemfdOptions): Descriptor {
   if (size !== undefined) integer('options.size', size, content?.length ?? 0, Number.MAX_SAFE_INTEGER)
   const fd = native.memfd(putName(nameBytes))
   if (fd < 0) throw systemError(fd, 'memfd_create')
-  const memory = own(fd)
+  const memory = wrapFd(fd)
   try {
     if (size !== undefined) ftruncateSync(fd, size)
     if (content !== undefined) writeAll(fd, content)

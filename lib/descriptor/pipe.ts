@@ -1,4 +1,4 @@
-import { type Descriptor, own } from './descriptor.ts'
+import { type Descriptor, wrapFd } from './descriptor.ts'
 import { systemError } from '../base/errors.ts'
 import { fds, native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
@@ -15,5 +15,5 @@ export function pipe(): [read: Descriptor, write: Descriptor] {
   const code = native.pipe()
   if (code < 0) throw systemError(code, 'pipe')
   const [read, write] = [fds[0]!, fds[1]!]
-  return [own(read), own(write)]
+  return [wrapFd(read), wrapFd(write)]
 }

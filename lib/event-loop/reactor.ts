@@ -1,6 +1,6 @@
 import { systemError, unsupportedPlatform } from '../base/errors.ts'
 import { type Dispatch, isSupported, loadFailure, native, openNative, turn } from '../native/binding.ts'
-import { beginTurn } from './tick-budget.ts'
+import { startTick } from './tick-budget.ts'
 
 /** What the reactor tells a socket. */
 export interface Watched {
@@ -19,7 +19,7 @@ const watched: (Watched | undefined)[] = []
 
 // An event may be of a socket that was closed while it was on its way.
 const dispatch: Dispatch = () => {
-  beginTurn()
+  startTick()
   watched[turn[FD]!]?.ready(turn[EVENTS]!, turn[ARMED]!)
 }
 

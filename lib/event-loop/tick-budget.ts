@@ -12,23 +12,23 @@ let resume: (() => void) | undefined
  *
  * A loop of awaits that never have to wait stays in the microtask queue, and timers and all other I/O would starve.
  */
-export function spend(operations = 1): boolean {
+export function chargeTick(operations = 1): boolean {
   spent += operations
   return spent <= PER_TURN
 }
 
 /** The event loop has had its turn. */
-export function beginTurn(): void {
+export function startTick(): void {
   spent = 0
   resume?.()
   resume = next = undefined
 }
 
 /** Resolves when the event loop has had its turn. */
-export function nextTurn(): Promise<void> {
+export function yieldToLoop(): Promise<void> {
   next ??= new Promise((resolve) => {
     resume = resolve
-    setImmediate(beginTurn)
+    setImmediate(startTick)
   })
   return next
 }

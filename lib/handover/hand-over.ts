@@ -6,7 +6,7 @@ import { fds } from '../native/binding.ts'
 import { isNetSocket, numberOf, stopReading } from '../descriptor/node-internals.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import type { LateMessage } from '../socket/sender.ts'
-import { nextTurn, spend } from '../event-loop/tick-budget.ts'
+import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
 import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
 
 /**
@@ -52,7 +52,7 @@ export async function handOver(
   try {
     if (connecting) await connection.until(signal, (done) => socket.once('connect', () => done()))
     while (!connection.isWritten || !(await connection.send(channel, signal))) await connection.written(signal)
-    if (!spend()) await nextTurn()
+    if (!chargeTick()) await yieldToLoop()
   } catch (error) {
     connection.stay()
     throw error

@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
-import { type Descriptor, discard } from '../descriptor/descriptor.ts'
+import { type Descriptor, closeQuietly } from '../descriptor/descriptor.ts'
 import {
   aborted,
   invalidType,
@@ -142,7 +142,7 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
       try {
         return this.#send(lineOf(message, descriptor), descriptor, signal)
       } catch (error) {
-        discard(descriptor)
+        closeQuietly(descriptor)
         throw error
       }
     } catch (error) {
@@ -157,7 +157,7 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
     return new Promise((resolve) => {
       const sending: Sending = { line, descriptor, retries: 0, settled: false, resolve, abortion: undefined }
       sending.abortion = onAbort(signal, () => {
-        if (this.#waiting.remove(sending)) discard(sending.descriptor)
+        if (this.#waiting.remove(sending)) closeQuietly(sending.descriptor)
         this.#settle(sending, () => aborted(signal!))
       })
       this.#waiting.push(sending)
@@ -264,7 +264,7 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
   /** Ends all that waits, and closes what belongs to no message. */
   #endWith(sendError: () => Error, receiveError?: () => Error): void {
     this.#ended = true
-    for (let fd = this.#descriptors.shift(); fd !== undefined; fd = this.#descriptors.shift()) discard(fd)
+    for (let fd = this.#descriptors.shift(); fd !== undefined; fd = this.#descriptors.shift()) closeQuietly(fd)
     const sendings = this.#unacknowledged === undefined ? [] : [this.#unacknowledged]
     this.#unacknowledged = undefined
     for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) sendings.push(next)
@@ -283,7 +283,7 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
   }
 
   #finish(sending: Sending, error?: () => Error): void {
-    discard(sending.descriptor)
+    closeQuietly(sending.descriptor)
     this.#settle(sending, error)
   }
 

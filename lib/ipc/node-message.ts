@@ -1,5 +1,5 @@
 import { invalidType, invalidValue, wrongKind } from '../base/errors.ts'
-import { type Descriptor, own } from '../descriptor/descriptor.ts'
+import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { systemError } from '../base/errors.ts'
 import { putFd } from '../descriptor/fd-source.ts'
 import { takeInternetAddress } from '../address/internet-address.ts'
@@ -57,7 +57,7 @@ const STREAM = 0
 export function duplicateOf(source: unknown): Descriptor {
   const code = native.duplicate(putFd(source))
   if (code < 0) throw systemError(code, 'fcntl')
-  return own(fds[0]!)
+  return wrapFd(fds[0]!)
 }
 
 /** What makes an object of a descriptor in the receiving process. */

@@ -7,7 +7,7 @@ import { Handle } from '../event-loop/poll-handle.ts'
 import { AGAIN, native } from '../native/binding.ts'
 import { peerOf } from './peer.ts'
 import { Queue } from '../base/queue.ts'
-import { spend } from '../event-loop/tick-budget.ts'
+import { chargeTick } from '../event-loop/tick-budget.ts'
 
 /** How many connections one wake accepts, and how many are held that were accepted ahead. */
 const PER_WAKE = 64
@@ -67,7 +67,7 @@ export class Listener extends Handle {
   /** One connection in the caller's shape, at once or when it comes. */
   accept<T>(server: object, shape: AcceptShape<T>, signal: AbortSignal | undefined): Promise<T> {
     if (this.#queue.length === 0) {
-      if (this.held === 0 && this.#spare >= 1 && spend()) this.#take(shape)
+      if (this.held === 0 && this.#spare >= 1 && chargeTick()) this.#take(shape)
       if (this.closed) return Promise.resolve(shape.closed?.() ?? rejection(socketClosed)) // by `allow`
       const accepted = this.#accepted.shift()
       if (accepted !== undefined) return answer(accepted, shape)
@@ -93,7 +93,7 @@ export class Listener extends Handle {
         if (this.#spare < 1) return
         // What is held must not take all the room there is.
         if (taken() >= waiting && this.held >= (room ??= native.room()) / 4) return
-        spend()
+        chargeTick()
       }
       const code = native.accept(this.fd)
       if (code === AGAIN) {

@@ -1,7 +1,7 @@
 import { constants } from 'node:os'
 import { type Address, addressOf, putName } from '../address/unix-address.ts'
 import { backlogOf, integer, optionsOf } from '../base/validate.ts'
-import { type Descriptor, adopt, closeFds, own } from '../descriptor/descriptor.ts'
+import { type Descriptor, adopt, closeFds, wrapFd } from '../descriptor/descriptor.ts'
 import { invalidType, invalidValue, systemError } from '../base/errors.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
@@ -61,7 +61,7 @@ export function bindListener(options: TcpListenerOptions | UnixListenerOptions):
     throw invalidValue('options', "must have either 'port' or 'path'")
   }
   const backlog = backlogOf(options.backlog)
-  return own(options.port === undefined ? unixListener(options, backlog) : tcpListener(options, backlog))
+  return wrapFd(options.port === undefined ? unixListener(options, backlog) : tcpListener(options, backlog))
 }
 
 function tcpListener(options: TcpListenerOptions, backlog: number): number {

@@ -1,13 +1,13 @@
 import { type Address, addressOf } from '../address/unix-address.ts'
 import { optionsOf } from '../base/validate.ts'
-import { type Receiving, receivingOf } from './credentials.ts'
+import { type AncillaryOptions, ancillaryFlagsOf } from './credentials.ts'
 import { closeFds } from '../descriptor/descriptor.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { giveName, modeOf } from '../address/socket-file.ts'
 import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'
 
 /** Options of {@link bind}. */
-export interface BindOptions extends Receiving {
+export interface BindOptions extends AncillaryOptions {
   /** The permissions of the socket's file, such as 0o600. Without it, what the umask leaves of 0o777. */
   mode?: number | undefined
 }
@@ -31,7 +31,7 @@ export function bind(address: Address | null, options?: BindOptions): UnixSocket
   const name = address === null ? null : addressOf('address', address, 'bind')
   const mode = modeOf(optionsOf(options)?.mode, name)
   const typeCode = typeCodeOf('dgram')
-  const fd = makeSocket(typeCode, receivingOf(options))
+  const fd = makeSocket(typeCode, ancillaryFlagsOf(options))
   try {
     giveName(fd, name, mode)
   } catch (error) {

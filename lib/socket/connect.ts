@@ -1,6 +1,6 @@
 import { type Address, addressOf, putName } from '../address/unix-address.ts'
 import { type Abortable, optionsOf, signalOf } from '../base/validate.ts'
-import { type Receiving, receivingOf } from './credentials.ts'
+import { type AncillaryOptions, ancillaryFlagsOf } from './credentials.ts'
 import { closeFds } from '../descriptor/descriptor.ts'
 import type { SocketType } from './endpoint.ts'
 import { systemError } from '../base/errors.ts'
@@ -11,7 +11,7 @@ import { giveName } from '../address/socket-file.ts'
 import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'
 
 /** Options of {@link connect}. */
-export interface ConnectOptions extends Abortable, Receiving {
+export interface ConnectOptions extends Abortable, AncillaryOptions {
   /** `'stream'` (default), `'seqpacket'` or `'dgram'`: that of the socket at the address. */
   type?: SocketType | undefined
   /**
@@ -40,9 +40,9 @@ export async function connect(address: Address, options?: ConnectOptions): Promi
   const { type = 'stream', localAddress } = optionsOf(options) ?? {}
   const typeCode = typeCodeOf(type)
   const localName = localAddress === undefined ? undefined : addressOf('options.localAddress', localAddress, 'bind')
-  const receiving = receivingOf(options)
+  const ancillary = ancillaryFlagsOf(options)
   const signal = signalOf(options)
-  const fd = makeSocket(typeCode, receiving)
+  const fd = makeSocket(typeCode, ancillary)
   try {
     if (localName !== undefined) giveName(fd, localName)
     const code = await retry(() => native.connect(fd, putName(name)), AGAIN, signal)

@@ -20,7 +20,7 @@ export interface Credentials {
 }
 
 /** What a socket has the kernel tell with each message that it receives. */
-export interface Receiving {
+export interface AncillaryOptions {
   /**
    * The sender's credentials, in `Message.credentials`: `SO_PASSCRED`. The kernel fills them in or checks them, so that only
    * root can pretend to be somebody else.
@@ -35,7 +35,7 @@ const CREDENTIALS = 1
 const PIDFD = 2
 
 /** The `credentials` and `pidfd` of an `options` argument. */
-export function receivingOf(options: Receiving | undefined): number {
+export function ancillaryFlagsOf(options: AncillaryOptions | undefined): number {
   const { credentials = false, pidfd = false } = options ?? {}
   if (typeof credentials !== 'boolean') throw invalidType('options.credentials', 'of type boolean', credentials)
   if (typeof pidfd !== 'boolean') throw invalidType('options.pidfd', 'of type boolean', pidfd)

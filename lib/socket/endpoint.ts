@@ -1,4 +1,4 @@
-import { type Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
+import { type Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
 import { socketClosed } from '../base/errors.ts'
 import { Handle } from '../event-loop/poll-handle.ts'
 import { Receiver } from './receiver.ts'
@@ -103,7 +103,7 @@ export class Endpoint extends Handle {
   protected end(): number[] {
     this.framing?.end()
     this.receiver.close()
-    if (this.arriving !== undefined) closeFds(disownAll([this.arriving]))
+    if (this.arriving !== undefined) closeFds(takeFds([this.arriving]))
     for (const sender of this.#allSenders()) sender.fail(socketClosed)
     return this.receiver.takeHeldFds()
   }

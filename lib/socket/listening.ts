@@ -4,7 +4,7 @@ import { isAbsolute } from 'node:path'
 import { addressOf, putName, takeName } from '../address/unix-address.ts'
 import { backlogOf, integer } from '../base/validate.ts'
 import { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './bind-listener.ts'
-import { Descriptor, closeFds, disown, own } from '../descriptor/descriptor.ts'
+import { Descriptor, closeFds, takeFd, wrapFd } from '../descriptor/descriptor.ts'
 import { invalidType, invalidValue, systemError } from '../base/errors.ts'
 import { borrow } from '../descriptor/fd-source.ts'
 import { takeInternetAddress } from '../address/internet-address.ts'
@@ -121,12 +121,12 @@ export class Listening {
 
   /** What another process had open; a descriptor that is this one's from now on. */
   static takeOver(name: string, descriptor: Descriptor): Listening {
-    return new Listening(name, disown(descriptor))
+    return new Listening(name, takeFd(descriptor))
   }
 
   /** A second descriptor of it. */
   duplicate(): Descriptor {
-    return own(duplicateOf(this.fd))
+    return wrapFd(duplicateOf(this.fd))
   }
 
   /** Closes it, once: two services may have it. The file of a socket that was made here is removed. */
@@ -153,7 +153,7 @@ async function openSource(source: Source, backlog: number | undefined, mode: num
     case 'tcp': {
       const { port, ipv6Only, reusePort } = source
       const host = await hostOf(source.host)
-      return disown(bindListener({ port, host, ipv6Only, reusePort, backlog: source.backlog ?? backlog }))
+      return takeFd(bindListener({ port, host, ipv6Only, reusePort, backlog: source.backlog ?? backlog }))
     }
   }
 }

@@ -1,6 +1,6 @@
 import type { Address } from '../address/unix-address.ts'
 import type { Credentials } from './credentials.ts'
-import { type Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
+import { type Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
 
 /**
  * What one receive gave: bytes, and the descriptors that came with them. The descriptors are the receiver's: close
@@ -51,13 +51,13 @@ export class Message implements Disposable {
   }
 
   /** @internal Take the numbers of all descriptors that are still open out of it. */
-  disown(): number[] {
-    return disownAll(this.pidfd === undefined ? this.fds : [...this.fds, this.pidfd])
+  takeFds(): number[] {
+    return takeFds(this.pidfd === undefined ? this.fds : [...this.fds, this.pidfd])
   }
 
   /** Close at once every descriptor of the message that is not yet closed, released or given to something else. */
   close(): void {
-    closeFds(this.disown())
+    closeFds(this.takeFds())
   }
 
   /** Close, for `using`. */

@@ -1,13 +1,13 @@
 import { takeName } from '../address/unix-address.ts'
 import { onAbort } from '../base/validate.ts'
 import { takeCredentials, takePidfd } from './credentials.ts'
-import { type Descriptor, own } from '../descriptor/descriptor.ts'
+import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import type { Endpoint } from './endpoint.ts'
 import { TOO_MANY, TRUNCATED, aborted, controlError, rejection, socketClosed, systemError } from '../base/errors.ts'
 import { Message } from './message.ts'
 import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, MOST_BYTES, SMALL, batch, bytes, fds, native, outcome } from '../native/binding.ts'
 import { Queue } from '../base/queue.ts'
-import { spend } from '../event-loop/tick-budget.ts'
+import { chargeTick } from '../event-loop/tick-budget.ts'
 
 /** How many bytes a receive takes at most where nobody says. */
 const DEFAULT_MAX_BYTES = 65_536
@@ -113,7 +113,7 @@ export class Receiver {
   /** One message in the caller's shape, at once or when it comes. */
   receive<T>(socket: object, limits: Limits, shape: Shape<T>, signal: AbortSignal | undefined): Promise<T> {
     if (this.held > 0) return answer(this.#takeHeld(limits, shape))
-    if (this.#queue.length === 0 && shape.inTurn !== true && this.#paysToTry() && spend()) {
+    if (this.#queue.length === 0 && shape.inTurn !== true && this.#paysToTry() && chargeTick()) {
       const received = this.#tryReceive(limits, shape)
       if (received !== undefined) {
         this.#luck = Math.min(Math.max(this.#luck, 0) + 1, MOST_LUCK)
@@ -177,10 +177,10 @@ export class Receiver {
     const { isDatagram } = this.#endpoint
     if (shape.plain !== undefined && count <= 1 && !more && !isDatagram) {
       this.#noteFds(count)
-      return shape.plain(data, count === 0 ? null : own(fds[place]!))
+      return shape.plain(data, count === 0 ? null : wrapFd(fds[place]!))
     }
     const size = outcome[2]!
-    const received = takeFds(place, count)
+    const received = wrapFds(place, count)
     const credentials = more ? takeCredentials() : undefined
     const pidfd = more ? takePidfd() : undefined
     const address = isDatagram ? takeName(outcome[8]!) : undefined
@@ -189,7 +189,7 @@ export class Receiver {
       size,
       received,
       credentials,
-      pidfd === undefined ? undefined : own(pidfd),
+      pidfd === undefined ? undefined : wrapFd(pidfd),
       address
     )
     this.#noteFds(message.fdCount)
@@ -238,14 +238,14 @@ export class Receiver {
       const length = batch[1 + 2 * i]!
       const count = batch[2 + 2 * i]!
       this.#noteFds(count)
-      this.#ahead.push(new Message(takeBytes(at, length), length, takeFds(place, count)))
+      this.#ahead.push(new Message(takeBytes(at, length), length, wrapFds(place, count)))
       at += length
       place += count
     }
     if (code >= 0) this.#ahead.push(this.#take(takeBytes(at, code), place, toAhead))
     else if (code !== AGAIN && code !== BUSY && code !== END)
       this.#ahead.push(new Failure(() => systemError(code, 'recvmsg')))
-    spend(taken)
+    chargeTick(taken)
     if (this.#ahead.length === 0) this.#miss()
   }
 
@@ -273,7 +273,7 @@ export class Receiver {
     const numbers: number[] = []
     this.#rest = undefined // its descriptors went with its first part
     for (let held = this.#ahead.shift(); held !== undefined; held = this.#ahead.shift()) {
-      if (held instanceof Message) numbers.push(...held.disown())
+      if (held instanceof Message) numbers.push(...held.takeFds())
     }
     return numbers
   }
@@ -311,11 +311,11 @@ function takeBytes(at: number, count: number): Uint8Array {
 }
 
 /** Makes objects of numbers that were received. */
-function takeFds(place: number, count: number): readonly Descriptor[] {
+function wrapFds(place: number, count: number): readonly Descriptor[] {
   if (count === 0) return noDescriptors
-  if (count === 1) return [own(fds[place]!)]
+  if (count === 1) return [wrapFd(fds[place]!)]
   const descriptors = new Array<Descriptor>(count)
-  for (let i = 0; i < count; i++) descriptors[i] = own(fds[place + i]!)
+  for (let i = 0; i < count; i++) descriptors[i] = wrapFd(fds[place + i]!)
   return descriptors
 }
 

@@ -8,7 +8,7 @@ import { aborted, rejection, systemError } from '../base/errors.ts'
 import { AGAIN, BUSY, SMALL, bytes, fds, native } from '../native/binding.ts'
 import { FIRST_PAUSE, LONGEST_PAUSE } from '../base/backoff.ts'
 import { Queue } from '../base/queue.ts'
-import { nextTurn, spend } from '../event-loop/tick-budget.ts'
+import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
 
 /** How many messages one wake sends before it lets the event loop go on. */
 const PER_WAKE = 64
@@ -104,7 +104,7 @@ export class Sender {
     if (this.#queue.length === 0) {
       const sent = this.#try(data, 0, count, claim)
       if (sent >= 0) {
-        if (this.#isWhole(sent, data, 0)) return spend() ? sentAtOnce : nextTurn()
+        if (this.#isWhole(sent, data, 0)) return chargeTick() ? sentAtOnce : yieldToLoop()
         offset = sent
         count = 0 // they went with the first byte
       } else if (sent !== AGAIN && sent !== BUSY) {

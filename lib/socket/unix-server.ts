@@ -1,8 +1,8 @@
 import { type Address, addressOf, takeName } from '../address/unix-address.ts'
 import { type Abortable, backlogOf, optionsOf, signalOf } from '../base/validate.ts'
-import { type Credentials, type Receiving, receivingOf } from './credentials.ts'
+import { type Credentials, type AncillaryOptions, ancillaryFlagsOf } from './credentials.ts'
 import { checkCast } from '../descriptor/casts.ts'
-import { closeFds, disown, unixCasts } from '../descriptor/descriptor.ts'
+import { closeFds, takeFd, unixCasts } from '../descriptor/descriptor.ts'
 import { type SocketType, socketTypes } from './endpoint.ts'
 import { invalidType, invalidValue, socketClosed, socketNotEmpty, systemError } from '../base/errors.ts'
 import { borrow } from '../descriptor/fd-source.ts'
@@ -17,7 +17,7 @@ import { warnOnce } from '../base/warnings.ts'
 const made = Symbol('made')
 
 /** Options of {@link listen}. */
-export interface ListenOptions extends Receiving {
+export interface ListenOptions extends AncillaryOptions {
   /** `'stream'` (default) or `'seqpacket'`. */
   type?: 'stream' | 'seqpacket' | undefined
   /** The permissions of the socket's file, such as 0o600. Without it, what the umask leaves of 0o777. */
@@ -192,7 +192,7 @@ unixCasts.toUnixServer = (descriptor) => {
   checkCast(fd, 'toUnixServer')
   const typeCode = native.socketType(fd)
   const address = takeName(native.localName(fd))! // bound, as it listens
-  return make(disown(descriptor), typeCode, address, true, undefined)
+  return make(takeFd(descriptor), typeCode, address, true, undefined)
 }
 
 /** Closes servers that nobody uses any more. */
@@ -229,7 +229,7 @@ export async function listen(address: Address, options?: ListenOptions): Promise
   const waiting = backlogOf(backlog)
   if (typeof descriptors !== 'boolean') throw invalidType('options.descriptors', 'of type boolean', descriptors)
   if (allow !== undefined && typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
-  const fd = makeSocket(typeCode, receivingOf(options))
+  const fd = makeSocket(typeCode, ancillaryFlagsOf(options))
   try {
     await giveNameLater(fd, name, permissions)
     const code = native.listen(fd, waiting, descriptors ? 1 : 0)

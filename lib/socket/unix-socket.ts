@@ -1,9 +1,9 @@
 import type { Socket } from 'node:net'
 import { type Address, addressOf, takeName } from '../address/unix-address.ts'
 import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from '../base/validate.ts'
-import { type Credentials, type Receiving, claimOf, receivingOf } from './credentials.ts'
+import { type Credentials, type AncillaryOptions, claimOf, ancillaryFlagsOf } from './credentials.ts'
 import { checkCast } from '../descriptor/casts.ts'
-import { Descriptor, adopt, closeFds, discard, disown, own, unixCasts } from '../descriptor/descriptor.ts'
+import { Descriptor, adopt, closeFds, closeQuietly, takeFd, wrapFd, unixCasts } from '../descriptor/descriptor.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
 import {
   carrierMissing,
@@ -83,7 +83,7 @@ const toResult: Shape<Result> = Object.assign(
 )
 
 function toReceived(message: Message): ReceivedFd {
-  discard(message.pidfd) // it has no place in the result
+  closeQuietly(message.pidfd) // it has no place in the result
   return new ReceivedFd(message.fds[0] ?? null, message.data)
 }
 
@@ -124,20 +124,20 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    *   is destroyed or being ended, has read bytes, or has bytes waiting to be written; `ENOPROTOOPT` for an option that the kernel
    *   lacks; ERR_DESCRIPTOR_CLOSED; the source is unchanged then
    */
-  static from(source: number | Descriptor | Socket, options?: Receiving): UnixSocket {
+  static from(source: number | Descriptor | Socket, options?: AncillaryOptions): UnixSocket {
     openReactor()
-    const receiving = receivingOf(optionsOf(options))
+    const ancillary = ancillaryFlagsOf(optionsOf(options))
     if (source instanceof Descriptor) {
       const fd = source[borrow]()
       const typeCode = connectedType(fd)
-      ask(fd, receiving)
-      return openSocket(disown(source), typeCode)
+      enableAncillary(fd, ancillary)
+      return openSocket(takeFd(source), typeCode)
     }
     if (isNetSocket(source)) {
       const fd = duplicateOf(source)
       try {
         const typeCode = connectedType(fd)
-        ask(fd, receiving)
+        enableAncillary(fd, ancillary)
         source.destroy()
         return openSocket(fd, typeCode)
       } catch (error) {
@@ -153,7 +153,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     adopt('source', source)
     const typeCode = connectedType(source)
     try {
-      ask(source, receiving)
+      enableAncillary(source, ancillary)
     } catch (error) {
       native.release(source)
       throw error
@@ -332,7 +332,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   peerPidfd(): Descriptor {
     const code = native.peerPidfd(UnixSocket.#open(this).fd)
     if (code < 0) throw systemError(code, 'getsockopt')
-    return own(code)
+    return wrapFd(code)
   }
 
   /**
@@ -473,11 +473,11 @@ export function typeCodeOf(type: unknown): number {
 }
 
 /** Makes a socket without a name or a peer; its number is owned by the native side. */
-export function makeSocket(typeCode: number, receiving: number): number {
+export function makeSocket(typeCode: number, ancillary: number): number {
   const fd = native.socket(typeCode)
   if (fd < 0) throw systemError(fd, 'socket')
   try {
-    ask(fd, receiving)
+    enableAncillary(fd, ancillary)
   } catch (error) {
     closeFds([fd])
     throw error
@@ -486,9 +486,9 @@ export function makeSocket(typeCode: number, receiving: number): number {
 }
 
 /** Has the kernel tell more with each message. */
-function ask(fd: number, receiving: number): void {
-  if (receiving === 0) return
-  const code = native.ask(fd, receiving)
+function enableAncillary(fd: number, ancillary: number): void {
+  if (ancillary === 0) return
+  const code = native.ask(fd, ancillary)
   if (code < 0) throw systemError(code, 'setsockopt')
 }
 
@@ -504,7 +504,7 @@ function limitsOf(options: RecvOptions | undefined, defaults: Limits): Limits {
 }
 
 /** Options of {@link socketpair}. */
-export interface SocketpairOptions extends Receiving {
+export interface SocketpairOptions extends AncillaryOptions {
   /** `'stream'` (default), `'seqpacket'` or `'dgram'`. */
   type?: SocketType | undefined
 }
@@ -520,14 +520,14 @@ export interface SocketpairOptions extends Receiving {
 export function socketpair(options?: SocketpairOptions): [UnixSocket, UnixSocket] {
   const { type = 'stream' } = optionsOf(options) ?? {}
   const typeCode = typeCodeOf(type)
-  const receiving = receivingOf(options)
+  const ancillary = ancillaryFlagsOf(options)
   openReactor()
   const code = native.socketpair(typeCode)
   if (code < 0) throw systemError(code, 'socketpair')
   const [a, b] = [fds[0]!, fds[1]!]
   try {
-    ask(a, receiving)
-    ask(b, receiving)
+    enableAncillary(a, ancillary)
+    enableAncillary(b, ancillary)
   } catch (error) {
     closeFds([a, b])
     throw error

@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import type { Credentials } from '../socket/credentials.ts'
-import { type Descriptor, closeFds, disownAll } from '../descriptor/descriptor.ts'
+import { type Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
 import { storeError } from '../base/errors.ts'
 import { type Entry, isAllowed } from './entry.ts'
 import type { Settings } from './settings.ts'
@@ -75,7 +75,7 @@ export class Entries {
   /** Keeps what has a name no more, and closes it. */
   delete(name: string): void {
     const entry = this.#entries.get(name)
-    if (entry !== undefined) closeFds(disownAll(this.take(entry)))
+    if (entry !== undefined) closeFds(takeFds(this.take(entry)))
   }
 
   /** What a successor is told, and the descriptors, which stay. */

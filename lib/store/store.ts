@@ -2,7 +2,7 @@ import { type Address, addressOf } from '../address/unix-address.ts'
 import { type Abortable, MAX_INT, integer, optionsOf, signalOf } from '../base/validate.ts'
 import type { ChannelMessage } from '../channel/message.ts'
 import { connect } from '../socket/connect.ts'
-import { type Descriptor, closeFds, disownAll, own } from '../descriptor/descriptor.ts'
+import { type Descriptor, closeFds, takeFds, wrapFd } from '../descriptor/descriptor.ts'
 import { descriptorNameOf } from '../base/descriptor-name.ts'
 import { invalidType, invalidValue, protocolError, storeClosed, systemError } from '../base/errors.ts'
 import { type FdSource, putFds } from '../descriptor/fd-source.ts'
@@ -112,7 +112,7 @@ export class Store implements Disposable {
     try {
       await this.#ask(wish, duplicates, signal)
     } finally {
-      closeFds(disownAll(duplicates))
+      closeFds(takeFds(duplicates))
     }
   }
 
@@ -210,7 +210,7 @@ function duplicatesOf(sources: readonly FdSource[]): readonly Descriptor[] {
   if (count === 0) throw invalidValue('fds', 'must name a descriptor at least')
   const code = native.duplicate(count)
   if (code < 0) throw systemError(code, 'fcntl')
-  return [...numbers.subarray(0, count)].map(own)
+  return [...numbers.subarray(0, count)].map(wrapFd)
 }
 
 /**

@@ -1,6 +1,6 @@
 import { Duplex, type DuplexOptions } from 'node:stream'
 import { bytesOf } from '../base/validate.ts'
-import { type Descriptor, closeFds, disownAll, duplicateShared } from '../descriptor/descriptor.ts'
+import { type Descriptor, closeFds, takeFds, duplicateShared } from '../descriptor/descriptor.ts'
 import { carrierMissing, notConnected, socketClosed } from '../base/errors.ts'
 import { borrow, putFds } from '../descriptor/fd-source.ts'
 import type { Message } from '../socket/message.ts'
@@ -257,5 +257,5 @@ export function capture(sources: unknown): number[] {
 
 /** Closes descriptors that nobody takes. */
 export function closeAll(descriptors: readonly Descriptor[]): void {
-  closeFds(disownAll(descriptors))
+  closeFds(takeFds(descriptors))
 }

@@ -1,6 +1,6 @@
 import type { Server, Socket } from 'node:net'
 import { optionsOf } from '../base/validate.ts'
-import { type Descriptor, own } from '../descriptor/descriptor.ts'
+import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { invalidType, noSockets } from '../base/errors.ts'
 import { drainHttp, isHttp } from '../handover/drain.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
@@ -115,7 +115,7 @@ class Reception {
   }
 
   #take({ fd, id }: Given): void {
-    if (id === undefined) void this.#listen(own(fd))
+    if (id === undefined) void this.#listen(wrapFd(fd))
     else this.#connect(fd, id)
   }
 
@@ -228,7 +228,7 @@ export function listeners(): AsyncIterableIterator<WorkerListener, undefined> {
   if (listened === undefined) {
     const supply = new Supply<WorkerListener>()
     const duty = openDuty(
-      ({ name, fd }) => supply.push({ name, fd: own(fd) }),
+      ({ name, fd }) => supply.push({ name, fd: wrapFd(fd) }),
       () => supply.end()
     )
     duty.begin()

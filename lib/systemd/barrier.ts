@@ -1,7 +1,7 @@
 import { readSync } from 'node:fs'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
-import { disown } from '../descriptor/descriptor.ts'
+import { takeFd } from '../descriptor/descriptor.ts'
 import { aborted, rejection, timedOut } from '../base/errors.ts'
 import { Handle } from '../event-loop/poll-handle.ts'
 import { pipe } from '../descriptor/pipe.ts'
@@ -79,7 +79,7 @@ export async function barrier(options?: BarrierOptions): Promise<boolean> {
     if (!(await tell(['BARRIER=1'], [write], ending.signal))) return false
     write.closeSync()
     read.setBlocking(false)
-    await reached(disown(read), ending.signal)
+    await reached(takeFd(read), ending.signal)
     if (reason !== undefined) throw reason()
     return true
   } catch (error) {

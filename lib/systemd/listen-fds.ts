@@ -2,7 +2,7 @@ import { fstatSync, statfsSync } from 'node:fs'
 import { constants } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 import { MAX_INT } from '../base/validate.ts'
-import { type Descriptor, own } from '../descriptor/descriptor.ts'
+import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { inWorker, invalidVariable, notPassed } from '../base/errors.ts'
 import { kindOf } from '../descriptor/kind.ts'
 import { native } from '../native/binding.ts'
@@ -44,8 +44,8 @@ export function listenFds(): ReadonlyMap<string, Descriptor[]> {
     for (let i = 0; i < count; i++) {
       const name = names?.[i] ?? 'unknown'
       const descriptors = passed.get(name)
-      if (descriptors === undefined) passed.set(name, [own(FIRST + i)])
-      else descriptors.push(own(FIRST + i))
+      if (descriptors === undefined) passed.set(name, [wrapFd(FIRST + i)])
+      else descriptors.push(wrapFd(FIRST + i))
     }
   }
   for (const variable of variables) delete process.env[variable]

@@ -11,7 +11,7 @@ import type { Kind } from '../descriptor/kind.ts'
 import { Listening, type Source, isDatagram } from '../socket/listening.ts'
 import { type FileId, claimFile } from '../address/socket-file.ts'
 import { toldError } from '../channel/remote-error.ts'
-import { nextTurn } from '../event-loop/tick-budget.ts'
+import { yieldToLoop } from '../event-loop/tick-budget.ts'
 import type { UnixSocket } from '../socket/unix-socket.ts'
 import { type Knowledge, knowledgeOf } from './connection-message.ts'
 import { Holdings } from './holdings.ts'
@@ -200,7 +200,7 @@ export class Inheritance {
 async function isGone(channel: Channel, error: unknown): Promise<boolean> {
   const { code } = error as { code?: unknown }
   if (code !== 'ECONNRESET' && code !== 'EPIPE') return false
-  return Promise.race([channel.closed.then(() => true), nextTurn().then(() => false)])
+  return Promise.race([channel.closed.then(() => true), yieldToLoop().then(() => false)])
 }
 
 function isOf(source: Source, kind: Kind): boolean {

@@ -6,7 +6,7 @@ import { optionsOf, signalOf } from '../base/validate.ts'
 import { checkCast } from '../descriptor/casts.ts'
 import { Channel } from '../channel/channel.ts'
 import { connect } from '../socket/connect.ts'
-import { type Descriptor, closeFds, disown, disownAll } from '../descriptor/descriptor.ts'
+import { type Descriptor, closeFds, takeFd, takeFds } from '../descriptor/descriptor.ts'
 import { aborted, invalidType, invalidValue, notAllowed, takeoverState, timedOut, untrusted } from '../base/errors.ts'
 import { borrow } from '../descriptor/fd-source.ts'
 import { drainHttp, isHttp } from '../handover/drain.ts'
@@ -90,7 +90,7 @@ export class Takeover implements Disposable {
       }
       return new Takeover(settings, holdings, inheritance, listeners, made)
     } catch (error) {
-      closeFds(disownAll([...Object.values(listeners), ...(inheritance?.predecessor.fds ?? [])]))
+      closeFds(takeFds([...Object.values(listeners), ...(inheritance?.predecessor.fds ?? [])]))
       inheritance?.close()
       holdings.close()
       throw error
@@ -142,7 +142,7 @@ export class Takeover implements Disposable {
     }
     listenOn(server, listener[borrow](), backlogOf(this.#settings.sources.get(name)))
     if (!server.listening) await once(server, 'listening') // it has failed
-    native.release(disown(listener))
+    native.release(takeFd(listener))
     const ended = new Promise<void>((resolve) => server.once('close', resolve))
     await Promise.race([this.superseded, this.#closing, ended])
     if (!isHttp(server)) {

@@ -5,7 +5,7 @@ import { alreadyConnected, carrierMissing, invalidType } from '../base/errors.ts
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { MAX_RECEIVED_FDS } from '../native/binding.ts'
 import { SocketStream, capture, closeAll } from '../stream/unix-stream.ts'
-import { nextTurn } from '../event-loop/tick-budget.ts'
+import { yieldToLoop } from '../event-loop/tick-budget.ts'
 import { UnixSocket } from '../socket/unix-socket.ts'
 
 /** How a {@link USocket} is made. */
@@ -111,7 +111,7 @@ export class USocket extends SocketStream {
     this.#connecting = connecting
     try {
       // Not before the caller has added listeners; a connection of net's, or of usocket's, takes a turn of the event loop as well.
-      await (typeof from === 'number' ? undefined : nextTurn())
+      await (typeof from === 'number' ? undefined : yieldToLoop())
       const { signal } = connecting
       const socket = typeof from === 'number' ? UnixSocket.from(from) : await connect(from, { signal })
       if (this.destroyed) {
