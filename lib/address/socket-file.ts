@@ -1,7 +1,8 @@
 import { constants } from 'node:os'
 import { putName } from './unix-address.ts'
 import { integer } from '../base/validate.ts'
-import { invalidValue, systemError } from '../base/errors.ts'
+import { invalidValue } from '../base/errors/argument.ts'
+import { systemError } from '../native/system-error.ts'
 import { AGAIN, name as sharedName, native } from '../native/binding.ts'
 import { retry } from '../base/backoff.ts'
 

@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { invalidType, invalidValue } from '../base/errors.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { MAX_PATH, name } from '../native/binding.ts'
 
 /**

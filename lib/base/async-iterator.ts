@@ -1,4 +1,4 @@
-import { aborted } from './errors.ts'
+import { aborted } from './errors/abort.ts'
 
 type Result<T> = IteratorResult<T, undefined>
 

@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { onAbort } from './validate.ts'
-import { aborted } from './errors.ts'
+import { aborted } from './errors/abort.ts'
 
 // Where no event announces that a call would succeed, it is made again after pauses that double.
 /** The first pause, in milliseconds. */

@@ -1,4 +1,4 @@
-import { invalidType, invalidValue } from './errors.ts'
+import { invalidType, invalidValue } from './errors/argument.ts'
 
 /** The most characters of a name (systemd's `FDNAME_MAX`). */
 const MOST = 255

@@ -1,5 +1,6 @@
 import { integer } from './validate.ts'
-import { invalidType, invalidValue, systemError } from './errors.ts'
+import { invalidType, invalidValue } from './errors/argument.ts'
+import { systemError } from '../native/system-error.ts'
 import { findGroup, findUser } from '../native/binding.ts'
 
 /** The most that a user's or a group's number can be: all ones mean "unchanged" to setuid(2). */

@@ -1,6 +1,7 @@
 import { addAbortListener } from 'node:events'
 import { types } from 'node:util'
-import { aborted, invalidType, outOfRange } from './errors.ts'
+import { aborted } from './errors/abort.ts'
+import { invalidType, outOfRange } from './errors/argument.ts'
 
 /** What can be sent; a string goes as UTF-8. */
 export type Bytes = Uint8Array | string

@@ -1,7 +1,7 @@
 import { readlinkSync } from 'node:fs'
 import { constants } from 'node:os'
 import { type Descriptor, takeFd, wrapFd } from '../descriptor/descriptor.ts'
-import { pathError } from '../base/errors.ts'
+import { pathError } from '../base/errors/system.ts'
 import { borrow } from '../descriptor/fd-source.ts'
 import { AGAIN, native } from '../native/binding.ts'
 import { accessIn, appends, creates, isExclusive, truncates } from './flags.ts'

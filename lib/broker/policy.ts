@@ -1,5 +1,5 @@
 import type { Credentials } from '../socket/credentials.ts'
-import { invalidType } from '../base/errors.ts'
+import { invalidType } from '../base/errors/argument.ts'
 import type { Kind } from '../descriptor/kind.ts'
 
 /** A file that a broker is to open; asked before anything happens to it. */

@@ -1,5 +1,5 @@
 import { wrapFd, type Descriptor } from '../descriptor/descriptor.ts'
-import { pathError } from '../base/errors.ts'
+import { pathError } from '../base/errors/system.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 

@@ -1,6 +1,6 @@
 import { optionsOf } from '../base/validate.ts'
 import { Channel } from '../channel/channel.ts'
-import { invalidType, invalidValue } from '../base/errors.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { serveConnections } from '../socket/serving.ts'
 import { UnixServer } from '../socket/unix-server.ts'
 import type { UnixSocket } from '../socket/unix-socket.ts'

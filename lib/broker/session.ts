@@ -1,5 +1,5 @@
 import { Channel } from '../channel/channel.ts'
-import { brokerClosed } from '../base/errors.ts'
+import { brokerClosed } from './errors.ts'
 import type { UnixSocket } from '../socket/unix-socket.ts'
 import { Hold } from '../base/hold.ts'
 import { MAX_WISH } from './wish.ts'

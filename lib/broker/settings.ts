@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { invalidType, invalidValue } from '../base/errors.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import type { Identity } from '../base/identity.ts'
 import { identityOf } from '../base/identity.ts'
 import { type BrokerPolicy, policyOf } from './policy.ts'

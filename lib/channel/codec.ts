@@ -1,5 +1,6 @@
 import { types } from 'node:util'
-import { invalidReturn, invalidType, invalidValue, undecodable } from '../base/errors.ts'
+import { invalidReturn, invalidType, invalidValue } from '../base/errors/argument.ts'
+import { undecodable } from '../base/errors/system.ts'
 
 /** What the data of a frame are, by the native side's code. */
 export const BYTES = 0

@@ -6,23 +6,13 @@ import { ChannelSender } from './frame-writer.ts'
 import { type Codec, type Encoded, JSON_TEXT, UTF8 } from './codec.ts'
 import { Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
 import type { Endpoint, Framing } from '../socket/endpoint.ts'
-import {
-  TRUNCATED,
-  type SystemError,
-  aborted,
-  controlError,
-  invalidReturn,
-  noHandler,
-  outOfRange,
-  protocolError,
-  rejection,
-  requestCancelled,
-  socketClosed,
-  systemError,
-  timedOut,
-  tooLarge,
-  tooManyPending
-} from '../base/errors.ts'
+import { TRUNCATED, controlError, socketClosed } from '../socket/errors.ts'
+import { type SystemError, systemError } from '../native/system-error.ts'
+import { aborted } from '../base/errors/abort.ts'
+import { invalidReturn, outOfRange } from '../base/errors/argument.ts'
+import { noHandler, requestCancelled, tooManyPending } from './errors.ts'
+import { protocolError, timedOut, tooLarge } from '../base/errors/system.ts'
+import { rejection } from '../base/rejection.ts'
 import { type FdSource, putFds } from '../descriptor/fd-source.ts'
 import { CANCEL, CLOSE, ERROR, Frame, MESSAGE, REQUEST, RESPONSE } from './frame.ts'
 import { AGAIN, BROKEN, END, MAX_CHANNEL_FDS, native, outcome } from '../native/binding.ts'

@@ -1,5 +1,5 @@
 import { type Descriptor, adopt, closeFds } from '../descriptor/descriptor.ts'
-import { invalidType, invalidValue } from '../base/errors.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { SocketStream, closeAll } from '../stream/unix-stream.ts'
 import { UnixSocket } from '../socket/unix-socket.ts'

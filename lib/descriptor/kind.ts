@@ -1,4 +1,4 @@
-import { systemError } from '../base/errors.ts'
+import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 
 /**

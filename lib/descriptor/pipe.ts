@@ -1,5 +1,5 @@
 import { type Descriptor, wrapFd } from './descriptor.ts'
-import { systemError } from '../base/errors.ts'
+import { systemError } from '../native/system-error.ts'
 import { fds, native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 

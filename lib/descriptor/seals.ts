@@ -1,4 +1,5 @@
-import { invalidType, invalidValue, systemError } from '../base/errors.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 
 /**

@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers'
 import { closeFds, closeFdsLater } from '../descriptor/descriptor.ts'
-import { systemError } from '../base/errors.ts'
+import { systemError } from '../native/system-error.ts'
 import { READABLE, WRITABLE, native } from '../native/binding.ts'
 import { LONGEST_PAUSE } from '../base/backoff.ts'
 import { type Watched, hold, setWatcher } from './reactor.ts'

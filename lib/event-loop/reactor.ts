@@ -1,4 +1,5 @@
-import { systemError, unsupportedPlatform } from '../base/errors.ts'
+import { systemError } from '../native/system-error.ts'
+import { unsupportedPlatform } from '../base/errors/unsupported.ts'
 import { type Dispatch, isSupported, loadFailure, native, openNative, turn } from '../native/binding.ts'
 import { startTick } from './tick-budget.ts'
 

@@ -1,4 +1,4 @@
-import { outOfRange } from '../base/errors.ts'
+import { outOfRange } from '../base/errors/argument.ts'
 
 /** How many bytes say how long the head is. */
 export const HEADER = 4

@@ -1,19 +1,13 @@
 import { constants } from 'node:os'
 import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
 import { type Descriptor, closeQuietly } from '../descriptor/descriptor.ts'
-import {
-  aborted,
-  invalidType,
-  invalidValue,
-  isControlError,
-  notReceived,
-  protocolError,
-  rejection,
-  socketClosed,
-  systemError,
-  tooLarge,
-  undecodable
-} from '../base/errors.ts'
+import { aborted } from '../base/errors/abort.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { isControlError, socketClosed } from '../socket/errors.ts'
+import { notReceived } from './errors.ts'
+import { protocolError, tooLarge, undecodable } from '../base/errors/system.ts'
+import { rejection } from '../base/rejection.ts'
+import { systemError } from '../native/system-error.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { type Pending, settle } from '../base/waiters.ts'

@@ -1,4 +1,4 @@
-import { unsupportedPlatform } from '../base/errors.ts'
+import { unsupportedPlatform } from '../base/errors/unsupported.ts'
 import { MAX_SENT_FDS, backend, isSupported, loadFailure, probeKernel } from '../native/binding.ts'
 
 /** What this kernel and this runtime can do. */

@@ -1,5 +1,5 @@
 import { MAX_INT, integer } from '../base/validate.ts'
-import { invalidType } from '../base/errors.ts'
+import { invalidType } from '../base/errors/argument.ts'
 import { outcome } from '../native/binding.ts'
 
 /** A process as the kernel names it. */

@@ -1,5 +1,5 @@
 import { type Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
-import { socketClosed } from '../base/errors.ts'
+import { socketClosed } from './errors.ts'
 import { Handle } from '../event-loop/poll-handle.ts'
 import { Receiver } from './receiver.ts'
 import { Sender } from './sender.ts'

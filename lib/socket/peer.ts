@@ -1,5 +1,5 @@
 import type { Credentials } from './credentials.ts'
-import { systemError } from '../base/errors.ts'
+import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 
 /** Who made the other end of a connection. */

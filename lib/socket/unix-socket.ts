@@ -5,16 +5,10 @@ import { type Credentials, type AncillaryOptions, claimOf, ancillaryFlagsOf } fr
 import { checkCast } from '../descriptor/casts.ts'
 import { Descriptor, adopt, closeFds, closeQuietly, takeFd, wrapFd, unixCasts } from '../descriptor/descriptor.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
-import {
-  carrierMissing,
-  inChannel,
-  invalidType,
-  invalidValue,
-  socketClosed,
-  socketNotEmpty,
-  systemError,
-  unsupportedPlatform
-} from '../base/errors.ts'
+import { carrierMissing, inChannel, socketClosed, socketNotEmpty } from './errors.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { systemError } from '../native/system-error.ts'
+import { unsupportedPlatform } from '../base/errors/unsupported.ts'
 import { type FdSource, borrow, putFd, putFds } from '../descriptor/fd-source.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { type Message, ReceivedFd } from './message.ts'

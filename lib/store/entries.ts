@@ -1,7 +1,7 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import type { Credentials } from '../socket/credentials.ts'
 import { type Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
-import { storeError } from '../base/errors.ts'
+import { storeError } from './errors.ts'
 import { type Entry, isAllowed } from './entry.ts'
 import type { Settings } from './settings.ts'
 

@@ -2,7 +2,7 @@ import { resolve } from 'node:path'
 import { type Address, addressOf } from '../address/unix-address.ts'
 import { type Abortable, integer } from '../base/validate.ts'
 import type { Credentials } from '../socket/credentials.ts'
-import { invalidReturn, invalidType, invalidValue } from '../base/errors.ts'
+import { invalidReturn, invalidType, invalidValue } from '../base/errors/argument.ts'
 
 /** The most descriptors of a store: as many as its successor can be given at once. */
 const MAX_FDS = 4000

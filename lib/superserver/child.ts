@@ -1,6 +1,6 @@
 import { closeSync, openSync } from 'node:fs'
 import { constants } from 'node:os'
-import { systemError } from '../base/errors.ts'
+import { systemError } from '../native/system-error.ts'
 import { Handle } from '../event-loop/poll-handle.ts'
 import { AGAIN, type ProgramDescription, describeStep, fds, native, outcome } from '../native/binding.ts'
 

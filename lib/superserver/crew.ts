@@ -1,5 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { superserverClosed } from '../base/errors.ts'
+import { superserverClosed } from './errors.ts'
 import type { Ending } from './child.ts'
 import type { Settings } from './settings.ts'
 import { type Attach, Worker } from './worker.ts'

@@ -1,5 +1,5 @@
 import { Channel } from '../channel/channel.ts'
-import { protocolError } from '../base/errors.ts'
+import { protocolError } from '../base/errors/system.ts'
 import { native } from '../native/binding.ts'
 import { openSocket } from '../socket/unix-socket.ts'
 import { Crew } from './crew.ts'

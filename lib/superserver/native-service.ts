@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { putName } from '../address/unix-address.ts'
-import { systemError } from '../base/errors.ts'
+import { systemError } from '../native/system-error.ts'
 import { type ServiceState, fds, native } from '../native/binding.ts'
 import { listenToBell } from './bell.ts'
 import { Service } from './service.ts'

@@ -1,6 +1,6 @@
 import { clearInterval, setInterval } from 'node:timers'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { systemError } from '../base/errors.ts'
+import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 import { Crew } from './crew.ts'
 import { NativeService } from './native-service.ts'

@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events'
-import { superserverClosed } from '../base/errors.ts'
+import { superserverClosed } from './errors.ts'
 import { warnOfService } from '../socket/serving.ts'
 import type { Ending } from './child.ts'
 import type { CrewEvents } from './crew.ts'

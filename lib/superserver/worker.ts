@@ -1,6 +1,7 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { closeFds } from '../descriptor/descriptor.ts'
-import { systemError, workerFailed } from '../base/errors.ts'
+import { systemError } from '../native/system-error.ts'
+import { workerFailed } from './errors.ts'
 import { fds, native } from '../native/binding.ts'
 import { Child, type Ending } from './child.ts'
 import type { Settings } from './settings.ts'

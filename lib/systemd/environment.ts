@@ -1,4 +1,4 @@
-import { invalidVariable } from '../base/errors.ts'
+import { invalidVariable } from './errors.ts'
 
 /** The largest number of 64 bits but one, which means "never" (`USEC_INFINITY`). */
 const MOST = (1n << 64n) - 2n

@@ -1,6 +1,6 @@
 import { type Abortable, optionsOf, signalOf } from '../base/validate.ts'
 import { descriptorNameOf } from '../base/descriptor-name.ts'
-import { invalidType, invalidValue } from '../base/errors.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { type FdSource, putFds } from '../descriptor/fd-source.ts'
 import { tell } from './message.ts'
 

@@ -1,5 +1,6 @@
 import { bind } from '../socket/bind.ts'
-import { invalidValue, invalidVariable, noVsock } from '../base/errors.ts'
+import { invalidValue } from '../base/errors/argument.ts'
+import { invalidVariable, noVsock } from './errors.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import type { UnixSocket } from '../socket/unix-socket.ts'
 

@@ -1,5 +1,5 @@
 import { type Abortable, MAX_INT, integer, optionsOf, signalOf } from '../base/validate.ts'
-import { invalidType, invalidValue } from '../base/errors.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { assignment, tell } from './message.ts'
 
 /** What a service tells of itself: sd_notify(3). What is not given is not told. */

@@ -2,7 +2,8 @@ import type { Bytes } from '../base/validate.ts'
 import { bytesOf } from '../base/validate.ts'
 import type { Arrived } from '../handover/receive-connection.ts'
 import { frame } from '../handover/connection-frame.ts'
-import { invalidType, protocolError } from '../base/errors.ts'
+import { invalidType } from '../base/errors/argument.ts'
+import { protocolError } from '../base/errors/system.ts'
 
 /** The length of the name, and that of the state. */
 const HEADER = 8

@@ -3,7 +3,7 @@ import { type Address, addressOf } from '../address/unix-address.ts'
 import { type Abortable, type Bytes, MAX_INT, integer } from '../base/validate.ts'
 import type { TcpListenerOptions, UnixListenerOptions } from '../socket/bind-listener.ts'
 import type { Credentials } from '../socket/credentials.ts'
-import { invalidReturn, invalidType, invalidValue } from '../base/errors.ts'
+import { invalidReturn, invalidType, invalidValue } from '../base/errors/argument.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { type ListenSource, type Source, listenerSourceOf } from '../socket/listening.ts'
 

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events'
 import { Descriptor } from '../descriptor/descriptor.ts'
-import { alreadyConnected, invalidType } from '../base/errors.ts'
+import { alreadyConnected } from '../stream/errors.ts'
+import { invalidType } from '../base/errors/argument.ts'
 import { borrow } from '../descriptor/fd-source.ts'
 import { type UnixServer, listen } from '../socket/unix-server.ts'
 import type { UnixSocket } from '../socket/unix-socket.ts'

@@ -1,0 +1,37 @@
+import { constants } from 'node:os'
+import { inspect } from 'node:util'
+import { describeErrno } from '../native/binding.ts'
+import type { SystemError } from '../native/system-error.ts'
+import { withCode } from '../base/errors/coded-error.ts'
+
+/** A variable of the environment that says nothing which can be taken. `accepted` ends the sentence "must be …". */
+export function invalidVariable(variable: string, accepted: string, value: string): SystemError {
+  const error = new Error(`EINVAL: the variable ${variable} must be ${accepted}. Received ${inspect(value)}, getenv`)
+  return Object.assign(error, { code: 'EINVAL', errno: -constants.errno.EINVAL, syscall: 'getenv' })
+}
+
+/** A descriptor that the environment tells of and that cannot be taken over. */
+export function notPassed(errno: number, fd: number, count: number): SystemError {
+  const { name: code } = describeErrno(-errno)
+  const why =
+    code === 'EEXIST' ? 'is owned by fdpass already' : code === 'EBADF' ? 'is not open' : 'cannot be taken over'
+  const error = new Error(`${code}: ${fd}, one of the ${count} descriptors that LISTEN_FDS tells of, ${why}, fcntl`)
+  return Object.assign(error, { code, errno, syscall: 'fcntl' })
+}
+
+/** A service manager in another machine. */
+export function noVsock(address: string): SystemError {
+  const text = `NOTIFY_SOCKET is ${inspect(address)}, and AF_VSOCK is not supported: only paths and abstract addresses are`
+  const error = new Error(`EAFNOSUPPORT: ${text}, socket`)
+  return Object.assign(error, { code: 'EAFNOSUPPORT', errno: -constants.errno.EAFNOSUPPORT, syscall: 'socket' })
+}
+
+/** A call in a Worker that only the main thread can make. */
+export function inWorker(call: string): Error {
+  return withCode(
+    new Error(
+      `${call}() is the main thread's: a Worker has a copy of the environment, from which nobody removes anything`
+    ),
+    'ERR_INVALID_STATE'
+  )
+}
