@@ -1,3 +1,4 @@
+import './lib/socket/unix-casts.ts'
 /**
  * - Sockets: {@link connect}, {@link listen} with {@link UnixServer}, {@link bind}, {@link socketpair}, {@link UnixSocket}
  * - Passing: {@link UnixSocket.send}, {@link UnixSocket.recv} with {@link Message}, {@link UnixSocket.messages};
@@ -12,7 +13,8 @@
  * @module
  */
 export type { Address } from './lib/address/unix-address.ts'
-export type { Abortable, Bytes } from './lib/base/validate.ts'
+export type { Abortable } from './lib/base/abort.ts'
+export type { Bytes } from './lib/base/validate.ts'
 export { type ReceiveConnectionOptions, receiveConnection } from './lib/handover/receive-connection.ts'
 export { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './lib/socket/bind-listener.ts'
 export { type Capabilities, capabilities } from './lib/socket/capabilities.ts'

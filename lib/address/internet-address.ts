@@ -1,6 +1,6 @@
 import type { AddressInfo } from 'node:net'
 import { takeName } from './unix-address.ts'
-import { outcome } from '../native/binding.ts'
+import { outcome } from '../native/shared-memory.ts'
 
 /** The address that a native call has told; null for none. */
 export function takeInternetAddress(length: number): AddressInfo | null {

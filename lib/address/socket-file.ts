@@ -3,7 +3,9 @@ import { putName } from './unix-address.ts'
 import { integer } from '../base/validate.ts'
 import { invalidValue } from '../base/errors/argument.ts'
 import { systemError } from '../native/system-error.ts'
-import { AGAIN, name as sharedName, native } from '../native/binding.ts'
+import { AGAIN } from '../native/codes.ts'
+import { name as sharedName } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 import { retry } from '../base/backoff.ts'
 
 /** The `mode` of an `options` argument for the file of a socket; -1 for what the umask leaves. */

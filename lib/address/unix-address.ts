@@ -1,6 +1,7 @@
 import { constants } from 'node:os'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
-import { MAX_PATH, name } from '../native/binding.ts'
+import { MAX_PATH } from '../native/codes.ts'
+import { name } from '../native/shared-memory.ts'
 
 /**
  * The address of a socket: a path, or, where it begins with `'\0'`, a name in Linux' abstract space, as in Node's `net`.

@@ -1,5 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { onAbort } from './validate.ts'
+import { onAbort } from './abort.ts'
 import { aborted } from './errors/abort.ts'
 
 // Where no event announces that a call would succeed, it is made again after pauses that double.

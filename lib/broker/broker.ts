@@ -1,5 +1,6 @@
 import { constants } from 'node:os'
-import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
+import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
+import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
 import { connect } from '../socket/connect.ts'
 import type { Descriptor } from '../descriptor/descriptor.ts'
 import { aborted } from '../base/errors/abort.ts'

@@ -6,7 +6,8 @@ import { Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import type { SocketType } from '../socket/endpoint.ts'
 import { systemError } from '../native/system-error.ts'
 import { putFd } from '../descriptor/fd-source.ts'
-import { fds, native } from '../native/binding.ts'
+import { fds } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 import type { Service } from './service.ts'
 
 /** Connects to a service. The descriptor is in blocking mode. */

@@ -1,3 +1,4 @@
+import '../socket/unix-casts.ts'
 /**
  * A broker opens files and sockets for processes that may not do so themselves, and passes them the descriptors.
  *

@@ -1,6 +1,7 @@
 import type { Arrived } from './codec.ts'
 import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
-import { SMALL, bytes, fds, native, outcome, text } from '../native/binding.ts'
+import { SMALL, bytes, fds, outcome, text } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 
 // What a frame is for, by the native side's code.
 export const MESSAGE = 0

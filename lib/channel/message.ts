@@ -1,4 +1,5 @@
-import { type Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
+import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
+import { closeFds } from '../native/owned-fds.ts'
 
 /**
  * A message of a {@link Channel}: a value, and exactly the descriptors that were sent with it. The descriptors are the

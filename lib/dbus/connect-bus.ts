@@ -1,4 +1,5 @@
-import { type Abortable, optionsOf, signalOf } from '../base/validate.ts'
+import { type Abortable, signalOf } from '../base/abort.ts'
+import { optionsOf } from '../base/validate.ts'
 import { connect } from '../socket/connect.ts'
 import { busAddresses } from './bus-address.ts'
 import { DBusStream } from './dbus-stream.ts'

@@ -1,4 +1,5 @@
-import { type Descriptor, adopt, closeFds } from '../descriptor/descriptor.ts'
+import { type Descriptor, adopt } from '../descriptor/descriptor.ts'
+import { closeFds } from '../native/owned-fds.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { SocketStream, closeAll } from '../stream/unix-stream.ts'

@@ -1,3 +1,4 @@
+import '../socket/unix-casts.ts'
 /**
  * D-Bus with descriptors: the stream by which dbus-native, which speaks the protocol, sends and receives them.
  *

@@ -1,12 +1,14 @@
 import type { Socket as DatagramSocket } from 'node:dgram'
 import { type ReadStream, type WriteStream, createReadStream, createWriteStream } from 'node:fs'
 import type { Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
-import { optionsOf, signalOf } from '../base/validate.ts'
+import { optionsOf } from '../base/validate.ts'
+import { signalOf } from '../base/abort.ts'
 import { systemError } from '../native/system-error.ts'
 import { wrongKind } from './errors.ts'
 import { type Kind, READ, WRITE, accessOf, kindOf } from './kind.ts'
 import { takeInternetAddress } from '../address/internet-address.ts'
-import { fds, native } from '../native/binding.ts'
+import { fds } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 import { listenOn, numberOf, setConnected } from './node-internals.ts'
 
 /** The native code of the type 'seqpacket'. */

@@ -9,15 +9,15 @@ import * as cast from './casts.ts'
 import { descriptorClosed } from './errors.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { systemError } from '../native/system-error.ts'
-import { borrow } from './fd-source.ts'
+import { borrow } from './borrow.ts'
 import { takeInternetAddress } from '../address/internet-address.ts'
 import { type Kind, kindOf } from './kind.ts'
-import { fds, native } from '../native/binding.ts'
+import { fds } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { type Seal, addSeals, sealsOf } from './seals.ts'
-import type { UnixServer } from '../socket/unix-server.ts'
-import type { UnixSocket } from '../socket/unix-socket.ts'
 import { warnOnce } from '../base/warnings.ts'
+import { closeFds, closeFdsLater } from '../native/owned-fds.ts'
 
 const made = Symbol('made')
 const CLOSED = -1
@@ -29,12 +29,6 @@ export let takeFd: (descriptor: Descriptor) => number
 export let takeFds: (descriptors: readonly Descriptor[]) => number[]
 let make: (fd: number, place: number) => Descriptor
 let watch: (descriptor: Descriptor) => void
-
-/** The casts to classes whose modules need this one; those modules set them. */
-export const unixCasts = {} as {
-  toUnixSocket: (descriptor: Descriptor) => UnixSocket
-  toUnixServer: (descriptor: Descriptor) => UnixServer
-}
 
 /**
  * An open descriptor that belongs to this program until it is closed, released, or given to something else.
@@ -245,27 +239,6 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Make it a {@link UnixSocket}: any Unix domain socket that does not listen.
-   *
-   * @returns the socket, which closes the descriptor from now on
-   * @throws ERR_INVALID_FD_TYPE for another kind; ERR_DESCRIPTOR_CLOSED; the descriptor is unchanged then
-   */
-  toUnixSocket(): UnixSocket {
-    return unixCasts.toUnixSocket(this)
-  }
-
-  /**
-   * Make it a {@link UnixServer}: a Unix domain socket that listens. Its file is not removed when the server is closed, as
-   * another process made it.
-   *
-   * @returns the server, which closes the descriptor from now on
-   * @throws ERR_INVALID_FD_TYPE for another kind; ERR_DESCRIPTOR_CLOSED; the descriptor is unchanged then
-   */
-  toUnixServer(): UnixServer {
-    return unixCasts.toUnixServer(this)
-  }
-
-  /**
    * Close the descriptor on the thread pool: close(2) can block for as long as a network file system's server does.
    *
    * @returns resolves when it is closed, at once if it already was; rejects with what close(2) reports, such as `EIO` for
@@ -298,7 +271,11 @@ export class Descriptor implements Disposable, AsyncDisposable {
     await this.close()
   }
 
-  /** @internal Lend the number for one call. */
+  /**
+   * Returns the number for one call.
+   *
+   * @hidden
+   */
   [borrow](): number {
     if (!(#fd in this)) throw invalidType('fd', 'an instance of Descriptor', this)
     if (this.#fd === CLOSED) throw descriptorClosed()
@@ -349,40 +326,9 @@ export function wrapFd(fd: number): Descriptor {
   return descriptor
 }
 
-/** Duplicates of the first of the shared numbers, as many as counted: what they mean now. The native side owns them. */
-export function duplicateShared(count: number): number[] {
-  const code = native.duplicate(count)
-  if (code < 0) throw systemError(code, 'fcntl')
-  return Array.from(fds.subarray(0, count))
-}
-
-/** Closes numbers that the native side owns, runs of them with one system call. */
-export function closeFds(numbers: readonly number[]): void {
-  if (numbers.length === 1) {
-    native.close(numbers[0]!)
-    return
-  }
-  for (let from = 0; from < numbers.length; from += fds.length) {
-    const count = Math.min(numbers.length - from, fds.length)
-    for (let i = 0; i < count; i++) fds[i] = numbers[from + i]!
-    native.closeAll(count)
-  }
-}
-
 /** Closes a descriptor that nobody gets, if there is one: what close(2) reports of it is nobody's. */
 export function closeQuietly(descriptor: Descriptor | undefined): void {
   if (descriptor !== undefined) closeFds(takeFds([descriptor]))
-}
-
-/** As `closeFds`, on the thread pool; resolves to 0, or to the first error number, negative. */
-export async function closeFdsLater(numbers: readonly number[]): Promise<number> {
-  const codes: Promise<number>[] = []
-  for (let from = 0; from < numbers.length; from += fds.length) {
-    const part = numbers.slice(from, from + fds.length)
-    fds.set(part)
-    codes.push(native.closeLater(part.length))
-  }
-  return (await Promise.all(codes)).find((code) => code < 0) ?? 0
 }
 
 /** Hands a number of the process to the native side. */

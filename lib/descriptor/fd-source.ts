@@ -2,12 +2,11 @@ import type { Socket as DatagramSocket } from 'node:dgram'
 import { ReadStream, WriteStream, type promises } from 'node:fs'
 import type { Server, Socket } from 'node:net'
 import { MAX_INT, integer } from '../base/validate.ts'
-import type { Descriptor } from './descriptor.ts'
 import { invalidType, invalidValue, outOfRange } from '../base/errors/argument.ts'
-import { MAX_SENT_FDS, fds } from '../native/binding.ts'
+import { type FdHolder, borrow } from './borrow.ts'
+import { MAX_SENT_FDS } from '../native/codes.ts'
+import { fds } from '../native/shared-memory.ts'
 import { isNodeObject, numberOf as nodeNumberOf } from './node-internals.ts'
-import type { UnixServer } from '../socket/unix-server.ts'
-import type { UnixSocket } from '../socket/unix-socket.ts'
 
 /**
  * What names a descriptor to be sent: its number, or an object that holds one. It stays the caller's.
@@ -18,9 +17,7 @@ import type { UnixSocket } from '../socket/unix-socket.ts'
  */
 export type FdSource =
   | number
-  | Descriptor
-  | UnixSocket
-  | UnixServer
+  | FdHolder
   | promises.FileHandle
   | ReadStream
   | WriteStream
@@ -30,9 +27,6 @@ export type FdSource =
 
 const classes =
   'Descriptor, UnixSocket, UnixServer, FileHandle, fs.ReadStream, fs.WriteStream, net.Socket, net.Server or dgram.Socket'
-
-/** The key of the method by which our own objects lend their number; it throws when they are closed. */
-export const borrow = Symbol('borrow')
 
 /** As `numberOf`, for the sources that are met most; negative for others. It needs no name for errors. */
 function quickly(source: unknown): number {

@@ -2,7 +2,8 @@ import type { Socket as DatagramSocket } from 'node:dgram'
 import type { Server, Socket } from 'node:net'
 import { invalidValue } from '../base/errors/argument.ts'
 import { systemError } from '../native/system-error.ts'
-import { fds, native } from '../native/binding.ts'
+import { fds } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 
 // The one place that touches Node's internals: Node tells a handle's number nowhere else.
 

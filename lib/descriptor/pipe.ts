@@ -1,6 +1,7 @@
 import { type Descriptor, wrapFd } from './descriptor.ts'
 import { systemError } from '../native/system-error.ts'
-import { fds, native } from '../native/binding.ts'
+import { fds } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 
 /**

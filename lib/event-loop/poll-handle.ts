@@ -1,7 +1,8 @@
 import { setTimeout } from 'node:timers'
-import { closeFds, closeFdsLater } from '../descriptor/descriptor.ts'
+import { closeFds, closeFdsLater } from '../native/owned-fds.ts'
 import { systemError } from '../native/system-error.ts'
-import { READABLE, WRITABLE, native } from '../native/binding.ts'
+import { READABLE, WRITABLE } from '../native/codes.ts'
+import { native } from '../native/binding.ts'
 import { LONGEST_PAUSE } from '../base/backoff.ts'
 import { type Watched, hold, setWatcher } from './reactor.ts'
 

@@ -1,6 +1,7 @@
 import { systemError } from '../native/system-error.ts'
 import { unsupportedPlatform } from '../base/errors/unsupported.ts'
-import { type Dispatch, isSupported, loadFailure, native, openNative, turn } from '../native/binding.ts'
+import { type Dispatch, isSupported, loadFailure, native, openNative } from '../native/binding.ts'
+import { turn } from '../native/shared-memory.ts'
 import { startTick } from './tick-budget.ts'
 
 /** What the reactor tells a socket. */

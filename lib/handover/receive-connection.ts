@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net'
-import { type Abortable, onAbort, optionsOf, signalOf } from '../base/validate.ts'
+import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
+import { optionsOf } from '../base/validate.ts'
 import { HEADER, MAX_HEAD } from './connection-frame.ts'
 import type { Descriptor } from '../descriptor/descriptor.ts'
 import { aborted } from '../base/errors/abort.ts'

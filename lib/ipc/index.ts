@@ -1,3 +1,4 @@
+import '../socket/unix-casts.ts'
 /**
  * The channel between a Node process and its child, spoken by any process: handles go to and come from `process.send()` and
  * `process.on('message')`.

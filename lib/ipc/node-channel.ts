@@ -1,5 +1,6 @@
 import { constants } from 'node:os'
-import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
+import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
+import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
 import { type Descriptor, closeQuietly } from '../descriptor/descriptor.ts'
 import { aborted } from '../base/errors/abort.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'

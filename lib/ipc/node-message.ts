@@ -5,7 +5,8 @@ import { systemError } from '../native/system-error.ts'
 import { putFd } from '../descriptor/fd-source.ts'
 import { takeInternetAddress } from '../address/internet-address.ts'
 import type { Kind } from '../descriptor/kind.ts'
-import { fds, native } from '../native/binding.ts'
+import { fds } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 
 /** What one end of a channel says to the other: what `process.send()` takes. */
 export type NodeValue = string | number | boolean | object | null

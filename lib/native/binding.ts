@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module'
-import type * as Binding from '#binding'
+import * as Binding from '#binding'
+import { bytes, fds, outcome, batch, name, turn } from './shared-memory.ts'
 
 /** Why the binary could not be loaded, where it could not. */
 export let loadFailure: unknown
@@ -23,54 +24,10 @@ function load(): typeof Binding | undefined {
   }
 }
 
-const binding = load()
+export const binding = load()
 
 /** Whether descriptors can be passed here: false on Windows, and where no prebuilt binary fits. */
 export const isSupported: boolean = binding !== undefined
-
-/** What a call gives when the reactor will say that it can be made again. */
-export const AGAIN = binding?.AGAIN
-/** What a call gives when it should be made again after a pause, as no event will announce it. */
-export const BUSY = binding?.BUSY
-/** What a receive gives at the end of a connection. */
-export const END = binding?.END
-/** What a channel gives when its peer does not keep to the protocol or the limits. */
-export const BROKEN = binding?.BROKEN
-/** Something can be received. */
-export const READABLE = binding?.READABLE ?? 0
-/** Something can be sent. */
-export const WRITABLE = binding?.WRITABLE ?? 0
-/** The most descriptors that one message may carry. */
-export const MAX_SENT_FDS = binding?.MAX_SENT_FDS ?? 0
-/** The most descriptors that the kernel can deliver in one message. */
-export const MAX_RECEIVED_FDS = binding?.MAX_RECEIVED_FDS ?? 0
-/** The most descriptors that one message of a channel may have. */
-export const MAX_CHANNEL_FDS = binding?.MAX_CHANNEL_FDS ?? 0
-/** The most bytes of a socket's path. */
-export const MAX_PATH = binding?.MAX_PATH ?? 0
-
-// Memory shared with the native calls: a call over it makes no values.
-/** The most bytes that one receive puts into the shared memory. */
-export const MOST_BYTES = 65_536
-/** The bytes of a small message to be sent, or of those received. */
-export const bytes: Uint8Array = new Uint8Array(2 * MOST_BYTES)
-/** The same memory, with the calls between strings and bytes. */
-export const text: Buffer = Buffer.from(bytes.buffer)
-/** Copying so few bytes one by one costs less than a call that copies, or than telling the native side of an array. */
-export const SMALL = 64
-/** Descriptor numbers, in either direction. */
-export const fds: Int32Array = new Int32Array(4096)
-/**
- * What a receive tells beside its count: the number of descriptors, what became of them, the packet's size; what else
- * came, the sender's pid, uid, gid and pidfd; the length of its address.
- */
-export const outcome: Int32Array = new Int32Array(9)
-/** How many messages a receive of several gave, at most 64, and of each how many bytes and descriptors. */
-export const batch: Int32Array = new Int32Array(1 + 2 * 64)
-/** An address, in either direction, or the name of a memfd. */
-export const name: Uint8Array = new Uint8Array(256)
-/** Whether a callback of the event loop is running, how many sockets hold the process, and an event. */
-export const turn: Int32Array = new Int32Array(5)
 
 /** The native calls; `openNative` sets them. */
 export let native: Binding.Calls

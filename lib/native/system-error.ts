@@ -1,6 +1,7 @@
 import { constants } from 'node:os'
 import { inspect } from 'node:util'
-import { AGAIN, describeErrno } from './binding.ts'
+import { AGAIN } from './codes.ts'
+import { describeErrno } from './binding.ts'
 
 /** An error of the system, in Node's shape. */
 export interface SystemError extends Error {

@@ -1,7 +1,7 @@
 import { type Address, addressOf } from '../address/unix-address.ts'
 import { optionsOf } from '../base/validate.ts'
 import { type AncillaryOptions, ancillaryFlagsOf } from './credentials.ts'
-import { closeFds } from '../descriptor/descriptor.ts'
+import { closeFds } from '../native/owned-fds.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { giveName, modeOf } from '../address/socket-file.ts'
 import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'

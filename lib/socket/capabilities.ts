@@ -1,5 +1,6 @@
 import { unsupportedPlatform } from '../base/errors/unsupported.ts'
-import { MAX_SENT_FDS, backend, isSupported, loadFailure, probeKernel } from '../native/binding.ts'
+import { MAX_SENT_FDS } from '../native/codes.ts'
+import { backend, isSupported, loadFailure, probeKernel } from '../native/binding.ts'
 
 /** What this kernel and this runtime can do. */
 export interface Capabilities {

@@ -1,6 +1,6 @@
 import { MAX_INT, integer } from '../base/validate.ts'
 import { invalidType } from '../base/errors/argument.ts'
-import { outcome } from '../native/binding.ts'
+import { outcome } from '../native/shared-memory.ts'
 
 /** A process as the kernel names it. */
 export interface Credentials {

@@ -1,8 +1,9 @@
-import { type Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
+import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
+import { closeFds } from '../native/owned-fds.ts'
 import { socketClosed } from './errors.ts'
 import { Handle } from '../event-loop/poll-handle.ts'
-import { Receiver } from './receiver.ts'
-import { Sender } from './sender.ts'
+import { Receiver, type ReceivingSocket } from './receiver.ts'
+import { Sender, type SendingSocket } from './sender.ts'
 
 /** The type of a socket, which decides what a message is. */
 export type SocketType = 'stream' | 'seqpacket' | 'dgram'
@@ -29,7 +30,7 @@ export interface Framing {
 }
 
 /** A socket that sends and receives. */
-export class Endpoint extends Handle {
+export class Endpoint extends Handle implements SendingSocket, ReceivingSocket {
   readonly type: SocketType
   readonly isStream: boolean
   readonly isDatagram: boolean

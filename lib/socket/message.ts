@@ -1,6 +1,7 @@
 import type { Address } from '../address/unix-address.ts'
 import type { Credentials } from './credentials.ts'
-import { type Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
+import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
+import { closeFds } from '../native/owned-fds.ts'
 
 /**
  * What one receive gave: bytes, and the descriptors that came with them. The descriptors are the receiver's: close

@@ -1,14 +1,15 @@
 import { takeName } from '../address/unix-address.ts'
-import { onAbort } from '../base/validate.ts'
+import { onAbort } from '../base/abort.ts'
 import { takeCredentials, takePidfd } from './credentials.ts'
 import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
-import type { Endpoint } from './endpoint.ts'
 import { TOO_MANY, TRUNCATED, controlError, socketClosed } from './errors.ts'
 import { aborted } from '../base/errors/abort.ts'
 import { rejection } from '../base/rejection.ts'
 import { systemError } from '../native/system-error.ts'
 import { Message } from './message.ts'
-import { AGAIN, BUSY, END, MAX_RECEIVED_FDS, MOST_BYTES, SMALL, batch, bytes, fds, native, outcome } from '../native/binding.ts'
+import { AGAIN, BUSY, END, MAX_RECEIVED_FDS } from '../native/codes.ts'
+import { MOST_BYTES, SMALL, batch, bytes, fds, outcome } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 import { Queue } from '../base/queue.ts'
 import { chargeTick } from '../event-loop/tick-budget.ts'
 
@@ -79,9 +80,21 @@ const keepResolve = (resolve: Pending['resolve']): void => {
   resolvePending = resolve
 }
 
+/** What a receiver needs of the socket that it receives from. */
+export interface ReceivingSocket {
+  readonly fd: number
+  readonly isStream: boolean
+  readonly isDatagram: boolean
+  /** Whether descriptors are accepted; otherwise a message that carries any is refused. */
+  readonly takesFds: boolean
+  readonly armedForReading: boolean
+  /** Watches for what the pending operations need. */
+  update(): void
+}
+
 /** The receiving half of a socket. */
 export class Receiver {
-  readonly #endpoint: Endpoint
+  readonly #endpoint: ReceivingSocket
   readonly #queue = new Queue<Pending>()
   /** What an iteration received beyond what it was asked for, in order, and an error that came after it. */
   readonly #ahead = new Queue<Message | Failure>()
@@ -99,7 +112,7 @@ export class Receiver {
   /** How many the last receive took; negative where it took no message. */
   #lastFds = -1
 
-  constructor(endpoint: Endpoint) {
+  constructor(endpoint: ReceivingSocket) {
     this.#endpoint = endpoint
   }
 

@@ -1,13 +1,14 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { putName } from '../address/unix-address.ts'
-import { onAbort } from '../base/validate.ts'
+import { onAbort } from '../base/abort.ts'
 import type { Claim } from './credentials.ts'
-import { closeFds, duplicateShared } from '../descriptor/descriptor.ts'
-import type { Endpoint } from './endpoint.ts'
+import { closeFds, duplicateShared } from '../native/owned-fds.ts'
 import { aborted } from '../base/errors/abort.ts'
 import { rejection } from '../base/rejection.ts'
 import { systemError } from '../native/system-error.ts'
-import { AGAIN, BUSY, SMALL, bytes, fds, native } from '../native/binding.ts'
+import { AGAIN, BUSY } from '../native/codes.ts'
+import { SMALL, bytes, fds } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 import { FIRST_PAUSE, LONGEST_PAUSE } from '../base/backoff.ts'
 import { Queue } from '../base/queue.ts'
 import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
@@ -64,9 +65,22 @@ interface Pending {
   abortion: Disposable | undefined
 }
 
+/** What a sender needs of the socket that it sends through. */
+export interface SendingSocket {
+  readonly fd: number
+  readonly closed: boolean
+  readonly isStream: boolean
+  /** Whether pending operations keep the process alive. */
+  readonly referenced: boolean
+  /** Watches for what the pending operations need. */
+  update(): void
+  /** Notes whether the sender to an address has pending messages. */
+  setWaiting(address: string, sender: Sender, waits: boolean): void
+}
+
 /** The sending half of a socket, or its datagrams to one address: what does not go out at once goes in order. */
 export class Sender {
-  readonly #endpoint: Endpoint
+  readonly #endpoint: SendingSocket
   /** Where to, if not to the socket's peer, as a string and as bytes. */
   readonly #address: string | undefined
   readonly #name: Uint8Array | undefined
@@ -74,7 +88,7 @@ export class Sender {
   #timer: NodeJS.Timeout | undefined
   #pause = FIRST_PAUSE
 
-  constructor(endpoint: Endpoint, address?: string, name?: Uint8Array) {
+  constructor(endpoint: SendingSocket, address?: string, name?: Uint8Array) {
     this.#endpoint = endpoint
     this.#address = address
     this.#name = name

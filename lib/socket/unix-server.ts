@@ -1,13 +1,14 @@
 import { type Address, addressOf, takeName } from '../address/unix-address.ts'
-import { type Abortable, backlogOf, optionsOf, signalOf } from '../base/validate.ts'
+import { type Abortable, signalOf } from '../base/abort.ts'
+import { backlogOf, optionsOf } from '../base/validate.ts'
 import { type Credentials, type AncillaryOptions, ancillaryFlagsOf } from './credentials.ts'
-import { checkCast } from '../descriptor/casts.ts'
-import { closeFds, takeFd, unixCasts } from '../descriptor/descriptor.ts'
+import { closeFds } from '../native/owned-fds.ts'
+import { type Descriptor, takeFd } from '../descriptor/descriptor.ts'
 import { type SocketType, socketTypes } from './endpoint.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { socketClosed, socketNotEmpty } from './errors.ts'
 import { systemError } from '../native/system-error.ts'
-import { borrow } from '../descriptor/fd-source.ts'
+import { borrow } from '../descriptor/borrow.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { type AcceptShape, type Allow, Listener } from './acceptor.ts'
 import { native } from '../native/binding.ts'
@@ -176,7 +177,11 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
     await this.#listener.closeLater()
   }
 
-  /** @internal Lend the number for one call. */
+  /**
+   * Returns the number for one call.
+   *
+   * @hidden
+   */
   [borrow](): number {
     return UnixServer.#open(this).fd
   }
@@ -189,9 +194,9 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   }
 }
 
-unixCasts.toUnixServer = (descriptor) => {
+/** Makes the object for a listening socket of another process, which keeps its file. The descriptor is taken. */
+export function adoptServer(descriptor: Descriptor): UnixServer {
   const fd = descriptor[borrow]()
-  checkCast(fd, 'toUnixServer')
   const typeCode = native.socketType(fd)
   const address = takeName(native.localName(fd))! // bound, as it listens
   return make(takeFd(descriptor), typeCode, address, true, undefined)

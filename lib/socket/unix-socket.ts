@@ -1,18 +1,22 @@
 import type { Socket } from 'node:net'
 import { type Address, addressOf, takeName } from '../address/unix-address.ts'
-import { type Abortable, type Bytes, MAX_INT, bytesOf, integer, optionsOf, signalOf } from '../base/validate.ts'
+import { type Abortable, signalOf } from '../base/abort.ts'
+import { type Bytes, MAX_INT, bytesOf, integer, optionsOf } from '../base/validate.ts'
 import { type Credentials, type AncillaryOptions, claimOf, ancillaryFlagsOf } from './credentials.ts'
-import { checkCast } from '../descriptor/casts.ts'
-import { Descriptor, adopt, closeFds, closeQuietly, takeFd, wrapFd, unixCasts } from '../descriptor/descriptor.ts'
+import { Descriptor, adopt, closeQuietly, takeFd, wrapFd } from '../descriptor/descriptor.ts'
+import { closeFds } from '../native/owned-fds.ts'
 import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
 import { carrierMissing, inChannel, socketClosed, socketNotEmpty } from './errors.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { systemError } from '../native/system-error.ts'
 import { unsupportedPlatform } from '../base/errors/unsupported.ts'
-import { type FdSource, borrow, putFd, putFds } from '../descriptor/fd-source.ts'
+import { borrow } from '../descriptor/borrow.ts'
+import { type FdSource, putFd, putFds } from '../descriptor/fd-source.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { type Message, ReceivedFd } from './message.ts'
-import { MAX_RECEIVED_FDS, fds, isSupported, loadFailure, native } from '../native/binding.ts'
+import { MAX_RECEIVED_FDS } from '../native/codes.ts'
+import { fds } from '../native/shared-memory.ts'
+import { isSupported, loadFailure, native } from '../native/binding.ts'
 import { duplicateOf, isNetSocket } from '../descriptor/node-internals.ts'
 import { peerOf } from './peer.ts'
 import { openReactor } from '../event-loop/reactor.ts'
@@ -392,7 +396,11 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     this.#endpoint.framing?.drop()
   }
 
-  /** @internal Lend the number for one call. */
+  /**
+   * Returns the number for one call.
+   *
+   * @hidden
+   */
   [borrow](): number {
     return UnixSocket.#open(this).fd
   }
@@ -432,11 +440,6 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     const signal = signalOf(options)
     return UnixSocket.#free(socket).receiver.receive(socket, limits, shape, signal)
   }
-}
-
-unixCasts.toUnixSocket = (descriptor) => {
-  checkCast(descriptor[borrow](), 'toUnixSocket')
-  return UnixSocket.from(descriptor)
 }
 
 /** Closes sockets that nobody uses any more. Descriptors they hold are found by their own finalizer. */

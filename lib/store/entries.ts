@@ -1,6 +1,7 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import type { Credentials } from '../socket/credentials.ts'
-import { type Descriptor, closeFds, takeFds } from '../descriptor/descriptor.ts'
+import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
+import { closeFds } from '../native/owned-fds.ts'
 import { storeError } from './errors.ts'
 import { type Entry, isAllowed } from './entry.ts'
 import type { Settings } from './settings.ts'

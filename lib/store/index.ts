@@ -1,3 +1,4 @@
+import '../socket/unix-casts.ts'
 /**
  * A store keeps descriptors for other processes, by name: over their restarts, and its own.
  *

@@ -2,7 +2,9 @@ import { closeSync, openSync } from 'node:fs'
 import { constants } from 'node:os'
 import { systemError } from '../native/system-error.ts'
 import { Handle } from '../event-loop/poll-handle.ts'
-import { AGAIN, type ProgramDescription, describeStep, fds, native, outcome } from '../native/binding.ts'
+import { AGAIN } from '../native/codes.ts'
+import { type ProgramDescription, describeStep, native } from '../native/binding.ts'
+import { fds, outcome } from '../native/shared-memory.ts'
 
 /** How a process has ended: with a code, or by a signal. */
 export interface Ending {

@@ -1,3 +1,4 @@
+import '../socket/unix-casts.ts'
 /**
  * A superserver listens, and has others serve: a program for each connection, as inetd does, or workers with fewer rights, as nginx
  * does: what a worker has not taken on when it dies goes to another one.

@@ -1,6 +1,7 @@
 import { readSync } from 'node:fs'
 import { clearTimeout, setTimeout } from 'node:timers'
-import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
+import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
+import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
 import { takeFd } from '../descriptor/descriptor.ts'
 import { aborted } from '../base/errors/abort.ts'
 import { rejection } from '../base/rejection.ts'

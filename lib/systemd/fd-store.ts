@@ -1,4 +1,5 @@
-import { type Abortable, optionsOf, signalOf } from '../base/validate.ts'
+import { type Abortable, signalOf } from '../base/abort.ts'
+import { optionsOf } from '../base/validate.ts'
 import { descriptorNameOf } from '../base/descriptor-name.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { type FdSource, putFds } from '../descriptor/fd-source.ts'

@@ -1,3 +1,4 @@
+import '../socket/unix-casts.ts'
 /**
  * What systemd and its kin say to services, and services to them: sockets and stored descriptors that are passed,
  * sd_listen_fds(3), and how a service is doing, sd_notify(3).

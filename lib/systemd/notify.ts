@@ -1,4 +1,5 @@
-import { type Abortable, MAX_INT, integer, optionsOf, signalOf } from '../base/validate.ts'
+import { type Abortable, signalOf } from '../base/abort.ts'
+import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { assignment, tell } from './message.ts'
 

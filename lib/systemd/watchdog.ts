@@ -1,5 +1,6 @@
 import { clearInterval, setInterval } from 'node:timers'
-import { type Abortable, MAX_INT, integer, onAbort, optionsOf, signalOf } from '../base/validate.ts'
+import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
+import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
 import { countOf, isThisProcess } from './environment.ts'
 import { notify } from './notify.ts'
 

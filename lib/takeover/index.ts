@@ -1,3 +1,4 @@
+import '../socket/unix-casts.ts'
 /**
  * Restarts that drop no connection: a process takes the listeners of the one that serves, and serves in its place when it is ready.
  *

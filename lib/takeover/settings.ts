@@ -1,6 +1,7 @@
 import { resolve } from 'node:path'
 import { type Address, addressOf } from '../address/unix-address.ts'
-import { type Abortable, type Bytes, MAX_INT, integer } from '../base/validate.ts'
+import { type Abortable } from '../base/abort.ts'
+import { type Bytes, MAX_INT, integer } from '../base/validate.ts'
 import type { TcpListenerOptions, UnixListenerOptions } from '../socket/bind-listener.ts'
 import type { Credentials } from '../socket/credentials.ts'
 import { invalidReturn, invalidType, invalidValue } from '../base/errors/argument.ts'

@@ -1,3 +1,4 @@
+import '../socket/unix-casts.ts'
 /**
  * Sockets with the interface of the npm package usocket, for programs that were written to it: dbus-next is one.
  *

@@ -1,0 +1,34 @@
+import { systemError } from './system-error.ts'
+import { fds } from './shared-memory.ts'
+import { native } from './binding.ts'
+
+/** Duplicates of the first of the shared numbers, as many as counted: what they mean now. The native side owns them. */
+export function duplicateShared(count: number): number[] {
+  const code = native.duplicate(count)
+  if (code < 0) throw systemError(code, 'fcntl')
+  return Array.from(fds.subarray(0, count))
+}
+
+/** Closes numbers that the native side owns, runs of them with one system call. */
+export function closeFds(numbers: readonly number[]): void {
+  if (numbers.length === 1) {
+    native.close(numbers[0]!)
+    return
+  }
+  for (let from = 0; from < numbers.length; from += fds.length) {
+    const count = Math.min(numbers.length - from, fds.length)
+    for (let i = 0; i < count; i++) fds[i] = numbers[from + i]!
+    native.closeAll(count)
+  }
+}
+
+/** As `closeFds`, on the thread pool; resolves to 0, or to the first error number, negative. */
+export async function closeFdsLater(numbers: readonly number[]): Promise<number> {
+  const codes: Promise<number>[] = []
+  for (let from = 0; from < numbers.length; from += fds.length) {
+    const part = numbers.slice(from, from + fds.length)
+    fds.set(part)
+    codes.push(native.closeLater(part.length))
+  }
+  return (await Promise.all(codes)).find((code) => code < 0) ?? 0
+}
