@@ -12,38 +12,53 @@ import './lib/socket/unix-casts.ts'
  *
  * @module
  */
-export type { Address } from './lib/address/unix-address.ts'
-export type { Abortable } from './lib/base/abort.ts'
-export type { Bytes } from './lib/base/validate.ts'
-export { type ReceiveConnectionOptions, receiveConnection } from './lib/handover/receive-connection.ts'
-export { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './lib/socket/bind-listener.ts'
-export { type Capabilities, capabilities } from './lib/socket/capabilities.ts'
-export type { FileStreamOptions } from './lib/descriptor/casts.ts'
-export { Channel, type ChannelOptions, type ChannelReply, type RequestOptions } from './lib/channel/channel.ts'
-export type { ChannelMessage, ChannelRequest } from './lib/channel/message.ts'
-export { type ConnectOptions, connect } from './lib/socket/connect.ts'
-export type { Credentials, AncillaryOptions } from './lib/socket/credentials.ts'
-export { type BindOptions, bind } from './lib/socket/bind.ts'
-export { Descriptor } from './lib/descriptor/descriptor.ts'
-export type { SocketType } from './lib/socket/endpoint.ts'
-export type { ControlError } from './lib/socket/errors.ts'
-export type { SystemError } from './lib/native/system-error.ts'
-export type { FdSource } from './lib/descriptor/fd-source.ts'
-export { handOver } from './lib/handover/hand-over.ts'
-export type { Kind } from './lib/descriptor/kind.ts'
-export { type MemfdOptions, memfd } from './lib/descriptor/memfd.ts'
-export type { Message, ReceivedFd } from './lib/socket/message.ts'
-export { isSupported } from './lib/native/binding.ts'
-export { pipe } from './lib/descriptor/pipe.ts'
-export type { Seal } from './lib/descriptor/seals.ts'
-export { type ListenOptions, UnixServer, listen } from './lib/socket/unix-server.ts'
+export { type SystemError, isSupported } from './lib/native/index.ts'
+export type { Abortable, Bytes } from './lib/base/index.ts'
+export type { Address } from './lib/address/index.ts'
 export {
+  Descriptor,
+  type FdSource,
+  type FileStreamOptions,
+  type Kind,
+  type MemfdOptions,
+  type Seal,
+  memfd,
+  pipe
+} from './lib/descriptor/index.ts'
+export {
+  type AncillaryOptions,
+  type BindOptions,
+  type Capabilities,
+  type ConnectOptions,
+  type ControlError,
+  type Credentials,
+  type ListenOptions,
+  type Message,
+  type ReceivedFd,
   type RecvFdOptions,
   type RecvOptions,
   type SendOptions,
+  type SocketType,
   type SocketpairOptions,
+  type TcpListenerOptions,
+  type UnixListenerOptions,
+  UnixServer,
   UnixSocket,
+  bind,
+  bindListener,
+  capabilities,
+  connect,
+  listen,
   recvFd,
   sendFd,
   socketpair
-} from './lib/socket/unix-socket.ts'
+} from './lib/socket/index.ts'
+export { type ReceiveConnectionOptions, handOver, receiveConnection } from './lib/handover/index.ts'
+export {
+  Channel,
+  type ChannelMessage,
+  type ChannelOptions,
+  type ChannelReply,
+  type ChannelRequest,
+  type RequestOptions
+} from './lib/channel/index.ts'

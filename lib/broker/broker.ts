@@ -1,13 +1,20 @@
 import { constants } from 'node:os'
-import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
-import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
-import { connect } from '../socket/connect.ts'
-import type { Descriptor } from '../descriptor/descriptor.ts'
-import { aborted } from '../base/errors/abort.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
-import { protocolError } from '../base/errors/system.ts'
-import { systemError } from '../native/system-error.ts'
-import { openReactor } from '../event-loop/reactor.ts'
+import type { Abortable } from '../base/index.ts'
+import {
+  onAbort,
+  signalOf,
+  MAX_INT,
+  integer,
+  optionsOf,
+  aborted,
+  invalidType,
+  invalidValue,
+  protocolError
+} from '../base/internal.ts'
+import { connect } from '../socket/index.ts'
+import type { Descriptor } from '../descriptor/index.ts'
+import { systemError } from '../native/internal.ts'
+import { openReactor } from '../event-loop/internal.ts'
 import { flagsOf } from './flags.ts'
 import { Helper, startHelper } from './helper.ts'
 import type { BrokerPolicy } from './policy.ts'

@@ -1,13 +1,9 @@
 import { connect as connectTcp } from 'node:net'
 import { constants } from 'node:os'
-import { bindListener } from '../socket/bind-listener.ts'
-import { connect as connectUnix } from '../socket/connect.ts'
-import { Descriptor, wrapFd } from '../descriptor/descriptor.ts'
-import type { SocketType } from '../socket/endpoint.ts'
-import { systemError } from '../native/system-error.ts'
-import { putFd } from '../descriptor/fd-source.ts'
-import { fds } from '../native/shared-memory.ts'
-import { native } from '../native/binding.ts'
+import { bindListener, connect as connectUnix, type SocketType } from '../socket/index.ts'
+import { Descriptor } from '../descriptor/index.ts'
+import { wrapFd, putFd } from '../descriptor/internal.ts'
+import { systemError, fds, native } from '../native/internal.ts'
 import type { Service } from './service.ts'
 
 /** Connects to a service. The descriptor is in blocking mode. */

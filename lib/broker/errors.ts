@@ -1,4 +1,4 @@
-import { withCode } from '../base/errors/coded-error.ts'
+import { withCode } from '../base/internal.ts'
 
 /** A call on a broker that is closed, or that was closed while it waited. */
 export function brokerClosed(): Error {

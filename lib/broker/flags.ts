@@ -1,6 +1,5 @@
 import { constants } from 'node:fs'
-import { MAX_INT, integer } from '../base/validate.ts'
-import { invalidValue } from '../base/errors/argument.ts'
+import { MAX_INT, integer, invalidValue } from '../base/internal.ts'
 
 const { O_ACCMODE, O_APPEND, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY } = {
   O_ACCMODE: 3,

@@ -1,14 +1,11 @@
 // The helper of a broker, with the channel as its descriptor 3. It runs twice in one process: `restrict [UID GID]` gives up
 // what has to be given up before execve(2), and executes `serve`, which takes the user on and grants wishes.
 import { argv, execPath } from 'node:process'
-import { Channel } from '../channel/channel.ts'
-import type { Credentials } from '../socket/credentials.ts'
-import { invalidValue } from '../base/errors/argument.ts'
-import { systemError } from '../native/system-error.ts'
-import { executeRestricted, hide } from '../native/binding.ts'
-import { UnixSocket } from '../socket/unix-socket.ts'
+import { Channel } from '../channel/index.ts'
+import { type Credentials, UnixSocket } from '../socket/index.ts'
+import { invalidValue, type Identity } from '../base/internal.ts'
+import { systemError, executeRestricted, hide } from '../native/internal.ts'
 import { Desk } from './desk.ts'
-import type { Identity } from '../base/identity.ts'
 import { type BrokerPolicy, policyOf, readOnly } from './policy.ts'
 import { Roots } from './roots.ts'
 import { serviceOf } from './service.ts'

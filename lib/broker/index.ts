@@ -9,13 +9,7 @@ import '../socket/unix-casts.ts'
  *
  * @module broker
  */
-export {
-  Broker,
-  type BrokerListenOptions,
-  type StartBrokerOptions,
-  connectBroker,
-  startBroker
-} from './broker.ts'
+export { Broker, type BrokerListenOptions, type StartBrokerOptions, connectBroker, startBroker } from './broker.ts'
 export type { BrokerPolicy, BrokerRequest, OpenRequest, ServiceRequest } from './policy.ts'
 export { BrokerService, type ServeBrokerOptions, serveBroker } from './serve.ts'
 export type { BrokerOffer } from './settings.ts'

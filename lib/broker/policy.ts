@@ -1,6 +1,6 @@
-import type { Credentials } from '../socket/credentials.ts'
-import { invalidType } from '../base/errors/argument.ts'
-import type { Kind } from '../descriptor/kind.ts'
+import type { Credentials } from '../socket/index.ts'
+import { invalidType } from '../base/internal.ts'
+import type { Kind } from '../descriptor/index.ts'
 
 /** A file that a broker is to open; asked before anything happens to it. */
 export interface OpenRequest {

@@ -1,7 +1,8 @@
-import { wrapFd, type Descriptor } from '../descriptor/descriptor.ts'
-import { pathError } from '../base/errors/system.ts'
-import { native } from '../native/binding.ts'
-import { openReactor } from '../event-loop/reactor.ts'
+import { wrapFd } from '../descriptor/internal.ts'
+import type { Descriptor } from '../descriptor/index.ts'
+import { pathError } from '../base/internal.ts'
+import { native } from '../native/internal.ts'
+import { openReactor } from '../event-loop/internal.ts'
 
 /** A directory beneath which files are opened. */
 export interface Root {

@@ -1,7 +1,7 @@
 import { isIP } from 'node:net'
 import { isAbsolute } from 'node:path'
-import { addressOf } from '../address/unix-address.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { addressOf } from '../address/internal.ts'
+import { invalidType, invalidValue } from '../base/internal.ts'
 
 /** What can be connected to, or listened on. */
 export type Service =

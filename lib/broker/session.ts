@@ -1,7 +1,7 @@
-import { Channel } from '../channel/channel.ts'
+import { Channel } from '../channel/index.ts'
+import type { UnixSocket } from '../socket/index.ts'
+import { Hold } from '../base/internal.ts'
 import { brokerClosed } from './errors.ts'
-import type { UnixSocket } from '../socket/unix-socket.ts'
-import { Hold } from '../base/hold.ts'
 import { MAX_WISH } from './wish.ts'
 
 /** A channel to whoever grants wishes, as long as it lasts. */

@@ -1,8 +1,6 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
-import type { Identity } from '../base/identity.ts'
-import { identityOf } from '../base/identity.ts'
+import { invalidType, invalidValue, type Identity, identityOf } from '../base/internal.ts'
 import { type BrokerPolicy, policyOf } from './policy.ts'
 import { serviceOf } from './service.ts'
 

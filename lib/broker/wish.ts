@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
-import { MAX_INT } from '../base/validate.ts'
-import { systemError } from '../native/system-error.ts'
+import { MAX_INT } from '../base/internal.ts'
+import { systemError } from '../native/internal.ts'
 import type { Opening } from './opening.ts'
 
 const { EINVAL, ENAMETOOLONG } = constants.errno

@@ -1,5 +1,5 @@
-import type { Address } from '../address/unix-address.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import type { Address } from '../address/index.ts'
+import { invalidType, invalidValue } from '../base/internal.ts'
 
 /** Where the system bus is if nobody says (D-Bus Specification, "System message bus"). */
 const SYSTEM_BUS = 'unix:path=/var/run/dbus/system_bus_socket'

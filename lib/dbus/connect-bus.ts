@@ -1,6 +1,6 @@
-import { type Abortable, signalOf } from '../base/abort.ts'
-import { optionsOf } from '../base/validate.ts'
-import { connect } from '../socket/connect.ts'
+import type { Abortable } from '../base/index.ts'
+import { signalOf, optionsOf } from '../base/internal.ts'
+import { connect } from '../socket/index.ts'
 import { busAddresses } from './bus-address.ts'
 import { DBusStream } from './dbus-stream.ts'
 

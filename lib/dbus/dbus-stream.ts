@@ -1,9 +1,9 @@
-import { type Descriptor, adopt } from '../descriptor/descriptor.ts'
-import { closeFds } from '../native/owned-fds.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
-import type { FdSource } from '../descriptor/fd-source.ts'
-import { SocketStream, closeAll } from '../stream/unix-stream.ts'
-import { UnixSocket } from '../socket/unix-socket.ts'
+import type { Descriptor, FdSource } from '../descriptor/index.ts'
+import { adopt } from '../descriptor/internal.ts'
+import { closeFds } from '../native/internal.ts'
+import { invalidType, invalidValue } from '../base/internal.ts'
+import { SocketStream, closeAll } from '../stream/internal.ts'
+import { UnixSocket } from '../socket/index.ts'
 
 /**
  * A connection to a D-Bus, or to a peer, as the stream that dbus-native passes descriptors by: give it to `createClient` or

@@ -16,14 +16,7 @@ import { isNodeObject, numberOf as nodeNumberOf } from './node-internals.ts'
  * primary of a cluster made for all its workers.
  */
 export type FdSource =
-  | number
-  | FdHolder
-  | promises.FileHandle
-  | ReadStream
-  | WriteStream
-  | Socket
-  | Server
-  | DatagramSocket
+  number | FdHolder | promises.FileHandle | ReadStream | WriteStream | Socket | Server | DatagramSocket
 
 const classes =
   'Descriptor, UnixSocket, UnixServer, FileHandle, fs.ReadStream, fs.WriteStream, net.Socket, net.Server or dgram.Socket'

@@ -1,4 +1,4 @@
-import { withCode } from '../base/errors/coded-error.ts'
+import { withCode } from '../base/internal.ts'
 
 /** A descriptor that the other end of a Node channel could not receive, however often it was sent. */
 export function notReceived(): Error {

@@ -1,19 +1,30 @@
 import { constants } from 'node:os'
-import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
-import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
-import { type Descriptor, closeQuietly } from '../descriptor/descriptor.ts'
-import { aborted } from '../base/errors/abort.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
-import { isControlError, socketClosed } from '../socket/errors.ts'
+import type { Abortable } from '../base/index.ts'
+import {
+  onAbort,
+  signalOf,
+  MAX_INT,
+  integer,
+  optionsOf,
+  aborted,
+  invalidType,
+  invalidValue,
+  protocolError,
+  tooLarge,
+  undecodable,
+  rejection,
+  Iteration,
+  end,
+  type Pending,
+  settle,
+  Queue
+} from '../base/internal.ts'
+import type { Descriptor, FdSource } from '../descriptor/index.ts'
+import { closeQuietly } from '../descriptor/internal.ts'
+import { isControlError, socketClosed } from '../socket/internal.ts'
+import { systemError } from '../native/internal.ts'
+import { UnixSocket } from '../socket/index.ts'
 import { notReceived } from './errors.ts'
-import { protocolError, tooLarge, undecodable } from '../base/errors/system.ts'
-import { rejection } from '../base/rejection.ts'
-import { systemError } from '../native/system-error.ts'
-import type { FdSource } from '../descriptor/fd-source.ts'
-import { Iteration, end } from '../base/async-iterator.ts'
-import { type Pending, settle } from '../base/waiters.ts'
-import { Queue } from '../base/queue.ts'
-import { UnixSocket } from '../socket/unix-socket.ts'
 import { Lines } from './lines.ts'
 import { type Internal, NodeMessage, type NodeValue, duplicateOf, isInternal, lineOf } from './node-message.ts'
 

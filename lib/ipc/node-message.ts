@@ -1,12 +1,8 @@
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
-import { wrongKind } from '../descriptor/errors.ts'
-import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
-import { systemError } from '../native/system-error.ts'
-import { putFd } from '../descriptor/fd-source.ts'
-import { takeInternetAddress } from '../address/internet-address.ts'
-import type { Kind } from '../descriptor/kind.ts'
-import { fds } from '../native/shared-memory.ts'
-import { native } from '../native/binding.ts'
+import { invalidType, invalidValue } from '../base/internal.ts'
+import { wrongKind, wrapFd, putFd } from '../descriptor/internal.ts'
+import type { Descriptor, Kind } from '../descriptor/index.ts'
+import { systemError, fds, native } from '../native/internal.ts'
+import { takeInternetAddress } from '../address/internal.ts'
 
 /** What one end of a channel says to the other: what `process.send()` takes. */
 export type NodeValue = string | number | boolean | object | null

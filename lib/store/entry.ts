@@ -1,5 +1,5 @@
-import type { Credentials } from '../socket/credentials.ts'
-import type { Descriptor } from '../descriptor/descriptor.ts'
+import type { Credentials } from '../socket/index.ts'
+import type { Descriptor } from '../descriptor/index.ts'
 
 /** Who may do what with an entry, as with a file: these bits for its owner, its group, and others. */
 export const GET = 4

@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { inspect } from 'node:util'
-import { withCode } from '../base/errors/coded-error.ts'
+import { withCode } from '../base/internal.ts'
 
 /** What a store refuses. */
 export function storeError(

@@ -1,8 +1,7 @@
-import { Channel } from '../channel/channel.ts'
-import type { ChannelMessage } from '../channel/message.ts'
-import type { Descriptor } from '../descriptor/descriptor.ts'
-import { Hold } from '../base/hold.ts'
-import type { UnixSocket } from '../socket/unix-socket.ts'
+import { Channel, type ChannelMessage } from '../channel/index.ts'
+import type { Descriptor } from '../descriptor/index.ts'
+import { Hold } from '../base/internal.ts'
+import type { UnixSocket } from '../socket/index.ts'
 import { MAX_BYTES, MAX_ENTRY_FDS, type Wish } from './protocol.ts'
 
 const LIMITS = { maxBytes: MAX_BYTES, maxFds: MAX_ENTRY_FDS } as const

@@ -1,9 +1,9 @@
 import { resolve } from 'node:path'
-import { type Address, addressOf } from '../address/unix-address.ts'
-import { type Abortable } from '../base/abort.ts'
-import { integer } from '../base/validate.ts'
-import type { Credentials } from '../socket/credentials.ts'
-import { invalidReturn, invalidType, invalidValue } from '../base/errors/argument.ts'
+import type { Address } from '../address/index.ts'
+import { addressOf } from '../address/internal.ts'
+import type { Abortable } from '../base/index.ts'
+import { integer, invalidReturn, invalidType, invalidValue } from '../base/internal.ts'
+import type { Credentials } from '../socket/index.ts'
 
 /** The most descriptors of a store: as many as its successor can be given at once. */
 const MAX_FDS = 4000

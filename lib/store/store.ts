@@ -1,21 +1,24 @@
-import { type Address, addressOf } from '../address/unix-address.ts'
-import { type Abortable, signalOf } from '../base/abort.ts'
-import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
-import type { ChannelMessage } from '../channel/message.ts'
-import { connect } from '../socket/connect.ts'
-import { type Descriptor, takeFds, wrapFd } from '../descriptor/descriptor.ts'
-import { closeFds } from '../native/owned-fds.ts'
-import { descriptorNameOf } from '../base/descriptor-name.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
-import { protocolError } from '../base/errors/system.ts'
+import type { Address } from '../address/index.ts'
+import { addressOf } from '../address/internal.ts'
+import type { Abortable } from '../base/index.ts'
+import {
+  signalOf,
+  MAX_INT,
+  integer,
+  optionsOf,
+  descriptorNameOf,
+  invalidType,
+  invalidValue,
+  protocolError,
+  groupOf
+} from '../base/internal.ts'
+import type { ChannelMessage } from '../channel/index.ts'
+import { connect } from '../socket/index.ts'
+import type { Descriptor, FdSource, Kind } from '../descriptor/index.ts'
+import { takeFds, wrapFd, putFds } from '../descriptor/internal.ts'
+import { closeFds, systemError, fds as numbers, native } from '../native/internal.ts'
+import { openReactor } from '../event-loop/internal.ts'
 import { storeClosed } from './errors.ts'
-import { systemError } from '../native/system-error.ts'
-import { type FdSource, putFds } from '../descriptor/fd-source.ts'
-import { groupOf } from '../base/identity.ts'
-import type { Kind } from '../descriptor/kind.ts'
-import { fds as numbers } from '../native/shared-memory.ts'
-import { native } from '../native/binding.ts'
-import { openReactor } from '../event-loop/reactor.ts'
 import { Line } from './line.ts'
 import { MAX_ENTRY_FDS, MOVED, type Wish } from './protocol.ts'
 

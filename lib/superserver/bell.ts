@@ -1,6 +1,5 @@
-import { systemError } from '../native/system-error.ts'
-import { Handle } from '../event-loop/poll-handle.ts'
-import { native } from '../native/binding.ts'
+import { systemError, native } from '../native/internal.ts'
+import { Handle } from '../event-loop/internal.ts'
 
 /** What rings where one of the native services has news; the services hear it all. It does not hold the process. */
 class Bell extends Handle {

@@ -1,10 +1,7 @@
 import { closeSync, openSync } from 'node:fs'
 import { constants } from 'node:os'
-import { systemError } from '../native/system-error.ts'
-import { Handle } from '../event-loop/poll-handle.ts'
-import { AGAIN } from '../native/codes.ts'
-import { type ProgramDescription, describeStep, native } from '../native/binding.ts'
-import { fds, outcome } from '../native/shared-memory.ts'
+import { systemError, AGAIN, type ProgramDescription, describeStep, native, fds, outcome } from '../native/internal.ts'
+import { Handle } from '../event-loop/internal.ts'
 
 /** How a process has ended: with a code, or by a signal. */
 export interface Ending {

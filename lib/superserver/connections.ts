@@ -1,13 +1,10 @@
 import type { Server, Socket } from 'node:net'
-import { optionsOf } from '../base/validate.ts'
-import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
-import { invalidType } from '../base/errors/argument.ts'
+import { optionsOf, invalidType, Iteration, end, Queue } from '../base/internal.ts'
+import type { Descriptor } from '../descriptor/index.ts'
+import { wrapFd, trackConnections } from '../descriptor/internal.ts'
+import { drainHttp, isHttp } from '../handover/internal.ts'
+import { native } from '../native/internal.ts'
 import { noSockets } from './errors.ts'
-import { drainHttp, isHttp } from '../handover/drain.ts'
-import { Iteration, end } from '../base/async-iterator.ts'
-import { native } from '../native/binding.ts'
-import { trackConnections } from '../descriptor/node-internals.ts'
-import { Queue } from '../base/queue.ts'
 import { type Duty, type Given, openDuty } from './duty.ts'
 
 /** Options of {@link connections}. */

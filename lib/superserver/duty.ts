@@ -1,16 +1,23 @@
 import { setImmediate } from 'node:timers'
-import { BYTES, JSON_TEXT } from '../channel/codec.ts'
-import { adopt } from '../descriptor/descriptor.ts'
-import { closeFds } from '../native/owned-fds.ts'
-import { type SystemError, systemError } from '../native/system-error.ts'
+import { BYTES, JSON_TEXT, ERROR, MESSAGE, REQUEST, RESPONSE } from '../channel/internal.ts'
+import { adopt } from '../descriptor/internal.ts'
+import {
+  closeFds,
+  systemError,
+  AGAIN,
+  BROKEN,
+  BUSY,
+  END,
+  MOST_BYTES,
+  fds,
+  outcome,
+  text,
+  native
+} from '../native/internal.ts'
+import type { SystemError } from '../native/index.ts'
+import { protocolError } from '../base/internal.ts'
+import { Handle, openReactor } from '../event-loop/internal.ts'
 import { notAWorker } from './errors.ts'
-import { protocolError } from '../base/errors/system.ts'
-import { ERROR, MESSAGE, REQUEST, RESPONSE } from '../channel/frame.ts'
-import { Handle } from '../event-loop/poll-handle.ts'
-import { AGAIN, BROKEN, BUSY, END } from '../native/codes.ts'
-import { MOST_BYTES, fds, outcome, text } from '../native/shared-memory.ts'
-import { native } from '../native/binding.ts'
-import { openReactor } from '../event-loop/reactor.ts'
 import { WORKER } from './worker-environment.ts'
 
 /** Something that a worker was given. */

@@ -1,4 +1,4 @@
-import { withCode } from '../base/errors/coded-error.ts'
+import { withCode } from '../base/internal.ts'
 
 /** A worker that has ended before it was ready to serve. */
 export function workerFailed(command: string, { code, signal }: { code: number | null; signal: string | null }): Error {

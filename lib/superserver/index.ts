@@ -8,15 +8,9 @@ import '../socket/unix-casts.ts'
  *
  * @module superserver
  */
-export type { ListenSource } from '../socket/listening.ts'
+export type { ListenSource } from '../socket/internal.ts'
 export type { Ending } from './child.ts'
-export {
-  type ConnectionsOptions,
-  type WorkerListener,
-  connections,
-  listeners,
-  serve
-} from './connections.ts'
+export { type ConnectionsOptions, type WorkerListener, connections, listeners, serve } from './connections.ts'
 export type {
   ConnectionCounters,
   ExitEvent,

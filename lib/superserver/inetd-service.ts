@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { MAX_INT } from '../base/validate.ts'
-import { native } from '../native/binding.ts'
+import { MAX_INT } from '../base/internal.ts'
+import { native } from '../native/internal.ts'
 import { endingOf, spawnError } from './child.ts'
 import { NativeService } from './native-service.ts'
 import { type Events, type SuperserverStats, countersOf } from './service.ts'

@@ -1,11 +1,9 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { putName } from '../address/unix-address.ts'
-import { systemError } from '../native/system-error.ts'
-import { type ServiceState, native } from '../native/binding.ts'
-import { fds } from '../native/shared-memory.ts'
+import { putName } from '../address/internal.ts'
+import { systemError, type ServiceState, native, fds } from '../native/internal.ts'
+import type { Listening } from '../socket/internal.ts'
 import { listenToBell } from './bell.ts'
 import { Service } from './service.ts'
-import type { Listening } from '../socket/listening.ts'
 
 // What the native side tells, by its numbers.
 const READY = 0

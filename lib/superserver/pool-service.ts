@@ -1,7 +1,6 @@
 import { clearInterval, setInterval } from 'node:timers'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { systemError } from '../native/system-error.ts'
-import { native } from '../native/binding.ts'
+import { systemError, native } from '../native/internal.ts'
 import { Crew } from './crew.ts'
 import { NativeService } from './native-service.ts'
 import { type Events, type SuperserverStats, countersOf } from './service.ts'

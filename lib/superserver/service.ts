@@ -1,10 +1,9 @@
 import { EventEmitter } from 'node:events'
 import { superserverClosed } from './errors.ts'
-import { warnOfService } from '../socket/serving.ts'
+import { warnOfService, Listening, type Source } from '../socket/internal.ts'
 import type { Ending } from './child.ts'
 import type { CrewEvents } from './crew.ts'
 import type { Settings } from './settings.ts'
-import { Listening, type Source } from '../socket/listening.ts'
 
 /** What a process of a service is doing. */
 export interface WorkerState {

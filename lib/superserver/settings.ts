@@ -1,11 +1,9 @@
 import { availableParallelism } from 'node:os'
 import { dirname, isAbsolute, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { MAX_INT, integer } from '../base/validate.ts'
-import { invalidType, invalidValue, outOfRange } from '../base/errors/argument.ts'
-import { groupOf, identityOf } from '../base/identity.ts'
-import { type ListenSource, type Source, isDatagram, sourceOf } from '../socket/listening.ts'
-import { type ProgramDescription, resourceByName } from '../native/binding.ts'
+import { MAX_INT, integer, invalidType, invalidValue, outOfRange, groupOf, identityOf } from '../base/internal.ts'
+import { type ListenSource, type Source, isDatagram, sourceOf } from '../socket/internal.ts'
+import { type ProgramDescription, resourceByName } from '../native/internal.ts'
 import { WORKER } from './worker-environment.ts'
 
 /** A limit on what a process may use: both of setrlimit(2)'s numbers, or the soft and the hard one. */

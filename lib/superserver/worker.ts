@@ -1,9 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { closeFds } from '../native/owned-fds.ts'
-import { systemError } from '../native/system-error.ts'
+import { closeFds, systemError, fds, native } from '../native/internal.ts'
 import { workerFailed } from './errors.ts'
-import { fds } from '../native/shared-memory.ts'
-import { native } from '../native/binding.ts'
 import { Child, type Ending } from './child.ts'
 import type { Settings } from './settings.ts'
 

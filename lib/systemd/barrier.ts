@@ -1,13 +1,10 @@
 import { readSync } from 'node:fs'
 import { clearTimeout, setTimeout } from 'node:timers'
-import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
-import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
-import { takeFd } from '../descriptor/descriptor.ts'
-import { aborted } from '../base/errors/abort.ts'
-import { rejection } from '../base/rejection.ts'
-import { timedOut } from '../base/errors/system.ts'
-import { Handle } from '../event-loop/poll-handle.ts'
-import { pipe } from '../descriptor/pipe.ts'
+import type { Abortable } from '../base/index.ts'
+import { onAbort, signalOf, MAX_INT, integer, optionsOf, aborted, rejection, timedOut } from '../base/internal.ts'
+import { takeFd } from '../descriptor/internal.ts'
+import { Handle } from '../event-loop/internal.ts'
+import { pipe } from '../descriptor/index.ts'
 import { tell } from './message.ts'
 
 /** Options of {@link barrier}. */

@@ -1,8 +1,8 @@
 import { constants } from 'node:os'
 import { inspect } from 'node:util'
-import { describeErrno } from '../native/binding.ts'
-import type { SystemError } from '../native/system-error.ts'
-import { withCode } from '../base/errors/coded-error.ts'
+import { describeErrno } from '../native/internal.ts'
+import type { SystemError } from '../native/index.ts'
+import { withCode } from '../base/internal.ts'
 
 /** A variable of the environment that says nothing which can be taken. `accepted` ends the sentence "must be …". */
 export function invalidVariable(variable: string, accepted: string, value: string): SystemError {

@@ -1,8 +1,7 @@
-import { type Abortable, signalOf } from '../base/abort.ts'
-import { optionsOf } from '../base/validate.ts'
-import { descriptorNameOf } from '../base/descriptor-name.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
-import { type FdSource, putFds } from '../descriptor/fd-source.ts'
+import type { Abortable } from '../base/index.ts'
+import { signalOf, optionsOf, descriptorNameOf, invalidType, invalidValue } from '../base/internal.ts'
+import type { FdSource } from '../descriptor/index.ts'
+import { putFds } from '../descriptor/internal.ts'
 import { tell } from './message.ts'
 
 /** Options of {@link storeFds}. */

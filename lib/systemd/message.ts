@@ -1,8 +1,7 @@
-import { bind } from '../socket/bind.ts'
-import { invalidValue } from '../base/errors/argument.ts'
+import { bind, type UnixSocket } from '../socket/index.ts'
+import { invalidValue } from '../base/internal.ts'
+import type { FdSource } from '../descriptor/index.ts'
 import { invalidVariable, noVsock } from './errors.ts'
-import type { FdSource } from '../descriptor/fd-source.ts'
-import type { UnixSocket } from '../socket/unix-socket.ts'
 
 /** The most bytes that systemd takes of a message; it drops a longer one (`NOTIFY_BUFFER_MAX`). */
 const MOST_BYTES = 4096

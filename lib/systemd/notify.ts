@@ -1,6 +1,5 @@
-import { type Abortable, signalOf } from '../base/abort.ts'
-import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import type { Abortable } from '../base/index.ts'
+import { signalOf, MAX_INT, integer, optionsOf, invalidType, invalidValue } from '../base/internal.ts'
 import { assignment, tell } from './message.ts'
 
 /** What a service tells of itself: sd_notify(3). What is not given is not told. */

@@ -1,6 +1,6 @@
 import { clearInterval, setInterval } from 'node:timers'
-import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
-import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
+import type { Abortable } from '../base/index.ts'
+import { onAbort, signalOf, MAX_INT, integer, optionsOf } from '../base/internal.ts'
 import { countOf, isThisProcess } from './environment.ts'
 import { notify } from './notify.ts'
 

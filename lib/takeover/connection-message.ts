@@ -1,9 +1,6 @@
-import type { Bytes } from '../base/validate.ts'
-import { bytesOf } from '../base/validate.ts'
-import type { Arrived } from '../handover/receive-connection.ts'
-import { frame } from '../handover/connection-frame.ts'
-import { invalidType } from '../base/errors/argument.ts'
-import { protocolError } from '../base/errors/system.ts'
+import type { Bytes } from '../base/index.ts'
+import { bytesOf, invalidType, protocolError } from '../base/internal.ts'
+import { type Arrived, frame } from '../handover/internal.ts'
 
 /** The length of the name, and that of the state. */
 const HEADER = 8

@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
-import type { SystemError } from '../native/system-error.ts'
-import { withCode } from '../base/errors/coded-error.ts'
+import type { SystemError } from '../native/index.ts'
+import { withCode } from '../base/internal.ts'
 
 /** A process that has not become ready to serve in the place of another one. */
 export function notReadyInTime(milliseconds: number): SystemError {

@@ -1,5 +1,5 @@
-import type { Listening } from '../socket/listening.ts'
-import type { UnixServer } from '../socket/unix-server.ts'
+import type { Listening } from '../socket/internal.ts'
+import type { UnixServer } from '../socket/index.ts'
 
 /** What a process keeps for its successor. */
 export class Holdings {

@@ -8,7 +8,7 @@ import '../socket/unix-casts.ts'
  *
  * @module takeover
  */
-export type { ListenSource } from '../socket/listening.ts'
+export type { ListenSource } from '../socket/internal.ts'
 export type { Knowledge } from './connection-message.ts'
 export { Predecessor, type TakenConnection, type TakenConnectionsOptions } from './predecessor.ts'
 export type { TakeoverOptions, TakeoverState } from './settings.ts'

@@ -1,5 +1,5 @@
 // What two processes say to each other over a channel: PROTOCOL.md, "Takeover".
-import type { FileId } from '../address/socket-file.ts'
+import type { FileId } from '../address/internal.ts'
 
 /** The version of the protocol. */
 export const VERSION = 1

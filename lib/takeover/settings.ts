@@ -1,12 +1,11 @@
 import { resolve } from 'node:path'
-import { type Address, addressOf } from '../address/unix-address.ts'
-import { type Abortable } from '../base/abort.ts'
-import { type Bytes, MAX_INT, integer } from '../base/validate.ts'
-import type { TcpListenerOptions, UnixListenerOptions } from '../socket/bind-listener.ts'
-import type { Credentials } from '../socket/credentials.ts'
-import { invalidReturn, invalidType, invalidValue } from '../base/errors/argument.ts'
-import type { FdSource } from '../descriptor/fd-source.ts'
-import { type ListenSource, type Source, listenerSourceOf } from '../socket/listening.ts'
+import type { Address } from '../address/index.ts'
+import { addressOf } from '../address/internal.ts'
+import type { Abortable, Bytes } from '../base/index.ts'
+import { MAX_INT, integer, invalidReturn, invalidType, invalidValue } from '../base/internal.ts'
+import type { TcpListenerOptions, UnixListenerOptions, Credentials } from '../socket/index.ts'
+import type { FdSource } from '../descriptor/index.ts'
+import { type ListenSource, type Source, listenerSourceOf } from '../socket/internal.ts'
 
 /** What a process leaves to its successor beside its listeners. */
 export interface TakeoverState {

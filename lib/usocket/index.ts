@@ -8,10 +8,4 @@ import '../socket/unix-casts.ts'
  * @module usocket
  */
 export { UServer, type UServerListenOptions } from './userver.ts'
-export {
-  USocket,
-  type USocketCallback,
-  type USocketMessage,
-  type USocketOptions,
-  type USocketRead
-} from './usocket.ts'
+export { USocket, type USocketCallback, type USocketMessage, type USocketOptions, type USocketRead } from './usocket.ts'

@@ -1,10 +1,9 @@
 import { EventEmitter } from 'node:events'
-import { Descriptor } from '../descriptor/descriptor.ts'
-import { alreadyConnected } from '../stream/errors.ts'
-import { invalidType } from '../base/errors/argument.ts'
-import { borrow } from '../descriptor/borrow.ts'
-import { type UnixServer, listen } from '../socket/unix-server.ts'
-import type { UnixSocket } from '../socket/unix-socket.ts'
+import { Descriptor } from '../descriptor/index.ts'
+import { alreadyConnected } from '../stream/internal.ts'
+import { invalidType } from '../base/internal.ts'
+import { borrow } from '../descriptor/internal.ts'
+import { type UnixServer, listen, type UnixSocket } from '../socket/index.ts'
 import { USocket } from './usocket.ts'
 
 /** Options of {@link UServer.listen}. */

@@ -1,15 +1,11 @@
 import { types } from 'node:util'
-import { connect } from '../socket/connect.ts'
-import { Descriptor } from '../descriptor/descriptor.ts'
-import { closeFds } from '../native/owned-fds.ts'
-import { alreadyConnected } from '../stream/errors.ts'
-import { carrierMissing } from '../socket/errors.ts'
-import { invalidType } from '../base/errors/argument.ts'
-import type { FdSource } from '../descriptor/fd-source.ts'
-import { MAX_RECEIVED_FDS } from '../native/codes.ts'
-import { SocketStream, capture, closeAll } from '../stream/unix-stream.ts'
-import { yieldToLoop } from '../event-loop/tick-budget.ts'
-import { UnixSocket } from '../socket/unix-socket.ts'
+import { connect, UnixSocket } from '../socket/index.ts'
+import { Descriptor, type FdSource } from '../descriptor/index.ts'
+import { closeFds, MAX_RECEIVED_FDS } from '../native/internal.ts'
+import { alreadyConnected, SocketStream, capture, closeAll } from '../stream/internal.ts'
+import { carrierMissing } from '../socket/internal.ts'
+import { invalidType } from '../base/internal.ts'
+import { yieldToLoop } from '../event-loop/internal.ts'
 
 /** How a {@link USocket} is made. */
 export interface USocketOptions {

@@ -1,0 +1,2 @@
+export type { Abortable } from './abort.ts'
+export type { Bytes } from './validate.ts'

@@ -1,0 +1,7 @@
+export type { FileStreamOptions } from './casts.ts'
+export { Descriptor } from './descriptor.ts'
+export type { FdSource } from './fd-source.ts'
+export type { Kind } from './kind.ts'
+export { type MemfdOptions, memfd } from './memfd.ts'
+export { pipe } from './pipe.ts'
+export type { Seal } from './seals.ts'

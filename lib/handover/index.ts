@@ -1,0 +1,2 @@
+export { handOver } from './hand-over.ts'
+export { type ReceiveConnectionOptions, receiveConnection } from './receive-connection.ts'

@@ -1,0 +1,2 @@
+export { isSupported } from './binding.ts'
+export type { SystemError } from './system-error.ts'
