@@ -1,4 +1,3 @@
-import './lib/socket/unix-casts.ts'
 /**
  * - Sockets: {@link connect}, {@link listen} with {@link UnixServer}, {@link bind}, {@link socketpair}, {@link UnixSocket}
  * - Passing: {@link UnixSocket.send}, {@link UnixSocket.recv} with {@link Message}, {@link UnixSocket.messages};
@@ -17,6 +16,7 @@ export type { Abortable, Bytes } from './lib/base/index.ts'
 export type { Address } from './lib/address/index.ts'
 export {
   Descriptor,
+  type FdHolder,
   type FdSource,
   type FileStreamOptions,
   type Kind,

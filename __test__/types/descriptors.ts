@@ -8,6 +8,7 @@ import { TLSSocket } from 'node:tls'
 import {
   type Address,
   Descriptor,
+  type FdHolder,
   type FdSource,
   type Kind,
   type Seal,
@@ -57,19 +58,7 @@ export async function disposed() {
   return [now.fd, later.fd]
 }
 
-same<
-  FdSource,
-  | number
-  | Descriptor
-  | UnixSocket
-  | UnixServer
-  | FileHandle
-  | ReadStream
-  | WriteStream
-  | Socket
-  | Server
-  | DatagramSocket
->()
+same<FdSource, number | FdHolder | FileHandle | ReadStream | WriteStream | Socket | Server | DatagramSocket>()
 
 export const sources: FdSource[] = [
   3,

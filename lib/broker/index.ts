@@ -1,4 +1,3 @@
-import '../socket/unix-casts.ts'
 /**
  * A broker opens files and sockets for processes that may not do so themselves, and passes them the descriptors.
  *
@@ -9,6 +8,7 @@ import '../socket/unix-casts.ts'
  *
  * @module broker
  */
+import '../socket/index.ts' // adds the casts to Descriptor
 export { Broker, type BrokerListenOptions, type StartBrokerOptions, connectBroker, startBroker } from './broker.ts'
 export type { BrokerPolicy, BrokerRequest, OpenRequest, ServiceRequest } from './policy.ts'
 export { BrokerService, type ServeBrokerOptions, serveBroker } from './serve.ts'

@@ -1,4 +1,3 @@
-import '../socket/unix-casts.ts'
 /**
  * D-Bus with descriptors: the stream by which dbus-native, which speaks the protocol, sends and receives them.
  *
@@ -7,5 +6,6 @@ import '../socket/unix-casts.ts'
  *
  * @module dbus
  */
+import '../socket/index.ts' // adds the casts to Descriptor
 export { connectBus } from './connect-bus.ts'
 export { DBusStream } from './dbus-stream.ts'

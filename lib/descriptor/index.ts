@@ -1,3 +1,4 @@
+export type { FdHolder } from './borrow.ts'
 export type { FileStreamOptions } from './casts.ts'
 export { Descriptor } from './descriptor.ts'
 export type { FdSource } from './fd-source.ts'

@@ -1,4 +1,3 @@
-import '../socket/unix-casts.ts'
 /**
  * The channel between a Node process and its child, spoken by any process: handles go to and come from `process.send()` and
  * `process.on('message')`.
@@ -7,5 +6,6 @@ import '../socket/unix-casts.ts'
  *
  * @module ipc
  */
+import '../socket/index.ts' // adds the casts to Descriptor
 export { NodeChannel, type NodeChannelOptions } from './node-channel.ts'
 export type { NodeMessage, NodeValue } from './node-message.ts'

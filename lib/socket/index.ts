@@ -1,3 +1,4 @@
+import './unix-casts.ts' // adds the casts to Descriptor
 export { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './bind-listener.ts'
 export { type BindOptions, bind } from './bind.ts'
 export { type Capabilities, capabilities } from './capabilities.ts'

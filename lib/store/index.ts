@@ -1,4 +1,3 @@
-import '../socket/unix-casts.ts'
 /**
  * A store keeps descriptors for other processes, by name: over their restarts, and its own.
  *
@@ -7,6 +6,7 @@ import '../socket/unix-casts.ts'
  *
  * @module store
  */
+import '../socket/index.ts' // adds the casts to Descriptor
 export { StoreService, serveStore } from './service.ts'
 export type { ServeStoreOptions } from './settings.ts'
 export { type GetOptions, type PutOptions, Store, type StoreEntry, connectStore } from './store.ts'

@@ -1,4 +1,3 @@
-import '../socket/unix-casts.ts'
 /**
  * A superserver listens, and has others serve: a program for each connection, as inetd does, or workers with fewer rights, as nginx
  * does: what a worker has not taken on when it dies goes to another one.
@@ -8,6 +7,7 @@ import '../socket/unix-casts.ts'
  *
  * @module superserver
  */
+import '../socket/index.ts' // adds the casts to Descriptor
 export type { ListenSource } from '../socket/internal.ts'
 export type { Ending } from './child.ts'
 export { type ConnectionsOptions, type WorkerListener, connections, listeners, serve } from './connections.ts'

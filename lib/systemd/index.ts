@@ -1,4 +1,3 @@
-import '../socket/unix-casts.ts'
 /**
  * What systemd and its kin say to services, and services to them: sockets and stored descriptors that are passed,
  * sd_listen_fds(3), and how a service is doing, sd_notify(3).
@@ -9,6 +8,7 @@ import '../socket/unix-casts.ts'
  *
  * @module systemd
  */
+import '../socket/index.ts' // adds the casts to Descriptor
 export { type BarrierOptions, barrier } from './barrier.ts'
 export { type StoreFdsOptions, removeFds, storeFds } from './fd-store.ts'
 export { listenFds } from './listen-fds.ts'

@@ -1,4 +1,3 @@
-import '../socket/unix-casts.ts'
 /**
  * Restarts that drop no connection: a process takes the listeners of the one that serves, and serves in its place when it is ready.
  *
@@ -8,6 +7,7 @@ import '../socket/unix-casts.ts'
  *
  * @module takeover
  */
+import '../socket/index.ts' // adds the casts to Descriptor
 export type { ListenSource } from '../socket/internal.ts'
 export type { Knowledge } from './connection-message.ts'
 export { Predecessor, type TakenConnection, type TakenConnectionsOptions } from './predecessor.ts'

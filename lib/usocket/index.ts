@@ -1,4 +1,3 @@
-import '../socket/unix-casts.ts'
 /**
  * Sockets with the interface of the npm package usocket, for programs that were written to it: dbus-next is one.
  *
@@ -7,5 +6,6 @@ import '../socket/unix-casts.ts'
  *
  * @module usocket
  */
+import '../socket/index.ts' // adds the casts to Descriptor
 export { UServer, type UServerListenOptions } from './userver.ts'
 export { USocket, type USocketCallback, type USocketMessage, type USocketOptions, type USocketRead } from './usocket.ts'
