@@ -9,7 +9,7 @@
  * - The platform: {@link capabilities}, {@link isSupported}
  * - Errors: {@link SystemError}, {@link ControlError}
  *
- * @module
+ * @module fdpass
  */
 export { type SystemError, isSupported } from './lib/native/index.ts'
 export type { Abortable, Bytes } from './lib/base/index.ts'

@@ -6,7 +6,7 @@
  * - What is asked for: {@link Broker.open}, {@link Broker.connect}, {@link Broker.listen}
  * - Who may have what: {@link BrokerPolicy}, {@link BrokerRequest}
  *
- * @module broker
+ * @module fdpass/broker
  */
 import '../socket/index.ts' // adds the casts to Descriptor
 export { Broker, type BrokerListenOptions, type StartBrokerOptions, connectBroker, startBroker } from './broker.ts'

@@ -4,7 +4,7 @@
  * - To a bus: {@link connectBus}
  * - Over a socket that is connected already: {@link DBusStream}
  *
- * @module dbus
+ * @module fdpass/dbus
  */
 import '../socket/index.ts' // adds the casts to Descriptor
 export { connectBus } from './connect-bus.ts'

@@ -4,7 +4,7 @@
  *
  * - {@link NodeChannel}, {@link NodeMessage}
  *
- * @module ipc
+ * @module fdpass/ipc
  */
 import '../socket/index.ts' // adds the casts to Descriptor
 export { NodeChannel, type NodeChannelOptions } from './node-channel.ts'

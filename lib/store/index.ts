@@ -4,7 +4,7 @@
  * - The store: {@link serveStore} with {@link StoreService}
  * - Its clients: {@link connectStore} with {@link Store}
  *
- * @module store
+ * @module fdpass/store
  */
 import '../socket/index.ts' // adds the casts to Descriptor
 export { StoreService, serveStore } from './service.ts'

@@ -5,7 +5,7 @@
  * - The superserver: {@link superserve} with {@link ServiceOptions}, {@link Superserver}, {@link SuperserverStats}
  * - A worker: {@link connections}, {@link serve}, {@link listeners}, {@link isWorker}
  *
- * @module superserver
+ * @module fdpass/superserver
  */
 import '../socket/index.ts' // adds the casts to Descriptor
 export type { ListenSource } from '../socket/internal.ts'

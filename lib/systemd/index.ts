@@ -6,7 +6,7 @@
  * - How it is doing: {@link notify} with {@link ServiceState}, {@link barrier}; {@link watchdogInterval}, {@link keepWatchdog}
  * - What outlives a restart: {@link storeFds}, {@link removeFds}
  *
- * @module systemd
+ * @module fdpass/systemd
  */
 import '../socket/index.ts' // adds the casts to Descriptor
 export { type BarrierOptions, barrier } from './barrier.ts'

@@ -5,7 +5,7 @@
  * - What came: {@link Takeover.listeners}, {@link Predecessor}
  * - What goes: {@link Takeover.superseded}, {@link Successor}
  *
- * @module takeover
+ * @module fdpass/takeover
  */
 import '../socket/index.ts' // adds the casts to Descriptor
 export type { ListenSource } from '../socket/internal.ts'

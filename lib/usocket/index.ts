@@ -4,7 +4,7 @@
  * - A connection: {@link USocket}
  * - A server: {@link UServer}
  *
- * @module usocket
+ * @module fdpass/usocket
  */
 import '../socket/index.ts' // adds the casts to Descriptor
 export { UServer, type UServerListenOptions } from './userver.ts'
