@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use fdpass_core::{
-  Access, Address, Control, ControlBuffer, Credentials, Direction, Envelope, Errno, Kind, Receiving, Socket,
-  SocketFile, SocketType, TcpOptions,
+  Access, Address, AncillaryOptions, ControlBuffer, Credentials, Direction, Errno, Kind, ReceivedFds, SendOptions,
+  Socket, SocketFile, SocketType, TcpOptions,
 };
 use napi::bindgen_prelude::{AsyncTask, Either, ToNapiValue, Unknown};
 use napi::{Env, check_status, sys};
@@ -501,15 +501,15 @@ fn socket_type_of(kind: i32) -> SocketType {
   }
 }
 
-fn receiving_of(bits: i32) -> Receiving {
-  Receiving { credentials: bits & HAS_CREDENTIALS != 0, pidfd: bits & HAS_PIDFD != 0 }
+fn receiving_of(bits: i32) -> AncillaryOptions {
+  AncillaryOptions { credentials: bits & HAS_CREDENTIALS != 0, pidfd: bits & HAS_PIDFD != 0 }
 }
 
 fn socketpair(environment: &mut Environment, [kind]: [i32; 1]) -> Outcome {
   let socket_type = socket_type_of(kind);
   let (a, b) = fdpass_core::socketpair(socket_type)?;
   let pair = [environment.table.insert(a), environment.table.insert(b)];
-  pair.iter().for_each(|&number| environment.table.set_socket(number, socket_type, Receiving::default()));
+  pair.iter().for_each(|&number| environment.table.set_socket(number, socket_type, AncillaryOptions::default()));
   environment.memory.fds.get()[..2].copy_from_slice(&pair);
   Ok(0)
 }
@@ -517,14 +517,14 @@ fn socketpair(environment: &mut Environment, [kind]: [i32; 1]) -> Outcome {
 fn socket(environment: &mut Environment, [kind]: [i32; 1]) -> Outcome {
   let socket_type = socket_type_of(kind);
   let number = environment.table.insert(fdpass_core::socket(socket_type)?);
-  environment.table.set_socket(number, socket_type, Receiving::default());
+  environment.table.set_socket(number, socket_type, AncillaryOptions::default());
   Ok(number)
 }
 
 fn ask(environment: &mut Environment, [number, receiving]: [i32; 2]) -> Outcome {
   let receiving = receiving_of(receiving);
   let socket = environment.table.socket(number)?;
-  socket.ask(receiving)?;
+  socket.enable_ancillary(receiving)?;
   let socket_type = socket.socket_type();
   environment.table.set_socket(number, socket_type, receiving);
   Ok(0)
@@ -630,7 +630,7 @@ fn socket_type(environment: &mut Environment, [fd]: [i32; 1]) -> Outcome {
   let fds = [fd];
   let socket_type = Socket::new(borrowed(&fds)?[0])?.socket_type();
   if environment.table.socket(fd).is_err() {
-    environment.table.set_socket(fd, socket_type, Receiving::default());
+    environment.table.set_socket(fd, socket_type, AncillaryOptions::default());
   }
   Ok(socket_type as i32)
 }
@@ -761,12 +761,12 @@ unsafe extern "C" fn close_later(env: sys::napi_env, info: sys::napi_callback_in
 fn send(environment: &mut Environment, [socket, length, count]: [i32; 3]) -> Outcome {
   let Environment { table, memory: Memory { bytes, fds, .. }, .. } = environment;
   let data = &bytes.get()[..length as usize];
-  send_bytes(table, data, &fds.get()[..count as usize], socket, Envelope::default())
+  send_bytes(table, data, &fds.get()[..count as usize], socket, SendOptions::default())
 }
 
 fn send_from(environment: &mut Environment, data: &mut [u8], [socket, offset, count]: [i32; 3]) -> Outcome {
   let Environment { table, memory: Memory { fds, .. }, .. } = environment;
-  send_bytes(table, from(data, offset)?, &fds.get()[..count as usize], socket, Envelope::default())
+  send_bytes(table, from(data, offset)?, &fds.get()[..count as usize], socket, SendOptions::default())
 }
 
 fn send_message(
@@ -776,7 +776,7 @@ fn send_message(
 ) -> Outcome {
   let to = if length == 0 { None } else { Some(address(environment, length)?) };
   let credentials = Credentials { pid: Some(pid).filter(|&pid| pid > 0), uid: uid as u32, gid: gid as u32 };
-  let envelope = Envelope { to: to.as_ref(), credentials: (claims != 0).then_some(credentials) };
+  let envelope = SendOptions { to: to.as_ref(), credentials: (claims != 0).then_some(credentials) };
   let Environment { table, memory: Memory { fds, .. }, .. } = environment;
   send_bytes(table, from(data, offset)?, &fds.get()[..count as usize], socket, envelope)
 }
@@ -786,7 +786,7 @@ fn from(data: &[u8], offset: i32) -> Result<&[u8], Errno> {
   data.get(offset as usize..).ok_or(Errno::EFAULT)
 }
 
-fn send_bytes(table: &Table, data: &[u8], fds: &[i32], socket: RawFd, envelope: Envelope<'_>) -> Outcome {
+fn send_bytes(table: &Table, data: &[u8], fds: &[i32], socket: RawFd, envelope: SendOptions<'_>) -> Outcome {
   Ok(table.socket(socket)?.send(data, borrowed(fds)?, envelope)? as i32)
 }
 
@@ -808,8 +808,9 @@ fn receive_many(environment: &mut Environment, [socket, max_bytes, max_fds, mut 
   for entry in entries.chunks_exact_mut(BATCH_ENTRY_LENGTH as usize) {
     if most > 0 {
       // Where nobody tells how much room there is, without /proc for one, nothing is received ahead.
-      let room =
-        *room.get_or_insert_with(|| fdpass_core::room().map_or(0, |room| i32::try_from(room).unwrap_or(i32::MAX)));
+      let room = *room.get_or_insert_with(|| {
+        fdpass_core::available_descriptors().map_or(0, |room| i32::try_from(room).unwrap_or(i32::MAX))
+      });
       // What is held must not take the room of a message that would have been received without it.
       if taken + most > cap.min(room / 4) || max_fds > room - taken {
         return Ok(AGAIN);
@@ -861,17 +862,17 @@ fn receive_bytes(
   let mut fields = [0; OUTCOME_LENGTH as usize];
   let mut set = |field: ReceiveField, value| fields[field as usize] = value;
   set(ReceiveField::Size, message.size as i32);
-  let status = match message.control {
-    Control::Complete(fds) => {
+  let status = match message.fds {
+    ReceivedFds::Complete(fds) => {
       set(ReceiveField::FdCount, fds.len() as i32);
       for (number, fd) in numbers.iter_mut().zip(fds) {
         *number = table.insert(fd);
       }
       ControlStatus::Complete
     }
-    Control::Truncated => ControlStatus::Truncated,
-    Control::TooMany => ControlStatus::TooMany,
-    Control::Unexpected => ControlStatus::Unexpected,
+    ReceivedFds::Truncated => ControlStatus::Truncated,
+    ReceivedFds::TooMany => ControlStatus::TooMany,
+    ReceivedFds::Unexpected => ControlStatus::Unexpected,
   };
   // Otherwise the message's other control data, such as a pidfd, is closed with it.
   if let ControlStatus::Complete = status {
@@ -915,5 +916,5 @@ fn shutdown(environment: &mut Environment, [socket, how]: [i32; 2]) -> Outcome {
 }
 
 fn room(_: &mut Environment, []: [i32; 0]) -> Outcome {
-  Ok(i32::try_from(fdpass_core::room()?).unwrap_or(i32::MAX))
+  Ok(i32::try_from(fdpass_core::available_descriptors()?).unwrap_or(i32::MAX))
 }

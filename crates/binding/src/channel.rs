@@ -1,7 +1,7 @@
 //! The calls on channels. A channel's frames, those that have arrived and those that wait to be sent, belong to its
 //! socket's entry in the table.
 
-use fdpass_core::{Arrived, Errno, FrameError, Header, Limits};
+use fdpass_core::{BorrowedFrame, Errno, FrameError, Header, Limits};
 
 use crate::calls::{Outcome, borrowed};
 use crate::codes::{AGAIN, BROKEN, BUSY, END, FrameFormat, FrameKind, ProtocolViolation, code};
@@ -78,14 +78,14 @@ pub(crate) fn receive(environment: &mut Environment, [number]: [i32; 1]) -> Outc
   let (socket, framing) = table.channel(number)?;
   let decoder = &mut framing.decoder;
   let length = loop {
-    if let Some(header) = decoder.peek() {
+    if let Some(header) = decoder.peek_header() {
       break header.length as usize;
     }
-    if let Err(error) = decoder.take() {
+    if let Err(error) = decoder.next_frame() {
       put_violation(outcome.get(), error);
       return Ok(BROKEN);
     }
-    if decoder.ended() {
+    if decoder.has_ended() {
       return Ok(END);
     }
     decoder.receive(socket, control)?;
@@ -101,11 +101,11 @@ pub(crate) fn take(environment: &mut Environment, buffer: &mut [u8], [number]: [
 fn take_frame(environment: &mut Environment, number: i32, buffer: Option<&mut [u8]>) -> Outcome {
   let Environment { table, memory: Memory { bytes, fds: numbers, outcome, .. }, .. } = environment;
   let (_, framing) = table.channel(number)?;
-  let Ok(Some(Arrived { header, data, fds, lost })) = framing.decoder.take() else { return Ok(AGAIN) };
+  let Ok(Some(BorrowedFrame { header, data, fds, lost })) = framing.decoder.next_frame() else { return Ok(AGAIN) };
   let buffer = buffer.unwrap_or_else(|| bytes.get());
   buffer.get_mut(..data.len()).ok_or(Errno::EFAULT)?.copy_from_slice(data);
   let Header { kind, format, id, length, .. } = header;
-  let more = framing.decoder.has_more();
+  let more = framing.decoder.has_next();
   let outcome = outcome.get();
   outcome[FrameField::FdCount as usize] = fds.len() as i32;
   outcome[FrameField::FdsLost as usize] = lost.into();

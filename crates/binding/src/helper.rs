@@ -33,7 +33,7 @@ pub fn find_user(user: Either<String, u32>) -> Option<Either<UserEntry, i32>> {
 /// Look a group up by name; null where there is none.
 #[napi(ts_return_type = "number | null")]
 pub fn find_group(name: String) -> Option<i64> {
-  match fdpass_core::group(&name) {
+  match fdpass_core::group_by_name(&name) {
     Ok(found) => found.map(i64::from),
     Err(errno) => Some(code(errno).into()),
   }
@@ -59,5 +59,5 @@ pub fn execute_restricted(changes_user: bool, first: i32, path: String, argument
 /// Keep other processes of this user from tracing this one. Gives 0 or an error number, negative.
 #[napi]
 pub fn hide() -> i32 {
-  fdpass_core::hide().map_or_else(code, |()| 0)
+  fdpass_core::set_undumpable().map_or_else(code, |()| 0)
 }

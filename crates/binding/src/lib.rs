@@ -39,7 +39,7 @@ pub struct ErrnoText {
 /// Describe a positive error number of this platform.
 #[napi]
 pub fn describe_errno(errno: i32) -> ErrnoText {
-  let (name, text) = fdpass_core::describe(errno);
+  let (name, text) = fdpass_core::errno_text(errno);
   ErrnoText { name, text: text.into() }
 }
 

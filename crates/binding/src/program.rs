@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::CString;
 
-use fdpass_core::{Credential, Ending, Errno, Program, ResourceLimit, Step};
+use fdpass_core::{Errno, ExitStatus, Program, ResourceLimit, RunAs, Step};
 use napi::bindgen_prelude::FromNapiValue;
 use napi::sys;
 use napi_derive::napi;
@@ -63,7 +63,7 @@ pub(crate) struct Children(HashSet<i32>);
 
 impl Drop for Children {
   fn drop(&mut self) {
-    self.0.drain().for_each(fdpass_core::abandon);
+    self.0.drain().for_each(fdpass_core::reap_in_background);
   }
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn program(env: sys::napi_env, value: sys::napi_value) -> Result<Prog
   let strings = |texts: Vec<String>| texts.into_iter().map(string).collect::<Result<Vec<_>, _>>();
   // A float beyond it becomes the highest number there is, which is that of no limit.
   let limit = |ProgramLimit { resource, soft, hard }| ResourceLimit { resource, soft: soft as u64, hard: hard as u64 };
-  let credential = description.credential.map(|ProgramCredential { uid, gid, groups }| Credential { uid, gid, groups });
+  let credential = description.credential.map(|ProgramCredential { uid, gid, groups }| RunAs { uid, gid, groups });
   Ok(Program {
     path: string(description.path)?,
     arguments: strings(description.arguments)?,
@@ -122,10 +122,10 @@ pub(crate) fn reap(environment: &mut Environment, [pid]: [i32; 1]) -> Outcome {
 }
 
 /// The end of a program as a number: its code, or 256 and its signal.
-pub(crate) fn ending(ending: Ending) -> i32 {
+pub(crate) fn ending(ending: ExitStatus) -> i32 {
   match ending {
-    Ending::Code(code) => code,
-    Ending::Signal(signal) => 256 + signal,
+    ExitStatus::Code(code) => code,
+    ExitStatus::Signal(signal) => 256 + signal,
   }
 }
 

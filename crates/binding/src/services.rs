@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fdpass_core::superserver::{self, Call, Inetd, InetdLimits, Listener, Mode, News, Pool, PoolLimits};
+use fdpass_core::superserver::{self, Call, Event, Inetd, InetdLimits, InetdMode, Listener, Pool, PoolLimits};
 use fdpass_core::{Errno, Program};
 use napi::bindgen_prelude::{Either, ToNapiValue};
 use napi::sys;
@@ -34,16 +34,16 @@ struct ServiceReactor {
 }
 
 impl superserver::Reactor for ServiceReactor {
-  type Watch = Registration;
+  type Registration = Registration;
 
-  fn watch(&self, fd: BorrowedFd<'_>, token: u32) -> Result<Registration, Errno> {
+  fn register(&self, fd: BorrowedFd<'_>, token: u32) -> Result<Registration, Errno> {
     let key = u64::from(self.service) << 32 | u64::from(token);
     Registration::new(&self.poller, fd, key as usize, PollMode::Level)
   }
 }
 
-impl superserver::Watch for Registration {
-  fn arm(&mut self, readable: bool, writable: bool) -> Result<(), Errno> {
+impl superserver::Registration for Registration {
+  fn set_interest(&mut self, readable: bool, writable: bool) -> Result<(), Errno> {
     self.arm(if readable { READABLE } else { 0 } | if writable { WRITABLE } else { 0 })
   }
 }
@@ -56,35 +56,35 @@ enum Service {
 impl Service {
   fn ready(&mut self, token: u32, readable: bool, writable: bool) {
     match self {
-      Self::Pool(pool) => pool.ready(token, readable, writable),
-      Self::Inetd(inetd) => inetd.ready(token),
+      Self::Pool(pool) => pool.on_ready(token, readable, writable),
+      Self::Inetd(inetd) => inetd.on_ready(token),
     }
   }
 
-  fn patience(&self) -> Option<Duration> {
+  fn next_deadline(&self) -> Option<Duration> {
     match self {
-      Self::Pool(pool) => pool.patience(),
+      Self::Pool(pool) => pool.next_deadline(),
       Self::Inetd(_) => None,
     }
   }
 
-  fn late(&mut self) {
+  fn flush_deferred(&mut self) {
     if let Self::Pool(pool) = self {
-      pool.late();
+      pool.flush_deferred();
     }
   }
 
-  fn has_news(&self) -> bool {
+  fn has_events(&self) -> bool {
     match self {
-      Self::Pool(pool) => pool.has_news(),
-      Self::Inetd(inetd) => inetd.has_news(),
+      Self::Pool(pool) => pool.has_events(),
+      Self::Inetd(inetd) => inetd.has_events(),
     }
   }
 
-  fn news(&mut self, most: usize) -> Vec<News> {
+  fn take_events(&mut self, most: usize) -> Vec<Event> {
     match self {
-      Self::Pool(pool) => pool.news(most),
-      Self::Inetd(inetd) => inetd.news(most),
+      Self::Pool(pool) => pool.take_events(most),
+      Self::Inetd(inetd) => inetd.take_events(most),
     }
   }
 }
@@ -106,7 +106,7 @@ impl Shared {
 
   /// Tells JavaScript where one of them has news. A bell that is full rings already.
   fn ring(&self, services: &HashMap<u32, Service>) {
-    if services.values().any(Service::has_news) {
+    if services.values().any(Service::has_events) {
       let _ = (&self.bell).write(&[0]);
     }
   }
@@ -123,7 +123,7 @@ impl Shared {
       }
       let mut services = self.lock();
       if events.is_empty() || heard.elapsed() > LATEST {
-        services.values_mut().for_each(Service::late);
+        services.values_mut().for_each(Service::flush_deferred);
         heard = Instant::now();
       }
       for event in events.iter() {
@@ -132,7 +132,7 @@ impl Shared {
           service.ready(token, event.readable, event.writable);
         }
       }
-      patience = services.values().filter_map(Service::patience).min();
+      patience = services.values().filter_map(Service::next_deadline).min();
       self.ring(&services);
     }
   }
@@ -162,7 +162,7 @@ impl Services {
     let mut services = shared.lock();
     let service = services.get_mut(&(service as u32)).ok_or(Errno::EBADF)?;
     let result = task(service);
-    if service.patience().is_some() {
+    if service.next_deadline().is_some() {
       // The thread may be waiting for longer. It fails only where the poller is gone.
       let _ = shared.poller.notify();
     }
@@ -254,7 +254,7 @@ pub(crate) fn open_inetd(
   program: Result<Program, Errno>,
   [waits, connections, per_client, per_minute]: [i32; 4],
 ) -> Outcome {
-  let mode = if waits == 0 { Mode::Nowait } else { Mode::Wait };
+  let mode = if waits == 0 { InetdMode::Nowait } else { InetdMode::Wait };
   let (program, limits) = (program?, inetd_limits(connections, per_client, per_minute));
   environment.services.insert(|reactor| Ok(Service::Inetd(Box::new(Inetd::new(reactor, mode, program, limits)?))))
 }
@@ -302,21 +302,21 @@ pub(crate) fn add_worker(environment: &mut Environment, [service, channel]: [i32
 
 pub(crate) fn drain_worker(environment: &mut Environment, [service, worker]: [i32; 2]) -> Outcome {
   environment.services.with_pool(service, |pool| {
-    pool.drain(worker as u32);
+    pool.drain_worker(worker as u32);
     Ok(0)
   })
 }
 
 pub(crate) fn forget_worker(environment: &mut Environment, [service, worker]: [i32; 2]) -> Outcome {
   environment.services.with_pool(service, |pool| {
-    pool.forget(worker as u32);
+    pool.worker_exited(worker as u32);
     Ok(0)
   })
 }
 
 pub(crate) fn overdue_worker(environment: &mut Environment, [service, patience]: [i32; 2]) -> Outcome {
   let patience = Duration::from_millis(patience as u64);
-  environment.services.with_pool(service, |pool| Ok(pool.overdue(patience).map_or(-1, |worker| worker as i32)))
+  environment.services.with_pool(service, |pool| Ok(pool.overdue_worker(patience).map_or(-1, |worker| worker as i32)))
 }
 
 pub(crate) fn stop(environment: &mut Environment, [service]: [i32; 1]) -> Outcome {
@@ -351,18 +351,18 @@ const NEWS: usize = 4;
 pub(crate) fn news(environment: &mut Environment, [service]: [i32; 1]) -> Outcome {
   let Environment { services, memory: Memory { fds, .. }, .. } = environment;
   let most = fds.get().len() / NEWS;
-  let news = services.with(service, |service| Ok(service.news(most)))?;
+  let news = services.with(service, |service| Ok(service.take_events(most)))?;
   for (place, news) in fds.get().chunks_exact_mut(NEWS).zip(&news) {
     place.copy_from_slice(&match *news {
-      News::Ready { worker } => [0, worker as i32, 0, 0],
-      News::Gone { worker, lost } => [1, worker as i32, lost as i32, 0],
-      News::Short { call, errno } => short(call, errno),
-      News::TooFast => [3, 0, 0, 0],
-      News::Failed(error) => [4, -(error.errno as i32), error.step as i32, 0],
-      News::Started { pid } => [5, pid, 0, 0],
-      News::Ended { pid, ending: how } => [6, pid, ending(how), 0],
-      News::Idle => [7, 0, 0, 0],
-      News::Broken { worker } => [8, worker as i32, 0, 0],
+      Event::WorkerReady { worker } => [0, worker as i32, 0, 0],
+      Event::WorkerRemoved { worker, lost } => [1, worker as i32, lost as i32, 0],
+      Event::Exhausted { call, errno } => short(call, errno),
+      Event::RateLimited => [3, 0, 0, 0],
+      Event::SpawnFailed(error) => [4, -(error.errno as i32), error.step as i32, 0],
+      Event::ProgramStarted { pid } => [5, pid, 0, 0],
+      Event::ProgramEnded { pid, status: how } => [6, pid, ending(how), 0],
+      Event::Idle => [7, 0, 0, 0],
+      Event::ChannelFailed { worker } => [8, worker as i32, 0, 0],
     });
   }
   Ok(news.len() as i32)
@@ -374,7 +374,7 @@ fn short(call: Call, errno: Errno) -> [i32; NEWS] {
     Call::Accept => (0, 0),
     Call::Fcntl => (1, 0),
     Call::Sendmsg => (2, 0),
-    Call::Watch => (3, 0),
+    Call::Register => (3, 0),
     Call::Start(step) => (-1, step as i32),
   };
   [2, -(errno as i32), call, step]
@@ -418,7 +418,7 @@ pub struct ServiceState {
 
 fn state_of(service: &Service) -> ServiceState {
   let (counters, waiting, active) = match service {
-    Service::Pool(pool) => (pool.counters(), pool.waiting(), pool.active()),
+    Service::Pool(pool) => (pool.counters(), pool.waiting(), pool.assigned()),
     Service::Inetd(inetd) => (inetd.counters(), inetd.waiting(), inetd.running().len()),
   };
   let (workers, programs) = match service {
@@ -436,7 +436,7 @@ fn state_of(service: &Service) -> ServiceState {
     completed: counters.completed as f64,
     lost: counters.lost as f64,
     refused: counters.refused as f64,
-    handed_on: counters.handed_on as f64,
+    handed_on: counters.reassigned as f64,
     waiting: waiting as u32,
     active: active as u32,
     workers: workers.into_iter().map(worker).collect(),

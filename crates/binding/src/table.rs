@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
-use fdpass_core::{Decoder, Errno, Limits, Outbox, Receiving, Socket, SocketFile, SocketType, set_blocking};
+use fdpass_core::{AncillaryOptions, Decoder, Errno, Limits, Outbox, Socket, SocketFile, SocketType, set_blocking};
 
 use crate::reactor::{Reactor, Watch};
 
@@ -20,7 +20,7 @@ struct More {
   /// The file of a socket that was bound here, to be removed while the socket is still open.
   file: Option<SocketFile>,
   /// What it is, if it is known to be a Unix domain socket.
-  socket: Option<(SocketType, Receiving)>,
+  socket: Option<(SocketType, AncillaryOptions)>,
   /// Whether it came in blocking mode, if it was switched.
   came_blocking: Option<bool>,
   /// What makes a channel of it.
@@ -81,11 +81,11 @@ impl Table {
   pub(crate) fn socket(&self, number: RawFd) -> Result<Socket<'_>, Errno> {
     let Open { more, fd } = self.get(number)?;
     let (socket_type, receiving) = more.as_ref().and_then(|more| more.socket).ok_or(Errno::ENOTSOCK)?;
-    Ok(Socket::known(fd.as_fd(), socket_type, receiving))
+    Ok(Socket::from_parts(fd.as_fd(), socket_type, receiving))
   }
 
   /// Notes what an owned number is, if it is one.
-  pub(crate) fn set_socket(&mut self, number: RawFd, socket_type: SocketType, receiving: Receiving) {
+  pub(crate) fn set_socket(&mut self, number: RawFd, socket_type: SocketType, receiving: AncillaryOptions) {
     if let Ok(more) = self.more(number) {
       more.socket = Some((socket_type, receiving));
     }
@@ -105,8 +105,8 @@ impl Table {
     let More { socket, framing, .. } = more.as_deref_mut().ok_or(Errno::ENOTSOCK)?;
     let (socket_type, _) = socket.ok_or(Errno::ENOTSOCK)?;
     let framing = framing.as_mut().ok_or(Errno::EPROTOTYPE)?;
-    let receiving = Receiving { credentials: true, pidfd: true };
-    Ok((Socket::known(OwnedFd::as_fd(fd), socket_type, receiving), framing))
+    let receiving = AncillaryOptions { credentials: true, pidfd: true };
+    Ok((Socket::from_parts(OwnedFd::as_fd(fd), socket_type, receiving), framing))
   }
 
   /// Takes over the file of a socket that was bound.
@@ -117,7 +117,7 @@ impl Table {
 
   /// Leaves a bound socket's file to another process; gives which one it is.
   pub(crate) fn hand_file_on(&mut self, number: RawFd) -> Result<Option<[u8; 16]>, Errno> {
-    Ok(self.more(number)?.file.take().map(SocketFile::hand_on))
+    Ok(self.more(number)?.file.take().map(SocketFile::hand_over))
   }
 
   /// Removes the files of all sockets that were bound here.

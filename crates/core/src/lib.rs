@@ -6,7 +6,7 @@
 //! socket's blocking mode, which it shares with every process that holds it, is never changed. `accept(2)`, which has no
 //! such flag, is the exception: a listener's owner switches it.
 //!
-//! Section 15.8, the sender's credentials, is [`peer`], [`peer_pidfd`], [`Receiving`] and [`Envelope`]; addresses and
+//! Section 15.8, the sender's credentials, is [`peer`], [`peer_pidfd`], [`AncillaryOptions`] and [`SendOptions`]; addresses and
 //! the files of bound sockets are [`Address`] and [`bind`].
 //!
 //! [`Channel`] keeps the messages of a stream apart, and each message's descriptors with it; [`Decoder`] and [`Outbox`] are
@@ -39,24 +39,26 @@ mod sys;
 
 pub use beneath::{create_beneath, find_beneath, open_beneath, open_by_component, open_found, open_root};
 pub use channel::{
-  Arrived, Batch, Channel, ChannelError, Decoder, Format, Frame, FrameError, FrameKind, Header, Limits, Message, Outbox,
+  BorrowedFrame, Channel, ChannelError, Decoder, DescriptorBatch, Format, Frame, FrameError, FrameKind, Header, Limits,
+  Message, Outbox,
 };
 pub use fd::{
-  Access, Kind, adopt, close, close_all, duplicate, keep_status_flags, memfd, pipe, room, seal, seals, set_blocking,
+  Access, Kind, adopt, available_descriptors, close, close_all, duplicate, keep_status_flags, memfd, pipe, seal, seals,
+  set_blocking,
 };
 pub use internet::{TcpOptions, local_internet_address, remote_internet_address, tcp_listener, udp_socket};
 pub use nix::errno::Errno;
 pub use nix::fcntl::OFlag;
 pub use nix::sys::stat::Mode;
 pub use process::{
-  Credential, Ending, Identity, Process, Program, ResourceLimit, SpawnError, Step, abandon, block_signals, execute,
-  group, hide, reap, resource_by_name, restrict,
+  ExitStatus, Identity, Process, Program, ResourceLimit, RunAs, SpawnError, Step, block_signals, execute,
+  group_by_name, reap, reap_in_background, resource_by_name, restrict, set_undumpable,
 };
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub use socket::fuzzing;
 pub use socket::{
-  Address, Capabilities, Control, ControlBuffer, Credentials, Direction, Envelope, MAX_RECEIVED_FDS, MAX_SENT_FDS,
-  Peer, Received, Receiving, Socket, SocketFile, SocketType, bind, peer, peer_pidfd, socket, socketpair,
+  Address, AncillaryOptions, Capabilities, ControlBuffer, Credentials, Direction, MAX_RECEIVED_FDS, MAX_SENT_FDS, Peer,
+  Received, ReceivedFds, SendOptions, Socket, SocketFile, SocketType, bind, peer, peer_pidfd, socket, socketpair,
 };
-pub use sys::errno::errno_text as describe;
+pub use sys::errno::errno_text;

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use fdpass_core::{
-  Address, ControlBuffer, Envelope, Errno, Receiving, Socket, SocketType, TcpOptions, bind, local_internet_address,
-  socket, tcp_listener, udp_socket,
+  Address, AncillaryOptions, ControlBuffer, Errno, SendOptions, Socket, SocketType, TcpOptions, bind,
+  local_internet_address, socket, tcp_listener, udp_socket,
 };
 
 use super::probes::{Input, below, byte, flag, open_descriptors};
@@ -132,7 +132,7 @@ fn raw(input: &mut Input<'_>) {
 }
 
 fn known(fd: &OwnedFd, socket_type: SocketType) -> Socket<'_> {
-  Socket::known(fd.as_fd(), socket_type, Receiving::default())
+  Socket::from_parts(fd.as_fd(), socket_type, AncillaryOptions::default())
 }
 
 /// `None` where the kernel has chosen the name.
@@ -156,10 +156,10 @@ fn seen_by_others(bound: Socket<'_>, socket_type: SocketType, expected: Option<&
     bind(known(&receiver, SocketType::Dgram), &Address::autobind().unwrap(), None).unwrap();
     let receiver = known(&receiver, SocketType::Dgram);
     let to = receiver.local_address().unwrap().unwrap();
-    bound.send(b"x", &[], Envelope { to: Some(&to), credentials: None }).unwrap();
+    bound.send(b"x", &[], SendOptions { to: Some(&to), credentials: None }).unwrap();
     let received = receiver.recv(&mut [0], &mut control, 0).unwrap().unwrap();
     assert_eq!(received.address.map(|address| address.bytes().to_vec()).as_deref(), Some(local.bytes()));
-    other.send(b"y", &[], Envelope { to: Some(&again), credentials: None }).unwrap();
+    other.send(b"y", &[], SendOptions { to: Some(&again), credentials: None }).unwrap();
     let received = bound.recv(&mut [0], &mut control, 0).unwrap().unwrap();
     assert_eq!((received.length, received.address), (1, None));
   } else {

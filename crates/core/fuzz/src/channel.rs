@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use fdpass_core::{
-  Channel, ChannelError, ControlBuffer, Decoder, Envelope, Errno, Format, Frame, FrameError, FrameKind, Header, Limits,
-  Message, Outbox, Receiving, Socket, SocketType, socketpair,
+  AncillaryOptions, Channel, ChannelError, ControlBuffer, Decoder, Errno, Format, Frame, FrameError, FrameKind, Header,
+  Limits, Message, Outbox, SendOptions, Socket, SocketType, socketpair,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -125,12 +125,12 @@ impl End {
       Self::Halves { fd, decoder, control, .. } => (fd, decoder, control),
     };
     loop {
-      if let Some(arrived) = decoder.take()? {
+      if let Some(arrived) = decoder.next_frame()? {
         let (Header { kind, format, id, .. }, lost) = (arrived.header, arrived.lost);
         let frame = Frame { kind, format, id, data: arrived.data.to_vec(), fds: arrived.fds };
         return if lost { Err(ChannelError::DescriptorsLost(frame)) } else { Ok(Some(frame)) };
       }
-      if decoder.ended() {
+      if decoder.has_ended() {
         return Ok(None);
       }
       decoder.receive(stream(fd), control)?;
@@ -139,7 +139,7 @@ impl End {
 }
 
 fn stream(fd: &OwnedFd) -> Socket<'_> {
-  Socket::known(fd.as_fd(), SocketType::Stream, Receiving::default())
+  Socket::from_parts(fd.as_fd(), SocketType::Stream, AncillaryOptions::default())
 }
 
 /// What goes one way.
@@ -347,7 +347,7 @@ impl Writer {
   fn write(&mut self, bytes: &[u8], which: &[u8], probes: &Probes) -> usize {
     let Some(raw) = &self.raw else { return 0 };
     let fds: Vec<_> = which.iter().map(|&which| probes.borrow(which)).collect();
-    match stream(raw).send(bytes, &fds, Envelope::default()) {
+    match stream(raw).send(bytes, &fds, SendOptions::default()) {
       Ok(sent) => {
         self.sent.extend(&bytes[..sent]);
         self.fds.extend(which);
@@ -369,7 +369,7 @@ impl Writer {
     }
     let Parcel { header, data, mut fds } = parcel;
     let told = matches!(header.kind, FrameKind::Error | FrameKind::Close);
-    let most = if told { limits.max_bytes.max(Header::MAX_TOLD) } else { limits.max_bytes };
+    let most = if told { limits.max_bytes.max(Header::MAX_ERROR_BYTES) } else { limits.max_bytes };
     let right = header.length as usize == data.len() && header.fds as usize == fds.len();
     self.keeps_to_it &= right && data.len() <= most && fds.len() <= limits.max_fds;
     let bytes = [&header.encode()[..], &data].concat();

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-use fdpass_core::Receiving;
+use fdpass_core::AncillaryOptions;
 use fdpass_core::fuzzing::{decode, own_all};
 
 use super::probes::{Input, Probes, below, byte, flag, some};
@@ -124,7 +124,7 @@ fn walk_messages(input: &mut Input<'_>) {
 /// Of whole messages, too.
 fn decode_messages(input: &mut Input<'_>) {
   let probes = Probes::new();
-  let asked = Receiving { credentials: flag(input), pidfd: flag(input) };
+  let asked = AncillaryOptions { credentials: flag(input), pidfd: flag(input) };
   let (mut control, mut rights) = (Vec::new(), Vec::new());
   let (mut unexpected, mut lost, mut credentials, mut pidfd) = (false, false, false, None);
   for _ in 0..below(input, 6) {

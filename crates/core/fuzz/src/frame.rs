@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use fdpass_core::{Batch, Decoder, Format, FrameError, FrameKind, Header, Limits};
+use fdpass_core::{Decoder, DescriptorBatch, Format, FrameError, FrameKind, Header, Limits};
 
 use super::probes::{Input, Probes, below, byte, flag, open_descriptors, pattern, some};
 
@@ -54,40 +54,40 @@ fn receive_parts(input: &mut Input<'_>, probes: &Probes) {
       return;
     }
   }
-  decoder.end();
+  decoder.end_of_stream();
   model.end();
-  assert!(decoder.ended());
+  assert!(decoder.has_ended());
   take_all(&mut decoder, &mut model, probes);
 }
 
 /// One receive; gives how many bytes there was room for.
 fn deliver(decoder: &mut Decoder, bytes: &[u8], batch: Option<&[u8]>, probes: &Probes) -> usize {
-  let space = decoder.space();
+  let space = decoder.read_buffer();
   assert!(!space.is_empty());
   let length = space.len().min(bytes.len());
   space[..length].copy_from_slice(&bytes[..length]);
   let batch = match batch {
-    None => Batch::Lost,
-    Some(which) => Batch::Complete(which.iter().map(|&which| probes.duplicate(which)).collect()),
+    None => DescriptorBatch::Lost,
+    Some(which) => DescriptorBatch::Complete(which.iter().map(|&which| probes.duplicate(which)).collect()),
   };
-  decoder.filled(length, batch);
+  decoder.commit(length, batch);
   length
 }
 
 /// Takes what both have; false where they have come to an error, and to the same.
 fn take_all(decoder: &mut Decoder, model: &mut Model, probes: &Probes) -> bool {
   for expected in model.whole.drain(..) {
-    assert_eq!(decoder.peek(), Some(&expected.header));
-    let arrived = decoder.take().unwrap().expect("a frame");
+    assert_eq!(decoder.peek_header(), Some(&expected.header));
+    let arrived = decoder.next_frame().unwrap().expect("a frame");
     assert_eq!((arrived.header, arrived.lost), (expected.header, expected.fds.is_none()));
     assert!(arrived.data == expected.data);
     let fds: Vec<OwnedFd> = arrived.fds;
     probes.check(&fds, &expected.fds.unwrap_or_default());
   }
-  assert_eq!(decoder.peek(), None);
-  assert_eq!(decoder.has_more(), model.broken.is_some());
+  assert_eq!(decoder.peek_header(), None);
+  assert_eq!(decoder.has_next(), model.broken.is_some());
   for _ in 0..2 {
-    match (decoder.take(), model.broken) {
+    match (decoder.next_frame(), model.broken) {
       (Ok(None), None) => {}
       (Err(error), Some(expected)) => assert_eq!(error, expected),
       (other, expected) => panic!("{other:?} in place of {expected:?}"),

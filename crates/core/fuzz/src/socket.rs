@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 
 use fdpass_core::{
-  Control, ControlBuffer, Direction, Envelope, Errno, Received, Receiving, Socket, SocketType, adopt, close, close_all,
-  duplicate, socketpair,
+  AncillaryOptions, ControlBuffer, Direction, Errno, Received, ReceivedFds, SendOptions, Socket, SocketType, adopt,
+  close, close_all, duplicate, socketpair,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -36,8 +36,8 @@ pub fn run(input: &[u8]) {
 struct End {
   fds: Vec<OwnedFd>,
   /// What the kernel tells it, and what its user knows of.
-  told: Receiving,
-  asks: Receiving,
+  told: AncillaryOptions,
+  asks: AncillaryOptions,
   /// Behind what is queued nothing comes, and the kernel tells so: of datagram sockets only where it was asked for here.
   ended: bool,
   /// It may not send.
@@ -68,10 +68,11 @@ impl<'a> Pair<'a> {
     let socket_type = [SocketType::Stream, SocketType::Seqpacket, SocketType::Dgram][below(input, 3)];
     let (a, b) = socketpair(socket_type).unwrap();
     let ends = [a, b].map(|fd| {
-      let told = Receiving { credentials: byte(input) % 4 == 3, pidfd: byte(input) % 4 == 3 };
+      let told = AncillaryOptions { credentials: byte(input) % 4 == 3, pidfd: byte(input) % 4 == 3 };
       // Mostly what it is told it knows of.
-      let asks = if byte(input) % 8 == 7 { Receiving { credentials: flag(input), pidfd: flag(input) } } else { told };
-      let pidfd = match Socket::known(fd.as_fd(), socket_type, asks).ask(told) {
+      let asks =
+        if byte(input) % 8 == 7 { AncillaryOptions { credentials: flag(input), pidfd: flag(input) } } else { told };
+      let pidfd = match Socket::from_parts(fd.as_fd(), socket_type, asks).enable_ancillary(told) {
         Ok(()) => told.pidfd,
         Err(Errno::ENOPROTOOPT) => false, // before Linux 6.5
         Err(errno) => panic!("{errno}"),
@@ -79,7 +80,7 @@ impl<'a> Pair<'a> {
       if byte(input) % 4 == 3 {
         setsockopt(&fd, sockopt::SndBuf, &1).unwrap();
       }
-      let told = Receiving { pidfd, credentials: told.credentials && pidfd == told.pidfd };
+      let told = AncillaryOptions { pidfd, credentials: told.credentials && pidfd == told.pidfd };
       End { fds: vec![fd], told, asks, ended: false, silenced: false, queue: VecDeque::new(), purged: false }
     });
     Self { socket_type, ends, probes, held: Vec::new(), control: ControlBuffer::default() }
@@ -118,8 +119,8 @@ impl<'a> Pair<'a> {
     let fds: Vec<_> = (which.iter().enumerate())
       .map(|(index, &which)| if index % 2 == 0 { seconds[index / 2].as_fd() } else { self.probes.borrow(which) })
       .collect();
-    let socket = Socket::known(fd.as_fd(), self.socket_type, Receiving::default());
-    let result = socket.send(&data, &fds, Envelope { to: None, credentials });
+    let socket = Socket::from_parts(fd.as_fd(), self.socket_type, AncillaryOptions::default());
+    let result = socket.send(&data, &fds, SendOptions { to: None, credentials });
     drop(seconds);
     let socket_type = self.socket_type;
     let is_stream = socket_type == SocketType::Stream;
@@ -163,7 +164,7 @@ impl<'a> Pair<'a> {
     };
     let Some(fd) = pick(&self.ends[side].fds, input) else { return };
     let mut buffer = vec![UNTOUCHED; capacity];
-    let socket = Socket::known(fd.as_fd(), self.socket_type, self.ends[side].asks);
+    let socket = Socket::from_parts(fd.as_fd(), self.socket_type, self.ends[side].asks);
     let result = match room {
       None => socket.recv(&mut buffer, &mut self.control, max_fds),
       Some(room) => with_room_for(room, || socket.recv(&mut buffer, &mut self.control, max_fds)),
@@ -219,7 +220,7 @@ impl<'a> Pair<'a> {
   fn shut_down(&mut self, side: usize, input: &mut Input<'_>) {
     let direction = [Direction::Read, Direction::Write, Direction::Both][below(input, 3)];
     let Some(fd) = self.ends[side].fds.first() else { return };
-    match Socket::known(fd.as_fd(), self.socket_type, Receiving::default()).shutdown(direction) {
+    match Socket::from_parts(fd.as_fd(), self.socket_type, AncillaryOptions::default()).shutdown(direction) {
       Ok(()) => {}
       Err(errno) => panic!("{errno}"),
     }
@@ -296,25 +297,27 @@ impl End {
     max_fds: usize,
     room: Option<u64>,
   ) -> Vec<OwnedFd> {
-    let Received { control, credentials, pidfd, .. } = received;
+    let Received { fds: control, credentials, pidfd, .. } = received;
     assert!(pidfd.is_none() || (self.told.pidfd && self.asks.pidfd));
     assert!(credentials.is_none() || (self.told.credentials && self.asks.credentials));
     let Some(expected) = expected else {
-      assert!(matches!(control, Control::Unexpected) || matches!(control, Control::Complete(fds) if fds.is_empty()));
+      assert!(
+        matches!(control, ReceivedFds::Unexpected) || matches!(control, ReceivedFds::Complete(fds) if fds.is_empty())
+      );
       return Vec::new();
     };
     let unexpected = self.told.pidfd && !self.asks.pidfd || self.told.credentials && !self.asks.credentials;
     let mut held: Vec<OwnedFd> = pidfd.into_iter().collect();
     match control {
-      Control::Complete(fds) => {
+      ReceivedFds::Complete(fds) => {
         assert!(!unexpected && expected.len() <= max_fds);
         assert!(room.is_none_or(|room| room > 0) || expected.is_empty());
         probes.check(&fds, &expected);
         held.extend(fds);
       }
-      Control::Truncated => assert!(room.is_some() && (self.told.pidfd || !expected.is_empty())),
-      Control::TooMany => assert!(expected.len() > max_fds && !unexpected),
-      Control::Unexpected => assert!(unexpected),
+      ReceivedFds::Truncated => assert!(room.is_some() && (self.told.pidfd || !expected.is_empty())),
+      ReceivedFds::TooMany => assert!(expected.len() > max_fds && !unexpected),
+      ReceivedFds::Unexpected => assert!(unexpected),
     }
     held
   }

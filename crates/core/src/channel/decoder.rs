@@ -5,7 +5,7 @@ use std::mem;
 use std::os::fd::OwnedFd;
 
 use super::frame::{FrameError, FrameKind, Header, Limits, MAGIC};
-use crate::socket::{Control, ControlBuffer, Socket};
+use crate::socket::{ControlBuffer, ReceivedFds, Socket};
 
 /// How much a first receive takes at most; as much again each time that is filled.
 const FIRST_RECEIVE: usize = 4096;
@@ -18,7 +18,7 @@ const KEPT: usize = 1024 * 1024;
 
 /// What came beside the bytes of one receive.
 #[derive(Debug)]
-pub enum Batch {
+pub enum DescriptorBatch {
   /// These descriptors, or none.
   Complete(Vec<OwnedFd>),
   /// Descriptors of which some could not be delivered: the table is full, or a security module refused one.
@@ -27,7 +27,7 @@ pub enum Batch {
 
 /// A frame that has arrived whole. Its data are the decoder's until the next receive.
 #[derive(Debug)]
-pub struct Arrived<'a> {
+pub struct BorrowedFrame<'a> {
   /// What it says of itself.
   pub header: Header,
   /// Its bytes.
@@ -40,17 +40,17 @@ pub struct Arrived<'a> {
 
 /// The descriptors that have come with a frame.
 #[derive(Debug, Default)]
-struct Belongings {
+struct Attachments {
   fds: Vec<OwnedFd>,
   lost: bool,
 }
 
-impl Belongings {
-  fn add(&mut self, batch: Batch) {
+impl Attachments {
+  fn add(&mut self, batch: DescriptorBatch) {
     match batch {
-      Batch::Complete(fds) if self.fds.is_empty() => self.fds = fds,
-      Batch::Complete(fds) => self.fds.extend(fds),
-      Batch::Lost => self.lost = true,
+      DescriptorBatch::Complete(fds) if self.fds.is_empty() => self.fds = fds,
+      DescriptorBatch::Complete(fds) => self.fds.extend(fds),
+      DescriptorBatch::Lost => self.lost = true,
     }
     if self.lost {
       self.fds = Vec::new(); // which of them are missing is not known
@@ -80,9 +80,9 @@ pub struct Decoder {
   /// Where what was received ends.
   end: usize,
   /// What belongs to that frame.
-  belongings: Belongings,
+  attachments: Attachments,
   /// The frames that are whole.
-  whole: VecDeque<(Header, Belongings)>,
+  whole: VecDeque<(Header, Attachments)>,
   broken: Option<FrameError>,
   ended: bool,
 }
@@ -97,7 +97,7 @@ impl Decoder {
       start: 0,
       partial: 0,
       end: 0,
-      belongings: Belongings::default(),
+      attachments: Attachments::default(),
       whole: VecDeque::new(),
       broken: None,
       ended: false,
@@ -109,20 +109,20 @@ impl Decoder {
     if self.broken.is_some() {
       return Ok(());
     }
-    let Some(message) = socket.recv(self.space(), control, usize::MAX)? else {
-      self.end();
+    let Some(message) = socket.recv(self.read_buffer(), control, usize::MAX)? else {
+      self.end_of_stream();
       return Ok(());
     };
-    let batch = match message.control {
-      Control::Complete(fds) => Batch::Complete(fds),
-      Control::Truncated | Control::TooMany | Control::Unexpected => Batch::Lost,
+    let batch = match message.fds {
+      ReceivedFds::Complete(fds) => DescriptorBatch::Complete(fds),
+      ReceivedFds::Truncated | ReceivedFds::TooMany | ReceivedFds::Unexpected => DescriptorBatch::Lost,
     };
-    self.filled(message.length, batch);
+    self.commit(message.length, batch);
     Ok(())
   }
 
   /// The memory that the next bytes go to, never none. Take all frames out first: theirs is used again.
-  pub fn space(&mut self) -> &mut [u8] {
+  pub fn read_buffer(&mut self) -> &mut [u8] {
     debug_assert!(self.whole.is_empty(), "frames have to be taken out first");
     self.buffer.copy_within(self.partial..self.end, 0);
     self.end -= self.partial;
@@ -143,20 +143,20 @@ impl Decoder {
   }
 
   /// Notes that so many bytes have come into that memory, and the descriptors with them.
-  pub fn filled(&mut self, length: usize, batch: Batch) {
+  pub fn commit(&mut self, length: usize, batch: DescriptorBatch) {
     let filled_up = self.end + length == self.buffer.len();
     self.end += length;
     let whole_before = self.whole.len();
     let last_owns = cfg!(any(target_os = "linux", target_os = "android"));
     let mut batch = Some(batch);
     if !last_owns {
-      self.belongings.add(batch.take().expect("set above"));
+      self.attachments.add(batch.take().expect("set above"));
     }
     loop {
       match self.partial_header() {
         Ok(Some(header)) if self.end - self.partial - Header::SIZE >= header.length as usize => {
           self.partial += Header::SIZE + header.length as usize;
-          self.whole.push_back((header, mem::take(&mut self.belongings)));
+          self.whole.push_back((header, mem::take(&mut self.attachments)));
         }
         Ok(_) => break,
         Err(error) => return self.fail(whole_before, error),
@@ -164,8 +164,8 @@ impl Decoder {
     }
     if let Some(batch) = batch {
       match self.whole.back_mut() {
-        Some((_, belongings)) if self.partial == self.end => belongings.add(batch),
-        _ => self.belongings.add(batch),
+        Some((_, attachments)) if self.partial == self.end => attachments.add(batch),
+        _ => self.attachments.add(batch),
       }
     }
     if let Err(error) = self.check_partial() {
@@ -180,7 +180,7 @@ impl Decoder {
   }
 
   /// Notes that nothing more will come.
-  pub fn end(&mut self) {
+  pub fn end_of_stream(&mut self) {
     self.ended = true;
     if self.end > self.partial && self.broken.is_none() {
       self.fail(self.whole.len(), FrameError::EndedInside);
@@ -188,28 +188,28 @@ impl Decoder {
   }
 
   /// Whether nothing more will come.
-  pub fn ended(&self) -> bool {
+  pub fn has_ended(&self) -> bool {
     self.ended
   }
 
   /// The header of the next frame, if one is whole.
-  pub fn peek(&self) -> Option<&Header> {
+  pub fn peek_header(&self) -> Option<&Header> {
     self.whole.front().map(|(header, _)| header)
   }
 
-  /// Whether [`Decoder::take`] has something to give, a frame or an error, without another receive.
-  pub fn has_more(&self) -> bool {
+  /// Whether [`Decoder::next_frame`] has something to give, a frame or an error, without another receive.
+  pub fn has_next(&self) -> bool {
     !self.whole.is_empty() || self.broken.is_some()
   }
 
   /// The next frame; none where more has to be received, or nothing will come any more.
-  pub fn take(&mut self) -> Result<Option<Arrived<'_>>, FrameError> {
-    let Some((header, Belongings { fds, lost })) = self.whole.pop_front() else {
+  pub fn next_frame(&mut self) -> Result<Option<BorrowedFrame<'_>>, FrameError> {
+    let Some((header, Attachments { fds, lost })) = self.whole.pop_front() else {
       return self.broken.map_or(Ok(None), Err);
     };
     let data = self.start + Header::SIZE;
     self.start = data + header.length as usize;
-    Ok(Some(Arrived { header, data: &self.buffer[data..self.start], fds, lost }))
+    Ok(Some(BorrowedFrame { header, data: &self.buffer[data..self.start], fds, lost }))
   }
 
   /// The header of the frame that is not whole yet, once it has come; an error if it is none, or over a limit.
@@ -222,7 +222,7 @@ impl Decoder {
     };
     let header = Header::decode(bytes).ok_or(FrameError::NotAFrame)?;
     let max_bytes = match header.kind {
-      FrameKind::Error | FrameKind::Close => self.limits.max_bytes.max(Header::MAX_TOLD),
+      FrameKind::Error | FrameKind::Close => self.limits.max_bytes.max(Header::MAX_ERROR_BYTES),
       _ => self.limits.max_bytes,
     };
     if header.length as usize > max_bytes {
@@ -236,7 +236,7 @@ impl Decoder {
 
   /// That the frame which is not whole has not more than it may have, as far as is known.
   fn check_partial(&self) -> Result<(), FrameError> {
-    let came = self.belongings.fds.len() as u32;
+    let came = self.attachments.fds.len() as u32;
     match self.partial_header()? {
       Some(Header { fds: announced, .. }) if came > announced => Err(FrameError::WrongDescriptors { announced, came }),
       None if came as usize > self.limits.max_fds => Err(FrameError::TooManyDescriptors(came)),
@@ -258,7 +258,7 @@ impl Decoder {
   /// Nothing after the frames that are whole can be trusted.
   fn fail(&mut self, from: usize, error: FrameError) {
     self.broken = Some(error);
-    self.belongings = Belongings::default();
+    self.attachments = Attachments::default();
     self.check_whole(from);
   }
 }

@@ -62,7 +62,7 @@ impl Header {
   pub const MAX_FDS: usize = Self::SIZE * MAX_SENT_FDS;
 
   /// The most bytes of an error and of a close, also where a message may have less.
-  pub const MAX_TOLD: usize = 65_536;
+  pub const MAX_ERROR_BYTES: usize = 65_536;
 
   /// Its bytes; numbers go most significant byte first.
   pub fn encode(&self) -> [u8; Self::SIZE] {
@@ -91,7 +91,7 @@ impl Header {
 /// How large a frame may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-  /// The most bytes of data; of an error and of a close at least [`Header::MAX_TOLD`].
+  /// The most bytes of data; of an error and of a close at least [`Header::MAX_ERROR_BYTES`].
   pub max_bytes: usize,
   /// The most descriptors, at most [`Header::MAX_FDS`].
   pub max_fds: usize,

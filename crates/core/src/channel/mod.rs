@@ -11,11 +11,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-pub use decoder::{Arrived, Batch, Decoder};
+pub use decoder::{BorrowedFrame, Decoder, DescriptorBatch};
 pub use frame::{Format, FrameError, FrameKind, Header, Limits};
 pub use outbox::Outbox;
 
-use crate::socket::{ControlBuffer, Receiving, Socket, SocketType};
+use crate::socket::{AncillaryOptions, ControlBuffer, Socket, SocketType};
 
 /// The pauses before a call is made again whose success no event announces.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -141,7 +141,7 @@ impl Channel {
     Ok(self.outbox.send(stream(&self.fd), header, data, fds)?.is_none())
   }
 
-  /// Sends what waits, as far as there is room; true if nothing waits any more. `ETOOMANYREFS` and `ENOBUFS` can be
+  /// Sends what waits, as far as there is available_descriptors; true if nothing waits any more. `ETOOMANYREFS` and `ENOBUFS` can be
   /// tried again after a pause: too many descriptors of this user are in flight (unix(7)), or memory is short, and no
   /// event tells of the end of either.
   pub fn flush(&mut self) -> nix::Result<bool> {
@@ -177,11 +177,11 @@ impl Channel {
   /// The next message, if one is there (`EAGAIN` otherwise); `None` at the end of the connection.
   pub fn try_receive(&mut self) -> Result<Option<Frame>, ChannelError> {
     loop {
-      if self.decoder.peek().is_some() {
+      if self.decoder.peek_header().is_some() {
         return self.take();
       }
-      self.decoder.take()?; // what went wrong, if something did
-      if self.decoder.ended() {
+      self.decoder.next_frame()?; // what went wrong, if something did
+      if self.decoder.has_ended() {
         return Ok(None);
       }
       self.decoder.receive(stream(&self.fd), &mut self.control)?;
@@ -189,7 +189,7 @@ impl Channel {
   }
 
   fn take(&mut self) -> Result<Option<Frame>, ChannelError> {
-    let Some(arrived) = self.decoder.take()? else { return Ok(None) };
+    let Some(arrived) = self.decoder.next_frame()? else { return Ok(None) };
     let Header { kind, format, id, .. } = arrived.header;
     let frame = Frame { kind, format, id, data: arrived.data.to_vec(), fds: arrived.fds };
     if arrived.lost { Err(ChannelError::DescriptorsLost(frame)) } else { Ok(Some(frame)) }
@@ -215,5 +215,5 @@ impl Channel {
 
 /// The socket of a channel. Whoever made it may have had the kernel tell who sends: that is no reason to refuse a frame.
 fn stream(fd: &OwnedFd) -> Socket<'_> {
-  Socket::known(fd.as_fd(), SocketType::Stream, Receiving { credentials: true, pidfd: true })
+  Socket::from_parts(fd.as_fd(), SocketType::Stream, AncillaryOptions { credentials: true, pidfd: true })
 }

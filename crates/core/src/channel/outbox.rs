@@ -1,4 +1,4 @@
-//! Frames on their way out: those that wait for room, in order.
+//! Frames on their way out: those that wait for available_descriptors, in order.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::frame::Header;
 use crate::fd::duplicate;
-use crate::socket::{Direction, Envelope, MAX_SENT_FDS, Socket};
+use crate::socket::{Direction, MAX_SENT_FDS, SendOptions, Socket};
 
 /// How many waiting frames without descriptors go with one call.
 const PER_CALL: usize = 128;
@@ -130,7 +130,7 @@ impl Outbox {
             break;
           }
         }
-        socket.send_slices(&slices, &[], Envelope::default())
+        socket.send_slices(&slices, &[], SendOptions::default())
       } else {
         // With descriptors go bytes of their own frame only.
         let fds: Vec<BorrowedFd<'_>> = first.fds.iter().map(AsFd::as_fd).collect();
@@ -192,7 +192,7 @@ fn rest<'a>(header: &'a [u8; Header::SIZE], data: &'a [u8], offset: usize) -> [&
 /// Sends what is left of a frame, with its descriptors; where they are more than go at once, one byte with as many as do.
 fn send_part(socket: Socket<'_>, [header, data]: [&[u8]; 2], fds: &[BorrowedFd<'_>]) -> nix::Result<usize> {
   if fds.len() > MAX_SENT_FDS {
-    return socket.send(&header[..1], &fds[..MAX_SENT_FDS], Envelope::default());
+    return socket.send(&header[..1], &fds[..MAX_SENT_FDS], SendOptions::default());
   }
-  socket.send_slices(&[IoSlice::new(header), IoSlice::new(data)], fds, Envelope::default())
+  socket.send_slices(&[IoSlice::new(header), IoSlice::new(data)], fds, SendOptions::default())
 }

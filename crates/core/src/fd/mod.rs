@@ -74,7 +74,7 @@ pub fn close(fd: OwnedFd) -> nix::Result<()> {
 /// Returns how many more descriptors this process may open: the soft `RLIMIT_NOFILE` less the number of open ones.
 ///
 /// From Linux 6.2 on the size of /proc/self/fd is their number; elsewhere they are counted one by one.
-pub fn room() -> nix::Result<u64> {
+pub fn available_descriptors() -> nix::Result<u64> {
   let (limit, _hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
   let table = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
   let open = std::fs::metadata(table).map_err(of_io_error)?.len();

@@ -4,6 +4,6 @@ mod program;
 mod restrict;
 mod rlimit;
 
-pub use program::{Credential, Ending, Process, Program, SpawnError, Step, abandon, block_signals, reap};
-pub use restrict::{Identity, execute, group, hide, restrict};
+pub use program::{ExitStatus, Process, Program, RunAs, SpawnError, Step, block_signals, reap, reap_in_background};
+pub use restrict::{Identity, execute, group_by_name, restrict, set_undumpable};
 pub use rlimit::{ResourceLimit, resource_by_name};

@@ -19,7 +19,7 @@ use crate::sys::wait::exit_descriptor;
 
 /// Whom a program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credential {
+pub struct RunAs {
   /// The user: setuid(2).
   pub uid: u32,
   /// The group: setgid(2).
@@ -45,7 +45,7 @@ pub struct Program {
   /// Limits, set before the rights are given up that raising them takes.
   pub limits: Vec<ResourceLimit>,
   /// Whom it runs as. Without it as this process.
-  pub credential: Option<Credential>,
+  pub credential: Option<RunAs>,
   /// Gain no rights by executing anything, for good: `PR_SET_NO_NEW_PRIVS` (Linux).
   pub no_new_privileges: bool,
 }
@@ -65,14 +65,14 @@ impl SpawnError {
   }
 
   /// Whether this machine or process lacks something now that it may have again: the program is not to blame.
-  pub fn is_shortage(&self) -> bool {
+  pub fn is_temporary(&self) -> bool {
     self.step != Step::Execute && matches!(self.errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
   }
 }
 
 /// How a program has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum ExitStatus {
   /// With this code.
   Code(i32),
   /// By this signal.
@@ -102,7 +102,7 @@ impl Process {
   }
 
   /// How it has ended, once it has: waitpid(2), without waiting. None while it runs.
-  pub fn reap(&mut self) -> nix::Result<Option<Ending>> {
+  pub fn reap(&mut self) -> nix::Result<Option<ExitStatus>> {
     let ending = reap(self.pid.as_raw());
     // Where somebody else has waited for it, its number can be another one's already.
     self.reaped = ending != Ok(None);
@@ -119,17 +119,17 @@ impl Process {
 impl Drop for Process {
   fn drop(&mut self) {
     if !self.reaped {
-      abandon(self.pid.as_raw());
+      reap_in_background(self.pid.as_raw());
     }
   }
 }
 
 /// How a process of ours has ended, once it has: waitpid(2), without waiting. None while it runs.
-pub fn reap(pid: i32) -> nix::Result<Option<Ending>> {
+pub fn reap(pid: i32) -> nix::Result<Option<ExitStatus>> {
   loop {
     match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
-      Ok(WaitStatus::Exited(_, code)) => return Ok(Some(Ending::Code(code))),
-      Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Some(Ending::Signal(signal as i32))),
+      Ok(WaitStatus::Exited(_, code)) => return Ok(Some(ExitStatus::Code(code))),
+      Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Some(ExitStatus::Signal(signal as i32))),
       Ok(_) => return Ok(None),
       Err(Errno::EINTR) => {}
       Err(errno) => return Err(errno),
@@ -144,7 +144,7 @@ pub fn block_signals() {
 }
 
 /// Leaves the end of a process to a thread, so that it does not stay a zombie.
-pub fn abandon(pid: i32) {
+pub fn reap_in_background(pid: i32) {
   let wait = move || while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {};
   // Without a thread it stays one until this process ends.
   let _ = std::thread::Builder::new().name("fdpass-reaper".into()).stack_size(65_536).spawn(wait);
@@ -165,8 +165,7 @@ impl Program {
     let arguments = pointers(&self.arguments);
     let environment = pointers(&self.environment);
     let limits: Vec<_> = self.limits.iter().map(child_limit).collect();
-    let user =
-      self.credential.as_ref().map(|Credential { uid, gid, groups }| ChildUser { uid: *uid, gid: *gid, groups });
+    let user = self.credential.as_ref().map(|RunAs { uid, gid, groups }| ChildUser { uid: *uid, gid: *gid, groups });
     let child = Child {
       path: &self.path,
       arguments: &arguments,

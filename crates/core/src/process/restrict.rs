@@ -36,7 +36,7 @@ impl From<User> for Identity {
 }
 
 /// Looks a group up by name: getgrnam(3).
-pub fn group(name: &str) -> nix::Result<Option<u32>> {
+pub fn group_by_name(name: &str) -> nix::Result<Option<u32>> {
   Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()))
 }
 
@@ -78,7 +78,7 @@ pub fn execute(path: &CStr, arguments: &[&CStr], first: RawFd) -> nix::Result<In
 
 /// Keeps other processes of this user from tracing this one, and from reading its memory: `PR_SET_DUMPABLE`. Nothing
 /// happens on other systems than Linux.
-pub fn hide() -> nix::Result<()> {
+pub fn set_undumpable() -> nix::Result<()> {
   #[cfg(any(target_os = "linux", target_os = "android"))]
   nix::sys::prctl::set_dumpable(false)?;
   Ok(())

@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::sys::socket as net;
 
-use super::{Address, ControlBuffer, Envelope, Receiving, Socket, SocketType, peer_pidfd, socket, socketpair};
+use super::{
+  Address, AncillaryOptions, ControlBuffer, SendOptions, Socket, SocketType, peer_pidfd, socket, socketpair,
+};
 use crate::sys::sockopt::refuse_rights;
 
 /// What this kernel can do.
@@ -32,8 +34,8 @@ impl Capabilities {
     Self {
       abstract_addresses: abstract_addresses().is_ok_and(|named| named),
       seqpacket: socketpair(SocketType::Seqpacket).is_ok(),
-      credentials: is_told(Receiving { credentials: true, pidfd: false }),
-      pidfd: is_told(Receiving { credentials: false, pidfd: true }),
+      credentials: is_told(AncillaryOptions { credentials: true, pidfd: false }),
+      pidfd: is_told(AncillaryOptions { credentials: false, pidfd: true }),
       peer_pidfd: socketpair(SocketType::Stream).and_then(|(a, _b)| peer_pidfd(a.as_fd())).is_ok(),
       pass_rights: socketpair(SocketType::Stream).and_then(|(a, _b)| refuse_rights(a.as_fd())).is_ok(),
       close_on_exec: cfg!(not(target_vendor = "apple")), // MSG_CMSG_CLOEXEC
@@ -50,12 +52,12 @@ fn abstract_addresses() -> nix::Result<bool> {
 }
 
 /// Whether a message comes with what was asked for.
-fn is_told(receiving: Receiving) -> bool {
+fn is_told(receiving: AncillaryOptions) -> bool {
   let exchange = || {
     let (a, b) = socketpair(SocketType::Dgram)?;
-    let [a, b] = [&a, &b].map(|end| Socket::known(end.as_fd(), SocketType::Dgram, receiving));
-    b.ask(receiving)?;
-    a.send(&[0], &[], Envelope::default())?;
+    let [a, b] = [&a, &b].map(|end| Socket::from_parts(end.as_fd(), SocketType::Dgram, receiving));
+    b.enable_ancillary(receiving)?;
+    a.send(&[0], &[], SendOptions::default())?;
     b.recv(&mut [0], &mut ControlBuffer::default(), 0)
   };
   matches!(exchange(), Ok(Some(message))

@@ -38,7 +38,7 @@ impl SocketFile {
   }
 
   /// Leaves the file to a process that takes the socket over; the result is for its [`SocketFile::claim`].
-  pub fn hand_on(self) -> [u8; 16] {
+  pub fn hand_over(self) -> [u8; 16] {
     let id = (u128::from(self.device) << 64) | u128::from(self.inode);
     self.keep();
     id.to_be_bytes()

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::Receiving;
+use super::AncillaryOptions;
 use super::recv::Decoded;
 use crate::sys::cmsg;
 
@@ -23,7 +23,7 @@ pub struct Outcome {
 }
 
 /// Takes ownership of what is in the control data of a receive.
-pub fn decode(control: &[u8], asked: Receiving) -> Outcome {
+pub fn decode(control: &[u8], asked: AncillaryOptions) -> Outcome {
   let Decoded { rights, credentials, pidfd, unexpected, lost } = Decoded::new(control, asked);
   Outcome { rights, pidfd, credentials: credentials.is_some(), unexpected, lost }
 }

@@ -19,7 +19,7 @@ pub use address::Address;
 pub use capabilities::Capabilities;
 pub use credentials::{Credentials, Peer, peer, peer_pidfd};
 pub use file::{SocketFile, bind};
-pub use recv::{Control, Received};
+pub use recv::{Received, ReceivedFds};
 
 use crate::fd::without_blocking;
 use crate::sys::fds::set_close_on_exec;
@@ -64,7 +64,7 @@ pub enum Direction {
 /// Ask before the first byte can arrive: what was sent before comes without, or as from nobody (no process, user 65534
 /// on Linux).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Receiving {
+pub struct AncillaryOptions {
   /// The sender's credentials: `SO_PASSCRED`, on FreeBSD `LOCAL_CREDS_PERSISTENT`.
   pub credentials: bool,
   /// A pidfd of the sender: `SO_PASSPIDFD`, from Linux 6.5 on.
@@ -73,7 +73,7 @@ pub struct Receiving {
 
 /// What goes with a message beside its bytes and descriptors.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Envelope<'a> {
+pub struct SendOptions<'a> {
   /// Where a datagram goes; without it to the socket's peer.
   pub to: Option<&'a Address>,
   /// Who is said to have sent it. The kernel refuses a lie with `EPERM`, except from root.
@@ -109,7 +109,7 @@ fn prepare(socket: BorrowedFd<'_>) -> nix::Result<()> {
 pub struct Socket<'fd> {
   fd: BorrowedFd<'fd>,
   socket_type: SocketType,
-  receiving: Receiving,
+  receiving: AncillaryOptions,
 }
 
 impl AsFd for Socket<'_> {
@@ -135,18 +135,18 @@ impl<'fd> Socket<'fd> {
     }
     #[cfg(target_vendor = "apple")]
     sockopt::set_no_sigpipe(fd)?;
-    Ok(Self { fd, socket_type, receiving: Receiving::default() })
+    Ok(Self { fd, socket_type, receiving: AncillaryOptions::default() })
   }
 
   /// A socket that [`Socket::new`] or [`socketpair`] has already seen, and what was asked of it.
-  pub fn known(fd: BorrowedFd<'fd>, socket_type: SocketType, receiving: Receiving) -> Self {
+  pub fn from_parts(fd: BorrowedFd<'fd>, socket_type: SocketType, receiving: AncillaryOptions) -> Self {
     Self { fd, socket_type, receiving }
   }
 
   /// Has the kernel tell with each message what `receiving` asks for. What is already told goes on.
   ///
   /// `ENOPROTOOPT` where the platform cannot.
-  pub fn ask(&self, receiving: Receiving) -> nix::Result<()> {
+  pub fn enable_ancillary(&self, receiving: AncillaryOptions) -> nix::Result<()> {
     // First what fewer kernels have, so that nothing is on after a failure.
     if receiving.pidfd {
       sockopt::pass_pidfd(self.fd)?;
@@ -163,7 +163,7 @@ impl<'fd> Socket<'fd> {
   }
 
   /// What it asks the kernel to tell.
-  pub fn receiving(&self) -> Receiving {
+  pub fn receiving(&self) -> AncillaryOptions {
     self.receiving
   }
 
@@ -207,7 +207,8 @@ impl<'fd> Socket<'fd> {
           #[cfg(not(any(target_os = "linux", target_os = "android")))]
           {
             prepare(connection.as_fd())?;
-            Socket::known(connection.as_fd(), self.socket_type, self.receiving).ask(self.receiving)?;
+            Socket::from_parts(connection.as_fd(), self.socket_type, self.receiving)
+              .enable_ancillary(self.receiving)?;
           }
           return Ok(connection);
         }
@@ -241,7 +242,7 @@ impl<'fd> Socket<'fd> {
   /// credentials where the platform sends none, or only the true ones. `EAGAIN` for a datagram to an address of its own
   /// can mean that the receiver's queue is full, which no event announces the end of. `ETOOMANYREFS`, likewise, has the
   /// kernel collect what nobody can receive any more, and may be gone at the next try.
-  pub fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>], envelope: Envelope<'_>) -> nix::Result<usize> {
+  pub fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>], envelope: SendOptions<'_>) -> nix::Result<usize> {
     self.send_slices(&[IoSlice::new(data)], fds, envelope)
   }
 
@@ -250,7 +251,7 @@ impl<'fd> Socket<'fd> {
     &self,
     data: &[IoSlice<'_>],
     fds: &[BorrowedFd<'_>],
-    envelope: Envelope<'_>,
+    envelope: SendOptions<'_>,
   ) -> nix::Result<usize> {
     let empty = data.iter().all(|slice| slice.is_empty());
     if fds.len() > MAX_SENT_FDS || (!fds.is_empty() && empty && self.socket_type == SocketType::Stream) {

@@ -1,17 +1,17 @@
-//! Receiving one message.
+//! AncillaryOptions one message.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
-use super::{Address, Credentials, Receiving, Socket, SocketType};
+use super::{Address, AncillaryOptions, Credentials, Socket, SocketType};
 use crate::sys::cmsg::{self, ControlBuffer, MAX_RECEIVED_FDS};
 use crate::sys::msg;
 
 /// The descriptors of a received message.
 #[derive(Debug)]
-pub enum Control {
+pub enum ReceivedFds {
   /// The descriptors that were sent with it, in their order. There may be none.
   Complete(Vec<OwnedFd>),
   /// The kernel could not deliver all descriptors (`MSG_CTRUNC`): the descriptor table is full, or a security module
@@ -32,10 +32,10 @@ pub struct Received {
   /// platforms that do not report it, one more than `length`.
   pub size: usize,
   /// Its descriptors.
-  pub control: Control,
-  /// Credentials of the sender, if [`Receiving`] requests them.
+  pub fds: ReceivedFds,
+  /// Credentials of the sender, if [`AncillaryOptions`] requests them.
   pub credentials: Option<Credentials>,
-  /// Pidfd of the sender, if [`Receiving`] requests it and the process has not been reaped.
+  /// Pidfd of the sender, if [`AncillaryOptions`] requests it and the process has not been reaped.
   pub pidfd: Option<OwnedFd>,
   /// On a datagram socket, the sender's address if it has one.
   pub address: Option<Address>,
@@ -92,11 +92,11 @@ impl Socket<'_> {
     Ok(Some(Received {
       length,
       size: if cut { bytes.max(length + 1) } else { length },
-      control: match rights {
-        _ if truncated || lost => Control::Truncated,
-        _ if unexpected => Control::Unexpected,
-        rights if rights.len() > max_fds => Control::TooMany,
-        rights => Control::Complete(rights),
+      fds: match rights {
+        _ if truncated || lost => ReceivedFds::Truncated,
+        _ if unexpected => ReceivedFds::Unexpected,
+        rights if rights.len() > max_fds => ReceivedFds::TooMany,
+        rights => ReceivedFds::Complete(rights),
       },
       credentials,
       pidfd,
@@ -142,7 +142,7 @@ pub(super) struct Decoded {
 }
 
 impl Decoded {
-  pub(super) fn new(control: &[u8], requested: Receiving) -> Self {
+  pub(super) fn new(control: &[u8], requested: AncillaryOptions) -> Self {
     let mut decoded = Self::default();
     cmsg::own_control(control, |message| match message {
       cmsg::ControlMessage::Rights { mut fds, withheld } => {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::SockaddrStorage;
 
-use super::{Reactor, Watch};
+use super::{Reactor, Registration};
 use crate::fd::set_blocking;
 use crate::internet::internet_address;
 use crate::socket::peer;
@@ -50,19 +50,19 @@ pub(super) struct Watched<W> {
   pub(super) token: u32,
 }
 
-impl<W: Watch> Watched<W> {
-  pub(super) fn new(listener: Listener, token: u32, reactor: &impl Reactor<Watch = W>) -> nix::Result<Self> {
-    let watch = Some(reactor.watch(listener.fd.as_fd(), token)?);
+impl<W: Registration> Watched<W> {
+  pub(super) fn new(listener: Listener, token: u32, reactor: &impl Reactor<Registration = W>) -> nix::Result<Self> {
+    let watch = Some(reactor.register(listener.fd.as_fd(), token)?);
     Ok(Self { watch, is_armed: false, listener, token })
   }
 
   /// Asks to be told of connections, or no longer.
-  pub(super) fn arm(&mut self, on: bool, reactor: &impl Reactor<Watch = W>) -> nix::Result<()> {
+  pub(super) fn arm(&mut self, on: bool, reactor: &impl Reactor<Registration = W>) -> nix::Result<()> {
     if on && self.watch.is_none() {
-      self.watch = Some(reactor.watch(self.listener.fd.as_fd(), self.token)?);
+      self.watch = Some(reactor.register(self.listener.fd.as_fd(), self.token)?);
     }
     self.is_armed = on;
-    self.watch.as_mut().map_or(Ok(()), |watch| watch.arm(on, false))
+    self.watch.as_mut().map_or(Ok(()), |watch| watch.set_interest(on, false))
   }
 
   /// Whether an event is one that was asked for. A hang-up, of a listener that somebody has shut down, is told without that,

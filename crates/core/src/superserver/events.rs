@@ -1,85 +1,87 @@
-//! What a superserver reports.
+//! Events and counters that a superserver reports.
 
 use nix::errno::Errno;
 
-use crate::process::{Ending, SpawnError, Step};
+use crate::process::{ExitStatus, SpawnError, Step};
 
-/// What something was missing for.
+/// Call that failed because a resource is exhausted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
   /// accept(2)
   Accept,
-  /// fcntl(2), by which a listener is made non-blocking, or duplicated for a program.
+  /// fcntl(2), which makes a listener non-blocking, or duplicates it for a program.
   Fcntl,
   /// sendmsg(2) to a worker.
   Sendmsg,
-  /// The event loop's, by which events are asked for.
-  Watch,
-  /// The start of a program.
+  /// Registration with the event loop.
+  Register,
+  /// A step of starting a program.
   Start(Step),
 }
 
-/// What a superserver has to tell.
+/// Event that a superserver reports to its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
-  /// A worker can be given connections.
-  Ready {
-    /// Which.
+pub enum Event {
+  /// A worker is ready to be assigned connections.
+  WorkerReady {
+    /// Token of the worker.
     worker: u32,
   },
-  /// A worker does not keep to the protocol, or cannot be heard or told anything any more: it is given nothing, and has to be ended. What
-  /// it had stays its own until then, since it may be reading of it: see `Pool::forget`.
-  Broken {
-    /// Which.
+  /// A worker violated the protocol, or its channel failed. It is assigned nothing more and has to be killed.
+  ///
+  /// Its connections stay assigned to it until `Pool::worker_exited`, because it may be reading from them.
+  ChannelFailed {
+    /// Token of the worker.
     worker: u32,
   },
-  /// A worker's channel has ended, and the worker is forgotten. What it had not acknowledged goes to others.
-  Gone {
-    /// Which.
+  /// A worker's channel has ended and the worker was removed. Connections that it had not acknowledged are assigned to
+  /// other workers.
+  WorkerRemoved {
+    /// Token of the worker.
     worker: u32,
-    /// How many connections it had acknowledged, and did not end.
+    /// How many connections it had acknowledged and not ended. They were reset.
     lost: u32,
   },
-  /// Something is missing that no event announces the end of: to be tried again after a pause.
-  Short {
-    /// For what.
+  /// A resource is exhausted and no event reports recovery: call `retry` after a delay.
+  Exhausted {
+    /// Call that failed.
     call: Call,
-    /// Why.
+    /// Its error.
     errno: Errno,
   },
-  /// Too many programs were started: none is until `resume`.
-  TooFast,
+  /// Too many programs were started within a minute. None is started until `retry`.
+  RateLimited,
   /// A program could not be started.
-  Failed(SpawnError),
-  /// A program that listens itself was started, which serves until its end.
-  Started {
-    /// Its process.
+  SpawnFailed(SpawnError),
+  /// A program was started for a listener, and serves it until the program ends.
+  ProgramStarted {
+    /// Process id of the program.
     pid: i32,
   },
-  /// A program has ended: one that listens, or one that ended badly.
-  Ended {
-    /// Its process.
+  /// A program has ended: one that served a listener, or one that failed.
+  ProgramEnded {
+    /// Process id of the program.
     pid: i32,
-    /// How.
-    ending: Ending,
+    /// How it ended.
+    status: ExitStatus,
   },
-  /// Nothing is waited for any more, after `stop`.
+  /// After `stop`: nothing is left to do.
   Idle,
 }
 
-/// What became of connections.
+/// Numbers of connections since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-  /// Taken off the backlog.
+  /// Accepted.
   pub accepted: u64,
-  /// That a worker has said are its own; of `Inetd`, programs that were started.
+  /// Acknowledged by a worker; for `Inetd`, programs started.
   pub acknowledged: u64,
-  /// Whose end was told: by the worker, or by the end of the program.
+  /// Ended: reported by the worker, or by the end of the program.
   pub completed: u64,
-  /// That a worker had acknowledged which died before it ended them. They were reset.
+  /// Reset, because the worker had acknowledged them and died before it ended them.
   pub lost: u64,
-  /// Closed at once, as their client had too many.
+  /// Closed at once, because their client had too many.
   pub refused: u64,
-  /// Given to another worker, because the first one died or would not have them.
-  pub handed_on: u64,
+  /// Assigned to another worker, because the first one died or returned them.
+  pub reassigned: u64,
 }

@@ -8,13 +8,13 @@ use nix::errno::Errno;
 use nix::sys::socket as net;
 
 use super::acceptor::{Accepted, Door, Watched, prepare};
-use super::{Call, Client, Counters, Listener, News, Reactor, Watch};
+use super::{Call, Client, Counters, Event, Listener, Reactor, Registration};
 use crate::fd::set_blocking;
-use crate::process::{Ending, Process, Program, SpawnError, Step};
+use crate::process::{ExitStatus, Process, Program, SpawnError, Step};
 
 /// What a program gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum InetdMode {
   /// A connection, and each connection a program.
   Nowait,
   /// The listener, which is left to it until its end.
@@ -53,11 +53,11 @@ struct Running<W> {
 /// Starts a program for each connection, with it as its standard input, output and error, or one for the listener.
 pub struct Inetd<R: Reactor> {
   reactor: R,
-  mode: Mode,
+  mode: InetdMode,
   program: Program,
   limits: InetdLimits,
-  listeners: Vec<Watched<R::Watch>>,
-  running: HashMap<u32, Running<R::Watch>>,
+  listeners: Vec<Watched<R::Registration>>,
+  running: HashMap<u32, Running<R::Registration>>,
   /// Accepted, while no program could be started for want of something.
   waiting: VecDeque<(OwnedFd, Option<Client>)>,
   door: Door,
@@ -68,12 +68,12 @@ pub struct Inetd<R: Reactor> {
   stopped: bool,
   paused: bool,
   counters: Counters,
-  news: Vec<News>,
+  news: Vec<Event>,
 }
 
 impl<R: Reactor> Inetd<R> {
   /// One without listeners.
-  pub fn new(reactor: R, mode: Mode, program: Program, limits: InetdLimits) -> nix::Result<Self> {
+  pub fn new(reactor: R, mode: InetdMode, program: Program, limits: InetdLimits) -> nix::Result<Self> {
     let mut door = Door::new()?;
     door.set_most_per_client(limits.per_client);
     Ok(Self {
@@ -119,14 +119,14 @@ impl<R: Reactor> Inetd<R> {
     self.listen();
   }
 
-  /// Starts nothing more; [`News::Idle`] tells when all programs have ended.
+  /// Starts nothing more; [`Event::Idle`] tells when all programs have ended.
   pub fn stop(&mut self) {
     self.stopped = true;
     self.listeners.clear();
     self.tell_idle();
   }
 
-  /// Goes on after [`News::TooFast`] or [`News::Short`].
+  /// Goes on after [`Event::RateLimited`] or [`Event::Exhausted`].
   pub fn retry(&mut self) {
     self.paused = false;
     while !self.paused
@@ -154,23 +154,23 @@ impl<R: Reactor> Inetd<R> {
   }
 
   /// What there is to tell since the last call: the first of it, and no more than so many.
-  pub fn news(&mut self, most: usize) -> Vec<News> {
+  pub fn take_events(&mut self, most: usize) -> Vec<Event> {
     self.news.drain(..most.min(self.news.len())).collect()
   }
 
   /// Whether there is.
-  pub fn has_news(&self) -> bool {
+  pub fn has_events(&self) -> bool {
     !self.news.is_empty()
   }
 
   /// Does what an event asks for. One of something that is gone does nothing.
-  pub fn ready(&mut self, token: u32) {
+  pub fn on_ready(&mut self, token: u32) {
     if let Some(index) = self.listeners.iter().position(|listener| listener.token == token) {
       match self.mode {
         // Of a moment before, in which something else has changed what there may be.
         _ if !self.listeners[index].expects() => {}
-        Mode::Nowait => self.accept(index),
-        Mode::Wait => self.leave_listener(index),
+        InetdMode::Nowait => self.accept(index),
+        InetdMode::Wait => self.leave_listener(index),
       }
     } else {
       self.end(token);
@@ -181,7 +181,7 @@ impl<R: Reactor> Inetd<R> {
 
   fn accept(&mut self, index: usize) {
     if let Err(errno) = prepare(&self.listeners[index].listener) {
-      return self.pause(News::Short { call: Call::Fcntl, errno });
+      return self.pause(Event::Exhausted { call: Call::Fcntl, errno });
     }
     for _ in 0..PER_WAKE {
       if !self.has_room() {
@@ -197,7 +197,7 @@ impl<R: Reactor> Inetd<R> {
           self.counters.refused += 1;
         }
         Accepted::None => return,
-        Accepted::Short(errno) => return self.pause(News::Short { call: Call::Accept, errno }),
+        Accepted::Short(errno) => return self.pause(Event::Exhausted { call: Call::Accept, errno }),
       }
     }
   }
@@ -208,14 +208,14 @@ impl<R: Reactor> Inetd<R> {
     let started = self.start(&[connection.as_fd(); 3], client, None);
     match started {
       Ok(_) => self.counters.acknowledged += 1,
-      Err(error) if error.is_shortage() => {
+      Err(error) if error.is_temporary() => {
         self.waiting.push_back((connection, client));
-        self.pause(News::Short { call: Call::Start(error.step), errno: error.errno });
+        self.pause(Event::Exhausted { call: Call::Start(error.step), errno: error.errno });
       }
       Err(error) => {
         self.counters.lost += 1;
         self.door.leave(client);
-        self.news.push(News::Failed(error));
+        self.news.push(Event::SpawnFailed(error));
       }
     }
   }
@@ -228,7 +228,7 @@ impl<R: Reactor> Inetd<R> {
       Ok(listener) => listener,
       Err(error) => {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE));
-        return self.pause(News::Short { call: Call::Fcntl, errno });
+        return self.pause(Event::Exhausted { call: Call::Fcntl, errno });
       }
     };
     // A program before this one may have switched it.
@@ -237,17 +237,17 @@ impl<R: Reactor> Inetd<R> {
       Ok(pid) => {
         self.counters.accepted += 1;
         self.counters.acknowledged += 1;
-        self.news.push(News::Started { pid });
+        self.news.push(Event::ProgramStarted { pid });
       }
-      Err(error) if error.is_shortage() => {
-        self.pause(News::Short { call: Call::Start(error.step), errno: error.errno })
+      Err(error) if error.is_temporary() => {
+        self.pause(Event::Exhausted { call: Call::Start(error.step), errno: error.errno })
       }
       Err(error) => {
         self.counters.lost += 1;
-        self.news.push(News::Failed(error));
+        self.news.push(Event::SpawnFailed(error));
         // What nobody takes would be told without end. inetd drops one datagram too; of connections it goes on trying.
         if !drop_datagram(listener.as_fd()) {
-          self.pause(News::TooFast);
+          self.pause(Event::RateLimited);
         }
       }
     }
@@ -263,8 +263,8 @@ impl<R: Reactor> Inetd<R> {
     let process = self.program.spawn(fds)?;
     let token = self.next_program;
     self.next_program = self.next_program.wrapping_add(1).max(FIRST_PROGRAM);
-    let watched = self.reactor.watch(process.as_fd(), token).and_then(|mut watch| {
-      watch.arm(true, false)?;
+    let watched = self.reactor.register(process.as_fd(), token).and_then(|mut watch| {
+      watch.set_interest(true, false)?;
       Ok(watch)
     });
     let pid = process.pid();
@@ -273,7 +273,7 @@ impl<R: Reactor> Inetd<R> {
       // It runs, and nobody will tell its end: it counts as ended.
       Err(errno) => {
         self.door.leave(client);
-        self.news.push(News::Short { call: Call::Watch, errno });
+        self.news.push(Event::Exhausted { call: Call::Register, errno });
       }
     }
     Ok(pid)
@@ -289,11 +289,11 @@ impl<R: Reactor> Inetd<R> {
     self.started.0 += 1;
     if self.started.0 >= self.limits.per_minute {
       self.started.0 = 0;
-      self.pause(News::TooFast);
+      self.pause(Event::RateLimited);
     }
   }
 
-  fn pause(&mut self, why: News) {
+  fn pause(&mut self, why: Event) {
     if !self.paused {
       self.paused = true;
       self.news.push(why);
@@ -312,9 +312,9 @@ impl<R: Reactor> Inetd<R> {
     self.counters.completed += 1;
     self.door.leave(running.client);
     if let Some(ending) = ending
-      && (running.listener.is_some() || ending != Ending::Code(0))
+      && (running.listener.is_some() || ending != ExitStatus::Code(0))
     {
-      self.news.push(News::Ended { pid: running.process.pid(), ending });
+      self.news.push(Event::ProgramEnded { pid: running.process.pid(), status: ending });
     }
   }
 
@@ -325,19 +325,19 @@ impl<R: Reactor> Inetd<R> {
   fn listen(&mut self) {
     let on = self.has_room();
     let left: Vec<u32> = match self.mode {
-      Mode::Nowait => Vec::new(),
-      Mode::Wait => self.running.values().filter_map(|running| running.listener).collect(),
+      InetdMode::Nowait => Vec::new(),
+      InetdMode::Wait => self.running.values().filter_map(|running| running.listener).collect(),
     };
     for listener in &mut self.listeners {
       if let Err(errno) = listener.arm(on && !left.contains(&listener.token), &self.reactor) {
-        self.news.push(News::Short { call: Call::Watch, errno });
+        self.news.push(Event::Exhausted { call: Call::Register, errno });
       }
     }
   }
 
   fn tell_idle(&mut self) {
-    if self.stopped && self.running.is_empty() && self.waiting.is_empty() && !self.news.contains(&News::Idle) {
-      self.news.push(News::Idle);
+    if self.stopped && self.running.is_empty() && self.waiting.is_empty() && !self.news.contains(&Event::Idle) {
+      self.news.push(Event::Idle);
     }
   }
 }

@@ -11,21 +11,21 @@ mod pool;
 use std::os::fd::BorrowedFd;
 
 pub use acceptor::{Client, Listener};
-pub use events::{Call, Counters, News};
-pub use inetd::{Inetd, InetdLimits, Mode};
+pub use events::{Call, Counters, Event};
+pub use inetd::{Inetd, InetdLimits, InetdMode};
 pub use pool::{Pool, PoolLimits, WorkerState};
 
 /// An event loop, as a superserver sees it.
 pub trait Reactor {
   /// The loop's watch over one descriptor. Dropping it ends it; the descriptor is still open then.
-  type Watch: Watch;
+  type Registration: Registration;
 
   /// Watches a descriptor; its events come with the token.
-  fn watch(&self, fd: BorrowedFd<'_>, token: u32) -> nix::Result<Self::Watch>;
+  fn register(&self, fd: BorrowedFd<'_>, token: u32) -> nix::Result<Self::Registration>;
 }
 
 /// An event loop's watch over one descriptor.
-pub trait Watch {
+pub trait Registration {
   /// Asks for events, in place of those asked for before. They come for as long as they are true.
-  fn arm(&mut self, readable: bool, writable: bool) -> nix::Result<()>;
+  fn set_interest(&mut self, readable: bool, writable: bool) -> nix::Result<()>;
 }

@@ -135,7 +135,7 @@ fn own_message(header: &libc::cmsghdr, data: &[u8]) -> ControlMessage {
   }
 }
 
-/// Reads pid, user and group, each four bytes, at these indices.
+/// Reads pid, user and group_by_name, each four bytes, at these indices.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn credentials(data: &[u8], indices: [usize; 3]) -> ControlMessage {
   let word = |index: usize| data.get(index * 4..)?.first_chunk().map(|&bytes| u32::from_ne_bytes(bytes));

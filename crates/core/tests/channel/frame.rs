@@ -7,7 +7,8 @@ mod fixtures;
 use std::os::fd::{AsFd, OwnedFd};
 
 use fdpass_core::{
-  Batch, ControlBuffer, Decoder, Errno, Format, FrameError, FrameKind, Header, Limits, MAX_SENT_FDS, Outbox, SocketType,
+  ControlBuffer, Decoder, DescriptorBatch, Errno, Format, FrameError, FrameKind, Header, Limits, MAX_SENT_FDS, Outbox,
+  SocketType,
 };
 use fixtures::*;
 
@@ -25,7 +26,7 @@ fn frame(data: &[u8], fds: u32) -> Vec<u8> {
 fn taken(decoder: &mut Decoder) -> (Vec<(Vec<u8>, usize)>, Option<FrameError>) {
   let mut frames = Vec::new();
   loop {
-    match decoder.take() {
+    match decoder.next_frame() {
       Ok(Some(frame)) => frames.push((frame.data.to_vec(), if frame.lost { usize::MAX } else { frame.fds.len() })),
       Ok(None) => return (frames, None),
       Err(error) => return (frames, Some(error)),
@@ -37,14 +38,14 @@ fn taken(decoder: &mut Decoder) -> (Vec<(Vec<u8>, usize)>, Option<FrameError>) {
 fn fill(decoder: &mut Decoder, mut bytes: &[u8], fds: Vec<OwnedFd>) {
   let mut batch = Some(fds);
   loop {
-    let space = decoder.space();
+    let space = decoder.read_buffer();
     let length = space.len().min(bytes.len());
     space[..length].copy_from_slice(&bytes[..length]);
     bytes = &bytes[length..];
     // The descriptors are those of the last byte.
     let fds = if bytes.is_empty() { batch.take().unwrap_or_default() } else { Vec::new() };
-    decoder.filled(length, Batch::Complete(fds));
-    if bytes.is_empty() || decoder.has_more() {
+    decoder.commit(length, DescriptorBatch::Complete(fds));
+    if bytes.is_empty() || decoder.has_next() {
       assert!(bytes.is_empty(), "frames have to be taken out first");
       return;
     }
@@ -102,7 +103,7 @@ fn frames_are_the_same_however_the_bytes_are_split() {
       assert_eq!(error, None);
       frames.extend(more);
     }
-    decoder.end();
+    decoder.end_of_stream();
     assert_eq!(frames, data.map(|data| (data.to_vec(), 0)), "{size} bytes at a time");
     assert_eq!(taken(&mut decoder), (vec![], None));
   }
@@ -170,10 +171,10 @@ fn every_number_of_descriptors_arrives_in_order_with_and_without_data() {
       let fds: Vec<_> = (0..count).map(|index| files[index % 3].as_fd()).collect();
       assert_eq!(Outbox::default().send(a.socket(), MESSAGE, data, &fds), Ok(None));
       let mut decoder = Decoder::new(ALL);
-      while !decoder.has_more() {
+      while !decoder.has_next() {
         decoder.receive(b.socket(), &mut ControlBuffer::default()).unwrap();
       }
-      let arrived = decoder.take().unwrap().unwrap();
+      let arrived = decoder.next_frame().unwrap().unwrap();
       assert_eq!((arrived.data, arrived.fds.len(), arrived.header.fds as usize), (data, count, count));
       for (index, fd) in arrived.fds.into_iter().enumerate() {
         assert_eq!(text_of(fd), (index % 3).to_string());
@@ -258,10 +259,10 @@ fn limits_hold_for_what_is_announced_and_take_what_is_no_more() {
 fn errors_and_the_close_may_be_longer_than_messages() {
   for kind in KINDS {
     let longer = matches!(kind, FrameKind::Error | FrameKind::Close);
-    for length in [1, Header::MAX_TOLD as u32, Header::MAX_TOLD as u32 + 1] {
+    for length in [1, Header::MAX_ERROR_BYTES as u32, Header::MAX_ERROR_BYTES as u32 + 1] {
       let mut decoder = Decoder::new(Limits { max_bytes: 0, max_fds: 0 });
       fill(&mut decoder, &Header { kind, length, ..MESSAGE }.encode(), Vec::new());
-      let accepted = longer && length as usize <= Header::MAX_TOLD;
+      let accepted = longer && length as usize <= Header::MAX_ERROR_BYTES;
       assert_eq!(taken(&mut decoder).1, (!accepted).then_some(FrameError::TooLong(length)), "{kind:?}");
     }
   }
@@ -272,7 +273,7 @@ fn an_announced_length_takes_no_memory_before_it_comes() {
   let mut decoder = Decoder::new(Limits { max_bytes: u32::MAX as usize, max_fds: 0 });
   fill(&mut decoder, &Header { length: u32::MAX, ..MESSAGE }.encode(), Vec::new());
   for _ in 0..20 {
-    assert!(decoder.space().len() < 200_000);
+    assert!(decoder.read_buffer().len() < 200_000);
     fill(&mut decoder, &[0; 1000], Vec::new());
   }
 }
@@ -310,7 +311,7 @@ fn an_end_inside_of_a_frame_is_an_error_and_closes_what_came() {
     drop((a, fd));
     let mut decoder = Decoder::new(ALL);
     let mut frames = Vec::new();
-    while !decoder.ended() {
+    while !decoder.has_ended() {
       decoder.receive(b.socket(), &mut ControlBuffer::default()).unwrap();
       frames.extend(taken(&mut decoder).0);
     }
@@ -325,8 +326,8 @@ fn lost_descriptors_take_only_their_own_frame() {
   let bytes = [frame(b"plain", 0), frame(b"lost", 3)].concat();
   for split in [bytes.len(), bytes.len() - 2] {
     let mut decoder = Decoder::new(ALL);
-    decoder.space()[..split].copy_from_slice(&bytes[..split]);
-    decoder.filled(split, Batch::Lost);
+    decoder.read_buffer()[..split].copy_from_slice(&bytes[..split]);
+    decoder.commit(split, DescriptorBatch::Lost);
     let mut frames = taken(&mut decoder).0;
     fill(&mut decoder, &[&bytes[split..], &frame(b"next", 0)].concat(), Vec::new());
     frames.extend(taken(&mut decoder).0);
@@ -342,11 +343,11 @@ fn descriptors_that_come_after_some_of_the_same_frame_were_lost_are_closed() {
     let mut probes = Vec::new();
     for index in 0..3 {
       let part = if index == 2 { &bytes[2..] } else { &bytes[index..=index] };
-      decoder.space()[..part.len()].copy_from_slice(part);
+      decoder.read_buffer()[..part.len()].copy_from_slice(part);
       let (fd, probe) = probe();
       probes.push(probe);
-      let batch = if index == lost { Batch::Lost } else { Batch::Complete(vec![fd]) };
-      decoder.filled(part.len(), batch);
+      let batch = if index == lost { DescriptorBatch::Lost } else { DescriptorBatch::Complete(vec![fd]) };
+      decoder.commit(part.len(), batch);
     }
     assert_all_closed(&probes);
     assert_eq!(taken(&mut decoder), (vec![(b"data".to_vec(), usize::MAX)], None));
@@ -360,7 +361,7 @@ fn a_decoder_that_is_dropped_closes_what_it_holds() {
   let mut decoder = Decoder::new(ALL);
   let whole = frame(b"whole", 2);
   fill(&mut decoder, &whole, fds.by_ref().take(2).collect());
-  assert_eq!(decoder.peek().map(|header| header.fds), Some(2));
+  assert_eq!(decoder.peek_header().map(|header| header.fds), Some(2));
   assert!(probes.iter().all(Probe::is_open));
   drop((decoder, fds));
   assert_all_closed(&probes);

@@ -6,7 +6,7 @@ mod fixtures;
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use fdpass_core::{Control, ControlBuffer, Decoder, Errno, Format, FrameKind, Header, Limits, Outbox, SocketType};
+use fdpass_core::{ControlBuffer, Decoder, Errno, Format, FrameKind, Header, Limits, Outbox, ReceivedFds, SocketType};
 use fixtures::*;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::dup2;
@@ -36,10 +36,10 @@ impl Reader {
   /// Receives what is there.
   fn read(&mut self) {
     while self.decoder.receive(self.end.socket(), &mut ControlBuffer::default()).is_ok() {
-      while let Some(frame) = self.decoder.take().unwrap() {
+      while let Some(frame) = self.decoder.next_frame().unwrap() {
         self.frames.push((frame.data.to_vec(), frame.fds));
       }
-      assert!(!self.decoder.ended());
+      assert!(!self.decoder.has_ended());
     }
   }
 
@@ -141,7 +141,7 @@ fn plain_frames_that_wait_go_with_one_call_and_descriptors_with_one_of_their_own
   assert_eq!(outbox.flush(a.socket()), (if outbox.is_empty() { 0 } else { outbox.len() }, None));
   // Merged are only those before it.
   let message = b.recv().unwrap().unwrap();
-  assert!(matches!(&message.control, Control::Complete(fds) if fds.len() == 1), "{message:?}");
+  assert!(matches!(&message.fds, ReceivedFds::Complete(fds) if fds.len() == 1), "{message:?}");
   assert_eq!(message.bytes.len(), 3 * Header::SIZE);
   assert_eq!(b.complete().0.len(), 2 * Header::SIZE);
 }

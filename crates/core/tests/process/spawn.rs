@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use fdpass_core::{
-  Credential, Ending, Errno, Process, Program, ResourceLimit, SpawnError, Step, reap, resource_by_name,
+  Errno, ExitStatus, Process, Program, ResourceLimit, RunAs, SpawnError, Step, reap, resource_by_name,
 };
 use fixtures::*;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -66,7 +66,7 @@ fn is_readable(fd: impl AsFd, timeout: PollTimeout) -> bool {
 }
 
 #[track_caller]
-fn ending(process: &mut Process) -> Ending {
+fn ending(process: &mut Process) -> ExitStatus {
   assert!(is_readable(&*process, PollTimeout::from(10_000_u16)), "it goes on");
   process.reap().unwrap().expect("it has ended")
 }
@@ -114,7 +114,7 @@ fn descriptors_become_the_numbers_from_zero_on() {
   let mut text = String::new();
   reader.read_to_string(&mut text).unwrap();
   assert_eq!(text, "zerofourthree");
-  assert_eq!(ending(&mut process), Ending::Code(0));
+  assert_eq!(ending(&mut process), ExitStatus::Code(0));
 }
 
 #[test]
@@ -148,13 +148,13 @@ fn the_same_descriptor_can_have_three_numbers() {
   let mut text = String::new();
   ours.read_to_string(&mut text).unwrap();
   assert_eq!(text, "out in\nerror\n");
-  assert_eq!(ending(&mut process), Ending::Code(0));
+  assert_eq!(ending(&mut process), ExitStatus::Code(0));
 }
 
 #[test]
 fn a_program_can_have_no_descriptors() {
   let mut process = sh("test ! -e /proc/self/fd/0").spawn(&[]).unwrap();
-  assert_eq!(ending(&mut process), Ending::Code(0));
+  assert_eq!(ending(&mut process), ExitStatus::Code(0));
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn signals_do_what_they_do_by_default_and_none_is_blocked() {
 #[test]
 fn a_signal_that_we_ignore_ends_a_program() {
   let mut process = sh("kill -PIPE $$; echo still here").spawn(&[null().as_fd(); 3]).unwrap();
-  assert_eq!(ending(&mut process), Ending::Signal(libc::SIGPIPE));
+  assert_eq!(ending(&mut process), ExitStatus::Signal(libc::SIGPIPE));
 }
 
 #[test]
@@ -269,9 +269,9 @@ fn a_program_has_a_session_of_its_own() {
   drop(writer);
   let mut text = String::new();
   reader.read_to_string(&mut text).unwrap();
-  let [pid, _, _, parent, group, session] = text.split(' ').take(6).collect::<Vec<_>>().try_into().unwrap();
+  let [pid, _, _, parent, group_by_name, session] = text.split(' ').take(6).collect::<Vec<_>>().try_into().unwrap();
   let own = process.pid().to_string();
-  assert_eq!([pid, group, session], [&own; 3]);
+  assert_eq!([pid, group_by_name, session], [&own; 3]);
   assert_eq!(parent, std::process::id().to_string());
 }
 
@@ -286,8 +286,8 @@ fn a_program_can_be_kept_from_gaining_rights() {
 
 const NOBODY: u32 = 65_534;
 
-fn as_nobody(groups: &[u32]) -> Option<Credential> {
-  Some(Credential { uid: NOBODY, gid: NOBODY - 1, groups: groups.to_vec() })
+fn as_nobody(groups: &[u32]) -> Option<RunAs> {
+  Some(RunAs { uid: NOBODY, gid: NOBODY - 1, groups: groups.to_vec() })
 }
 
 const CAPABILITIES: [&str; 4] = ["CapInh", "CapPrm", "CapEff", "CapAmb"];
@@ -396,7 +396,7 @@ fn each_step_tells_that_it_has_failed_and_why() {
   assert_eq!(failure(&limit(-1, 1, 1)), (Step::Limits, Errno::EINVAL));
   let error = sh("").spawn(&[null().as_fd(), bad_fd()]).unwrap_err();
   assert_eq!(error, SpawnError { step: Step::Descriptors, errno: Errno::EBADF });
-  assert!(!error.is_shortage());
+  assert!(!error.is_temporary());
 }
 
 #[test]
@@ -418,7 +418,7 @@ fn all_ones_which_mean_unchanged_to_the_kernel_are_nobodys_number() {
     return;
   }
   for (uid, gid, step) in [(u32::MAX, NOBODY, Step::User), (NOBODY, u32::MAX, Step::Group)] {
-    let credential = Some(Credential { uid, gid, groups: Vec::new() });
+    let credential = Some(RunAs { uid, gid, groups: Vec::new() });
     assert_eq!(failure(&Program { credential, ..sh("") }), (step, Errno::EINVAL));
   }
 }
@@ -439,7 +439,7 @@ fn the_end_of_a_program_is_told_with_its_code() {
   assert!(!is_readable(&process, PollTimeout::ZERO));
   assert_eq!(process.reap(), Ok(None));
   drop((ours, theirs));
-  assert_eq!(ending(&mut process), Ending::Code(7));
+  assert_eq!(ending(&mut process), ExitStatus::Code(7));
 }
 
 #[test]
@@ -449,7 +449,7 @@ fn the_end_of_a_program_is_told_with_the_signal_that_ended_it() {
     let mut process = program("/bin/cat", &["cat"]).spawn(&[theirs.as_fd(); 3]).unwrap();
     // SAFETY: integers only; the process is ours, and was not waited for.
     Errno::result(unsafe { libc::kill(process.pid(), signal) }).unwrap();
-    assert_eq!(ending(&mut process), Ending::Signal(signal));
+    assert_eq!(ending(&mut process), ExitStatus::Signal(signal));
   }
 }
 
@@ -458,6 +458,6 @@ fn a_process_in_parts_is_reaped_by_its_number() {
   let (pid, exit) = sh("exit 3").spawn(&[null().as_fd()]).unwrap().into_parts();
   assert!(is_readable(&exit, PollTimeout::from(10_000_u16)));
   assert!(is_close_on_exec(&exit));
-  assert_eq!(reap(pid), Ok(Some(Ending::Code(3))));
+  assert_eq!(reap(pid), Ok(Some(ExitStatus::Code(3))));
   assert_eq!(reap(pid), Err(Errno::ECHILD));
 }

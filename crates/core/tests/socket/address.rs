@@ -6,12 +6,12 @@ mod fixtures;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use fdpass_core::{Address, ControlBuffer, Envelope, Errno, Receiving, Socket, SocketType, bind, socket};
+use fdpass_core::{Address, AncillaryOptions, ControlBuffer, Errno, SendOptions, Socket, SocketType, bind, socket};
 use fixtures::file_holding;
 use tempfile::tempdir;
 
 fn known(fd: &impl AsFd, socket_type: SocketType) -> Socket<'_> {
-  Socket::known(fd.as_fd(), socket_type, Receiving::default())
+  Socket::from_parts(fd.as_fd(), socket_type, AncillaryOptions::default())
 }
 
 fn path_address(path: &Path) -> Address {
@@ -103,14 +103,14 @@ fn a_datagram_goes_to_an_address_with_its_descriptors_and_tells_where_from() {
   ];
   let file = file_holding("contents");
   for (fd, address) in [(&sender, Some(from)), (&nameless, None)] {
-    let envelope = Envelope { to: Some(&to), ..Envelope::default() };
+    let envelope = SendOptions { to: Some(&to), ..SendOptions::default() };
     assert_eq!(known(fd, SocketType::Dgram).send(b"data", &[file.as_fd()], envelope), Ok(4));
     let mut buffer = [0; 16];
     let message = known(&receiver, SocketType::Dgram).recv(&mut buffer, &mut ControlBuffer::default(), 1);
     let message = message.unwrap().unwrap();
     assert_eq!(&buffer[..message.length], b"data");
     assert_eq!(message.address, address);
-    assert!(matches!(message.control, fdpass_core::Control::Complete(fds) if fds.len() == 1));
+    assert!(matches!(message.fds, fdpass_core::ReceivedFds::Complete(fds) if fds.len() == 1));
   }
 }
 
@@ -163,14 +163,14 @@ fn a_path_of_108_bytes_that_another_program_has_bound_is_told_whole() {
   let receiver = socket(SocketType::Dgram).unwrap();
   bind(known(&receiver, SocketType::Dgram), &Address::autobind().unwrap(), None).unwrap();
   let to = known(&receiver, SocketType::Dgram).local_address().unwrap();
-  let envelope = Envelope { to: to.as_ref(), ..Envelope::default() };
+  let envelope = SendOptions { to: to.as_ref(), ..SendOptions::default() };
   known(&sender, SocketType::Dgram).send(b"x", &[], envelope).unwrap();
   let message = known(&receiver, SocketType::Dgram).recv(&mut [0], &mut ControlBuffer::default(), 0);
   let from = message.unwrap().unwrap().address.unwrap();
   assert_eq!((from.bytes(), from), (bytes, local));
   // Neither says that it has more bytes than there are: an answer arrives.
   for to in [from, local] {
-    let envelope = Envelope { to: Some(&to), ..Envelope::default() };
+    let envelope = SendOptions { to: Some(&to), ..SendOptions::default() };
     assert_eq!(known(&receiver, SocketType::Dgram).send(b"y", &[], envelope), Ok(1));
     known(&sender, SocketType::Dgram).recv(&mut [0], &mut ControlBuffer::default(), 0).unwrap().unwrap();
   }

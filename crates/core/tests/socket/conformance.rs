@@ -6,7 +6,7 @@ mod fixtures;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
-use fdpass_core::{Control, SocketType};
+use fdpass_core::{ReceivedFds, SocketType};
 use fixtures::*;
 use nix::errno::Errno;
 
@@ -62,7 +62,7 @@ fn sixteen_sockets_for_a_receiver_that_takes_five_are_all_closed() {
   a.send(b"hello", &sent).unwrap();
   let message = b.recv_at_most(100, 5).unwrap().unwrap();
   assert_eq!(message.bytes, b"hello");
-  assert!(matches!(message.control, Control::TooMany));
+  assert!(matches!(message.fds, ReceivedFds::TooMany));
   let kept: Vec<End> = pairs.into_iter().map(|(_, kept)| kept).collect();
   kept.iter().for_each(End::assert_ended);
 }

@@ -7,12 +7,12 @@ mod fixtures;
 use std::os::fd::{AsFd, OwnedFd};
 
 use fdpass_core::{
-  Capabilities, Control, Credentials, Errno, MAX_SENT_FDS, Receiving, SocketType, peer, peer_pidfd, socket,
+  AncillaryOptions, Capabilities, Credentials, Errno, MAX_SENT_FDS, ReceivedFds, SocketType, peer, peer_pidfd, socket,
 };
 use fixtures::*;
 
-const BOTH: Receiving = Receiving { credentials: true, pidfd: true };
-const CREDENTIALS: Receiving = Receiving { credentials: true, pidfd: false };
+const BOTH: AncillaryOptions = AncillaryOptions { credentials: true, pidfd: true };
+const CREDENTIALS: AncillaryOptions = AncillaryOptions { credentials: true, pidfd: false };
 
 /// Where a pidfd points to, by the kernel's own word.
 fn pid_of(pidfd: &OwnedFd) -> String {
@@ -56,14 +56,14 @@ fn a_socket_without_a_peer_has_none() {
 #[test]
 fn a_message_comes_with_what_was_asked_for_and_with_its_descriptors() {
   for &socket_type in TYPES {
-    for receiving in [BOTH, CREDENTIALS, Receiving { credentials: false, pidfd: true }] {
-      let (a, b) = pair_asking(socket_type, receiving);
+    for receiving in [BOTH, CREDENTIALS, AncillaryOptions { credentials: false, pidfd: true }] {
+      let (a, b) = pair_requesting(socket_type, receiving);
       let files: Vec<_> = (0..MAX_SENT_FDS).map(|_| file_holding("x")).collect();
       for count in [0, 1, MAX_SENT_FDS] {
         let fds: Vec<_> = files[..count].iter().map(AsFd::as_fd).collect();
         a.send(b"x", &fds).unwrap();
         let message = b.recv().unwrap().unwrap();
-        assert!(matches!(&message.control, Control::Complete(fds) if fds.len() == count), "{message:?}");
+        assert!(matches!(&message.fds, ReceivedFds::Complete(fds) if fds.len() == count), "{message:?}");
         assert_eq!(message.credentials, receiving.credentials.then(Credentials::own));
         assert_eq!(message.pidfd.is_some(), receiving.pidfd);
         if let Some(pidfd) = &message.pidfd {
@@ -79,23 +79,23 @@ fn a_message_comes_with_what_was_asked_for_and_with_its_descriptors() {
 fn what_was_sent_before_anybody_asked_is_from_nobody() {
   let (a, b) = pair(SocketType::Stream);
   a.send(b"early", &[]).unwrap();
-  b.socket().ask(CREDENTIALS).unwrap();
-  let message = b.asking(CREDENTIALS).recv().unwrap().unwrap();
+  b.socket().enable_ancillary(CREDENTIALS).unwrap();
+  let message = b.requesting(CREDENTIALS).recv().unwrap().unwrap();
   assert_eq!(message.credentials, Some(Credentials { pid: None, uid: 65534, gid: 65534 }));
 }
 
 #[test]
 fn credentials_that_nobody_asked_for_are_told_as_such() {
-  let (a, b) = pair_asking(SocketType::Stream, CREDENTIALS);
+  let (a, b) = pair_requesting(SocketType::Stream, CREDENTIALS);
   a.send(b"x", &[]).unwrap();
-  let message = b.asking(Receiving::default()).recv().unwrap().unwrap();
-  assert!(matches!(message.control, Control::Unexpected));
+  let message = b.requesting(AncillaryOptions::default()).recv().unwrap().unwrap();
+  assert!(matches!(message.fds, ReceivedFds::Unexpected));
   assert_eq!(message.credentials, None);
 }
 
 #[test]
 fn own_credentials_may_be_sent_and_others_only_by_root() {
-  let (a, b) = pair_asking(SocketType::Stream, CREDENTIALS);
+  let (a, b) = pair_requesting(SocketType::Stream, CREDENTIALS);
   a.send_as(Credentials::own(), b"x").unwrap();
   assert_eq!(b.recv().unwrap().unwrap().credentials, Some(Credentials::own()));
   let init = Credentials { pid: Some(1), uid: 1, gid: 2 };
@@ -111,7 +111,7 @@ fn own_credentials_may_be_sent_and_others_only_by_root() {
 #[test]
 fn the_end_of_a_connection_is_the_end_although_credentials_were_asked_for() {
   for &socket_type in CONNECTION_TYPES {
-    let (a, b) = pair_asking(socket_type, BOTH);
+    let (a, b) = pair_requesting(socket_type, BOTH);
     a.send(b"x", &[]).unwrap();
     drop(a);
     assert_eq!(b.recv().unwrap().unwrap().bytes, b"x");
@@ -122,7 +122,7 @@ fn the_end_of_a_connection_is_the_end_although_credentials_were_asked_for() {
 
 #[test]
 fn empty_packets_before_the_end_are_told_from_it_by_their_credentials() {
-  let (a, b) = pair_asking(SocketType::Seqpacket, CREDENTIALS);
+  let (a, b) = pair_requesting(SocketType::Seqpacket, CREDENTIALS);
   a.send(b"", &[]).unwrap();
   a.send(b"", &[]).unwrap();
   drop(a);
@@ -151,5 +151,5 @@ fn this_kernel_can_what_the_tests_of_this_file_show() {
   assert!(credentials && seqpacket && abstract_addresses && close_on_exec);
   let (a, _b) = pair(SocketType::Stream);
   assert_eq!(peer_pidfd, fdpass_core::peer_pidfd(a.fd.as_fd()).is_ok());
-  assert_eq!(pidfd, a.socket().ask(Receiving { credentials: false, pidfd: true }).is_ok());
+  assert_eq!(pidfd, a.socket().enable_ancillary(AncillaryOptions { credentials: false, pidfd: true }).is_ok());
 }

@@ -4,7 +4,7 @@
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
 
-use fdpass_core::{Control, Errno};
+use fdpass_core::{Errno, ReceivedFds};
 use fixtures::*;
 
 #[test]
@@ -20,7 +20,7 @@ fn a_pidfd_that_nobody_asked_for_is_told_and_closed() {
     a.send(b"bytes", &borrowed(&fds)).unwrap();
     let message = b.recv().unwrap().unwrap();
     assert_eq!(message.bytes, b"bytes");
-    assert!(matches!(message.control, Control::Unexpected), "{message:?}");
+    assert!(matches!(message.fds, ReceivedFds::Unexpected), "{message:?}");
     assert_eq!(open_descriptors(), before, "{socket_type:?}");
     drop(fds);
     assert_all_closed(&probes);

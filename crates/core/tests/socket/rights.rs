@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd};
 
-use fdpass_core::{Control, ControlBuffer, Errno, MAX_RECEIVED_FDS, MAX_SENT_FDS, SocketType};
+use fdpass_core::{ControlBuffer, Errno, MAX_RECEIVED_FDS, MAX_SENT_FDS, ReceivedFds, SocketType};
 use fixtures::*;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -131,7 +131,7 @@ fn a_receive_without_room_for_bytes_still_owns_the_descriptors() {
     a.send(b"x", &[fd.as_fd()]).unwrap();
     drop(fd);
     let message = b.recv_at_most(0, 1).unwrap().unwrap();
-    assert!(matches!(&message.control, Control::Complete(fds) if fds.len() == 1));
+    assert!(matches!(&message.fds, ReceivedFds::Complete(fds) if fds.len() == 1));
     drop(message);
     assert!(!probe.is_open());
   }
@@ -197,7 +197,7 @@ fn descriptors_come_with_the_first_byte_of_their_message() {
   a.send(b"abc", &[file_holding("").as_fd()]).unwrap();
   let first = b.recv_at_most(1, 1).unwrap().unwrap();
   assert_eq!(first.bytes, b"a");
-  assert!(matches!(first.control, Control::Complete(fds) if fds.len() == 1));
+  assert!(matches!(first.fds, ReceivedFds::Complete(fds) if fds.len() == 1));
   let (bytes, fds) = b.complete();
   assert_eq!(bytes, b"bc");
   assert!(fds.is_empty());
@@ -245,7 +245,7 @@ fn a_partial_write_sends_the_descriptors_once() {
   while received.len() < data.len() {
     match b.recv() {
       Ok(message) => {
-        let Some(Message { bytes, control: Control::Complete(came), .. }) = message else { panic!("{message:?}") };
+        let Some(Message { bytes, fds: ReceivedFds::Complete(came), .. }) = message else { panic!("{message:?}") };
         assert!(came.is_empty() || received.is_empty());
         received.extend(bytes);
         fds.extend(came);
@@ -268,7 +268,7 @@ fn a_full_socket_keeps_the_descriptors_with_the_caller() {
     let (fd, probe) = probe();
     assert_eq!(a.send(&[1; 1024], &[fd.as_fd()]), Err(Errno::EAGAIN));
     while let Ok(message) = b.recv() {
-      assert!(matches!(message.unwrap().control, Control::Complete(fds) if fds.is_empty()));
+      assert!(matches!(message.unwrap().fds, ReceivedFds::Complete(fds) if fds.is_empty()));
     }
     assert!(probe.is_open());
     drop(fd);
@@ -286,7 +286,7 @@ fn more_descriptors_than_the_receiver_takes_are_all_closed() {
       drop(fds);
       let message = b.recv_at_most(16, max_fds).unwrap().unwrap();
       assert_eq!(message.bytes, b"three");
-      assert!(matches!(message.control, Control::TooMany));
+      assert!(matches!(message.fds, ReceivedFds::TooMany));
       assert_all_closed(&probes);
       a.send(b"next", &[file_holding("next").as_fd()]).unwrap();
       assert_eq!(b.complete().1.len(), 1);
@@ -301,7 +301,7 @@ fn as_many_descriptors_as_the_receiver_takes_are_complete() {
     let (fds, _probes) = probes(3);
     a.send(b"x", &borrowed(&fds)).unwrap();
     let message = b.recv_at_most(16, 3).unwrap().unwrap();
-    assert!(matches!(message.control, Control::Complete(fds) if fds.len() == 3));
+    assert!(matches!(message.fds, ReceivedFds::Complete(fds) if fds.len() == 3));
   }
 }
 
@@ -350,7 +350,7 @@ fn a_control_buffer_forgets_the_receive_before() {
   a.send(b"b", &[]).unwrap();
   for count in [1, 0] {
     let received = b.socket().recv(&mut [0; 8], &mut control, MAX_RECEIVED_FDS).unwrap().unwrap();
-    assert!(matches!(received.control, Control::Complete(fds) if fds.len() == count));
+    assert!(matches!(received.fds, ReceivedFds::Complete(fds) if fds.len() == count));
   }
 }
 
@@ -378,7 +378,7 @@ fn credentials_that_nobody_asked_for_are_told_and_close_the_descriptors() {
     drop(fds);
     let message = b.recv().unwrap().unwrap();
     assert_eq!(message.bytes, b"bytes");
-    assert!(matches!(message.control, Control::Unexpected), "{message:?}");
+    assert!(matches!(message.fds, ReceivedFds::Unexpected), "{message:?}");
     assert_all_closed(&probes);
   }
 }

@@ -7,7 +7,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
-use fdpass_core::{Control, Direction, Errno, Socket, SocketType};
+use fdpass_core::{Direction, Errno, ReceivedFds, Socket, SocketType};
 use fixtures::*;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -216,7 +216,7 @@ fn an_empty_packet_is_a_message() {
     for packet in [&b""[..], b"", b"x", b""] {
       let message = b.recv().unwrap().unwrap();
       assert_eq!((message.bytes.as_slice(), message.size), (packet, packet.len()));
-      assert!(matches!(message.control, Control::Complete(fds) if fds.is_empty()));
+      assert!(matches!(message.fds, ReceivedFds::Complete(fds) if fds.is_empty()));
     }
     b.assert_nothing_to_receive();
   }

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use fdpass_core::{Errno, Receiving, Socket, SocketFile, SocketType};
+use fdpass_core::{AncillaryOptions, Errno, Socket, SocketFile, SocketType};
 use fixtures::{assert_nothing_in, bound};
 use nix::sys::stat::Mode;
 use tempfile::tempdir;
@@ -31,11 +31,11 @@ fn a_file_that_is_handed_on_goes_with_whoever_claims_it() {
   let folder = tempdir().unwrap();
   let path = folder.path().join("x");
   let (fd, file) = bound(SocketType::Stream, &path, None).unwrap();
-  let id = file.hand_on();
+  let id = file.hand_over();
   assert!(path.exists());
   let theirs = fd.try_clone().unwrap(); // as it came to another process
   drop(fd);
-  let socket = Socket::known(theirs.as_fd(), SocketType::Stream, Receiving::default());
+  let socket = Socket::from_parts(theirs.as_fd(), SocketType::Stream, AncillaryOptions::default());
   let claimed = SocketFile::claim(socket, id).unwrap().expect("it is that file");
   drop(claimed);
   assert!(!path.exists());
@@ -46,8 +46,8 @@ fn a_file_that_took_the_place_of_one_handed_on_is_not_claimed() {
   let folder = tempdir().unwrap();
   let path = folder.path().join("x");
   let (fd, file) = bound(SocketType::Stream, &path, None).unwrap();
-  let id = file.hand_on();
-  let socket = Socket::known(fd.as_fd(), SocketType::Stream, Receiving::default());
+  let id = file.hand_over();
+  let socket = Socket::from_parts(fd.as_fd(), SocketType::Stream, AncillaryOptions::default());
   fs::remove_file(&path).unwrap();
   assert!(SocketFile::claim(socket, id).unwrap().is_none());
   fs::write(&path, "mine").unwrap();
@@ -105,7 +105,7 @@ fn the_file_of_a_live_socket_is_never_replaced_listening_or_not() {
     for listening in [false, true] {
       let (fd, file) = bound(old, &path, None).unwrap();
       if listening && old != SocketType::Dgram {
-        Socket::known(fd.as_fd(), old, Receiving::default()).listen(1).unwrap();
+        Socket::from_parts(fd.as_fd(), old, AncillaryOptions::default()).listen(1).unwrap();
       }
       let ours = path.symlink_metadata().unwrap().ino();
       for &new in fixtures::TYPES {
@@ -123,7 +123,7 @@ fn probing_a_live_socket_disturbs_nobody() {
   let folder = tempdir().unwrap();
   let path = folder.path().join("x");
   let (fd, _file) = bound(SocketType::Stream, &path, None).unwrap();
-  let listener = Socket::known(fd.as_fd(), SocketType::Stream, Receiving::default());
+  let listener = Socket::from_parts(fd.as_fd(), SocketType::Stream, AncillaryOptions::default());
   listener.listen(1).unwrap();
   assert_eq!(bound(SocketType::Stream, &path, None).unwrap_err(), Errno::EADDRINUSE);
   fdpass_core::set_blocking(fd.as_fd(), false).unwrap();

@@ -8,7 +8,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fdpass_core::{Channel, ChannelError, Control, Errno, Limits, Message, SocketType, duplicate, room, socketpair};
+use fdpass_core::{
+  Channel, ChannelError, Errno, Limits, Message, ReceivedFds, SocketType, available_descriptors, duplicate, socketpair,
+};
 use fixtures::*;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -22,9 +24,9 @@ fn descriptors_without_room_are_told_and_closed_and_the_bytes_are_intact() {
       let table = Table::with_room_for(room);
       let message = b.recv().unwrap().unwrap();
       assert_eq!(message.bytes, b"bytes");
-      assert!(matches!(message.control, Control::Truncated), "{message:?}");
+      assert!(matches!(message.fds, ReceivedFds::Truncated), "{message:?}");
       assert_all_closed(&probes);
-      assert_eq!(table.room(), room, "{count} descriptors over {socket_type:?}");
+      assert_eq!(table.available(), room, "{count} descriptors over {socket_type:?}");
     }
   }
 }
@@ -37,12 +39,12 @@ fn the_socket_can_be_used_after_a_truncated_message() {
     send_probes(&a, 5);
     a.send(b"next", &[file_holding("next").as_fd()]).unwrap();
     let table = Table::with_room_for(2);
-    assert!(matches!(b.recv().unwrap().unwrap().control, Control::Truncated));
+    assert!(matches!(b.recv().unwrap().unwrap().fds, ReceivedFds::Truncated));
     let (bytes, fds) = b.complete();
     assert_eq!(bytes, b"next");
     let [fd] = fds.try_into().unwrap();
     assert_eq!(text_of(fd), "next");
-    assert_eq!(table.room(), 2);
+    assert_eq!(table.available(), 2);
   }
 }
 
@@ -54,7 +56,7 @@ fn a_table_with_just_enough_room_gives_a_complete_message() {
     send_probes(&a, 5);
     let table = Table::with_room_for(5);
     let (_, fds) = b.complete();
-    assert_eq!((fds.len(), table.room()), (5, 0));
+    assert_eq!((fds.len(), table.available()), (5, 0));
   }
 }
 
@@ -66,9 +68,9 @@ fn a_truncated_message_closes_what_came_with_credentials_before_it() {
     switch_on(&b, libc::SO_PASSCRED).unwrap();
     let probes = send_probes(&a, 5);
     let table = Table::with_room_for(2);
-    assert!(matches!(b.recv().unwrap().unwrap().control, Control::Truncated));
+    assert!(matches!(b.recv().unwrap().unwrap().fds, ReceivedFds::Truncated));
     assert_all_closed(&probes);
-    assert_eq!(table.room(), 2);
+    assert_eq!(table.available(), 2);
   }
 }
 
@@ -85,8 +87,8 @@ fn a_pidfd_without_room_is_an_unexpected_message() {
     let table = Table::with_room_for(0);
     let message = b.recv().unwrap().unwrap();
     assert_eq!(message.bytes, b"bytes");
-    assert!(matches!(message.control, Control::Unexpected), "{message:?}");
-    assert_eq!(table.room(), 0);
+    assert!(matches!(message.fds, ReceivedFds::Unexpected), "{message:?}");
+    assert_eq!(table.available(), 0);
   }
 }
 
@@ -95,7 +97,7 @@ fn a_pair_without_room_for_both_ends_fails_and_leaves_none() {
   let _alone = alone();
   let table = Table::with_room_for(1);
   assert_eq!(socketpair(SocketType::Stream).unwrap_err(), Errno::EMFILE);
-  assert_eq!(table.room(), 1);
+  assert_eq!(table.available(), 1);
 }
 
 #[test]
@@ -103,9 +105,9 @@ fn the_room_is_what_the_limit_leaves_wherever_it_lies() {
   let _alone = alone();
   for left in [0, 1, 5] {
     let mut table = Table::with_room_for(left);
-    assert_eq!(room(), Ok(left as u64));
+    assert_eq!(available_descriptors(), Ok(left as u64));
     table.fillers.swap_remove(0); // a low number
-    assert_eq!(room(), Ok(left as u64 + 1));
+    assert_eq!(available_descriptors(), Ok(left as u64 + 1));
   }
 }
 
@@ -127,7 +129,7 @@ fn a_channel_loses_only_the_message_whose_descriptors_have_no_room() {
       other => panic!("{count} descriptors with room for {room}: {other:?}"),
     }
     assert_all_closed(&probes);
-    assert_eq!(table.room(), room);
+    assert_eq!(table.available(), room);
     assert_eq!(b.receive().unwrap().unwrap().data, b"behind");
   }
 }
@@ -157,7 +159,7 @@ impl Table {
   }
 
   /// How many descriptors can be opened.
-  fn room(&self) -> usize {
+  fn available(&self) -> usize {
     fill(&self.fillers[0]).len()
   }
 }

@@ -11,9 +11,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use fdpass_core::superserver::{Call, Counters, Inetd, InetdLimits, Listener, Mode, News};
+use fdpass_core::superserver::{Call, Counters, Event, Inetd, InetdLimits, InetdMode, Listener};
 use fdpass_core::{
-  Ending, Errno, Program, SpawnError, Step, TcpOptions, local_internet_address, tcp_listener, udp_socket,
+  Errno, ExitStatus, Program, SpawnError, Step, TcpOptions, local_internet_address, tcp_listener, udp_socket,
 };
 use fixtures::reactor::*;
 use tempfile::tempdir;
@@ -40,7 +40,7 @@ fn missing() -> Program {
   program("/nowhere/at/all", &["missing"])
 }
 
-const MISSING: News = News::Failed(SpawnError { step: Step::Execute, errno: Errno::ENOENT });
+const MISSING: Event = Event::SpawnFailed(SpawnError { step: Step::Execute, errno: Errno::ENOENT });
 
 /// A program for the listener of a stream or the socket of datagrams, which does something with it.
 fn python(script: &str) -> Option<Program> {
@@ -51,7 +51,7 @@ fn python(script: &str) -> Option<Program> {
   Some(program(python?, &["python3", "-Sc", &format!("import socket, sys\ns = socket.socket(fileno=0)\n{script}")]))
 }
 
-fn inetd(mode: Mode, program: Program, limits: InetdLimits) -> Service {
+fn inetd(mode: InetdMode, program: Program, limits: InetdLimits) -> Service {
   Running::new(|events| Inetd::new(events, mode, program, limits).unwrap())
 }
 
@@ -63,7 +63,7 @@ fn tcp() -> (OwnedFd, SocketAddr) {
 }
 
 /// One with a TCP listener.
-fn serving(mode: Mode, program: Program, limits: InetdLimits) -> (Service, SocketAddr) {
+fn serving(mode: InetdMode, program: Program, limits: InetdLimits) -> (Service, SocketAddr) {
   let mut inetd = inetd(mode, program, limits);
   let (listener, address) = tcp();
   inetd.service.add_listener(Listener::new(listener, b"tcp")).unwrap();
@@ -72,7 +72,7 @@ fn serving(mode: Mode, program: Program, limits: InetdLimits) -> (Service, Socke
 
 /// One with a socket of datagrams, and another one that sends to it.
 fn receiving(program: Program, limits: InetdLimits) -> (Service, UdpSocket) {
-  let mut inetd = inetd(Mode::Wait, program, limits);
+  let mut inetd = inetd(InetdMode::Wait, program, limits);
   let socket = udp_socket("127.0.0.1:0".parse().unwrap()).unwrap();
   let client = UdpSocket::bind("127.0.0.1:0").unwrap();
   client.connect(local_internet_address(socket.as_fd()).unwrap()).unwrap();
@@ -83,7 +83,7 @@ fn receiving(program: Program, limits: InetdLimits) -> (Service, UdpSocket) {
 
 fn connect(address: SocketAddr) -> TcpStream {
   let client = TcpStream::connect(address).unwrap();
-  client.set_read_timeout(Some(PATIENCE)).unwrap();
+  client.set_read_timeout(Some(TIMEOUT)).unwrap();
   client
 }
 
@@ -92,7 +92,7 @@ fn connect(address: SocketAddr) -> TcpStream {
 fn assert_is_closed(address: SocketAddr) {
   let begun = Instant::now();
   while TcpStream::connect(address).is_ok() {
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < TIMEOUT);
   }
 }
 
@@ -131,7 +131,7 @@ fn text(mut client: &TcpStream) -> String {
 #[test]
 fn a_connection_is_a_programs_input_output_and_error_in_blocking_mode_and_ends_with_it() {
   let (mut inetd, address) = serving(
-    Mode::Nowait,
+    InetdMode::Nowait,
     sh("read line; echo out $line; echo error >&2; grep flags /proc/self/fdinfo/0; readlink /proc/self/fd/*; exit 0"),
     NO_LIMITS,
   );
@@ -148,12 +148,12 @@ fn a_connection_is_a_programs_input_output_and_error_in_blocking_mode_and_ends_w
   until_running(&mut inetd, 0);
   let counters = Counters { accepted: 1, acknowledged: 1, completed: 1, ..Counters::default() };
   assert_eq!(inetd.service.counters(), counters);
-  assert_eq!(inetd.news, [], "a good end is no news");
+  assert_eq!(inetd.events, [], "a good end is no news");
 }
 
 #[test]
 fn each_connection_has_a_program_of_its_own() {
-  let (mut inetd, address) = serving(Mode::Nowait, sh("echo $$; cat"), NO_LIMITS);
+  let (mut inetd, address) = serving(InetdMode::Nowait, sh("echo $$; cat"), NO_LIMITS);
   let clients: Vec<TcpStream> = (0..20).map(|_| connect(address)).collect();
   until_running(&mut inetd, 20);
   let mut told: Vec<i32> = clients.iter().map(|client| line(client).parse().unwrap()).collect();
@@ -174,7 +174,7 @@ fn each_connection_has_a_program_of_its_own() {
 fn a_unix_connection_is_served_too() {
   let folder = tempdir().unwrap();
   let path = folder.path().join("socket");
-  let mut inetd = inetd(Mode::Nowait, sh("echo hello"), NO_LIMITS);
+  let mut inetd = inetd(InetdMode::Nowait, sh("echo hello"), NO_LIMITS);
   let listener = UnixListener::bind(&path).unwrap();
   inetd.service.add_listener(Listener::new(listener.into(), b"unix")).unwrap();
   let mut client = UnixStream::connect(&path).unwrap();
@@ -186,12 +186,12 @@ fn a_unix_connection_is_served_too() {
 
 #[test]
 fn a_bad_end_of_a_program_is_told_and_the_connection_ends_with_it() {
-  for (script, ending) in [("exit 3", Ending::Code(3)), ("kill -KILL $$", Ending::Signal(libc::SIGKILL))] {
-    let (mut inetd, address) = serving(Mode::Nowait, sh(&format!("echo begun; {script}")), NO_LIMITS);
+  for (script, ending) in [("exit 3", ExitStatus::Code(3)), ("kill -KILL $$", ExitStatus::Signal(libc::SIGKILL))] {
+    let (mut inetd, address) = serving(InetdMode::Nowait, sh(&format!("echo begun; {script}")), NO_LIMITS);
     let client = connect(address);
     until_started(&mut inetd, 1);
     let pid = inetd.service.running().next().unwrap();
-    inetd.until_told(News::Ended { pid, ending });
+    inetd.until_event(Event::ProgramEnded { pid, status: ending });
     assert_eq!(text(&client), "begun\n");
     assert_eq!(inetd.service.counters().completed, 1);
   }
@@ -199,7 +199,8 @@ fn a_bad_end_of_a_program_is_told_and_the_connection_ends_with_it() {
 
 #[test]
 fn a_connection_that_a_programs_child_keeps_goes_on_after_the_programs_end() {
-  let (mut inetd, address) = serving(Mode::Nowait, sh("exec 3<&0; (read line <&3; echo child $line) &"), NO_LIMITS);
+  let (mut inetd, address) =
+    serving(InetdMode::Nowait, sh("exec 3<&0; (read line <&3; echo child $line) &"), NO_LIMITS);
   let mut client = connect(address);
   until_started(&mut inetd, 1);
   until_running(&mut inetd, 0);
@@ -209,7 +210,7 @@ fn a_connection_that_a_programs_child_keeps_goes_on_after_the_programs_end() {
 
 #[test]
 fn programs_beyond_the_limit_wait_in_the_backlog() {
-  let (mut inetd, address) = serving(Mode::Nowait, cat(), InetdLimits { connections: 2, ..NO_LIMITS });
+  let (mut inetd, address) = serving(InetdMode::Nowait, cat(), InetdLimits { connections: 2, ..NO_LIMITS });
   let clients: Vec<TcpStream> = (0..4).map(|_| connect(address)).collect();
   until_running(&mut inetd, 2);
   inetd.settle();
@@ -224,7 +225,7 @@ fn programs_beyond_the_limit_wait_in_the_backlog() {
 
 #[test]
 fn a_client_that_has_too_many_connections_has_others_closed_until_a_program_ends() {
-  let (mut inetd, address) = serving(Mode::Nowait, cat(), InetdLimits { per_client: Some(2), ..NO_LIMITS });
+  let (mut inetd, address) = serving(InetdMode::Nowait, cat(), InetdLimits { per_client: Some(2), ..NO_LIMITS });
   let clients = [connect(address), connect(address)];
   until_running(&mut inetd, 2);
   let refused = connect(address);
@@ -242,10 +243,10 @@ fn a_client_that_has_too_many_connections_has_others_closed_until_a_program_ends
 #[test]
 fn a_program_that_cannot_be_executed_ends_its_connection_and_no_other() {
   let limits = InetdLimits { per_client: Some(1), ..NO_LIMITS };
-  let (mut inetd, address) = serving(Mode::Nowait, missing(), limits);
+  let (mut inetd, address) = serving(InetdMode::Nowait, missing(), limits);
   for _ in 0..3 {
     let client = connect(address);
-    inetd.until_told(MISSING);
+    inetd.until_event(MISSING);
     assert_eq!(text(&client), "");
   }
   let counters = Counters { accepted: 3, lost: 3, ..Counters::default() };
@@ -260,14 +261,14 @@ fn a_program_that_cannot_be_executed_ends_its_connection_and_no_other() {
 #[test]
 fn too_many_programs_within_a_minute_are_followed_by_a_pause_in_which_connections_wait() {
   let limits = InetdLimits { per_minute: 3, ..NO_LIMITS };
-  let (mut inetd, address) = serving(Mode::Nowait, sh("echo served"), limits);
+  let (mut inetd, address) = serving(InetdMode::Nowait, sh("echo served"), limits);
   let clients: Vec<TcpStream> = (0..7).map(|_| connect(address)).collect();
   for round in 1..=2 {
-    inetd.until_told(News::TooFast);
+    inetd.until_event(Event::RateLimited);
     until_running(&mut inetd, 0);
     inetd.settle();
     assert_eq!(inetd.service.counters().accepted, 3 * round, "so many exactly");
-    assert_eq!(inetd.news, []);
+    assert_eq!(inetd.events, []);
     inetd.service.retry();
   }
   until_started(&mut inetd, 7);
@@ -278,7 +279,7 @@ fn too_many_programs_within_a_minute_are_followed_by_a_pause_in_which_connection
 
 #[test]
 fn programs_change_for_those_that_start_later() {
-  let (mut inetd, address) = serving(Mode::Nowait, sh("echo old; cat"), NO_LIMITS);
+  let (mut inetd, address) = serving(InetdMode::Nowait, sh("echo old; cat"), NO_LIMITS);
   let mut old = connect(address);
   until_started(&mut inetd, 1);
   assert_eq!(line(&old), "old");
@@ -292,39 +293,39 @@ fn programs_change_for_those_that_start_later() {
 
 #[test]
 fn after_stop_nothing_is_started_and_idle_is_told_when_all_programs_have_ended() {
-  let (mut inetd, address) = serving(Mode::Nowait, cat(), NO_LIMITS);
+  let (mut inetd, address) = serving(InetdMode::Nowait, cat(), NO_LIMITS);
   let clients = [connect(address), connect(address)];
   until_running(&mut inetd, 2);
   inetd.service.stop();
   assert_is_closed(address);
   for mut client in &clients {
     inetd.settle();
-    assert_eq!(inetd.news, []);
+    assert_eq!(inetd.events, []);
     client.write_all(b"still served").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(text(client), "still served");
   }
-  inetd.until_told(News::Idle);
+  inetd.until_event(Event::Idle);
 }
 
 #[test]
 fn what_has_no_programs_is_idle_at_once() {
-  for mode in [Mode::Nowait, Mode::Wait] {
+  for mode in [InetdMode::Nowait, InetdMode::Wait] {
     let (mut inetd, _) = serving(mode, cat(), NO_LIMITS);
     inetd.service.stop();
-    inetd.until_told(News::Idle);
+    inetd.until_event(Event::Idle);
   }
 }
 
 #[test]
 fn a_listener_that_is_removed_is_closed_and_its_programs_go_on() {
-  let (mut inetd, address) = serving(Mode::Nowait, cat(), NO_LIMITS);
+  let (mut inetd, address) = serving(InetdMode::Nowait, cat(), NO_LIMITS);
   let (listener, other) = tcp();
   let token = inetd.service.add_listener(Listener::new(listener, b"other")).unwrap();
   let mut client = connect(other);
   until_running(&mut inetd, 1);
   inetd.service.remove_listener(token);
-  inetd.service.ready(token);
+  inetd.service.on_ready(token);
   assert_is_closed(other);
   client.write_all(b"goes on\n").unwrap();
   assert_eq!(line(&client), "goes on");
@@ -334,13 +335,13 @@ fn a_listener_that_is_removed_is_closed_and_its_programs_go_on() {
 
 #[test]
 fn a_socket_of_datagrams_has_no_connections_for_programs() {
-  let mut inetd = inetd(Mode::Nowait, cat(), NO_LIMITS);
+  let mut inetd = inetd(InetdMode::Nowait, cat(), NO_LIMITS);
   let socket = udp_socket("127.0.0.1:0".parse().unwrap()).unwrap();
   let client = UdpSocket::bind("127.0.0.1:0").unwrap();
   client.connect(local_internet_address(socket.as_fd()).unwrap()).unwrap();
   inetd.service.add_listener(Listener::new(socket, b"udp")).unwrap();
   client.send(b"datagram").unwrap();
-  inetd.until_told(News::Short { call: Call::Accept, errno: Errno::EOPNOTSUPP });
+  inetd.until_event(Event::Exhausted { call: Call::Accept, errno: Errno::EOPNOTSUPP });
   inetd.settle();
 }
 
@@ -348,19 +349,19 @@ fn a_socket_of_datagrams_has_no_connections_for_programs() {
 fn a_program_has_the_listener_until_it_ends_and_then_the_next_one() {
   let script = "c = socket.socket(fileno=2).accept()[0]\nc.send(b'%d\\n' % s.getblocking())\nc.recv(1)\nsys.exit(5)";
   let Some(program) = python(script) else { return };
-  let (mut inetd, address) = serving(Mode::Wait, program, NO_LIMITS);
+  let (mut inetd, address) = serving(InetdMode::Wait, program, NO_LIMITS);
   inetd.settle();
   assert_eq!(inetd.service.running().len(), 0, "nobody has come");
   let clients = [connect(address), connect(address), connect(address)];
   for (index, client) in clients.iter().enumerate() {
     until_started(&mut inetd, index as u64 + 1);
     let pid = inetd.service.running().next().unwrap();
-    inetd.until_told(News::Started { pid });
+    inetd.until_event(Event::ProgramStarted { pid });
     assert_eq!(line(client), "1", "it is in blocking mode");
     inetd.settle();
     assert_eq!(inetd.service.running().collect::<Vec<_>>(), [pid], "one at a time");
     client.shutdown(Shutdown::Write).unwrap();
-    inetd.until_told(News::Ended { pid, ending: Ending::Code(5) });
+    inetd.until_event(Event::ProgramEnded { pid, status: ExitStatus::Code(5) });
   }
   inetd.settle();
   assert_eq!(inetd.service.running().len(), 0, "nobody waits");
@@ -370,7 +371,7 @@ fn a_program_has_the_listener_until_it_ends_and_then_the_next_one() {
 fn a_listener_that_a_program_leaves_in_non_blocking_mode_is_in_blocking_mode_for_the_next() {
   let script = "c = s.accept()[0]\nc.send(b'%d\\n' % s.getblocking())\ns.setblocking(False)";
   let Some(program) = python(script) else { return };
-  let (mut inetd, address) = serving(Mode::Wait, program, NO_LIMITS);
+  let (mut inetd, address) = serving(InetdMode::Wait, program, NO_LIMITS);
   for index in 1..=2 {
     let client = connect(address);
     until_started(&mut inetd, index);
@@ -381,10 +382,10 @@ fn a_listener_that_a_program_leaves_in_non_blocking_mode_is_in_blocking_mode_for
 
 #[test]
 fn a_program_that_takes_nothing_is_started_again_until_that_is_too_fast() {
-  let (mut inetd, address) = serving(Mode::Wait, sh(""), InetdLimits { per_minute: 5, ..NO_LIMITS });
+  let (mut inetd, address) = serving(InetdMode::Wait, sh(""), InetdLimits { per_minute: 5, ..NO_LIMITS });
   let client = connect(address);
   for round in 1..=2 {
-    inetd.until_told(News::TooFast);
+    inetd.until_event(Event::RateLimited);
     until_running(&mut inetd, 0);
     inetd.settle();
     assert_eq!(inetd.service.counters().acknowledged, 5 * round);
@@ -418,9 +419,9 @@ fn a_datagram_for_a_program_that_cannot_be_executed_is_dropped_and_no_other() {
     client.send(text.as_bytes()).unwrap();
   }
   inetd.turn(Duration::from_secs(1));
-  inetd.until_told(MISSING);
+  inetd.until_event(MISSING);
   inetd.turn(Duration::from_secs(1));
-  inetd.until_told(MISSING);
+  inetd.until_event(MISSING);
   inetd.service.set_program(program, NO_LIMITS);
   assert_eq!(answer(&mut inetd, &client), "three");
   assert_eq!(inetd.service.counters().lost, 2);
@@ -429,13 +430,13 @@ fn a_datagram_for_a_program_that_cannot_be_executed_is_dropped_and_no_other() {
 #[test]
 fn a_listener_whose_program_cannot_be_executed_rests_and_its_connections_wait() {
   let Some(program) = python("c = s.accept()[0]\nc.send(b'served\\n')") else { return };
-  let (mut inetd, address) = serving(Mode::Wait, missing(), NO_LIMITS);
+  let (mut inetd, address) = serving(InetdMode::Wait, missing(), NO_LIMITS);
   let client = connect(address);
   for _ in 0..2 {
-    inetd.until_told(MISSING);
-    inetd.until_told(News::TooFast);
+    inetd.until_event(MISSING);
+    inetd.until_event(Event::RateLimited);
     inetd.settle();
-    assert_eq!(inetd.news, []);
+    assert_eq!(inetd.events, []);
     inetd.service.retry();
   }
   inetd.service.set_program(program, NO_LIMITS);
@@ -446,20 +447,20 @@ fn a_listener_whose_program_cannot_be_executed_rests_and_its_connections_wait() 
 
 #[test]
 fn a_limit_on_programs_holds_for_listeners_that_are_ready_at_the_same_time() {
-  let mut inetd = inetd(Mode::Wait, sh("exec sleep 1000"), InetdLimits { connections: 1, ..NO_LIMITS });
+  let mut inetd = inetd(InetdMode::Wait, sh("exec sleep 1000"), InetdLimits { connections: 1, ..NO_LIMITS });
   let mut clients = Vec::new();
   for _ in 0..3 {
     let (listener, address) = tcp();
     inetd.service.add_listener(Listener::new(listener, b"tcp")).unwrap();
     clients.push(connect(address));
   }
-  assert_eq!(inetd.turn(PATIENCE), 3);
+  assert_eq!(inetd.turn(TIMEOUT), 3);
   assert_eq!(inetd.service.running().len(), 1);
   for _ in 0..2 {
     inetd.settle();
     let pid = inetd.service.running().next().unwrap();
     kill(pid);
-    inetd.until_told(News::Ended { pid, ending: Ending::Signal(libc::SIGKILL) });
+    inetd.until_event(Event::ProgramEnded { pid, status: ExitStatus::Signal(libc::SIGKILL) });
   }
   inetd.service.running().for_each(kill);
 }
@@ -472,21 +473,21 @@ fn kill(pid: i32) {
 
 #[test]
 fn a_pause_holds_for_listeners_that_are_ready_at_the_same_time() {
-  let mut inetd = inetd(Mode::Wait, sh(""), InetdLimits { per_minute: 1, ..NO_LIMITS });
+  let mut inetd = inetd(InetdMode::Wait, sh(""), InetdLimits { per_minute: 1, ..NO_LIMITS });
   let mut clients = Vec::new();
   for _ in 0..3 {
     let (listener, address) = tcp();
     inetd.service.add_listener(Listener::new(listener, b"tcp")).unwrap();
     clients.push(connect(address));
   }
-  assert_eq!(inetd.turn(PATIENCE), 3);
+  assert_eq!(inetd.turn(TIMEOUT), 3);
   assert_eq!(inetd.service.counters().acknowledged, 1);
 }
 
 #[test]
 fn a_program_that_shuts_the_listener_down_has_no_second_one_beside_it() {
   let Some(program) = python("import time\ns.shutdown(socket.SHUT_RDWR)\ntime.sleep(1000)") else { return };
-  let (mut inetd, address) = serving(Mode::Wait, program, InetdLimits { per_minute: 5, ..NO_LIMITS });
+  let (mut inetd, address) = serving(InetdMode::Wait, program, InetdLimits { per_minute: 5, ..NO_LIMITS });
   let shut = connect(address);
   until_started(&mut inetd, 1);
   assert!((&shut).read(&mut [0]).is_err(), "the connection in its backlog is reset");
@@ -499,36 +500,36 @@ fn a_program_that_shuts_the_listener_down_has_no_second_one_beside_it() {
 fn after_stop_a_program_keeps_its_listener_and_none_is_started_after_it() {
   let serve = "c = s.accept()[0]\nc.send(b'served\\n')\nc.recv(1)\n";
   let Some(program) = python(&serve.repeat(2)) else { return };
-  let (mut inetd, address) = serving(Mode::Wait, program, NO_LIMITS);
+  let (mut inetd, address) = serving(InetdMode::Wait, program, NO_LIMITS);
   let first = connect(address);
   until_started(&mut inetd, 1);
   assert_eq!(line(&first), "served");
   inetd.service.stop();
   inetd.settle();
-  assert!(!inetd.has_told(News::Idle));
+  assert!(!inetd.has_event(Event::Idle));
   let (second, third) = (connect(address), connect(address));
   first.shutdown(Shutdown::Write).unwrap();
   assert_eq!(line(&second), "served");
   second.shutdown(Shutdown::Write).unwrap();
-  inetd.until_told(News::Idle);
+  inetd.until_event(Event::Idle);
   assert_eq!(inetd.service.counters().acknowledged, 1);
   assert!((&third).read(&mut [0]).is_err(), "nobody has its listener any more");
 }
 
 #[test]
 fn what_cannot_be_watched_is_refused_and_closed() {
-  let (mut inetd, address) = serving(Mode::Nowait, sh("echo served"), NO_LIMITS);
-  inetd.events.refuses.set(Some(Errno::ENOMEM));
+  let (mut inetd, address) = serving(InetdMode::Nowait, sh("echo served"), NO_LIMITS);
+  inetd.event_loop.refuses.set(Some(Errno::ENOMEM));
   let (listener, other) = tcp();
   assert_eq!(inetd.service.add_listener(Listener::new(listener, b"")), Err(Errno::ENOMEM));
   assert_is_closed(other);
   // A program that cannot be watched serves all the same.
   let client = connect(address);
-  inetd.turn(PATIENCE);
+  inetd.turn(TIMEOUT);
   assert_eq!(text(&client), "served\n");
   assert_eq!(inetd.service.running().len(), 0);
-  assert!(inetd.has_told(News::Short { call: Call::Watch, errno: Errno::ENOMEM }));
-  inetd.events.refuses.set(None);
+  assert!(inetd.has_event(Event::Exhausted { call: Call::Register, errno: Errno::ENOMEM }));
+  inetd.event_loop.refuses.set(None);
   inetd.service.retry();
   let client = connect(address);
   until_started(&mut inetd, 2);

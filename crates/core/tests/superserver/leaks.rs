@@ -14,9 +14,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fdpass_core::superserver::{Call, Counters, Inetd, InetdLimits, Listener, Mode, News, Pool, PoolLimits};
+use fdpass_core::superserver::{Call, Counters, Event, Inetd, InetdLimits, InetdMode, Listener, Pool, PoolLimits};
 use fdpass_core::{
-  Channel, ChannelError, Credential, Errno, Format, FrameKind, Limits, Message, Program, Step, TcpOptions,
+  Channel, ChannelError, Errno, Format, FrameKind, Limits, Message, Program, RunAs, Step, TcpOptions,
   local_internet_address, tcp_listener,
 };
 use fixtures::bad_fd;
@@ -39,7 +39,7 @@ fn assert_no_children() {
   let begun = Instant::now();
   loop {
     match std::fs::read_to_string("/proc/thread-self/children") {
-      Ok(children) if !children.trim().is_empty() && begun.elapsed() < PATIENCE => std::thread::yield_now(),
+      Ok(children) if !children.trim().is_empty() && begun.elapsed() < TIMEOUT => std::thread::yield_now(),
       _ => break,
     }
   }
@@ -69,7 +69,7 @@ fn tcp() -> (Listener, SocketAddr) {
 
 fn connect(address: SocketAddr) -> TcpStream {
   let client = TcpStream::connect(address).unwrap();
-  client.set_read_timeout(Some(PATIENCE)).unwrap();
+  client.set_read_timeout(Some(TIMEOUT)).unwrap();
   client
 }
 
@@ -99,7 +99,7 @@ fn a_program_that_is_not_executed_leaves_no_descriptor_and_no_zombie() {
   let before = open_descriptors();
   let null = File::open("/dev/null").unwrap();
   let elsewhere = Program { directory: Some(CString::from(c"/nowhere")), ..sh("") };
-  let nobody = Program { credential: Some(Credential { uid: u32::MAX, gid: 0, groups: Vec::new() }), ..sh("") };
+  let nobody = Program { credential: Some(RunAs { uid: u32::MAX, gid: 0, groups: Vec::new() }), ..sh("") };
   for _ in 0..10 {
     for failing in [&program("/nowhere/at/all", &["x"]), &elsewhere, &nobody] {
       failing.spawn(&[null.as_fd(); 3]).unwrap_err();
@@ -125,7 +125,7 @@ fn a_process_that_is_dropped_while_it_runs_is_no_zombie_afterwards() {
   let begun = Instant::now();
   // A zombie can be signalled too.
   while nix::sys::signal::kill(pid, None) != Err(Errno::ESRCH) {
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < TIMEOUT);
     std::thread::yield_now();
   }
   assert_eq!(open_descriptors(), before);
@@ -144,7 +144,7 @@ fn a_full_table_is_a_shortage_and_no_programs_fault() {
     });
     if let Err(error) = error {
       assert_eq!((error.step, error.errno), (Step::Fork, Errno::EMFILE), "{room}");
-      assert!(error.is_shortage());
+      assert!(error.is_temporary());
     }
   }
   drop(null);
@@ -159,10 +159,10 @@ fn programs_for_connections_leave_nothing() {
   {
     let limits = InetdLimits { connections: usize::MAX, per_client: Some(5), per_minute: usize::MAX };
     for (mode, program) in [
-      (Mode::Nowait, sh("echo served")),
-      (Mode::Nowait, program("/nowhere/at/all", &["x"])),
-      (Mode::Wait, sh("exit 1")),
-      (Mode::Wait, program("/nowhere/at/all", &["x"])),
+      (InetdMode::Nowait, sh("echo served")),
+      (InetdMode::Nowait, program("/nowhere/at/all", &["x"])),
+      (InetdMode::Wait, sh("exit 1")),
+      (InetdMode::Wait, program("/nowhere/at/all", &["x"])),
     ] {
       let mut inetd = Running::new(|events| Inetd::new(events, mode, program, limits).unwrap());
       let (listener, address) = tcp();
@@ -170,10 +170,10 @@ fn programs_for_connections_leave_nothing() {
       let clients: Vec<TcpStream> = (0..10).map(|_| connect(address)).collect();
       inetd.until(|inetd| {
         let Counters { acknowledged, lost, refused, .. } = inetd.service.counters();
-        (acknowledged + lost + refused >= if mode == Mode::Wait { 1 } else { 10 }).then_some(())
+        (acknowledged + lost + refused >= if mode == InetdMode::Wait { 1 } else { 10 }).then_some(())
       });
       inetd.service.stop();
-      inetd.until_told(News::Idle);
+      inetd.until_event(Event::Idle);
       drop(clients);
     }
   }
@@ -187,18 +187,18 @@ fn a_connection_for_which_no_program_can_be_started_now_gets_one_later() {
   let before = open_descriptors();
   {
     let limits = InetdLimits { connections: usize::MAX, per_client: Some(2), per_minute: usize::MAX };
-    let mut inetd = Running::new(|events| Inetd::new(events, Mode::Nowait, sh("echo served"), limits).unwrap());
+    let mut inetd = Running::new(|events| Inetd::new(events, InetdMode::Nowait, sh("echo served"), limits).unwrap());
     let (listener, address) = tcp();
     inetd.service.add_listener(listener).unwrap();
     for room in 0..3 {
       let client = connect(address);
       let call = if room == 0 { Call::Accept } else { Call::Start(Step::Fork) };
       with_room_for(room, || {
-        inetd.until_told(News::Short { call, errno: Errno::EMFILE });
+        inetd.until_event(Event::Exhausted { call, errno: Errno::EMFILE });
         inetd.settle();
-        assert_eq!(inetd.news, [], "nothing is done until it is tried again");
+        assert_eq!(inetd.events, [], "nothing is done until it is tried again");
         inetd.service.retry();
-        inetd.until_told(News::Short { call, errno: Errno::EMFILE });
+        inetd.until_event(Event::Exhausted { call, errno: Errno::EMFILE });
       });
       assert_eq!(inetd.service.waiting(), usize::from(room > 0));
       inetd.service.retry();
@@ -234,7 +234,7 @@ fn worker(pool: &mut Running<Pool<EventLoop>>) -> (u32, Channel) {
   let token = pool.service.add_worker(theirs).unwrap();
   let mut channel = Channel::new(ours, Limits::default()).unwrap();
   channel.send(Message::bytes(b""), &[]).unwrap();
-  pool.until_told(News::Ready { worker: token });
+  pool.until_event(Event::WorkerReady { worker: token });
   (token, channel)
 }
 
@@ -273,20 +273,20 @@ fn a_pool_leaves_nothing() {
       }
       drop(channel);
       if round == 2 {
-        pool.until_told(News::Broken { worker: token });
-        pool.service.forget(token);
+        pool.until_event(Event::ChannelFailed { worker: token });
+        pool.service.worker_exited(token);
       }
-      pool.until_told_of(|news| matches!(news, News::Gone { worker, .. } if *worker == token));
+      pool.until_event_that(|event| matches!(event, Event::WorkerRemoved { worker, .. } if *worker == token));
       drop(clients);
       // What is left goes to another one, which ends it.
       let (token, mut channel) = worker(&mut pool);
       pool.until(|pool| {
         let ids = take(&mut channel);
         tell_ended(&mut channel, &ids);
-        (pool.service.active() == 0 && pool.service.waiting() == 0).then_some(())
+        (pool.service.assigned() == 0 && pool.service.waiting() == 0).then_some(())
       });
       drop(channel);
-      pool.until_told_of(|news| matches!(news, News::Gone { worker, .. } if *worker == token));
+      pool.until_event_that(|event| matches!(event, Event::WorkerRemoved { worker, .. } if *worker == token));
       assert_eq!(open_descriptors(), alive, "round {round}");
     }
   }
@@ -306,9 +306,9 @@ fn a_pool_without_room_for_another_connection_takes_it_later() {
     let _client = connect(address);
     with_room_for(0, || {
       for _ in 0..2 {
-        pool.until_told(News::Short { call: Call::Accept, errno: Errno::EMFILE });
+        pool.until_event(Event::Exhausted { call: Call::Accept, errno: Errno::EMFILE });
         pool.settle();
-        assert_eq!(pool.news, [], "nothing is done until it is tried again");
+        assert_eq!(pool.events, [], "nothing is done until it is tried again");
         pool.service.retry();
       }
     });
@@ -331,11 +331,11 @@ fn a_pool_leaves_room_for_other_work() {
     let (_, mut channel) = worker(&mut pool);
     let clients: Vec<TcpStream> = (0..20).map(|_| connect(address)).collect();
     let mut ids = Vec::new();
-    while pool.turn(Duration::from_millis(5)) > 0 || pool.service.patience().is_some() {
+    while pool.turn(Duration::from_millis(5)) > 0 || pool.service.next_deadline().is_some() {
       ids.extend(take(&mut channel));
     }
     assert!((1..20).contains(&ids.len()), "{}", ids.len());
-    assert_eq!(pool.news, [], "no shortage, but a limit");
+    assert_eq!(pool.events, [], "no shortage, but a limit");
     // Each end makes room for one.
     let mut served = 0;
     while served < 20 {

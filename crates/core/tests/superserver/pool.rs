@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use fdpass_core::superserver::{Call, Counters, Listener, News, Pool, PoolLimits, WorkerState};
+use fdpass_core::superserver::{Call, Counters, Event, Listener, Pool, PoolLimits, WorkerState};
 use fdpass_core::{
   Channel, ChannelError, Errno, Format, Frame, FrameKind, Limits, Message, SocketType, TcpOptions,
   local_internet_address, socketpair, tcp_listener,
@@ -46,7 +46,7 @@ fn serving(limits: PoolLimits) -> (Service, SocketAddr) {
 
 fn connect(address: SocketAddr) -> TcpStream {
   let client = TcpStream::connect(address).unwrap();
-  client.set_read_timeout(Some(PATIENCE)).unwrap();
+  client.set_read_timeout(Some(TIMEOUT)).unwrap();
   client
 }
 
@@ -71,10 +71,10 @@ impl Worker {
     Self { token, channel: Channel::new(ours, Limits::default()).unwrap() }
   }
 
-  fn ready(pool: &mut Service) -> Self {
+  fn new_ready(pool: &mut Service) -> Self {
     let mut worker = Self::new(pool);
     worker.say(FrameKind::Message, 0, b"");
-    pool.until_told(News::Ready { worker: worker.token });
+    pool.until_event(Event::WorkerReady { worker: worker.token });
     worker
   }
 
@@ -102,7 +102,7 @@ impl Worker {
         let [fd] = <[OwnedFd; 1]>::try_from(fds).unwrap();
         assert!(!is_nonblocking(&fd) && is_close_on_exec(&fd));
         let connection = TcpStream::from(fd);
-        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.set_read_timeout(Some(TIMEOUT)).unwrap();
         Some(Job { id, name: String::from_utf8(data).unwrap(), connection })
       }
       Err(ChannelError::System(Errno::EAGAIN)) => None,
@@ -180,7 +180,7 @@ fn a_connection_comes_with_the_name_of_its_listener() {
   let path = folder.path().join("socket");
   let listener = UnixListener::bind(&path).unwrap();
   pool.service.add_listener(Listener::new(listener.into(), b"unix:\xf0\x9f\x90\xa7")).unwrap();
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let tcp_client = connect(address);
   let mut job = worker.accept(&mut pool);
   assert_eq!(job.name, NAME);
@@ -206,7 +206,7 @@ fn nothing_is_accepted_before_a_worker_is_ready() {
 #[test]
 fn a_connection_goes_to_the_worker_that_has_fewest() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut workers = [(); 3].map(|()| Worker::ready(&mut pool));
+  let mut workers = [(); 3].map(|()| Worker::new_ready(&mut pool));
   let mut jobs = Vec::new();
   let mut connect_to = |pool: &mut Service, workers: &mut [Worker; 3]| {
     let client = connect(address);
@@ -222,7 +222,7 @@ fn a_connection_goes_to_the_worker_that_has_fewest() {
   for (index, id) in given.iter().filter(|(worker, _)| *worker == 1) {
     workers[*index].tell_ended(&[*id]);
   }
-  pool.until(|pool| (pool.service.active() == 6).then_some(()));
+  pool.until(|pool| (pool.service.assigned() == 6).then_some(()));
   for _ in 0..3 {
     assert_eq!(connect_to(&mut pool, &mut workers).0, 1);
   }
@@ -231,7 +231,7 @@ fn a_connection_goes_to_the_worker_that_has_fewest() {
 #[test]
 fn a_connection_is_acknowledged_and_then_completed() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let client = connect(address);
   let mut job = worker.take(&mut pool);
   let mut counters = Counters { accepted: 1, ..Counters::default() };
@@ -246,19 +246,19 @@ fn a_connection_is_acknowledged_and_then_completed() {
   drop(job);
   pool.settle();
   assert_is_open(&client);
-  assert_eq!(pool.service.active(), 1, "it is held until its end is told");
+  assert_eq!(pool.service.assigned(), 1, "it is held until its end is told");
   worker.tell_ended(&[id]);
   counters.completed = 1;
   until_counted(&mut pool, counters);
   assert_ends_orderly(&client);
-  assert_eq!(pool.service.active(), 0);
-  assert_eq!(pool.news, []);
+  assert_eq!(pool.service.assigned(), 0);
+  assert_eq!(pool.events, []);
 }
 
 #[test]
 fn a_connection_that_ends_at_once_counts_as_acknowledged() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let _clients = [connect(address), connect(address)];
   let ids = [worker.take(&mut pool).id, worker.take(&mut pool).id];
   worker.acknowledge(ids[0]);
@@ -270,34 +270,34 @@ fn a_connection_that_ends_at_once_counts_as_acknowledged() {
 #[test]
 fn a_connection_whose_worker_dies_before_it_acknowledges_goes_to_another_one() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut first = Worker::ready(&mut pool);
+  let mut first = Worker::new_ready(&mut pool);
   let mut client = connect(address);
   client.write_all(b"sent before").unwrap();
   drop(first.take(&mut pool));
-  let mut second = Worker::ready(&mut pool);
+  let mut second = Worker::new_ready(&mut pool);
   drop(first.channel);
   let mut job = second.accept(&mut pool);
   let mut bytes = [0; 11];
   job.connection.read_exact(&mut bytes).unwrap();
   assert_eq!(&bytes, b"sent before");
   assert_connected(&client, &mut job.connection);
-  assert!(pool.has_told(News::Gone { worker: first.token, lost: 0 }));
-  let counters = Counters { accepted: 1, acknowledged: 1, handed_on: 1, ..Counters::default() };
+  assert!(pool.has_event(Event::WorkerRemoved { worker: first.token, lost: 0 }));
+  let counters = Counters { accepted: 1, acknowledged: 1, reassigned: 1, ..Counters::default() };
   assert_eq!(pool.service.counters(), counters);
 }
 
 #[test]
 fn a_connection_whose_worker_dies_waits_for_the_next_one() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut first = Worker::ready(&mut pool);
+  let mut first = Worker::new_ready(&mut pool);
   let clients = [connect(address), connect(address), connect(address)];
   // One is taken, and the others are still on their way.
   drop(first.take(&mut pool));
   pool.until(|pool| (pool.service.counters().accepted == 3).then_some(()));
   drop(first.channel);
-  pool.until_told(News::Gone { worker: first.token, lost: 0 });
-  assert_eq!((pool.service.waiting(), pool.service.active()), (3, 0));
-  let mut second = Worker::ready(&mut pool);
+  pool.until_event(Event::WorkerRemoved { worker: first.token, lost: 0 });
+  assert_eq!((pool.service.waiting(), pool.service.assigned()), (3, 0));
+  let mut second = Worker::new_ready(&mut pool);
   for client in &clients {
     assert_connected(client, &mut second.accept(&mut pool).connection); // in their order
   }
@@ -306,29 +306,29 @@ fn a_connection_whose_worker_dies_waits_for_the_next_one() {
 #[test]
 fn a_connection_whose_worker_dies_after_it_acknowledged_is_reset_and_lost() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let mut client = connect(address);
   let mut job = worker.accept(&mut pool);
   job.connection.write_all(b"half an answ").unwrap();
   client.read_exact(&mut [0; 12]).unwrap();
   drop((job, worker.channel));
-  pool.until_told(News::Gone { worker: worker.token, lost: 1 });
+  pool.until_event(Event::WorkerRemoved { worker: worker.token, lost: 1 });
   assert_is_reset(&client);
   let counters = Counters { accepted: 1, acknowledged: 1, lost: 1, ..Counters::default() };
   assert_eq!(pool.service.counters(), counters);
-  assert_eq!((pool.service.active(), pool.service.waiting()), (0, 0));
+  assert_eq!((pool.service.assigned(), pool.service.waiting()), (0, 0));
 }
 
 #[test]
 fn a_connection_that_a_worker_had_ended_before_it_died_is_completed() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let mut client = connect(address);
   let mut job = worker.accept(&mut pool);
   job.connection.write_all(b"a whole answer").unwrap();
   job.connection.shutdown(Shutdown::Write).unwrap();
   drop((job, worker.channel));
-  pool.until_told(News::Gone { worker: worker.token, lost: 0 });
+  pool.until_event(Event::WorkerRemoved { worker: worker.token, lost: 0 });
   let mut text = String::new();
   client.read_to_string(&mut text).unwrap();
   assert_eq!(text, "a whole answer");
@@ -339,42 +339,42 @@ fn a_connection_that_a_worker_had_ended_before_it_died_is_completed() {
 #[test]
 fn what_a_worker_said_before_it_died_is_heard() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let clients = [connect(address), connect(address), connect(address)];
   let jobs = [(); 3].map(|()| worker.take(&mut pool));
   worker.acknowledge(jobs[0].id);
   worker.acknowledge(jobs[1].id);
   worker.tell_ended(&[jobs[1].id]);
   drop((jobs, worker.channel));
-  pool.service.forget(worker.token);
-  pool.until_told(News::Gone { worker: worker.token, lost: 1 });
-  let counters = Counters { accepted: 3, acknowledged: 2, completed: 1, lost: 1, handed_on: 1, ..Counters::default() };
+  pool.service.worker_exited(worker.token);
+  pool.until_event(Event::WorkerRemoved { worker: worker.token, lost: 1 });
+  let counters = Counters { accepted: 3, acknowledged: 2, completed: 1, lost: 1, reassigned: 1, ..Counters::default() };
   assert_eq!(pool.service.counters(), counters);
   assert_is_reset(&clients[0]);
   assert_ends_orderly(&clients[1]);
-  let mut next = Worker::ready(&mut pool);
+  let mut next = Worker::new_ready(&mut pool);
   assert_connected(&clients[2], &mut next.accept(&mut pool).connection);
 }
 
 #[test]
 fn a_worker_is_forgotten_although_somebody_else_holds_its_channel() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let client = connect(address);
   worker.accept(&mut pool);
-  pool.service.forget(worker.token);
-  pool.until_told(News::Gone { worker: worker.token, lost: 1 });
+  pool.service.worker_exited(worker.token);
+  pool.until_event(Event::WorkerRemoved { worker: worker.token, lost: 1 });
   assert_is_reset(&client);
   assert!(worker.has_been_told_to_leave());
-  pool.service.forget(worker.token);
+  pool.service.worker_exited(worker.token);
   pool.settle();
-  assert_eq!(pool.news, []);
+  assert_eq!(pool.events, []);
 }
 
 #[test]
 fn a_connection_that_is_given_back_goes_to_another_worker() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut workers = [Worker::ready(&mut pool), Worker::ready(&mut pool)];
+  let mut workers = [Worker::new_ready(&mut pool), Worker::new_ready(&mut pool)];
   let client = connect(address);
   let (index, job) = pool.until(|_| workers.iter_mut().enumerate().find_map(|(i, w)| Some((i, w.taken()?))));
   // The other one has more, and gets it all the same.
@@ -382,13 +382,13 @@ fn a_connection_that_is_given_back_goes_to_another_worker() {
   for _ in 0..3 {
     workers[1 - index].tell_ended(&[]);
   }
-  pool.until(|pool| (pool.service.active() == 4).then_some(()));
+  pool.until(|pool| (pool.service.assigned() == 4).then_some(()));
   let given: Vec<Job> = std::iter::from_fn(|| workers[1 - index].taken()).collect();
   workers[index].give_back(job.id);
   drop(job);
   let mut job = workers[1 - index].accept_after(&mut pool, &given);
   assert_connected(&client, &mut job.connection);
-  assert_eq!(pool.service.counters().handed_on, 1);
+  assert_eq!(pool.service.counters().reassigned, 1);
 }
 
 impl Worker {
@@ -403,7 +403,7 @@ impl Worker {
 #[test]
 fn a_connection_that_nobody_will_have_is_closed() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let client = connect(address);
   let mut ids = HashSet::new();
   while let Some(job) = pool.until(|pool| {
@@ -414,37 +414,37 @@ fn a_connection_that_nobody_will_have_is_closed() {
     worker.give_back(job.id);
   }
   assert_ends_orderly(&client);
-  let handed_on = ids.len() as u64;
-  assert!((2..=64).contains(&handed_on));
-  assert_eq!(pool.service.counters(), Counters { accepted: 1, refused: 1, handed_on, ..Counters::default() });
-  assert_eq!((pool.service.active(), pool.service.waiting()), (0, 0));
+  let reassigned = ids.len() as u64;
+  assert!((2..=64).contains(&reassigned));
+  assert_eq!(pool.service.counters(), Counters { accepted: 1, refused: 1, reassigned, ..Counters::default() });
+  assert_eq!((pool.service.assigned(), pool.service.waiting()), (0, 0));
 }
 
 /// Has a worker with an acknowledged and a new connection do something, and tells how it is gone.
 #[track_caller]
 fn gone_after(act: impl FnOnce(&mut Worker, [u32; 2])) -> bool {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let clients = [connect(address), connect(address)];
   let acknowledged = worker.accept(&mut pool);
   let new = worker.take(&mut pool);
   act(&mut worker, [acknowledged.id, new.id]);
-  let is_over = |news: &News| matches!(news, News::Gone { .. } | News::Broken { .. });
-  let mut told = pool.until_told_of(is_over);
-  let broken = told == News::Broken { worker: worker.token };
+  let is_over = |event: &Event| matches!(event, Event::WorkerRemoved { .. } | Event::ChannelFailed { .. });
+  let mut told = pool.until_event_that(is_over);
+  let broken = told == Event::ChannelFailed { worker: worker.token };
   if broken {
-    assert_eq!(pool.service.active(), 2, "it may be reading of what it has");
-    pool.service.forget(worker.token);
-    told = pool.until_told_of(is_over);
+    assert_eq!(pool.service.assigned(), 2, "it may be reading of what it has");
+    pool.service.worker_exited(worker.token);
+    told = pool.until_event_that(is_over);
   }
-  let News::Gone { lost, .. } = told else { panic!("{told:?}") };
+  let Event::WorkerRemoved { lost, .. } = told else { panic!("{told:?}") };
   drop((acknowledged, new));
   // Whatever it did, each connection is cared for.
   assert_eq!(lost, 1);
   assert_is_reset(&clients[0]);
-  let mut next = Worker::ready(&mut pool);
+  let mut next = Worker::new_ready(&mut pool);
   assert_connected(&clients[1], &mut next.accept(&mut pool).connection);
-  assert_eq!((pool.service.active(), pool.service.waiting()), (1, 0));
+  assert_eq!((pool.service.assigned(), pool.service.waiting()), (1, 0));
   broken
 }
 
@@ -484,31 +484,31 @@ fn a_worker_that_ends_its_channel_is_gone_and_not_broken() {
 #[test]
 fn a_worker_that_receives_no_more_is_broken_with_the_next_connection() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let _clients = [connect(address), connect(address)];
   let jobs = [worker.take(&mut pool), worker.take(&mut pool)];
   worker.tell_ended(&[jobs[0].id]);
   worker.acknowledge(jobs[1].id);
   raw(&worker).shutdown(Shutdown::Read).unwrap();
   let client = connect(address);
-  pool.until_told(News::Broken { worker: worker.token });
-  pool.service.forget(worker.token);
-  pool.until_told(News::Gone { worker: worker.token, lost: 1 });
+  pool.until_event(Event::ChannelFailed { worker: worker.token });
+  pool.service.worker_exited(worker.token);
+  pool.until_event(Event::WorkerRemoved { worker: worker.token, lost: 1 });
   assert!(worker.has_been_told_to_leave());
   assert_eq!(pool.service.counters().completed, 1, "what it has said is heard");
-  let mut next = Worker::ready(&mut pool);
+  let mut next = Worker::new_ready(&mut pool);
   assert_connected(&client, &mut next.accept(&mut pool).connection);
 }
 
 #[test]
 fn a_worker_that_drains_gets_nothing_more_and_ends_what_it_has() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut first = Worker::ready(&mut pool);
+  let mut first = Worker::new_ready(&mut pool);
   let clients = [connect(address), connect(address)];
   let accepted = first.accept(&mut pool);
   pool.until(|pool| (pool.service.counters().accepted == 2).then_some(()));
-  pool.service.drain(first.token);
-  let mut second = Worker::ready(&mut pool);
+  pool.service.drain_worker(first.token);
+  let mut second = Worker::new_ready(&mut pool);
   let later = connect(address);
   assert_connected(&later, &mut second.accept(&mut pool).connection);
   // What it was given before comes before the end.
@@ -521,17 +521,17 @@ fn a_worker_that_drains_gets_nothing_more_and_ends_what_it_has() {
   pool.until(|pool| (pool.service.counters().completed == 2).then_some(()));
   clients.iter().for_each(assert_ends_orderly);
   drop(first.channel);
-  pool.until_told(News::Gone { worker: first.token, lost: 0 });
+  pool.until_event(Event::WorkerRemoved { worker: first.token, lost: 0 });
 }
 
 #[test]
 fn a_worker_that_drains_can_give_back_what_it_has_not_acknowledged() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut first = Worker::ready(&mut pool);
+  let mut first = Worker::new_ready(&mut pool);
   let client = connect(address);
   let job = first.take(&mut pool);
-  let mut second = Worker::ready(&mut pool);
-  pool.service.drain(first.token);
+  let mut second = Worker::new_ready(&mut pool);
+  pool.service.drain_worker(first.token);
   first.give_back(job.id);
   drop(job);
   assert_connected(&client, &mut second.accept(&mut pool).connection);
@@ -541,10 +541,10 @@ fn a_worker_that_drains_can_give_back_what_it_has_not_acknowledged() {
 fn a_worker_can_be_told_to_leave_before_it_is_ready() {
   let (mut pool, address) = serving(NO_LIMITS);
   let mut worker = Worker::new(&mut pool);
-  pool.service.drain(worker.token);
+  pool.service.drain_worker(worker.token);
   assert!(worker.has_been_told_to_leave());
   worker.say(FrameKind::Message, 0, b"");
-  pool.until_told(News::Ready { worker: worker.token });
+  pool.until_event(Event::WorkerReady { worker: worker.token });
   let _client = connect(address);
   pool.settle();
   assert_eq!(pool.service.counters().accepted, 0);
@@ -553,7 +553,7 @@ fn a_worker_can_be_told_to_leave_before_it_is_ready() {
 #[test]
 fn after_stop_nothing_is_accepted_and_idle_is_told_when_all_has_ended() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let clients = [connect(address), connect(address), connect(address)];
   let jobs = [(); 3].map(|()| worker.take(&mut pool));
   worker.acknowledge(jobs[0].id);
@@ -561,35 +561,35 @@ fn after_stop_nothing_is_accepted_and_idle_is_told_when_all_has_ended() {
   pool.service.stop();
   assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
   pool.settle();
-  assert_eq!(pool.news, []);
+  assert_eq!(pool.events, []);
   worker.tell_ended(&[jobs[0].id]);
-  pool.until(|pool| (pool.service.active() == 2).then_some(()));
+  pool.until(|pool| (pool.service.assigned() == 2).then_some(()));
   // What it has not acknowledged needs another one.
   drop((jobs, worker.channel));
-  pool.until_told(News::Gone { worker: worker.token, lost: 1 });
+  pool.until_event(Event::WorkerRemoved { worker: worker.token, lost: 1 });
   pool.settle();
-  assert_eq!(pool.news, []);
-  let mut next = Worker::ready(&mut pool);
+  assert_eq!(pool.events, []);
+  let mut next = Worker::new_ready(&mut pool);
   let mut job = next.accept(&mut pool);
   assert_connected(&clients[2], &mut job.connection);
-  assert!(!pool.has_told(News::Idle));
+  assert!(!pool.has_event(Event::Idle));
   next.tell_ended(&[job.id]);
-  pool.until_told(News::Idle);
-  assert_eq!((pool.service.active(), pool.service.waiting()), (0, 0));
+  pool.until_event(Event::Idle);
+  assert_eq!((pool.service.assigned(), pool.service.waiting()), (0, 0));
 }
 
 #[test]
 fn a_pool_that_has_nothing_is_idle_at_once() {
   let (mut pool, _) = serving(NO_LIMITS);
   pool.service.stop();
-  pool.until_told(News::Idle);
+  pool.until_event(Event::Idle);
 }
 
 #[test]
 fn connections_beyond_the_limit_wait_in_the_backlog() {
   for limits in [PoolLimits { connections: 2, ..NO_LIMITS }, PoolLimits { per_worker: 2, ..NO_LIMITS }] {
     let (mut pool, address) = serving(limits);
-    let mut worker = Worker::ready(&mut pool);
+    let mut worker = Worker::new_ready(&mut pool);
     let clients: Vec<TcpStream> = (0..5).map(|_| connect(address)).collect();
     let mut jobs = vec![worker.accept(&mut pool), worker.accept(&mut pool)];
     for done in 0..3 {
@@ -606,7 +606,7 @@ fn connections_beyond_the_limit_wait_in_the_backlog() {
 #[test]
 fn a_worker_that_is_full_leaves_connections_to_others() {
   let (mut pool, address) = serving(PoolLimits { per_worker: 1, ..NO_LIMITS });
-  let mut workers = [Worker::ready(&mut pool), Worker::ready(&mut pool)];
+  let mut workers = [Worker::new_ready(&mut pool), Worker::new_ready(&mut pool)];
   let _clients = [connect(address), connect(address), connect(address)];
   let jobs = [workers[0].accept(&mut pool), workers[1].accept(&mut pool)];
   pool.settle();
@@ -619,7 +619,7 @@ fn a_worker_that_is_full_leaves_connections_to_others() {
 #[test]
 fn a_client_that_has_too_many_connections_has_others_closed_at_once() {
   let (mut pool, address) = serving(PoolLimits { per_client: Some(2), ..NO_LIMITS });
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let mut clients = vec![connect(address), connect(address)];
   let mut jobs = vec![worker.accept(&mut pool), worker.accept(&mut pool)];
   let refused = connect(address);
@@ -640,8 +640,8 @@ fn a_client_that_has_too_many_connections_has_others_closed_at_once() {
   assert_eq!(pool.service.counters().refused, 1);
   // The end of a worker frees them too.
   drop((jobs, worker.channel));
-  pool.until_told_of(|news| matches!(news, News::Gone { lost: 3, .. }));
-  let mut next = Worker::ready(&mut pool);
+  pool.until_event_that(|event| matches!(event, Event::WorkerRemoved { lost: 3, .. }));
+  let mut next = Worker::new_ready(&mut pool);
   for _ in 0..2 {
     clients.push(connect(address));
     next.accept(&mut pool);
@@ -656,7 +656,7 @@ fn connect_from(to: SocketAddr, from: &str) -> TcpStream {
   bind(fd.as_raw_fd(), &SockaddrStorage::from(format!("{from}:0").parse::<SocketAddr>().unwrap())).unwrap();
   nix::sys::socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
   let client = TcpStream::from(fd);
-  client.set_read_timeout(Some(PATIENCE)).unwrap();
+  client.set_read_timeout(Some(TIMEOUT)).unwrap();
   client
 }
 
@@ -667,7 +667,7 @@ fn the_clients_of_a_unix_listener_are_told_apart_by_their_users() {
   let mut pool = pool(PoolLimits { per_client: Some(1), ..NO_LIMITS });
   let listener = UnixListener::bind(&path).unwrap();
   pool.service.add_listener(Listener::new(listener.into(), b"unix")).unwrap();
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let first = UnixStream::connect(&path).unwrap();
   let mut job = worker.accept(&mut pool);
   let second = UnixStream::connect(&path).unwrap();
@@ -675,7 +675,7 @@ fn the_clients_of_a_unix_listener_are_told_apart_by_their_users() {
   assert_ends_orderly(&second);
   assert_connected(&first, &mut job.connection);
   worker.tell_ended(&[job.id]);
-  pool.until(|pool| (pool.service.active() == 0).then_some(()));
+  pool.until(|pool| (pool.service.assigned() == 0).then_some(()));
   let third = UnixStream::connect(&path).unwrap();
   assert_connected(&third, &mut worker.accept(&mut pool).connection);
 }
@@ -683,7 +683,7 @@ fn the_clients_of_a_unix_listener_are_told_apart_by_their_users() {
 #[test]
 fn a_limit_on_clients_can_come_and_go_while_they_are_connected() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let limited = PoolLimits { per_client: Some(1), ..NO_LIMITS };
   let mut ids = Vec::new();
   let mut clients = Vec::new();
@@ -693,7 +693,7 @@ fn a_limit_on_clients_can_come_and_go_while_they_are_connected() {
     ids.push(worker.accept(&mut pool).id);
   }
   worker.tell_ended(&ids);
-  pool.until(|pool| (pool.service.active() == 0).then_some(()));
+  pool.until(|pool| (pool.service.assigned() == 0).then_some(()));
   pool.service.set_limits(limited);
   clients.push(connect(address));
   worker.accept(&mut pool);
@@ -704,27 +704,29 @@ fn a_limit_on_clients_can_come_and_go_while_they_are_connected() {
 #[test]
 fn a_worker_that_lets_a_connection_wait_is_overdue() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut workers = [Worker::ready(&mut pool), Worker::ready(&mut pool)];
-  assert_eq!(pool.service.overdue(Duration::ZERO), None);
+  let mut workers = [Worker::new_ready(&mut pool), Worker::new_ready(&mut pool)];
+  assert_eq!(pool.service.overdue_worker(Duration::ZERO), None);
   let _clients = [connect(address), connect(address)];
   let jobs = [workers[0].take(&mut pool), workers[1].take(&mut pool)];
-  assert_eq!(pool.service.overdue(PATIENCE), None);
+  assert_eq!(pool.service.overdue_worker(TIMEOUT), None);
   workers[0].acknowledge(jobs[0].id);
   pool.until(|pool| (pool.service.counters().acknowledged == 1).then_some(()));
-  pool.until(|pool| pool.service.overdue(Duration::from_millis(1)).map(|worker| assert_eq!(worker, workers[1].token)));
+  pool.until(|pool| {
+    pool.service.overdue_worker(Duration::from_millis(1)).map(|worker| assert_eq!(worker, workers[1].token))
+  });
   workers[1].acknowledge(jobs[1].id);
   pool.until(|pool| (pool.service.counters().acknowledged == 2).then_some(()));
-  assert_eq!(pool.service.overdue(Duration::ZERO), None);
+  assert_eq!(pool.service.overdue_worker(Duration::ZERO), None);
 }
 
 #[test]
 fn a_worker_that_has_acknowledged_is_not_overdue_although_nobody_has_heard_it() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let _client = connect(address);
   let job = worker.take(&mut pool);
   worker.acknowledge(job.id);
-  assert_eq!(pool.service.overdue(Duration::ZERO), None);
+  assert_eq!(pool.service.overdue_worker(Duration::ZERO), None);
   assert_eq!(pool.service.counters().acknowledged, 1);
 }
 
@@ -733,13 +735,13 @@ fn a_listener_that_is_removed_is_closed_and_others_go_on() {
   let (mut pool, address) = serving(NO_LIMITS);
   let (listener, other) = tcp();
   let token = pool.service.add_listener(Listener::new(listener, b"other")).unwrap();
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let client = connect(other);
   let mut job = worker.accept(&mut pool);
   assert_eq!(job.name, "other");
   pool.service.remove_listener(token);
   pool.service.remove_listener(token);
-  pool.service.ready(token, true, false);
+  pool.service.on_ready(token, true, false);
   assert_eq!(TcpStream::connect(other).unwrap_err().kind(), ErrorKind::ConnectionRefused);
   assert_connected(&client, &mut job.connection);
   let client = connect(address);
@@ -758,7 +760,7 @@ fn a_listener_works_in_blocking_mode_too() {
   let (listener, other) = tcp();
   let shared = listener.try_clone().unwrap();
   pool.service.add_listener(Listener::new(listener, b"other")).unwrap();
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   for address in [other, address, other] {
     fdpass_core::set_blocking(shared.as_fd(), true).unwrap();
     let client = connect(address);
@@ -772,17 +774,17 @@ fn a_listener_that_somebody_else_shuts_down_is_told_and_tried_again_without_spin
   let (listener, _) = tcp();
   let shared = TcpStream::from(listener.try_clone().unwrap());
   pool.service.add_listener(Listener::new(listener, b"other")).unwrap();
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   shared.shutdown(Shutdown::Both).unwrap();
   for _ in 0..3 {
-    pool.until_told(News::Short { call: Call::Accept, errno: Errno::EINVAL });
+    pool.until_event(Event::Exhausted { call: Call::Accept, errno: Errno::EINVAL });
     pool.settle();
-    assert_eq!(pool.news, []);
+    assert_eq!(pool.events, []);
     pool.service.retry();
     let client = connect(address);
     if let Some(mut job) = pool.until(|pool| {
       let job = worker.taken();
-      (job.is_some() || !pool.news.is_empty()).then_some(job)
+      (job.is_some() || !pool.events.is_empty()).then_some(job)
     }) {
       worker.acknowledge(job.id);
       assert_connected(&client, &mut job.connection);
@@ -793,16 +795,16 @@ fn a_listener_that_somebody_else_shuts_down_is_told_and_tried_again_without_spin
 #[test]
 fn acknowledgements_that_are_heard_late_are_heard_without_another_connection() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
-  assert_eq!(pool.service.patience(), None);
+  let mut worker = Worker::new_ready(&mut pool);
+  assert_eq!(pool.service.next_deadline(), None);
   let _client = connect(address);
   let job = worker.take(&mut pool);
-  assert!(pool.service.patience().is_some_and(|patience| patience < Duration::from_millis(100)));
+  assert!(pool.service.next_deadline().is_some_and(|patience| patience < Duration::from_millis(100)));
   worker.acknowledge(job.id);
-  assert!(pool.events.wait(Duration::ZERO).is_empty(), "it is not worth being woken");
-  pool.service.late();
+  assert!(pool.event_loop.wait(Duration::ZERO).is_empty(), "it is not worth being woken");
+  pool.service.flush_deferred();
   assert_eq!(pool.service.counters().acknowledged, 1);
-  assert_eq!(pool.service.patience(), None);
+  assert_eq!(pool.service.next_deadline(), None);
   worker.tell_ended(&[job.id]);
   pool.until(|pool| (pool.service.counters().completed == 1).then_some(()));
 }
@@ -810,14 +812,14 @@ fn acknowledgements_that_are_heard_late_are_heard_without_another_connection() {
 #[test]
 fn a_worker_that_takes_its_time_wakes_nobody_until_it_acknowledges() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let _client = connect(address);
   let job = worker.take(&mut pool);
-  pool.service.late();
-  assert_eq!(pool.service.patience(), None);
-  assert!(pool.events.wait(Duration::from_millis(1)).is_empty());
+  pool.service.flush_deferred();
+  assert_eq!(pool.service.next_deadline(), None);
+  assert!(pool.event_loop.wait(Duration::from_millis(1)).is_empty());
   worker.acknowledge(job.id);
-  assert_eq!(pool.events.wait(PATIENCE).len(), 1);
+  assert_eq!(pool.event_loop.wait(TIMEOUT).len(), 1);
   pool.settle();
   assert_eq!(pool.service.counters().acknowledged, 1);
 }
@@ -825,14 +827,14 @@ fn a_worker_that_takes_its_time_wakes_nobody_until_it_acknowledges() {
 #[test]
 fn acknowledgements_are_heard_with_the_next_connection() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let _first = connect(address);
   let job = worker.take(&mut pool);
   worker.acknowledge(job.id);
   let _second = connect(address);
-  let events = pool.events.wait(PATIENCE);
+  let events = pool.event_loop.wait(TIMEOUT);
   assert_eq!(events.len(), 1);
-  pool.service.ready(events[0].token, true, false);
+  pool.service.on_ready(events[0].token, true, false);
   assert_eq!(pool.service.counters().acknowledged, 1);
   worker.take(&mut pool);
 }
@@ -840,7 +842,7 @@ fn acknowledgements_are_heard_with_the_next_connection() {
 #[test]
 fn a_worker_gets_no_more_at_once_than_it_keeps_up_with() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut worker = Worker::ready(&mut pool);
+  let mut worker = Worker::new_ready(&mut pool);
   let clients: Vec<TcpStream> = (0..200).map(|_| connect(address)).collect();
   pool.settle();
   let accepted = pool.service.counters().accepted;
@@ -863,7 +865,7 @@ fn what_a_channel_has_no_room_for_goes_when_it_has() {
   let token = pool.service.add_worker(theirs).unwrap();
   let mut worker = Worker { token, channel: Channel::new(ours, Limits::default()).unwrap() };
   worker.say(FrameKind::Message, 0, b"");
-  pool.until_told(News::Ready { worker: token });
+  pool.until_event(Event::WorkerReady { worker: token });
   let clients: Vec<TcpStream> = (0..40).map(|_| connect(address)).collect();
   pool.settle();
   let accepted = pool.service.counters().accepted;
@@ -875,7 +877,7 @@ fn what_a_channel_has_no_room_for_goes_when_it_has() {
     assert_connected(client, &mut job.connection);
   }
   pool.settle();
-  pool.service.drain(token);
+  pool.service.drain_worker(token);
   let given = pool.service.counters().accepted as usize;
   for client in &clients[20..given] {
     let mut job = worker.take(&mut pool);
@@ -883,7 +885,7 @@ fn what_a_channel_has_no_room_for_goes_when_it_has() {
     assert_connected(client, &mut job.connection);
   }
   pool.until(|_| worker.has_been_told_to_leave().then_some(()));
-  let mut next = Worker::ready(&mut pool);
+  let mut next = Worker::new_ready(&mut pool);
   for client in &clients[given..] {
     let mut job = next.take(&mut pool);
     next.acknowledge(job.id);
@@ -894,15 +896,15 @@ fn what_a_channel_has_no_room_for_goes_when_it_has() {
 #[test]
 fn what_cannot_be_watched_is_refused_and_closed() {
   let (mut pool, address) = serving(NO_LIMITS);
-  pool.events.refuses.set(Some(Errno::ENOMEM));
+  pool.event_loop.refuses.set(Some(Errno::ENOMEM));
   let (mut ours, theirs) = UnixStream::pair().unwrap();
   assert_eq!(pool.service.add_worker(theirs.into()), Err(Errno::ENOMEM));
   assert_eq!(ours.read(&mut [0]).unwrap(), 0);
   let (listener, other) = tcp();
   assert_eq!(pool.service.add_listener(Listener::new(listener, b"")), Err(Errno::ENOMEM));
   assert_eq!(TcpStream::connect(other).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-  pool.events.refuses.set(None);
-  let mut worker = Worker::ready(&mut pool);
+  pool.event_loop.refuses.set(None);
+  let mut worker = Worker::new_ready(&mut pool);
   let client = connect(address);
   assert_connected(&client, &mut worker.accept(&mut pool).connection);
 }
@@ -910,18 +912,18 @@ fn what_cannot_be_watched_is_refused_and_closed() {
 #[test]
 fn what_a_worker_has_that_cannot_be_watched_any_more_is_its_own_until_its_end() {
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut first = Worker::ready(&mut pool);
+  let mut first = Worker::new_ready(&mut pool);
   let clients = [connect(address), connect(address)];
   let jobs = [first.take(&mut pool), first.take(&mut pool)];
-  let mut second = Worker::ready(&mut pool);
-  pool.events.refused.set(Some(first.token));
-  pool.service.late();
-  pool.until_told(News::Broken { worker: first.token });
+  let mut second = Worker::new_ready(&mut pool);
+  pool.event_loop.refused.set(Some(first.token));
+  pool.service.flush_deferred();
+  pool.until_event(Event::ChannelFailed { worker: first.token });
   assert!(second.taken().is_none());
   first.acknowledge(jobs[0].id);
   drop(jobs);
-  pool.service.forget(first.token);
-  pool.until_told(News::Gone { worker: first.token, lost: 1 });
+  pool.service.worker_exited(first.token);
+  pool.until_event(Event::WorkerRemoved { worker: first.token, lost: 1 });
   assert_is_reset(&clients[0]);
   assert_connected(&clients[1], &mut second.accept(&mut pool).connection);
 }
@@ -930,7 +932,7 @@ fn what_a_worker_has_that_cannot_be_watched_any_more_is_its_own_until_its_end() 
 fn a_flood_of_connections_is_served_whole_while_workers_die() {
   const COUNT: u32 = 500;
   let (mut pool, address) = serving(NO_LIMITS);
-  let mut workers = vec![Worker::ready(&mut pool), Worker::ready(&mut pool)];
+  let mut workers = vec![Worker::new_ready(&mut pool), Worker::new_ready(&mut pool)];
   let clients = std::thread::spawn(move || {
     let connect = |number: u32| {
       let mut client = connect(address);
@@ -965,12 +967,12 @@ fn a_flood_of_connections_is_served_whole_while_workers_die() {
     if served / 100 > (workers[1].token - (1 << 16)).saturating_sub(1) {
       // All that it has acknowledged it has ended; what is on its way to it goes to another one.
       workers.remove(0);
-      workers.push(Worker::ready(&mut pool));
+      workers.push(Worker::new_ready(&mut pool));
     }
   }
   pool.until(|pool| (pool.service.counters().completed == u64::from(COUNT)).then_some(()));
   assert_eq!(clients.join().unwrap(), COUNT as usize);
   let Counters { accepted, acknowledged, lost, refused, .. } = pool.service.counters();
   assert_eq!((accepted, acknowledged, lost, refused), (u64::from(COUNT), u64::from(COUNT), 0, 0));
-  assert_eq!((pool.service.active(), pool.service.waiting()), (0, 0));
+  assert_eq!((pool.service.assigned(), pool.service.waiting()), (0, 0));
 }

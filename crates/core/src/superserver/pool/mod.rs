@@ -9,9 +9,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{self as net, MsgFlags};
 
 use super::acceptor::{Accepted, Door, Watched, prepare};
-use super::{Call, Client, Counters, Listener, News, Reactor, Watch};
+use super::{Call, Client, Counters, Event, Listener, Reactor, Registration};
 use crate::channel::{Decoder, Format, FrameError, FrameKind, Header, Limits, Outbox};
-use crate::socket::{ControlBuffer, Direction, Receiving, Socket, SocketType};
+use crate::socket::{AncillaryOptions, ControlBuffer, Direction, Socket, SocketType};
 use crate::sys::sockopt::reset_on_close;
 
 /// How many connections one event of a listener accepts.
@@ -84,10 +84,10 @@ struct Worker<W> {
   told_to_leave: bool,
 }
 
-impl<W: Watch> Worker<W> {
+impl<W: Registration> Worker<W> {
   fn socket(&self) -> Socket<'_> {
     // Whatever this socket asks the kernel to tell is no reason to refuse a frame.
-    Socket::known(self.channel.as_fd(), SocketType::Stream, Receiving { credentials: true, pidfd: true })
+    Socket::from_parts(self.channel.as_fd(), SocketType::Stream, AncillaryOptions { credentials: true, pidfd: true })
   }
 
   fn takes(&self, most: usize) -> bool {
@@ -112,7 +112,7 @@ impl<W: Watch> Worker<W> {
   fn arm(&mut self, short: bool, lazy: bool) -> nix::Result<()> {
     let later = lazy && self.is_acknowledging();
     let writable = !short && !self.outbox.is_empty();
-    self.watch.as_mut().map_or(Ok(()), |watch| watch.arm(!later, writable))
+    self.watch.as_mut().map_or(Ok(()), |watch| watch.set_interest(!later, writable))
   }
 
   /// Tells it that nothing more will come, once everything has gone.
@@ -148,8 +148,8 @@ pub struct WorkerState {
 /// whole one.
 pub struct Pool<R: Reactor> {
   reactor: R,
-  listeners: Vec<Watched<R::Watch>>,
-  workers: Vec<Worker<R::Watch>>,
+  listeners: Vec<Watched<R::Registration>>,
+  workers: Vec<Worker<R::Registration>>,
   /// Accepted, and with no worker yet, or no more.
   waiting: VecDeque<Connection>,
   door: Door,
@@ -166,7 +166,7 @@ pub struct Pool<R: Reactor> {
   /// Whether the next connection will come by itself, so that what acknowledges the last ones can wait for it.
   lazy: bool,
   counters: Counters,
-  news: Vec<News>,
+  news: Vec<Event>,
   control: Box<ControlBuffer>,
 }
 
@@ -214,7 +214,7 @@ impl<R: Reactor> Pool<R> {
   /// Takes the channel of a worker over, which is given connections once it has said that it is ready.
   pub fn add_worker(&mut self, channel: OwnedFd) -> nix::Result<u32> {
     let token = self.next_worker;
-    let watch = self.reactor.watch(channel.as_fd(), token)?;
+    let watch = self.reactor.register(channel.as_fd(), token)?;
     let worker = Worker {
       watch: Some(watch),
       channel,
@@ -234,7 +234,7 @@ impl<R: Reactor> Pool<R> {
   }
 
   /// Gives a worker nothing more: it sees the end of its channel, finishes what it has, and goes.
-  pub fn drain(&mut self, token: u32) {
+  pub fn drain_worker(&mut self, token: u32) {
     if let Some(worker) = self.workers.iter_mut().find(|worker| worker.token == token) {
       worker.is_leaving = true;
       worker.leave();
@@ -243,7 +243,7 @@ impl<R: Reactor> Pool<R> {
   }
 
   /// Notes that a worker's process has ended: what it has still said is heard, and then it is forgotten.
-  pub fn forget(&mut self, token: u32) {
+  pub fn worker_exited(&mut self, token: u32) {
     while let Some(index) = self.index_of(token) {
       if self.receive(index) != Ok(true) {
         self.remove_worker(index);
@@ -259,7 +259,7 @@ impl<R: Reactor> Pool<R> {
     self.settle();
   }
 
-  /// Accepts nothing more. What was accepted is served; [`News::Idle`] tells when all of it has ended.
+  /// Accepts nothing more. What was accepted is served; [`Event::Idle`] tells when all of it has ended.
   pub fn stop(&mut self) {
     self.stopped = true;
     self.listeners.clear();
@@ -275,8 +275,8 @@ impl<R: Reactor> Pool<R> {
   }
 
   /// A worker that has let a connection wait for longer than this to be acknowledged.
-  pub fn overdue(&mut self, patience: Duration) -> Option<u32> {
-    self.late(); // it may have been acknowledged, and not been heard yet
+  pub fn overdue_worker(&mut self, patience: Duration) -> Option<u32> {
+    self.flush_deferred(); // it may have been acknowledged, and not been heard yet
     self.workers.iter().find(|worker| worker.is_overdue(patience)).map(|worker| worker.token)
   }
 
@@ -291,7 +291,7 @@ impl<R: Reactor> Pool<R> {
   }
 
   /// How many connections workers have.
-  pub fn active(&self) -> usize {
+  pub fn assigned(&self) -> usize {
     self.held
   }
 
@@ -305,17 +305,17 @@ impl<R: Reactor> Pool<R> {
   }
 
   /// What there is to tell since the last call: the first of it, and no more than so many.
-  pub fn news(&mut self, most: usize) -> Vec<News> {
+  pub fn take_events(&mut self, most: usize) -> Vec<Event> {
     self.news.drain(..most.min(self.news.len())).collect()
   }
 
   /// Whether there is.
-  pub fn has_news(&self) -> bool {
+  pub fn has_events(&self) -> bool {
     !self.news.is_empty()
   }
 
   /// Does what an event asks for. One of something that is gone does nothing.
-  pub fn ready(&mut self, token: u32, readable: bool, writable: bool) {
+  pub fn on_ready(&mut self, token: u32, readable: bool, writable: bool) {
     if token < FIRST_WORKER {
       if let Some(index) = self.listeners.iter().position(|listener| listener.token == token)
         && self.listeners[index].expects()
@@ -334,16 +334,16 @@ impl<R: Reactor> Pool<R> {
     self.settle();
   }
 
-  /// How long events may be waited for until [`Pool::late`] is to be called; for ever if nothing is told.
+  /// How long events may be waited for until [`Pool::flush_deferred`] is to be called; for ever if nothing is told.
   ///
   /// A worker that is about to acknowledge connections is heard with the next one that comes: to be woken for each
   /// acknowledgement costs more than all the rest.
-  pub fn patience(&self) -> Option<Duration> {
+  pub fn next_deadline(&self) -> Option<Duration> {
     (self.lazy && self.workers.iter().any(Worker::is_acknowledging)).then_some(PATIENCE)
   }
 
   /// Hears what was put off. What has not been said yet is not put off again, until something else happens.
-  pub fn late(&mut self) {
+  pub fn flush_deferred(&mut self) {
     self.hear_acknowledging();
     self.settle();
     self.lazy = false;
@@ -374,7 +374,7 @@ impl<R: Reactor> Pool<R> {
   fn give_up(&mut self, index: usize) {
     let Worker { watch, token, .. } = &mut self.workers[index];
     if watch.take().is_some() {
-      self.news.push(News::Broken { worker: *token });
+      self.news.push(Event::ChannelFailed { worker: *token });
     }
   }
 
@@ -424,7 +424,7 @@ impl<R: Reactor> Pool<R> {
   fn be_short(&mut self, call: Call, errno: Errno) {
     if !self.short {
       self.short = true;
-      self.news.push(News::Short { call, errno });
+      self.news.push(Event::Exhausted { call, errno });
     }
   }
 
@@ -449,7 +449,7 @@ impl<R: Reactor> Pool<R> {
       let id = free_id(self.next_id, &worker.held);
       let header = Header { kind: FrameKind::Request, format: Format::Bytes, length: 0, fds: 0, id };
       let Worker { channel, outbox, .. } = worker;
-      let socket = Socket::known(channel.as_fd(), SocketType::Stream, Receiving::default());
+      let socket = Socket::from_parts(channel.as_fd(), SocketType::Stream, AncillaryOptions::default());
       let stopped = match outbox.send(socket, header, &connection.name, &[connection.fd.as_fd()]) {
         Ok(stopped) => stopped,
         Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => {
@@ -488,7 +488,7 @@ impl<R: Reactor> Pool<R> {
   /// Sends what waits for a worker.
   fn flush(&mut self, index: usize) {
     let Worker { channel, outbox, .. } = &mut self.workers[index];
-    let socket = Socket::known(channel.as_fd(), SocketType::Stream, Receiving::default());
+    let socket = Socket::from_parts(channel.as_fd(), SocketType::Stream, AncillaryOptions::default());
     match outbox.flush(socket).1 {
       None => self.workers[index].leave(),
       Some(errno @ (Errno::ETOOMANYREFS | Errno::ENOBUFS)) => self.be_short(Call::Sendmsg, errno),
@@ -500,13 +500,14 @@ impl<R: Reactor> Pool<R> {
   fn receive(&mut self, index: usize) -> nix::Result<bool> {
     let Self { workers, control, .. } = self;
     let Worker { channel, decoder, .. } = &mut workers[index];
-    let socket = Socket::known(channel.as_fd(), SocketType::Stream, Receiving { credentials: true, pidfd: true });
+    let socket =
+      Socket::from_parts(channel.as_fd(), SocketType::Stream, AncillaryOptions { credentials: true, pidfd: true });
     decoder.receive(socket, control)?;
     loop {
       let worker = &mut self.workers[index];
-      let arrived = match worker.decoder.take() {
+      let arrived = match worker.decoder.next_frame() {
         Ok(Some(arrived)) => arrived,
-        Ok(None) => return Ok(!self.workers[index].decoder.ended()),
+        Ok(None) => return Ok(!self.workers[index].decoder.has_ended()),
         Err(FrameError::EndedInside) => return Ok(false), // it died
         Err(_) => return Err(Errno::EPROTO),
       };
@@ -525,7 +526,7 @@ impl<R: Reactor> Pool<R> {
           let held = worker.held.remove(&id).ok_or(Errno::EPROTO)?;
           worker.unacknowledged -= 1;
           self.held -= 1;
-          self.counters.handed_on += 1;
+          self.counters.reassigned += 1;
           let given_back_by = Some(worker.token);
           self.waiting.push_back(Connection { given_back_by, ..held.connection });
         }
@@ -537,7 +538,7 @@ impl<R: Reactor> Pool<R> {
             .collect::<nix::Result<_>>()?;
           if !worker.is_ready {
             worker.is_ready = true;
-            self.news.push(News::Ready { worker: worker.token });
+            self.news.push(Event::WorkerReady { worker: worker.token });
           }
           for id in ids {
             let held = self.workers[index].held.remove(&id).ok_or(Errno::EPROTO)?;
@@ -570,7 +571,7 @@ impl<R: Reactor> Pool<R> {
     let mut lost = 0;
     for (_, Held { connection, acknowledged, .. }) in held.into_iter().rev() {
       if !acknowledged {
-        self.counters.handed_on += 1;
+        self.counters.reassigned += 1;
         self.waiting.push_front(connection);
       } else {
         if has_ended(connection.fd.as_fd()) {
@@ -583,10 +584,10 @@ impl<R: Reactor> Pool<R> {
       }
     }
     self.counters.lost += u64::from(lost);
-    self.news.push(News::Gone { worker: worker.token, lost });
+    self.news.push(Event::WorkerRemoved { worker: worker.token, lost });
   }
 
-  /// Gives what waits to those who have room, and asks for what is waited for then.
+  /// Gives what waits to those who have available_descriptors, and asks for what is waited for then.
   fn settle(&mut self) {
     while !self.short
       && self.workers.iter().any(|worker| worker.takes(self.limits.per_worker))
@@ -605,7 +606,7 @@ impl<R: Reactor> Pool<R> {
     self.lazy = on && !self.listeners.is_empty();
     for listener in &mut self.listeners {
       if let Err(errno) = listener.arm(on, &self.reactor) {
-        self.news.push(News::Short { call: Call::Watch, errno });
+        self.news.push(Event::Exhausted { call: Call::Register, errno });
       }
     }
     self.arm_workers();
@@ -620,8 +621,8 @@ impl<R: Reactor> Pool<R> {
   }
 
   fn tell_idle(&mut self) {
-    if self.held == 0 && self.waiting.is_empty() && !self.news.contains(&News::Idle) {
-      self.news.push(News::Idle);
+    if self.held == 0 && self.waiting.is_empty() && !self.news.contains(&Event::Idle) {
+      self.news.push(Event::Idle);
     }
   }
 }
