@@ -84,7 +84,7 @@ for (const type of types) {
       t.deepEqual([socket.localAddress, socket.remoteAddress], [null, null])
     })
 
-    test(`an address of the longest kind works and one byte more is refused: ${space}, type ${type} [F1, F2]`, async (t) => {
+    test(`an address of the longest kind works and one byte more is refused: ${space}, type ${type} [F1] [F2]`, async (t) => {
       const most = space === 'abstract' ? 108 : isLinux ? 107 : 103
       const longest = newAddress().padEnd(most, 'x')
       const server = type === 'dgram' ? bind(longest) : await listen(longest, { type })
@@ -113,7 +113,7 @@ for (const type of types) {
   }
 }
 
-test('a path of letters beyond ASCII is bound and told as it is [F3]', async (t) => {
+test('a path of letters beyond ASCII is bound and told as it is [F3.1]', async (t) => {
   const path = join(folder, 'Grüße-文-😀')
   const server = await listen(path)
   t.true(statSync(path).isSocket())
@@ -149,7 +149,7 @@ withPythonOnLinux('Python reaches an abstract address by exactly its bytes, trai
   }
 })
 
-onLinux('a socket bound to null gets an abstract address of its own, by which it can be answered', async (t) => {
+onLinux('a socket bound to null gets an abstract address of its own, by which it can be answered [F1.2]', async (t) => {
   const [a, b] = [bind(null), bind(null)]
   t.regex(a.localAddress!, /^\0[0-9a-f]{5}$/)
   t.not(a.localAddress, b.localAddress)
@@ -162,7 +162,7 @@ onLinux('a socket bound to null gets an abstract address of its own, by which it
   b.close()
 })
 
-test('a pair has no addresses, and a datagram from a socket without one says so', async (t) => {
+test('a pair has no addresses, and a datagram from a socket without one says so [F1.3]', async (t) => {
   for (const type of types) {
     const [a, b] = socketpair({ type })
     t.deepEqual([a.localAddress, a.remoteAddress], [null, null])
@@ -191,7 +191,7 @@ test('connecting to nobody, to what is no socket, and to another type fails at o
 
 const connections = types.filter((type) => type !== 'dgram')
 for (const type of connections) {
-  onLinux(`connect waits out a full backlog, type ${type}`, async (t) => {
+  onLinux(`connect waits out a full backlog, type ${type} [S74]`, async (t) => {
     const address = newPath()
     const server = await listen(address, { type, backlog: 0 })
     const first = await connect(address, { type })
@@ -236,7 +236,7 @@ test('a connect that was aborted before it began makes nothing', async (t) => {
   t.false(existsSync(localAddress))
 })
 
-test('datagrams and packets without a byte arrive, with and without a descriptor', async (t) => {
+test('datagrams and packets without a byte arrive, with and without a descriptor [B8.1]', async (t) => {
   const address = newPath()
   const receiver = bind(address)
   const sender = await connect(address, { type: 'dgram' })
@@ -270,7 +270,7 @@ test('a datagram longer than maxBytes is cut, tells its size and keeps its descr
   receiver.close()
 })
 
-test('a datagram to nobody, and one without a peer, are refused', async (t) => {
+test('a datagram to nobody, and one without a peer, are refused [A1.1] [E3.1]', async (t) => {
   const socket = bind(isLinux ? null : newPath())
   const path = newPath()
   const error = await t.throwsAsync<NodeJS.ErrnoException & { address: string }>(socket.send('x', { to: path }), {

@@ -58,7 +58,7 @@ test.before('what the first socket opens stays open', async () => {
   for (const socket of [server, client, connection]) socket.close()
 })
 
-test.serial('listen refuses what is no address and no option of its own', async (t) => {
+test.serial('listen refuses what is no address and no option of its own [F2.1]', async (t) => {
   const folder = newFolder()
   const path = join(folder, 'socket')
   await unchanged(t, folder, async () => {

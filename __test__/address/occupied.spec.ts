@@ -209,7 +209,7 @@ for (const [kind, code, put] of [
   ['a symlink', 'ELOOP', (path: string) => symlinkSync('elsewhere', path)],
   ['a FIFO', undefined, (path: string) => execFileSync('mkfifo', [path])]
 ] as const) {
-  test.serial(`${kind} in the place of the lock is left there, and not waited for`, async (t) => {
+  test.serial(`${kind} in the place of the lock is left there, and not waited for [S4]`, async (t) => {
     const folder = newFolder()
     const path = join(folder, 'socket')
     leaveSocket(path)

@@ -30,7 +30,7 @@ async function leaveStale(path: string): Promise<void> {
   closeSync(server.release())
 }
 
-test('the file has the mode that was asked for, or what the umask leaves [F3]', async (t) => {
+test('the file has the mode that was asked for, or what the umask leaves [F3] [S2]', async (t) => {
   for (const mode of [0o600, 0o660, 0o666, 0o777, 0]) {
     const path = newPath()
     const server = await listen(path, { mode })
@@ -66,7 +66,7 @@ test('the file of a process that was killed is replaced [F3]', async (t) => {
   t.false(existsSync(path))
 })
 
-test('a path where another listens, or is only bound, is in use and stays as it is [F3]', async (t) => {
+test('a path where another listens, or is only bound, is in use and stays as it is [F3] [S4]', async (t) => {
   const path = newPath()
   const server = await listen(path)
   const { ino } = statSync(path)
@@ -77,7 +77,7 @@ test('a path where another listens, or is only bound, is in use and stays as it 
   for (const socket of [client, connection, server]) socket.close()
 })
 
-test('what is no socket is in use, and is never removed [F3]', async (t) => {
+test('what is no socket is in use, and is never removed [F3] [S4]', async (t) => {
   const path = newPath()
   const stale = newPath()
   await leaveStale(stale)
@@ -115,7 +115,7 @@ for (const stale of [true, false]) {
   })
 }
 
-test('closing removes the file only while it is still that file [F3]', async (t) => {
+test('closing removes the file only while it is still that file [F3.3]', async (t) => {
   const path = newPath()
   const replacements: [string, () => unknown][] = [
     ['a file', () => writeFileSync(path, 'mine')],

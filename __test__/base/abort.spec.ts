@@ -39,20 +39,23 @@ for (const [name, receive] of Object.entries(receiving)) {
     b.close()
   })
 
-  test.serial(`an abort ends a waiting ${name}, with the signal's reason as the cause [D6]`, async (t) => {
-    const [a, b] = socketpair()
-    const controller = new AbortController()
-    const waiting = receive(b, controller.signal)
-    t.true(await isPending(waiting))
-    const reason = { any: 'thing' }
-    controller.abort(reason)
-    await isAbortError(t, waiting, reason)
-    t.is(getEventListeners(controller.signal, 'abort').length, 0)
-    await a.send('afterwards')
-    t.is(text(await b.recv()), 'afterwards')
-    a.close()
-    b.close()
-  })
+  test.serial(
+    `an abort ends a waiting ${name}, with the signal's reason as the cause [D6.1] [E5.1] [S68]`,
+    async (t) => {
+      const [a, b] = socketpair()
+      const controller = new AbortController()
+      const waiting = receive(b, controller.signal)
+      t.true(await isPending(waiting))
+      const reason = { any: 'thing' }
+      controller.abort(reason)
+      await isAbortError(t, waiting, reason)
+      t.is(getEventListeners(controller.signal, 'abort').length, 0)
+      await a.send('afterwards')
+      t.is(text(await b.recv()), 'afterwards')
+      a.close()
+      b.close()
+    }
+  )
 
   test.serial(`the default reason of an abort is the cause of what ${name} rejects with [D6]`, async (t) => {
     const [a, b] = socketpair()

@@ -16,7 +16,7 @@ const looseDescriptorFrom = Descriptor.from.bind(Descriptor) as Loose
 
 const looseSocketFrom = UnixSocket.from.bind(UnixSocket) as Loose
 
-test.serial('maxBytes is an integer of at least 1, maxFds one of at least 0', async (t) => {
+test.serial('maxBytes is an integer of at least 1, maxFds one of at least 0 [C11.2]', async (t) => {
   const limits = [
     ...notNumbers.flatMap((value) =>
       [{ maxBytes: value }, { maxFds: value }].map((options) => [options, TYPE] as const)

@@ -117,7 +117,7 @@ test.serial('descriptors come in an array [C11]', async (t) => {
   closeSync(good)
 })
 
-test.serial('bytes are a string or a Uint8Array', async (t) => {
+test.serial('bytes are a string or a Uint8Array [C11.1]', async (t) => {
   const file = openFile()
   await withPair(t, async (a) => {
     for (const data of [...notBytes, new Uint16Array(2), new String('x')]) {

@@ -40,7 +40,7 @@ test('arguments are checked before anything is sent, and a call can be aborted a
   await t.throwsAsync(broker.open('file'), { code: 'ERR_SOCKET_CLOSED' })
 })
 
-test('a broker connects to its services and listens for them, and for no others', async (t) => {
+test('a broker connects to its services and listens for them, and for no others [S42] [S87]', async (t) => {
   const { root, inside } = makeFolder()
   const server = createServer((socket) => socket.end('service')).listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -92,7 +92,7 @@ asRoot('other processes are judged by their credentials (needs root)', async (t)
   t.is(await ask(0), 'EACCES\nEACCES\nEACCES\n')
 })
 
-test.serial('nothing that a client sends is trusted', async (t) => {
+test.serial('nothing that a client sends is trusted [S38]', async (t) => {
   const { folder, root } = makeFolder()
   const server = await listen(join(folder, 'broker'))
   using _service = serveBroker(server, { roots: [root], services: [], allow: () => true })

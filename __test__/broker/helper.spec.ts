@@ -26,7 +26,7 @@ function statusOf(pid: number): Map<string, Set<string>> {
 }
 
 asRoot(
-  'the helper runs as its user, in every thread, with no other groups and no capability (needs root)',
+  'the helper runs as its user, in every thread, with no other groups and no capability (needs root) [S43]',
   async (t) => {
     const broker = await begin(t, { user: 'nobody', roots: ['/tmp'] })
     const status = statusOf(broker.pid!)
@@ -41,7 +41,7 @@ asRoot(
   }
 )
 
-asRoot('another process of the user that the helper runs as cannot look into it (needs root)', async (t) => {
+asRoot('another process of the user that the helper runs as cannot look into it (needs root) [S43]', async (t) => {
   const broker = await begin(t, { user: 'nobody', roots: ['/tmp'] })
   const asNobody = { uid: NOBODY, gid: NOBODY }
   // ptrace(2): what asks for the right to trace reads these, too.
@@ -61,7 +61,7 @@ asRoot('the helper of root keeps the capabilities to open files and take low por
   t.regex([...status.get('Gid')!].join(), /^65534\s/)
 })
 
-asRoot('the helper has no descriptor and no variable of its caller (needs root)', (t) => {
+asRoot('the helper has no descriptor and no variable of its caller (needs root) [S43]', (t) => {
   process.env.FDPASS_TEST_SECRET = 'secret'
   // One that is not close-on-exec: Node makes none, other programs do.
   const shell = `exec 9</etc/passwd; exec "$0" "$@"`

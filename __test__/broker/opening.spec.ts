@@ -25,7 +25,7 @@ const asRoot = onlyIf(isRoot && isLinux, 'needs root on Linux')
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
-test('a broker opens files and directories beneath its roots, and refuses all else', async (t) => {
+test('a broker opens files and directories beneath its roots, and refuses all else [S41]', async (t) => {
   const { folder, root, inside } = makeFolder()
   symlinkSync('/etc/passwd', inside('absolute'))
   symlinkSync('../outside/file', inside('out'))
@@ -56,7 +56,7 @@ test('a broker opens files and directories beneath its roots, and refuses all el
   t.like(error, { code: 'EACCES', errno: -13, syscall: 'openat2', path: '../x' })
 })
 
-onLinux('devices, and links of /proc, are refused', async (t) => {
+onLinux('devices, and links of /proc, are refused [S39]', async (t) => {
   const broker = await begin(t, { roots: ['/dev', '/proc'] })
   await refused(t, broker.open('null'))
   for (const path of ['self/cwd/passwd', 'self/root', `${process.pid}/cwd`, `${process.pid}/exe`]) {
@@ -65,7 +65,7 @@ onLinux('devices, and links of /proc, are refused', async (t) => {
   t.regex(contentOf(await broker.open('/proc/version')), /Linux/)
 })
 
-test('a policy allows creating, emptying, writing and what is no file', async (t) => {
+test('a policy allows creating, emptying, writing and what is no file [S102]', async (t) => {
   const { root, inside } = makeFolder()
   spawnSync('mkfifo', [inside('fifo')])
   const asked: BrokerRequest[] = []
@@ -98,7 +98,7 @@ test('a policy allows creating, emptying, writing and what is no file', async (t
   t.is(await codeOf(broker.open('file', 0o20000000)), 'EINVAL')
 })
 
-test('a policy that says no, throws, or gives no boolean refuses', async (t) => {
+test('a policy that says no, throws, or gives no boolean refuses [S41]', async (t) => {
   const { root } = makeFolder()
   const answers: (() => unknown)[] = [() => false, () => Promise.resolve(false), () => 1, () => 'yes', () => undefined]
   answers.push(() => Promise.reject(new Error('policy')))
@@ -107,7 +107,7 @@ test('a policy that says no, throws, or gives no boolean refuses', async (t) => 
   while (answers.length > 0) await refused(t, broker.open('file'))
 })
 
-asRoot('a policy in a module is asked in the helper (needs root)', async (t) => {
+asRoot('a policy in a module is asked in the helper (needs root) [S44]', async (t) => {
   const { root, inside } = makeFolder()
   writeFileSync(inside('a.log'), 'logged')
   const broker = await begin(t, { user: 'nobody', roots: [root], allow: fixturePath('broker-policy') })
@@ -117,7 +117,7 @@ asRoot('a policy in a module is asked in the helper (needs root)', async (t) => 
 })
 
 onlyIf(hasPython && isLinux, 'needs Python and renameat2')(
-  'of 1,000 attempts none leaves the root while another process swaps its components',
+  'of 1,000 attempts none leaves the root while another process swaps its components [S39]',
   async (t) => {
     const { root, inside } = makeFolder()
     renameSync(inside('folder'), inside('swapped'))

@@ -78,7 +78,7 @@ test('an aborted signal sends no request', async (t) => {
   t.is(requests.length, 0)
 })
 
-test('a timeout ends a request and aborts its handler', async (t) => {
+test('a timeout ends a request and aborts its handler [S69]', async (t) => {
   const [a, b] = openChannels(t)
   const requests = asked(b)
   const error = await t.throwsAsync(a.request('x', null, { timeout: 1 }), { code: 'ETIMEDOUT' })

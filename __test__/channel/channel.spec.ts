@@ -164,7 +164,7 @@ test('sends wait while nobody receives, and all arrives when somebody does', asy
   await Promise.all(sending)
 })
 
-test('a channel with a handler takes no more of the messages that nobody receives than the limits of one', async (t) => {
+test('a channel with a handler takes no more of the messages that nobody receives than the limits of one [S13]', async (t) => {
   const [a, b] = openChannels<Uint8Array>(t, {}, { maxBytes: 100_000 })
   b.onRequest(() => {})
   let resolved = 0

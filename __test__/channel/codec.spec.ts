@@ -135,7 +135,7 @@ test('what decode throws rejects one receive, which keeps the bytes and closes t
   t.deepEqual((await b.receive())!.value, [3])
 })
 
-test('data that are no JSON reject one receive, and the next message comes', async (t) => {
+test('data that are no JSON reject one receive, and the next message comes [S26]', async (t) => {
   const [a, bare] = openBare(t)
   await bare.send(Buffer.concat([frame(MESSAGE, '{', { format: 1 }), frame(MESSAGE, '1', { format: 1 })]))
   const error = await t.throwsAsync(a.receive(), { code: 'EPROTO' })

@@ -92,7 +92,7 @@ test('a send that waits rejects with the reason that the other end gives', async
   t.deepEqual(await codes, ['EMSGSIZE', 'EMSGSIZE', 'EMSGSIZE'])
 })
 
-test('more sends than maxPending reject at once, and those before them go', async (t) => {
+test('more sends than maxPending reject at once, and those before them go [S68]', async (t) => {
   const [a, b] = openChannels<number | Uint8Array>(t, { maxPending: 3 })
   const sending = [a.send(large), a.send(1), a.send(2)]
   await t.throwsAsync(a.send(3), { code: 'ERR_TOO_MANY_PENDING', message: /3 messages/ })
@@ -142,7 +142,7 @@ const malformed: Record<string, Uint8Array | string> = {
   'a frame without the descriptors that it announced': frame(MESSAGE, 'x', { fds: 1 })
 }
 for (const [what, data] of Object.entries(malformed)) {
-  test(`${what} ends the channel with EPROTO, which the other end is told`, async (t) => {
+  test(`${what} ends the channel with EPROTO, which the other end is told [S26]`, async (t) => {
     const [a, bare] = openBare(t)
     await bare.send(frame(MESSAGE, '"before"', { format: 1 }))
     await bare.send(data)
@@ -156,7 +156,7 @@ for (const [what, data] of Object.entries(malformed)) {
 }
 
 for (const announced of [0, 1, 3]) {
-  test(`a frame that announced ${announced} descriptors and has 2 ends the channel, and they are closed`, async (t) => {
+  test(`a frame that announced ${announced} descriptors and has 2 ends the channel, and they are closed [S22]`, async (t) => {
     const { read, write } = openPipe()
     const [a, bare] = openBare(t)
     await bare.send(frame(MESSAGE, 'data', { fds: announced }), { fds: [write, write] })
@@ -195,7 +195,7 @@ test('a close tells its reason to all that waits, after what came before it', as
   t.is((await a.closed)!.message, 'enough')
 })
 
-test('a header that announces all that is accepted takes no memory before it comes', async (t) => {
+test('a header that announces all that is accepted takes no memory before it comes [S22]', async (t) => {
   const [a, bare] = openBare(t, { maxBytes: 2 ** 31 - 1 })
   const before = process.memoryUsage().rss
   await bare.send(frame(MESSAGE, 'x', { length: 2 ** 31 - 1 }))

@@ -88,7 +88,7 @@ const refused: Record<string, string> = {
   unannounced: 'descriptors that were not announced'
 }
 for (const [scene, title] of Object.entries(refused)) {
-  withPython(`${title} end the channel, which tells the peer why`, async (t) => {
+  withPython(`${title} end the channel, which tells the peer why [S22]`, async (t) => {
     const before = countFds()
     const { channel, done } = startHostile(t, scene)
     await t.throwsAsync(channel.receive(), { code: 'EPROTO' })
@@ -134,11 +134,14 @@ withPython('descriptors without end are refused at what was announced, and close
   t.true(countFds() <= before)
 })
 
-withPython('descriptors without end are refused at the limit before the frame says how many it has', async (t) => {
-  const { channel, done } = startHostile(t, 'endless', { maxFds: 300 })
-  await t.throwsAsync(channel.receive(), { code: 'EMSGSIZE' })
-  t.is(await done, 'refused\n')
-})
+withPython(
+  'descriptors without end are refused at the limit before the frame says how many it has [S13]',
+  async (t) => {
+    const { channel, done } = startHostile(t, 'endless', { maxFds: 300 })
+    await t.throwsAsync(channel.receive(), { code: 'EMSGSIZE' })
+    t.is(await done, 'refused\n')
+  }
+)
 
 withPython('requests with the id of one that is not answered are answered each', async (t) => {
   const { channel, done } = startHostile(t, 'asking')

@@ -2,7 +2,7 @@ import test from 'ava'
 import type { ChannelReply, SystemError } from 'fdpass'
 import { CLOSE, ERROR, REQUEST, frame, openBare, openChannels, receiveFrame } from '../helpers/channels.ts'
 
-test('an error comes with its code, errno, syscall, path and address, and without the stack', async (t) => {
+test('an error comes with its code, errno, syscall, path and address, and without the stack [S24]', async (t) => {
   const [a, b] = openChannels(t)
   const { readFileSync } = await import('node:fs')
   b.onRequest(({ value }) => {
@@ -88,7 +88,7 @@ test('a request is told at once of what was wrong behind a message that came bef
 })
 
 for (const data of ['', '{', '5', 'null', '[]', '{"message":5}', '{"code":5}']) {
-  test(`an error whose data are ${JSON.stringify(data)} is an error all the same`, async (t) => {
+  test(`an error whose data are ${JSON.stringify(data)} is an error all the same [S24]`, async (t) => {
     const [a, bare] = openBare(t)
     const waiting = a.request('x')
     const { id } = (await receiveFrame(bare))!

@@ -110,7 +110,7 @@ test('requests over maxPending wait until an answer has gone; answers before the
   )
 })
 
-test('a peer that asks on and on and takes no answer is not answered without end', async (t) => {
+test('a peer that asks on and on and takes no answer is not answered without end [S23]', async (t) => {
   const [a, bare] = openBare(t, { maxPending: 10 })
   const receiving = a.receive() // there is no handler
   receiving.catch(() => {})
@@ -167,7 +167,7 @@ test('descriptors of a reply are closed after it, also when it fails or nobody w
   closeSync(kept)
 })
 
-test('a request without a handler is answered that there is none, and its descriptors are closed', async (t) => {
+test('a request without a handler is answered that there is none, and its descriptors are closed [S15]', async (t) => {
   const { read, write } = openPipe()
   const [a, b] = openChannels(t)
   const receiving = b.receive()

@@ -48,7 +48,7 @@ asRoot('What others may do is what --mode says, and --max-per-user is a limit to
   t.deepEqual(await other('put', 'more', 'a'), { ...done, code: 1, stderr: limit })
 })
 
-asRoot('serve --allow-uid refuses others, and goes on where nobody reads of it', async (t) => {
+asRoot('serve --allow-uid refuses others, and goes on where nobody reads of it [S10]', async (t) => {
   const cwd = sandbox()
   writeFileSync(join(cwd, 'a'), 'content of a')
   chmodSync(cwd, 0o755)

@@ -98,7 +98,7 @@ onLinux('recv tells of descriptors that it had no room for, and goes on', async 
 })
 
 onlyIf(isRoot && isLinux, 'needs root, to be somebody else')(
-  '--allow-uid has nothing to do with other users',
+  '--allow-uid has nothing to do with other users [S10]',
   async (t) => {
     const other = { uid: 65_534, gid: 65_534 }
     const allowed = ['--allow-uid', '65534', '--socket-mode', '666', '--json']

@@ -28,7 +28,7 @@ function openStream(t: ExecutionContext): { stream: DBusStream; socket: UnixSock
   return { stream, socket }
 }
 
-test('a full socket holds writes back: false, then drain; no descriptor is lost, and what was meant at the call arrives [B4, A5]', async (t) => {
+test('a full socket holds writes back: false, then drain; no descriptor is lost, and what was meant at the call arrives [B4] [A5]', async (t) => {
   const { stream, socket } = openStream(t)
   const size = 64 * 1024
   const results: boolean[] = []
@@ -118,7 +118,7 @@ test("'fds' comes before its bytes can be read, with numbers that are close-on-e
   ;[file, ...numbers].forEach((fd) => closeSync(fd))
 })
 
-test("descriptors are closed where nobody listens to 'fds'", async (t) => {
+test("descriptors are closed where nobody listens to 'fds' [S15]", async (t) => {
   const { stream, socket } = openStream(t)
   const { read, write } = openPipe()
   await socket.send('bytes', { fds: Array.from({ length: 253 }, () => write) })

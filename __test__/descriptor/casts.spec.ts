@@ -91,7 +91,7 @@ async function isRefused(t: ExecutionContext, descriptor: Descriptor, method: Me
 
 for (const { kind, title, descriptor } of things) {
   const wrong = methods.filter((method) => title.startsWith('O_PATH') || !castsOf[kind]?.includes(method))
-  test(`another process's ${title} refuses ${wrong.join(', ')}, and stays as it was`, async (t) => {
+  test(`another process's ${title} refuses ${wrong.join(', ')}, and stays as it was [S16]`, async (t) => {
     const message = title.startsWith('O_PATH')
       ? /^A descriptor opened with O_PATH cannot be used, and so has no /
       : new RegExp(`^A descriptor of kind '${kind}' has no .*\\(\\)`)

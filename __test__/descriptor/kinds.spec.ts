@@ -19,7 +19,7 @@ const { things, missing, end: endThings } = await everyKind(isLinux && hasPython
 test.after.always(endThings)
 
 for (const { kind, title, descriptor } of things) {
-  test(`another process's ${title} is told to be '${kind}'`, (t) => {
+  test(`another process's ${title} is told to be '${kind}' [S16]`, (t) => {
     t.is(descriptor.kind, kind)
     t.is(descriptor.kind, kind)
     using duplicate = descriptor.duplicate()
@@ -27,7 +27,7 @@ for (const { kind, title, descriptor } of things) {
   })
 }
 for (const [kind, title, reason] of missing) {
-  onlyIf(false, reason)(`another process's ${title} is told to be '${kind}'`, (t) => t.fail())
+  onlyIf(false, reason)(`another process's ${title} is told to be '${kind}' [S16]`, (t) => t.fail())
 }
 
 test('what the package makes has a kind', async (t) => {

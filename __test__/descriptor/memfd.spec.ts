@@ -80,7 +80,7 @@ const forbids: [Seal, (memory: Descriptor) => unknown][] = [
 ]
 
 for (const [seal, change] of forbids) {
-  onLinux(`the seal '${seal}' holds, whether given at the start or later, and for every duplicate`, (t) => {
+  onLinux(`the seal '${seal}' holds, whether given at the start or later, and for every duplicate [S18]`, (t) => {
     using atStart = memfd({ data: 'data', seals: [seal] })
     using later = memfd({ data: 'data' })
     t.false(later.seals.includes(seal))
@@ -157,7 +157,7 @@ const tried = async (seals: Seal[]) => {
   return answer
 }
 
-withPython('who receives memory sees its seals, and cannot break them', async (t) => {
+withPython('who receives memory sees its seals, and cannot break them [S18]', async (t) => {
   const EPERM = 'EPERM'
   const [sealed, bits] = await tried(['seal', 'shrink', 'grow', 'write'])
   t.deepEqual(sealed, { write: EPERM, map: EPERM, grow: EPERM, shrink: EPERM, seal: EPERM })

@@ -42,7 +42,7 @@ function nextNumber(): number {
   return fd
 }
 
-onLinux('a received descriptor is close-on-exec [D1]', async (t) => {
+onLinux('a received descriptor is close-on-exec [D1] [S9]', async (t) => {
   const path = temporaryFile('secret')
   const file = openSync(path, 'r')
   t.true(inherited([file]).includes(path)) // a program sees what it is meant to inherit

@@ -112,11 +112,14 @@ const busy: Record<string, (done: () => boolean) => Promise<boolean>> = {
 }
 
 for (const [name, run] of Object.entries(busy)) {
-  test.serial(`a loop of ${name} that never wait lets timers, immediates and other sockets run [E5]`, async (t) => {
-    const { done, close } = await others()
-    t.true(await run(done))
-    close()
-  })
+  test.serial(
+    `a loop of ${name} that never wait lets timers, immediates and other sockets run [E5] [S73]`,
+    async (t) => {
+      const { done, close } = await others()
+      t.true(await run(done))
+      close()
+    }
+  )
 }
 
 test.serial('sends that never wait give way to an immediate within a few hundred [E5]', async (t) => {

@@ -1,4 +1,4 @@
-import { chmodSync, readFileSync } from 'node:fs'
+import { chmodSync } from 'node:fs'
 import { join } from 'node:path'
 import { temporaryFolder } from './descriptors.ts'
 import { text } from './messages.ts'
@@ -25,7 +25,3 @@ export async function tell({ socket, done }: Fixture): Promise<string[]> {
   socket.close()
   return said.trimEnd().split('\n')
 }
-
-export const document = readFileSync('SECURITY.md', 'utf8')
-
-export const model = document.slice(document.indexOf('## Threat model'))

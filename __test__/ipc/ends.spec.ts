@@ -113,7 +113,7 @@ test('close rejects what waits, ends an iteration, and closes what nobody has re
   await t.throwsAsync(receiving, { code: 'ERR_SOCKET_CLOSED' })
 })
 
-test('a channel that nobody reads takes no more than it may hold', async (t) => {
+test('a channel that nobody reads takes no more than it may hold [S85]', async (t) => {
   const { channel, peer } = pair(t, { maxBytes: 10_000 })
   const { sent } = thing(t)
   const sending = channel.send('waits', sent)

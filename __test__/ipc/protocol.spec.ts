@@ -132,7 +132,7 @@ test('descriptors belong to their lines, however the bytes come', async (t) => {
   for (const { isClosed } of things) t.true(await isClosed())
 })
 
-test('what is not the protocol closes the channel with an error, and every descriptor', async (t) => {
+test('what is not the protocol closes the channel with an error, and every descriptor [S25]', async (t) => {
   const cases: [data: string | Uint8Array, code: string, message: RegExp][] = [
     ['not JSON\n', 'EPROTO', /could not be decoded/],
     ['\n', 'EPROTO', /could not be decoded/],
@@ -166,7 +166,7 @@ test('what is not the protocol closes the channel with an error, and every descr
   }
 })
 
-test('descriptors without messages are not piled up', async (t) => {
+test('descriptors without messages are not piled up [S25]', async (t) => {
   const { channel, peer } = pair(t)
   const { sent, isClosed } = thing(t)
   const failing = channel.receive()
@@ -176,7 +176,7 @@ test('descriptors without messages are not piled up', async (t) => {
   t.true(await isClosed())
 })
 
-test('questions of the other end, which takes no answers, are not taken without end', async (t) => {
+test('questions of the other end, which takes no answers, are not taken without end [S25]', async (t) => {
   const { channel, peer } = pair(t)
   const receiving = channel.receive()
   const questions = line({ cmd: 'NODE_SOCKET_GET_COUNT', key: 1 }).repeat(10_000)

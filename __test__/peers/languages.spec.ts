@@ -42,7 +42,7 @@ for (const socketAt of [3, 7]) {
     t.is(await done, '1 bytes, first 0, descriptor of: opened in Node\n')
   })
 
-  withPython(`Python's send_fds sends to recv, its socket being number ${socketAt} [A8]`, async (t) => {
+  withPython(`Python's send_fds sends to recv, its socket being number ${socketAt} [A8.1]`, async (t) => {
     const { socket, done } = startPython('send_file', [temporaryFile('opened in Python')], { socketAt })
     const message = (await socket.recv())!
     t.is(text(message), 'from Python')

@@ -51,7 +51,7 @@ function identify(fds: readonly Descriptor[], reads: readonly number[]): number[
 
 for (const type of types) {
   withPython(
-    `a ${type} peer that refuses descriptors is EPERM to each who sends some, and bytes go (F5, Linux scm_rights disabled)`,
+    `a ${type} peer that refuses descriptors is EPERM to each who sends some, and bytes go (Linux scm_rights disabled) [F5.1]`,
     async (t) => {
       const [a, b] = socketpair({ type })
       const { read, write } = openPipe()
@@ -76,7 +76,7 @@ for (const type of types) {
 }
 
 withPython(
-  'a count of bytes that nobody asked for closes the descriptors of its message (B11, Linux scm_inq)',
+  'a count of bytes that nobody asked for closes the descriptors of its message (Linux scm_inq) [B11.2]',
   async (t) => {
     const [a, b] = socketpair()
     const { read, write } = openPipe()
@@ -101,7 +101,7 @@ withPython(
 
 for (const type of connections) {
   onLinux(
-    `a listener that closes with a ${type} connection unaccepted resets it, and closes what was sent (E2, Linux unix_connreset closed_embryo)`,
+    `a listener that closes with a ${type} connection unaccepted resets it, and closes what was sent (Linux unix_connreset closed_embryo) [E2.1]`,
     async (t) => {
       const server = await listen(newPath(), { type })
       const client = await connect(server.address, { type })
@@ -132,7 +132,7 @@ const outOfBand: readonly (readonly [string, readonly string[], string, readonly
 
 for (const [name, steps, data, came] of outOfBand) {
   withPython(
-    `descriptors beside bytes out of band come once or are closed, and the rest comes (B14, Linux msg_oob ${name})`,
+    `descriptors beside bytes out of band come once or are closed, and the rest comes (Linux msg_oob ${name}) [B14.1] [S21]`,
     async (t) => {
       const { reads, writes } = openPipes(steps.length)
       const { socket, done } = play('out_of_band', ...steps)
@@ -157,7 +157,7 @@ for (const [name, steps, data, came] of outOfBand) {
 }
 
 serialWithPython(
-  'a byte out of band that nobody can receive does not keep the event loop busy (B14, Linux msg_oob oob)',
+  'a byte out of band that nobody can receive does not keep the event loop busy (Linux msg_oob oob) [B14] [S21]',
   async (t) => {
     const { read, write } = openPipe()
     const { socket, child, done } = play('lone_out_of_band')
@@ -181,7 +181,7 @@ serialWithPython(
 
 for (const type of ['stream', 'dgram'] as const) {
   withPidfds(
-    `a message of a process that has ended since tells who that was, and no other process (F4, Linux scm_pidfd ${type})`,
+    `a message of a process that has ended since tells who that was, and no other process (Linux scm_pidfd ${type}) [F4.2] [S32]`,
     async (t) => {
       const [ours, theirs] = socketpair({ type, credentials: true, pidfd: true })
       const number = theirs.release()
@@ -223,7 +223,7 @@ async function comeBack(t: ExecutionContext, scene: string, counts: readonly num
 
 for (const counts of [[0], [0, 1], [1, 0], [0, 2, 0], [1, 0, 2], [1, 1, 1]]) {
   withPython(
-    `headers with ${counts.join(', ')} descriptors in one message: all arrive (B10, CPython testFDPassSeparate, testFDPassEmpty, FreeBSD empty_rights_message)`,
+    `headers with ${counts.join(', ')} descriptors in one message: all arrive (CPython testFDPassSeparate, testFDPassEmpty, FreeBSD empty_rights_message) [B10.1]`,
     (t) => comeBack(t, 'headers', counts)
   )
 }
@@ -233,7 +233,7 @@ for (const [name, counts] of [
   ['testFDPassPartialIntInMiddle', [1, 2]]
 ] as const) {
   withPython(
-    `half a number behind the descriptors of a header is no descriptor, and no harm (C7, CPython ${name})`,
+    `half a number behind the descriptors of a header is no descriptor, and no harm (CPython ${name}) [C7.1]`,
     (t) => comeBack(t, 'partial', counts)
   )
 }
@@ -253,7 +253,7 @@ for (const [name, size, most] of [
   ['testMultipleFDPass', HEADER + 8, 2]
 ] as const) {
   withPython(
-    `a peer with room for ${size} bytes of control data gets ${most} of two descriptors, and the next message whole (C6, CPython ${name})`,
+    `a peer with room for ${size} bytes of control data gets ${most} of two descriptors, and the next message whole (CPython ${name}) [C6.1]`,
     async (t) => {
       const { read, write } = openPipe()
       const { socket, done } = play('room', `${size}`)
@@ -269,7 +269,7 @@ for (const [name, size, most] of [
 }
 
 withPython(
-  'who shares our socket and peeks gets duplicates, and we get all (D7, tokio-seqpacket ancillary_fds_peek, CPython testRecvmsgPeek)',
+  'who shares our socket and peeks gets duplicates, and we get all (tokio-seqpacket ancillary_fds_peek, CPython testRecvmsgPeek) [D7.1]',
   async (t) => {
     const [a, b] = socketpair()
     const { read, write } = openPipe()
@@ -289,7 +289,7 @@ withPython(
   }
 )
 
-withPython('the path of a sender that is no UTF-8 is told with U+FFFD (F3, CPython testBytesAddr)', async (t) => {
+withPython('the path of a sender that is no UTF-8 is told with U+FFFD (CPython testBytesAddr) [F3.2]', async (t) => {
   const receiver = bind(newPath())
   const { socket, done } = play('bytes_path', folder, receiver.localAddress!)
   const message = (await receiver.recv())!
@@ -300,7 +300,7 @@ withPython('the path of a sender that is no UTF-8 is told with U+FFFD (F3, CPyth
 })
 
 for (const type of connections) {
-  test(`1,024 questions with a descriptor over a ${type} socket get theirs back (E6, tokio-seqpacket echo_loop)`, async (t) => {
+  test(`1,024 questions with a descriptor over a ${type} socket get theirs back (tokio-seqpacket echo_loop) [E6.1]`, async (t) => {
     const [client, server] = socketpair({ type })
     const memory = memfd({ data: 'the same' })
     const serving = (async () => {

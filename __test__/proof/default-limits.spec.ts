@@ -1,4 +1,5 @@
-import { readFileSync, statSync } from 'node:fs'
+import { readFileSync, readdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
 import test from 'ava'
 import { Channel, type FdSource, connect, listen } from 'fdpass'
 import { serveBroker } from 'fdpass/broker'
@@ -6,8 +7,7 @@ import { connectStore, serveStore } from 'fdpass/store'
 import { MESSAGE, frame, openBare, openChannels } from '../helpers/channels.ts'
 import { fdLimit, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { isPending } from '../helpers/promises.ts'
-import { model, newPath } from '../helpers/strangers.ts'
-import { rowsOf } from '../helpers/titles.ts'
+import { newPath } from '../helpers/strangers.ts'
 
 const withRoom = onlyIf(fdLimit >= 4096, 'needs ulimit -n 4,096')
 
@@ -15,25 +15,28 @@ const somaxconn = isLinux ? Number(readFileSync('/proc/sys/net/core/somaxconn', 
 
 const many = (count: number) => Array<FdSource>(count).fill(0)
 
-withRoom('by default a channel takes 16 MiB and 1,024 descriptors with a message, and no more', async (t) => {
-  const [most, mostFds] = [16 * 1024 * 1024, 1024]
-  const [a, b] = openChannels<unknown>(t)
-  await t.throwsAsync(a.send(new Uint8Array(most + 1)), { code: 'ERR_OUT_OF_RANGE' })
-  await t.throwsAsync(a.send('', many(mostFds + 1)), { code: 'ERR_OUT_OF_RANGE' })
-  const sending = a.send(new Uint8Array(most), many(mostFds))
-  const message = (await b.receive())!
-  await sending
-  t.is((message.value as Uint8Array).length, most)
-  t.is(message.fds.length, mostFds)
-  message.close()
-  for (const lies of [{ length: most + 1 }, { fds: mostFds + 1 }]) {
-    const [channel, peer] = openBare(t)
-    await peer.send(frame(MESSAGE, '', lies))
-    await t.throwsAsync(channel.receive(), { code: 'EMSGSIZE' })
+withRoom(
+  'by default a channel takes 16 MiB and 1,024 descriptors with a message, and no more [S81] [S82]',
+  async (t) => {
+    const [most, mostFds] = [16 * 1024 * 1024, 1024]
+    const [a, b] = openChannels<unknown>(t)
+    await t.throwsAsync(a.send(new Uint8Array(most + 1)), { code: 'ERR_OUT_OF_RANGE' })
+    await t.throwsAsync(a.send('', many(mostFds + 1)), { code: 'ERR_OUT_OF_RANGE' })
+    const sending = a.send(new Uint8Array(most), many(mostFds))
+    const message = (await b.receive())!
+    await sending
+    t.is((message.value as Uint8Array).length, most)
+    t.is(message.fds.length, mostFds)
+    message.close()
+    for (const lies of [{ length: most + 1 }, { fds: mostFds + 1 }]) {
+      const [channel, peer] = openBare(t)
+      await peer.send(frame(MESSAGE, '', lies))
+      await t.throwsAsync(channel.receive(), { code: 'EMSGSIZE' })
+    }
   }
-})
+)
 
-test('by default 65,536 requests wait, and the next one rejects', async (t) => {
+test('by default 65,536 requests wait, and the next one rejects [S83]', async (t) => {
   const [channel] = openBare(t)
   const requests = Array.from({ length: 65_536 }, () => channel.request('x'))
   for (const request of requests) request.catch(() => {})
@@ -43,7 +46,7 @@ test('by default 65,536 requests wait, and the next one rejects', async (t) => {
 })
 
 onlyIf(somaxconn >= 511, 'needs somaxconn of 511')(
-  'by default 511 connections wait to be accepted, and the next one for room',
+  'by default 511 connections wait to be accepted, and the next one for room [S79]',
   async (t) => {
     const server = await listen(newPath())
     const clients = await Promise.all(Array.from({ length: 512 }, () => connect(server.address))) // listen(2): one more
@@ -57,7 +60,7 @@ onlyIf(somaxconn >= 511, 'needs somaxconn of 511')(
   }
 )
 
-test('by default a store keeps 1,024 descriptors, 253 in an entry, for its own user alone', async (t) => {
+test('by default a store keeps 1,024 descriptors, 253 in an entry, for its own user alone [S56] [S88] [S90]', async (t) => {
   const path = newPath()
   using _service = await serveStore({ path })
   t.is(statSync(path).mode & 0o777, 0o600)
@@ -70,7 +73,7 @@ test('by default a store keeps 1,024 descriptors, 253 in an entry, for its own u
   await t.throwsAsync(store.put('one too many', 0), { code: 'ENOSPC' })
 })
 
-test('a request to a broker has 64 KiB and one descriptor at most', async (t) => {
+test('a request to a broker has 64 KiB and one descriptor at most [S38] [S86]', async (t) => {
   const path = newPath()
   using _service = serveBroker(await listen(path), { allow: () => true })
   for (const [value, fds] of [
@@ -82,19 +85,24 @@ test('a request to a broker has 64 KiB and one descriptor at most', async (t) =>
   }
 })
 
-test('the default limits in SECURITY.md are those of the reference', (t) => {
-  const limits = rowsOf(model.slice(model.indexOf('### Default limits'))).filter(([, , option]) =>
-    option?.startsWith('[')
-  )
+/** The text of an interface in the declarations of the package. */
+function declarationOf(name: string): string | undefined {
+  const files = readdirSync('dist/lib', { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.d.ts'))
+  const texts = files.map((file) => readFileSync(join('dist/lib', file), 'utf8'))
+  return texts.flatMap((text) => new RegExp(`interface ${name}\\b[^]*?\\n}`).exec(text) ?? [])[0]
+}
+
+test('the default limits of the threat model are those that the declarations document', (t) => {
+  const document = readFileSync('docs/proof/threat-model.md', 'utf8')
+  const limits = [...document.matchAll(/^\| S\d+ +\| .*? \| (.*?) +\| `(\w+)\.(\w+)` +\|$/gm)]
   t.true(limits.length > 10, `${limits.length}`)
-  for (const [what, value, option] of limits) {
-    const [, name, file] = /^\[`(?:\w+\.)?(\w+)`\]\((docs\/\w+\.md)/.exec(option!)!
-    const described = readFileSync(file!, 'utf8')
-      .split('\n')
-      .filter((line) => line.includes(`\`${name}?\``))
-    t.true(
-      described.some((line) => line.replaceAll('`', '').replace('default: ', 'default ').includes(`default ${value}`)),
-      `${what}: ${value}`
-    )
+  for (const [row, value, owner, name] of limits) {
+    const [, comment] =
+      new RegExp(`/\\*\\*((?:(?!\\*/)[^])*)\\*/\\s*(?:readonly )?${name}\\?:`).exec(declarationOf(owner!)!) ?? []
+    const described = comment
+      ?.replaceAll('`', '')
+      .replaceAll(/\s+\*? */g, ' ')
+      .replace('default: ', 'default ')
+    t.true(described?.includes(`default ${value}`), `${row}: ${described}`)
   }
 })

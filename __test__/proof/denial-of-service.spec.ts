@@ -18,7 +18,7 @@ const onLinux = onlyIf(isLinux, 'needs Linux')
 const asRoot = onlyIf(isLinux && process.getuid!() === 0, 'needs root, to become another user, and Linux')
 
 asRoot(
-  'what one peer does not read holds up what its user sends to others with descriptors, and bytes not',
+  'what one peer does not read holds up what its user sends to others with descriptors, and bytes not [S67]',
   async (t) => {
     const { socket, child, done } = startLimited(64, 'in-flight', ['others', temporaryFile('in flight')])
     let told = ''
@@ -37,7 +37,7 @@ asRoot(
 )
 
 onLinux(
-  'connections that fill the table of a store keep new ones waiting, and those that are there are served',
+  'connections that fill the table of a store keep new ones waiting, and those that are there are served [S70]',
   async (t) => {
     const path = newPath()
     const limited = ['-c', 'ulimit -n 64 && exec "$@"', 'sh', process.execPath, ...process.execArgv]
@@ -62,7 +62,7 @@ onLinux(
   }
 )
 
-onLinux('a client of a broker that asks and takes no answer keeps nobody else waiting', async (t) => {
+onLinux('a client of a broker that asks and takes no answer keeps nobody else waiting [S46]', async (t) => {
   const root = temporaryFolder()
   writeFileSync(join(root, 'file'), 'content')
   const address = newPath()
@@ -82,7 +82,7 @@ onLinux('a client of a broker that asks and takes no answer keeps nobody else wa
   }
 })
 
-onLinux('a broker whose listener refuses descriptors gets none, and gives them', async (t) => {
+onLinux('a broker whose listener refuses descriptors gets none, and gives them [S45]', async (t) => {
   const root = temporaryFolder()
   writeFileSync(join(root, 'file'), 'content')
   const path = newPath()

@@ -8,7 +8,7 @@ import { folder, startStranger, tell } from '../helpers/strangers.ts'
 const asRoot = onlyIf(isLinux && process.getuid!() === 0, 'needs root, to become another user, and Linux')
 
 asRoot(
-  'who gets a descriptor can open its file anew for whatever the permissions of the file give, without its path',
+  'who gets a descriptor can open its file anew for whatever the permissions of the file give, without its path [S33]',
   async (t) => {
     const hidden = join(folder, 'hidden')
     mkdirSync(hidden, { mode: 0o700 })
@@ -39,7 +39,7 @@ asRoot(
   }
 )
 
-asRoot('memory that is sent for reading is opened anew for writing, unless it is sealed', async (t) => {
+asRoot('memory that is sent for reading is opened anew for writing, unless it is sealed [S34]', async (t) => {
   const { socket, done } = startStranger('reopen')
   const outcomes: string[] = []
   for (const seals of [
@@ -70,7 +70,7 @@ asRoot('memory that is sent for reading is opened anew for writing, unless it is
 })
 
 asRoot(
-  'who gets a directory has all beneath it that the permissions give, though its own folder is closed',
+  'who gets a directory has all beneath it that the permissions give, though its own folder is closed [S35]',
   async (t) => {
     const closed = join(folder, 'closed-above')
     const open = join(closed, 'open')

@@ -40,7 +40,7 @@ const graphs: Readonly<Record<string, Graph>> = {
 for (const [name, graph] of Object.entries(graphs)) {
   for (const type of types) {
     onLinux(
-      `${type} sockets that were sent over each other are freed with what they carry (D11, Linux scm_rights ${name})`,
+      `${type} sockets that were sent over each other are freed with what they carry (Linux scm_rights ${name}) [D11.3] [S20]`,
       async (t) => {
         await release(t, graph, () => {
           const [receiver, sender] = socketpair({ type })
@@ -50,7 +50,7 @@ for (const [name, graph] of Object.entries(graphs)) {
     )
   }
   onLinux(
-    `listeners that were sent over connections that nobody accepted are freed with what they carry (D11, Linux scm_rights ${name})`,
+    `listeners that were sent over connections that nobody accepted are freed with what they carry (Linux scm_rights ${name}) [D11.4]`,
     async (t) => {
       await release(t, graph, async () => {
         const receiver = await listen(newPath())
@@ -60,7 +60,7 @@ for (const [name, graph] of Object.entries(graphs)) {
   )
 }
 
-withPython('four sockets of one message of one byte all come, and work (A13, libuv pipe_sendmsg)', async (t) => {
+withPython('four sockets of one message of one byte all come, and work (libuv pipe_sendmsg) [A13]', async (t) => {
   const { socket, done } = play('four_sockets')
   const message = (await socket.recv())!
   await done
@@ -79,7 +79,7 @@ withPython('four sockets of one message of one byte all come, and work (A13, lib
 })
 
 withPython(
-  'a socket that begins to listen after it was sent accepts here (A10, libuv ipc_listen_after_write)',
+  'a socket that begins to listen after it was sent accepts here (libuv ipc_listen_after_write) [A10.2]',
   async (t) => {
     const { socket, done } = play('listen_later')
     const message = (await socket.recv())!
@@ -99,7 +99,7 @@ withPython(
   }
 )
 
-withPython('a device that nobody received is closed with both ends (A9, FreeBSD devfs_orphan)', async (t) => {
+withPython('a device that nobody received is closed with both ends (FreeBSD devfs_orphan) [A9.1]', async (t) => {
   const [master, slave] = await openPty()
   const [a, b] = socketpair()
   await a.sendFd(slave)

@@ -29,7 +29,7 @@ async function greet(server: AsyncIterable<UnixSocket>): Promise<void> {
   }
 }
 
-asRoot("connecting takes the right to write to the socket's file, and to go through its folders", async (t) => {
+asRoot("connecting takes the right to write to the socket's file, and to go through its folders [S1]", async (t) => {
   const inside = join(folder, 'closed')
   mkdirSync(inside, { mode: 0o700 })
   const open = join(folder, 'open')
@@ -48,7 +48,7 @@ asRoot("connecting takes the right to write to the socket's file, and to go thro
   await Promise.all(greeting)
 })
 
-asRoot('without a mode the umask decides, and the usual one lets no other user connect', async (t) => {
+asRoot('without a mode the umask decides, and the usual one lets no other user connect [S3]', async (t) => {
   const umask = process.umask(0o022)
   const server = await listen(newPath())
   process.umask(umask)
@@ -57,7 +57,7 @@ asRoot('without a mode the umask decides, and the usual one lets no other user c
   server.close()
 })
 
-asRoot('every user can connect to an abstract address; allow turns them away', async (t) => {
+asRoot('every user can connect to an abstract address; allow turns them away [S5]', async (t) => {
   const [open, guarded] = [newName(), newName()]
   const asked: number[] = []
   const servers = [
@@ -71,7 +71,7 @@ asRoot('every user can connect to an abstract address; allow turns them away', a
   await Promise.all(greeting)
 })
 
-asRoot('an abstract address is there for its network namespace alone (needs root)', async (t) => {
+asRoot('an abstract address is there for its network namespace alone (needs root) [F1.1] [S5]', async (t) => {
   const name = newName()
   const server = await listen(addressOf(name))
   const greeting = greet(server)
@@ -93,7 +93,7 @@ asRoot('an abstract address is there for its network namespace alone (needs root
   await Promise.all(greetings)
 })
 
-asRoot('a free abstract address is for whoever takes it: peer() tells a client who that was', async (t) => {
+asRoot('a free abstract address is for whoever takes it: peer() tells a client who that was [S6]', async (t) => {
   const name = newName()
   const { socket, done } = startStranger('squat', name)
   t.is(text(await socket.recv()), 'listens\n')
@@ -106,7 +106,7 @@ asRoot('a free abstract address is for whoever takes it: peer() tells a client w
 })
 
 asRoot(
-  'at abstract addresses anybody may use a store, within its limits, and nobody but its user takes over',
+  'at abstract addresses anybody may use a store, within its limits, and nobody but its user takes over [S57] [S61] [S89]',
   async (t) => {
     const name = newName()
     await t.throwsAsync(serveStore({ path: addressOf(name), mode: 0o600 }), { code: 'ERR_INVALID_ARG_VALUE' })
@@ -122,7 +122,7 @@ asRoot(
   }
 )
 
-onLinux('a socket pair has no name: it cannot be opened through /proc', (t) => {
+onLinux('a socket pair has no name: it cannot be opened through /proc [S8]', (t) => {
   const [a, b] = socketpair()
   const number = a.release()
   for (const flags of ['r', 'r+', constants.O_WRONLY]) {

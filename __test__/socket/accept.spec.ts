@@ -21,7 +21,7 @@ const onUv = onlyIf(capabilities().backend === 'uv', 'needs the uv back end')
 const types = process.platform === 'darwin' ? (['stream'] as const) : (['stream', 'seqpacket'] as const)
 
 for (const type of types) {
-  test(`connections are accepted in order, with what was sent before, type ${type} [B12]`, async (t) => {
+  test(`connections are accepted in order, with what was sent before, type ${type} [B12.1]`, async (t) => {
     const server = await listen(newPath(), { type })
     t.is(server.type, type)
     const file = openFile('early')
@@ -109,7 +109,7 @@ for (const way of ['iteration', 'accept'] as const) {
   })
 }
 
-withPython('a listener that another process makes blocking does not block this one', async (t) => {
+withPython('a listener that another process makes blocking does not block this one [S54]', async (t) => {
   const server = await listen(newPath())
   const { socket, done } = startPython('make_blocking')
   await socket.sendFd(server)
@@ -215,7 +215,7 @@ test('using and await using close a server', async (t) => {
   t.false(existsSync(path))
 })
 
-test('a full descriptor table is told, the connection waits, and is accepted once there is room', async (t) => {
+test('a full descriptor table is told, the connection waits, and is accepted once there is room [S70]', async (t) => {
   const { socket, done } = startLimited(64, 'full-table', [newPath()])
   socket.close()
   t.is(await done, 'EMFILE\nEMFILE\naccepted 1\naccepted 2\n')
@@ -235,7 +235,7 @@ test('a server can be sent, and is taken over as a descriptor', async (t) => {
   server.close()
 })
 
-onLinux('a listener and its connections are close-on-exec [D10]', async (t) => {
+onLinux('a listener and its connections are close-on-exec [D10] [S9]', async (t) => {
   const server = await listen(newPath())
   const [client, connection] = await Promise.all([connect(server.address), server.accept()])
   const child = spawn('ls', ['-l', '/proc/self/fd'], { stdio: ['ignore', 'pipe', 'ignore'] })

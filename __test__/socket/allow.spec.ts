@@ -11,7 +11,7 @@ import { hasEnded, newPath } from '../helpers/servers.ts'
 const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
 
 for (const kind of ['sync', 'async']) {
-  test(`allow sees the credentials and decides, ${kind}`, async (t) => {
+  test(`allow sees the credentials and decides, ${kind} [S7]`, async (t) => {
     const asked: Credentials[] = []
     let allowed = true
     const decide = (credentials: Credentials) => {
@@ -54,7 +54,7 @@ test('an accept goes on waiting after a connection that was refused', async (t) 
   for (const socket of [refused, client, connection, server]) socket.close()
 })
 
-test('what allow throws, and what is no boolean, rejects the accept and closes the connection', async (t) => {
+test('what allow throws, and what is no boolean, rejects the accept and closes the connection [S7]', async (t) => {
   const verdicts: [unknown, object][] = [
     [new RangeError('thrown'), { instanceOf: RangeError, message: 'thrown' }],
     [() => Promise.reject(new RangeError('rejected')), { instanceOf: RangeError, message: 'rejected' }],
@@ -82,7 +82,7 @@ test('what allow throws, and what is no boolean, rejects the accept and closes t
   for (const socket of [client, connection, server]) socket.close()
 })
 
-test('a connection about which allow never decides keeps no other waiting', async (t) => {
+test('a connection about which allow never decides keeps no other waiting [S72]', async (t) => {
   let asked = 0
   const server = await listen(newPath(), {
     allow: () => (asked++ === 0 ? new Promise<boolean>(() => {}) : Promise.resolve(true))
@@ -103,7 +103,7 @@ test('a connection about which allow never decides keeps no other waiting', asyn
   for (const socket of [...clients, ...connections]) socket.close()
 })
 
-test('no more than 64 connections are undecided at a time', async (t) => {
+test('no more than 64 connections are undecided at a time [S72] [S80]', async (t) => {
   const decide: ((verdict: boolean) => void)[] = []
   const server = await listen(newPath(), { allow: () => new Promise<boolean>((resolve) => decide.push(resolve)) })
   const clients: UnixSocket[] = []
@@ -154,7 +154,7 @@ test('a server that is closed while allow decides closes that connection', async
   client.close()
 })
 
-test('descriptors: false refuses descriptors and lets bytes through [F5]', async (t) => {
+test('descriptors: false refuses descriptors and lets bytes through [F5] [S19]', async (t) => {
   const server = await listen(newPath(), { descriptors: false })
   const client = await connect(server.address)
   const { read, write } = openPipe()
@@ -179,7 +179,7 @@ test('descriptors: false refuses descriptors and lets bytes through [F5]', async
 })
 
 withPythonOnLinux(
-  'where the kernel delivers descriptors that were refused, they are closed and told [F5]',
+  'where the kernel delivers descriptors that were refused, they are closed and told [F5] [S19]',
   async (t) => {
     const server = await listen(newPath(), { descriptors: false })
     const [client, connection] = await Promise.all([connect(server.address), server.accept()])

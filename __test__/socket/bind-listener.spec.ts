@@ -56,7 +56,7 @@ for (const [host, family, reached] of [
 ] as const) {
   const isPossible = isLinux && hasPython && (family === 'IPv4' || hasIPv6)
   onlyIf(isPossible, 'needs Linux, IPv6 and Python 3.9')(
-    `another process accepts on a listener bound to ${host ?? 'no host'}, for a client of ${reached}`,
+    `another process accepts on a listener bound to ${host ?? 'no host'}, for a client of ${reached} [A10.1]`,
     async (t) => {
       using listener = bindListener({ port: 0, host })
       const address = listener.address as AddressInfo

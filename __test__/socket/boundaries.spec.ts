@@ -114,7 +114,7 @@ for (const type of packets) {
     b.close()
   })
 
-  test(`a ${type} message longer than maxBytes is cut, says so, and keeps its descriptors; the next is whole [B15]`, async (t) => {
+  test(`a ${type} message longer than maxBytes is cut, says so, and keeps its descriptors; the next is whole [B15] [S11]`, async (t) => {
     const [a, b] = socketpair({ type })
     const file = openFile('kept')
     for (let i = 0; i < 4; i++) await a.send('0123456789', { fds: [file] })
@@ -172,7 +172,7 @@ test('each message has memory of its own', async (t) => {
   }
 })
 
-test('strings are sent as UTF-8, and views of memory as what they show', async (t) => {
+test('strings are sent as UTF-8, and views of memory as what they show [B9.1]', async (t) => {
   const [a, b] = socketpair()
   const memory = Buffer.from('0123456789')
   for (const [data, expected] of [

@@ -51,7 +51,7 @@ test.serial('a send that waited and failed leaves the descriptor open, and no du
   a.close()
 })
 
-test.serial('a socket that carries itself, and cycles of sockets, are closed without a hang [D11]', async (t) => {
+test.serial('a socket that carries itself, and cycles of sockets, are closed without a hang [D11.2]', async (t) => {
   const [a, b] = socketpair()
   await a.sendFd(a)
   await a.sendFd(b)
@@ -83,7 +83,7 @@ test.serial('a socket that carries itself, and cycles of sockets, are closed wit
   d.close()
 })
 
-test.serial('a socket received over itself works [D11]', async (t) => {
+test.serial('a socket received over itself works [D11.1]', async (t) => {
   const [a, b] = socketpair()
   await a.sendFd(b)
   const again = UnixSocket.from((await b.recvFd())!.fd!)
@@ -128,7 +128,7 @@ test.serial('closing a socket with sends that wait closes what they had captured
 })
 
 test.serial(
-  'a number that is not open is refused behind a message that waits, although a duplicate takes that number',
+  'a number that is not open is refused behind a message that waits, although a duplicate takes that number [A5.1]',
   async (t) => {
     const [a, b] = socketpair()
     const file = openFile('content')

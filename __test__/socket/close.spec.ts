@@ -94,7 +94,7 @@ test('two sockets that become ready at once may close each other [E7]', async (t
   for (const [a] of pairs) a.close()
 })
 
-test('a number that is used again after close() has nothing of the socket before it [E7]', async (t) => {
+test('a number that is used again after close() has nothing of the socket before it [E4] [E7]', async (t) => {
   for (let i = 0; i < 100; i++) {
     const [a, b] = socketpair()
     const stale = t.throwsAsync(b.recv(), { code: 'ERR_SOCKET_CLOSED' })

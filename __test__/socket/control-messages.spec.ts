@@ -37,7 +37,7 @@ for (const [option, type] of unexpected) {
   for (const [name, receive] of Object.entries(receives)) {
     if (type !== 'stream' && name !== 'recv') continue
     withPythonOnLinux(
-      `${option} that nobody asked for on a ${type} socket: ${name} rejects, keeps the bytes, closes the descriptors, and goes on [B11]`,
+      `${option} that nobody asked for on a ${type} socket: ${name} rejects, keeps the bytes, closes the descriptors, and goes on [B11] [S27]`,
       async (t) => {
         const { socket, done } = startPython('unexpected', [option, type])
         const [theirs, read] = (await socket.recv())!.fds as [Descriptor, Descriptor]

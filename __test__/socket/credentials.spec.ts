@@ -29,7 +29,7 @@ const own = { pid: process.pid, uid: process.getuid!(), gid: process.getgid!() }
 
 const NOBODY = 65_534
 
-withCredentials('peer and message credentials tell who connected and who sent, of two users', async (t) => {
+withCredentials('peer and message credentials tell who connected and who sent, of two users [F4] [S29]', async (t) => {
   const users = isRoot
     ? [
         { uid: 0, gid: 0, groups: [] },
@@ -59,23 +59,26 @@ withCredentials('peer and message credentials tell who connected and who sent, o
   server.close()
 })
 
-withCredentials('a socket that a child inherited: the pair names its maker, each message its sender', async (t) => {
-  const server = await listen(newPath())
-  const [ours, theirs] = socketpair({ credentials: true })
-  const number = theirs.release()
-  const args = [...process.execArgv, fixturePath('citizen'), `${own.uid}`, `${own.gid}`, '', server.address, 'x']
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit', number] })
-  closeSync(number)
-  const connection = await server.accept()
-  const message = (await ours.recv())!
-  t.is(text(message), 'over the pair')
-  t.deepEqual(message.credentials, { ...own, pid: child.pid! })
-  t.is(ours.peer().pid, process.pid)
-  ours.close()
-  await finish(child)
-  connection.close()
-  server.close()
-})
+withCredentials(
+  'a socket that a child inherited: the pair names its maker, each message its sender [S28]',
+  async (t) => {
+    const server = await listen(newPath())
+    const [ours, theirs] = socketpair({ credentials: true })
+    const number = theirs.release()
+    const args = [...process.execArgv, fixturePath('citizen'), `${own.uid}`, `${own.gid}`, '', server.address, 'x']
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit', number] })
+    closeSync(number)
+    const connection = await server.accept()
+    const message = (await ours.recv())!
+    t.is(text(message), 'over the pair')
+    t.deepEqual(message.credentials, { ...own, pid: child.pid! })
+    t.is(ours.peer().pid, process.pid)
+    ours.close()
+    await finish(child)
+    connection.close()
+    server.close()
+  }
+)
 
 test('the client of a connection knows its server', async (t) => {
   const server = await listen(newPath())
@@ -106,7 +109,7 @@ onLinux('nobody is the peer of a datagram socket that is not half of a pair', as
 
 for (const type of types) {
   withPidfds(
-    `each message tells its sender, with its descriptors, by every way to make a socket, type ${type}`,
+    `each message tells its sender, with its descriptors, by every way to make a socket, type ${type} [B11.3] [F4.1]`,
     async (t) => {
       const receiving = { credentials: true, pidfd: true }
       const path = newPath()
@@ -179,7 +182,7 @@ test('without asking, a message has neither', async (t) => {
   b.close()
 })
 
-withCredentials('what was sent before the socket was taken over comes as from nobody', async (t) => {
+withCredentials('what was sent before the socket was taken over comes as from nobody [S30]', async (t) => {
   const [a, b] = socketpair()
   await a.send('early')
   const c = UnixSocket.from(b.release(), { credentials: true })
@@ -191,7 +194,7 @@ withCredentials('what was sent before the socket was taken over comes as from no
   c.close()
 })
 
-onLinux("own credentials may be said, and root may say anybody's", async (t) => {
+onLinux("own credentials may be said, and root may say anybody's [F4.3] [S29]", async (t) => {
   const [a, b] = socketpair({ credentials: true, pidfd: can.messagePidfd })
   for (const credentials of [true, { ...own, pid: null }] as const) {
     await a.send('x', { credentials })
@@ -214,7 +217,7 @@ onLinux("own credentials may be said, and root may say anybody's", async (t) => 
   b.close()
 })
 
-onLinux('all parts of a long message on a stream come with the credentials that were said', async (t) => {
+onLinux('all parts of a long message on a stream come with the credentials that were said [B11.1]', async (t) => {
   const [a, b] = socketpair({ credentials: true })
   const length = 2 * 1024 * 1024
   const said = isRoot ? { pid: 1, uid: 5, gid: 6 } : own
@@ -261,7 +264,7 @@ withCredentials('the end of a stream is the end although credentials were asked 
   b.close()
 })
 
-withCredentials('two senders on one stream are never taken for one', async (t) => {
+withCredentials('two senders on one stream are never taken for one [S31]', async (t) => {
   const [a, b] = socketpair({ credentials: true })
   const { socket, child, done } = startProgram(
     'python3',

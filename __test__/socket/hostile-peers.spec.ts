@@ -211,14 +211,14 @@ async function assertClosesBeside(t: ExecutionContext, fd: Descriptor): Promise<
 }
 
 withPython(
-  'close of a descriptor that waits for what nobody reads does not keep the event loop from going on',
+  'close of a descriptor that waits for what nobody reads does not keep the event loop from going on [S19]',
   async (t) => {
     const { socket } = await startThere(t, 'lingering', '1', '2')
     await assertClosesBeside(t, (await socket.recvFd())!.fd!)
   }
 )
 
-withPython('closeSync of such a descriptor waits, as it says', async (t) => {
+withPython('closeSync of such a descriptor waits, as it says [S19]', async (t) => {
   const { socket } = await startThere(t, 'lingering', '1', '1')
   const { fd } = (await socket.recvFd())!
   const since = performance.now()
@@ -231,7 +231,7 @@ onlyIf(
   canMount,
   'needs Python 3.9 on Linux, and the right to mount FUSE',
   test.serial
-)('close of a file of FUSE whose server takes its time does not keep the event loop from going on', async (t) => {
+)('close of a file of FUSE whose server takes its time does not keep the event loop from going on [S19]', async (t) => {
   const fixture = startProgram('python3', [fixtureSource('fuse.py'), temporaryFolder(), '2'])
   fixture.done.catch(() => {}) // it is killed
   t.teardown(() => fixture.child.kill('SIGKILL'))
@@ -307,7 +307,7 @@ withPython('a request that comes byte by byte is answered as any other', async (
 })
 
 asRoot(
-  'sockets that were sent over themselves and closed are collected by the kernel, and count no more',
+  'sockets that were sent over themselves and closed are collected by the kernel, and count no more [S20]',
   async (t) => {
     t.timeout(60_000)
     // 64 descriptors of a user may be in flight: those of 16 rounds. On a quiet machine nobody else closes a socket, which has the kernel look.

@@ -33,21 +33,24 @@ test.serial('more small messages than a socket holds wait, and all arrive with t
   b.close()
 })
 
-asRoot('a user with too many descriptors on their way waits, and all arrive once they are received [C9]', async (t) => {
-  const { socket, child, done } = startLimited(64, 'in-flight', ['waiting', temporaryFile('in flight')])
-  // Nothing is received before one waits.
-  const [told] = (await once(child.stdout!, 'data')) as [string]
-  t.true(Number(/waits at +(\d+)/.exec(told)![1]) < 200)
-  for (let i = 0; i < 300; i++) {
-    const message = (await socket.recv())!
-    t.is(text(message), `${i}`.padStart(4))
-    t.is(message.fds.length, 1)
-    message.close()
+asRoot(
+  'a user with too many descriptors on their way waits, and all arrive once they are received [C9] [S66]',
+  async (t) => {
+    const { socket, child, done } = startLimited(64, 'in-flight', ['waiting', temporaryFile('in flight')])
+    // Nothing is received before one waits.
+    const [told] = (await once(child.stdout!, 'data')) as [string]
+    t.true(Number(/waits at +(\d+)/.exec(told)![1]) < 200)
+    for (let i = 0; i < 300; i++) {
+      const message = (await socket.recv())!
+      t.is(text(message), `${i}`.padStart(4))
+      t.is(message.fds.length, 1)
+      message.close()
+    }
+    t.is(await socket.recv(), null)
+    await done
+    socket.close()
   }
-  t.is(await socket.recv(), null)
-  await done
-  socket.close()
-})
+)
 
 asRoot('a descriptor may be closed while its send waits for others to be received [C9] [A5]', async (t) => {
   const { socket, child, done } = startLimited(64, 'in-flight', ['captured', temporaryFile('captured')])
@@ -67,20 +70,23 @@ asRoot('a descriptor may be closed while its send waits for others to be receive
   socket.close()
 })
 
-asRoot('an abort ends the wait for descriptors to be received, and nothing of that message is sent [C9]', async (t) => {
-  const { socket, done } = startLimited(64, 'in-flight', ['aborted', temporaryFile()])
-  t.is((await done).trim(), 'AbortError')
-  let count = 0
-  let message = (await socket.recv())!
-  for (; text(message) !== ' end'; message = (await socket.recv())!) {
-    t.is(text(message), `${count++}`.padStart(4))
-    message.close()
+asRoot(
+  'an abort ends the wait for descriptors to be received, and nothing of that message is sent [C9] [S66]',
+  async (t) => {
+    const { socket, done } = startLimited(64, 'in-flight', ['aborted', temporaryFile()])
+    t.is((await done).trim(), 'AbortError')
+    let count = 0
+    let message = (await socket.recv())!
+    for (; text(message) !== ' end'; message = (await socket.recv())!) {
+      t.is(text(message), `${count++}`.padStart(4))
+      message.close()
+    }
+    t.true(count > 0)
+    t.deepEqual(message.fds, [])
+    t.is(await socket.recv(), null)
+    socket.close()
   }
-  t.true(count > 0)
-  t.deepEqual(message.fds, [])
-  t.is(await socket.recv(), null)
-  socket.close()
-})
+)
 
 for (const type of types) {
   test.serial(`a number that is not open rejects a ${type} send with EBADF, and nothing is sent [C10]`, async (t) => {
@@ -129,7 +135,7 @@ test.serial(
 )
 
 withPythonOnLinux(
-  'a pidfd that nobody asked for is closed with the other descriptors of its message [B11]',
+  'a pidfd that nobody asked for is closed with the other descriptors of its message [B11] [F4] [S15]',
   async (t) => {
     const { socket, done } = startPython('unexpected', ['pidfd', 'stream'])
     const first = (await socket.recv())!

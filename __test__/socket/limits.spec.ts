@@ -88,7 +88,7 @@ const refusals = [
 for (const type of types) {
   for (const [name, count, receive] of refusals) {
     test.serial(
-      `${name} refuses a ${type} message with ${count} descriptors: closed are all, kept the bytes [C3] [C4]`,
+      `${name} refuses a ${type} message with ${count} descriptors: closed are all, kept the bytes [C3] [C4] [S12]`,
       async (t) => {
         const [a, b] = socketpair({ type })
         const { read, write } = openPipe()
@@ -141,7 +141,7 @@ test.serial('what is left of a refused message on a stream is received as plain 
 })
 
 test.serial(
-  'as many descriptors as maxFds says are received, and more may be allowed than can come [C4]',
+  'as many descriptors as maxFds says are received, and more may be allowed than can come [C4] [S76]',
   async (t) => {
     const [a, b] = socketpair()
     const file = openFile()
@@ -165,7 +165,7 @@ test.serial(
   }
 )
 
-test.serial('a receive takes maxBytes at most, which may be more than ever comes', async (t) => {
+test.serial('a receive takes maxBytes at most, which may be more than ever comes [B6.1] [S11]', async (t) => {
   const [a, b] = socketpair()
   await a.send('0123456789')
   for (const [maxBytes, expected] of [
@@ -183,7 +183,7 @@ test.serial('a receive takes maxBytes at most, which may be more than ever comes
   b.close()
 })
 
-onLinux('default limits take 65,536 bytes of a longer packet', async (t) => {
+onLinux('default limits take 65,536 bytes of a longer packet [S75]', async (t) => {
   const [a, b] = socketpair({ type: 'seqpacket' })
   await a.send(Buffer.alloc(100_000))
   const cut = (await b.recv())!
@@ -198,7 +198,7 @@ onLinux('default limits take 65,536 bytes of a longer packet', async (t) => {
 
 for (const room of [0, 1, 2, 4]) {
   onLinux(
-    `with room for ${room} of 5, a receive that waits rejects with ERR_CONTROL_TRUNCATED, keeps the bytes and closes the rest; the next message arrives [C5]`,
+    `with room for ${room} of 5, a receive that waits rejects with ERR_CONTROL_TRUNCATED, keeps the bytes and closes the rest; the next message arrives [C5] [S14]`,
     async (t) => {
       const { socket, done } = startLimited(64, 'exhausted', ['waiting', `${room}`])
       const { read, write } = openPipe()

@@ -7,7 +7,7 @@ import { isPending } from '../helpers/promises.ts'
 
 const connected = process.platform === 'darwin' ? (['stream'] as const) : (['stream', 'seqpacket'] as const)
 
-test('a send waits for room, and resolves when the peer reads [E5]', async (t) => {
+test('a send waits for room, and resolves when the peer reads [E5] [S68]', async (t) => {
   for (const type of connected) {
     const [a, b] = socketpair({ type })
     const message = Buffer.alloc(32_768, 'm')

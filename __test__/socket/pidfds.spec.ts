@@ -22,7 +22,7 @@ const asRootOnLinux = onlyIf(isRoot && isLinux, 'needs root, to become another u
 
 const own = { pid: process.pid, uid: process.getuid!(), gid: process.getgid!() }
 
-withPeerPidfd('peerPidfd means the process that connected, and no other once that has ended', async (t) => {
+withPeerPidfd('peerPidfd means the process that connected, and no other once that has ended [S32]', async (t) => {
   const server = await listen(newPath())
   const { socket: pair, child, done } = startCitizen({ ...own, groups: [] }, server.address, 'x')
   const connection = await server.accept()

@@ -79,7 +79,7 @@ test('what another process writes through a descriptor goes where this one left 
   await done
 })
 
-withPython('lseek in another process moves the offset here [A6] [A8]', async (t) => {
+withPython('lseek in another process moves the offset here [A6] [A8] [S17]', async (t) => {
   const { socket, done } = startPython('seek', ['4'])
   const file = openFile('0123456789')
   await socket.send('x', { fds: [file] })
@@ -90,7 +90,7 @@ withPython('lseek in another process moves the offset here [A6] [A8]', async (t)
   socket.close()
 })
 
-withPythonOnLinux('O_APPEND and O_NONBLOCK that another process sets are set here [A6]', async (t) => {
+withPythonOnLinux('O_APPEND and O_NONBLOCK that another process sets are set here [A6] [S17]', async (t) => {
   const both = constants.O_APPEND | constants.O_NONBLOCK
   const { socket, done } = startPython('set_flags')
   const path = temporaryFile('before ')
@@ -144,7 +144,7 @@ test('the socket may have any number in the process that inherits it [A8]', asyn
   await done
 })
 
-test('a process that receives a TCP listener accepts its connections [A10]', async (t) => {
+test('a process that receives a TCP listener accepts its connections [A10] [S36]', async (t) => {
   const { socket, done } = startFixture('servant')
   const { server, port } = await listen()
   t.is(text(await ask(socket, { task: 'accept' }, [handleFd(server)])), 'listening')
@@ -155,7 +155,7 @@ test('a process that receives a TCP listener accepts its connections [A10]', asy
   await done
 })
 
-withNodeSockets('a process that receives a TCP connection talks over it [A10]', async (t) => {
+withNodeSockets('a process that receives a TCP connection talks over it [A10] [S36]', async (t) => {
   const { socket, done } = startFixture('servant')
   const { server, port } = await listen()
   const client = new Socket().connect(port, '127.0.0.1')
@@ -169,7 +169,7 @@ withNodeSockets('a process that receives a TCP connection talks over it [A10]', 
   await done
 })
 
-test('a process that receives a Unix socket sends over it [A10] [A15]', async (t) => {
+test('a process that receives a Unix socket sends over it [A8.2] [A10] [A15] [S37]', async (t) => {
   const { socket, done } = startFixture('servant')
   const [a, b] = socketpair()
   await socket.send(JSON.stringify({ task: 'speak' }), { fds: [b] })
@@ -181,7 +181,7 @@ test('a process that receives a Unix socket sends over it [A10] [A15]', async (t
   await done
 })
 
-test('standard input, output and error are descriptors as any other [A14]', async (t) => {
+test('standard input, output and error are descriptors as any other [A14.1]', async (t) => {
   const paths = ['in', 'out', 'error'].map((content) => temporaryFile(content))
   const [input, output, error] = paths.map((path) => openSync(path, 'r+')) as [number, number, number]
   const { socket, done } = startFixture('standard', [], { standard: [input, output, error] })

@@ -17,7 +17,7 @@ function clientOf(path: string, uid: number, gid: number, groups: number[], ...c
   return finish(child)
 }
 
-asRoot('entries are for their owner, group and others as files are', async (t) => {
+asRoot('entries are for their owner, group and others as files are [S55] [S91]', async (t) => {
   const [store, path] = await begin(t, { mode: 0o666 })
   const [owner, member, other] = [
     (...calls: string[]) => clientOf(path, 1001, 1001, [2000], ...calls),
@@ -47,7 +47,7 @@ asRoot('entries are for their owner, group and others as files are', async (t) =
   await store.delete('private')
 })
 
-asRoot('a user cannot have more kept than is allowed, and root can', async (t) => {
+asRoot('a user cannot have more kept than is allowed, and root can [S58]', async (t) => {
   const [store, path] = await begin(t, { mode: 0o666, maxPerUser: 2 })
   t.is(
     await clientOf(path, 1001, 1001, [], 'put a', 'put b', 'put c', 'delete a', 'put c'),
@@ -56,7 +56,7 @@ asRoot('a user cannot have more kept than is allowed, and root can', async (t) =
   for (const name of ['d', 'e', 'f']) await put(store, name, '')
 })
 
-asRoot('who is not allowed gets nothing', async (t) => {
+asRoot('who is not allowed gets nothing [S56]', async (t) => {
   const [store, path] = await begin(t, { mode: 0o666, allow: ({ uid }) => uid !== 1001 })
   await put(store, 'common', '', { mode: 0o666 })
   t.is(await clientOf(path, 1001, 1001, [], 'list x', 'get common', 'put mine'), 'EACCES\nEACCES\nEACCES\n')
@@ -86,7 +86,7 @@ const questions: Record<string, [unknown, string]> = {
 }
 
 for (const [what, [value, code]] of Object.entries(questions)) {
-  test(`a client that asks for ${what} is refused, and its descriptors are closed`, async (t) => {
+  test(`a client that asks for ${what} is refused, and its descriptors are closed [S59]`, async (t) => {
     const [store, path] = await begin(t)
     const channel = new Channel(await connect(path))
     const { read, write } = openPipe()

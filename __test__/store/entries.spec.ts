@@ -81,7 +81,7 @@ test('what is deleted, replaced or expires is closed there', async (t) => {
   await t.throwsAsync(store.get('expired'), { code: 'ENOENT' })
 })
 
-test('list tells names, kinds, whose they are, and for how long', async (t) => {
+test('list tells names, kinds, whose they are, and for how long [S60]', async (t) => {
   const [store] = await begin(t)
   await put(store, 'first', '')
   await put(store, 'second', '', { expires: 60_000, mode: 0o644 })
@@ -92,7 +92,7 @@ test('list tells names, kinds, whose they are, and for how long', async (t) => {
   t.true(second!.expires! > 50_000 && second!.expires! <= 60_000)
 })
 
-test('limits hold: of the store, and of a user', async (t) => {
+test('limits hold: of the store, and of a user [S58]', async (t) => {
   const [store] = await begin(t, { maxFds: 3 })
   await put(store, 'a', '')
   await put(store, 'b', '')

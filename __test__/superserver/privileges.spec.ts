@@ -38,7 +38,7 @@ async function tell(t: ExecutionContext, options: Partial<ServiceOptions>): Prom
 const all = (id: number) => Array.from({ length: 4 }, () => id).join('\t')
 
 asRoot(
-  'a worker of a privileged superserver is not root, has no group and no capability, and can gain none',
+  'a worker of a privileged superserver is not root, has no group and no capability, and can gain none [S48]',
   async (t) => {
     const worker = await tell(t, {})
     t.is(worker.Uid, all(NOBODY))
@@ -50,13 +50,13 @@ asRoot(
   }
 )
 
-asRoot('a worker serves a privileged port, and cannot bind one', async (t) => {
+asRoot('a worker serves a privileged port, and cannot bind one [S51]', async (t) => {
   const worker = await tell(t, { listen: 'tcp:127.0.0.1:83' })
   t.is(worker.Uid, all(NOBODY))
   t.is(worker.binds, 'EACCES')
 })
 
-asRoot('a worker cannot signal or trace the superserver, nor read its memory', async (t) => {
+asRoot('a worker cannot signal or trace the superserver, nor read its memory [S50]', async (t) => {
   const worker = await tell(t, {})
   t.is(worker.signals, 'EPERM')
   t.is(worker.asks, 'EPERM')
@@ -67,7 +67,7 @@ asRoot('a worker cannot signal or trace the superserver, nor read its memory', a
   t.is(worker.session, worker.pid) // a session of its own: no terminal's signals
 })
 
-asRoot('a worker inherits its channel and standard output and error, and no other descriptor', async (t) => {
+asRoot('a worker inherits its channel and standard output and error, and no other descriptor [S49]', async (t) => {
   const worker = await tell(t, {})
   const inherited = worker.inherited as Record<string, string>
   t.is(inherited[0], '/dev/null')
@@ -81,7 +81,7 @@ asRoot('a worker inherits its channel and standard output and error, and no othe
   )
 })
 
-asRoot('a worker inherits nothing that its superserver has open for programs to inherit', async (t) => {
+asRoot('a worker inherits nothing that its superserver has open for programs to inherit [S49]', async (t) => {
   // Node opens nothing that is inherited; whoever has started it may have.
   const shell = `exec 8</etc/passwd 9</etc/group; exec "$0" "$@"`
   const program = `
@@ -122,7 +122,7 @@ asRoot('a worker has the groups, umask, directory and limits that it is given', 
   t.regex(worker.limits as string, /^Max stack size +unlimited +unlimited /m)
 })
 
-asRoot('a worker may gain rights where it is said so', async (t) => {
+asRoot('a worker may gain rights where it is said so [S101]', async (t) => {
   t.is((await tell(t, { noNewPrivileges: false })).NoNewPrivs, '0')
 })
 

@@ -16,7 +16,7 @@ import { until } from '../helpers/superservers.ts'
 const isRoot = process.getuid?.() === 0
 
 onlyIf(isRoot && isLinux, 'needs root')(
-  'beyond maxPerClient the connections of a user of this machine are closed at once, and another user is served',
+  'beyond maxPerClient the connections of a user of this machine are closed at once, and another user is served [S71]',
   async (t) => {
     const path = newPath()
     const listen = `unix:${path}`
@@ -53,7 +53,7 @@ test('reload() leaves a connection to its worker, which drains, and gives new on
   t.like(await exit, { pid: old!, code: 0, lost: 0 })
 })
 
-test('a worker that drains for longer than drainTimeout is killed', async (t) => {
+test('a worker that drains for longer than drainTimeout is killed [S100]', async (t) => {
   const server = await begin(t, { ...onLoopback('lines'), drainTimeout: 50 })
   const [old] = pidsOf(server)
   const client = await call(t, where(server))

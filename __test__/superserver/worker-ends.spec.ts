@@ -33,7 +33,7 @@ test('connections that come while no worker is there wait for the next one', asy
 })
 
 test.serial(
-  'workers that keep dying soon are replaced after pauses, each twice as long as the one before',
+  'workers that keep dying soon are replaced after pauses, each twice as long as the one before [S53]',
   async (t) => {
     const server = await begin(t, onLoopback('brief'))
     const exits: number[] = []
@@ -74,7 +74,7 @@ test('what a worker had not acknowledged when it was killed is answered by anoth
   t.like(server.stats(), { accepted: 4, handedOn: 2, lost: 0 })
 })
 
-test('a worker that is stopped before it acknowledges is killed after acknowledgeTimeout, and others answer', async (t) => {
+test('a worker that is stopped before it acknowledges is killed after acknowledgeTimeout, and others answer [S52] [S99]', async (t) => {
   const server = await begin(t, { ...onLoopback('lines'), workers: 2, acknowledgeTimeout: 150 })
   const [stopped] = pidsOf(server)
   process.kill(stopped!, 'SIGSTOP')
@@ -101,7 +101,7 @@ test('what was waiting when close() was called and its worker died is answered',
   t.like(server.stats(), { accepted: 1, completed: 1, lost: 0 })
 })
 
-test('a worker that is not ready in time fails the start, and is killed', async (t) => {
+test('a worker that is not ready in time fails the start, and is killed [S98]', async (t) => {
   const never = superserve({ ...onLoopback('never'), readyTimeout: 100, signals: false })
   await t.throwsAsync(never, { code: 'ERR_WORKER_FAILED', message: /SIGKILL/ })
 })
@@ -110,7 +110,7 @@ for (const [limit, workers] of [
   ['maxConnections', 2],
   ['maxPerWorker', 1]
 ] as const) {
-  test(`beyond ${limit} connections wait in the backlog until another one ends`, async (t) => {
+  test(`beyond ${limit} connections wait in the backlog until another one ends [S71] [S94]`, async (t) => {
     const server = await begin(t, { ...onLoopback('lines'), workers, [limit]: 2 })
     const [first, second, third] = await Promise.all([1, 2, 3].map(() => call(t, where(server))))
     const all = [first!, second!, third!]
@@ -127,7 +127,7 @@ for (const [limit, workers] of [
   })
 }
 
-test('beyond maxPerClient the connections of an address are closed at once, and another address is served', async (t) => {
+test('beyond maxPerClient the connections of an address are closed at once, and another address is served [S96]', async (t) => {
   const server = await begin(t, { ...onLoopback('lines'), listen: 'tcp:0.0.0.0:0', maxPerClient: 2 })
   const clients = await Promise.all([1, 2].map(() => call(t, where(server))))
   await Promise.all(clients.map((client) => client.ask('hello')))

@@ -204,7 +204,7 @@ test('a file that has taken the place of a socket is not removed', async (t) => 
   t.true(existsSync(socket))
 })
 
-test("only this process's user may connect, unless mode says otherwise", async (t) => {
+test("only this process's user may connect, unless mode says otherwise [S62] [S92]", async (t) => {
   const [path, other] = [newPath(), newPath()]
   await begin(t, { path })
   await begin(t, { path: other, mode: 0o660 })

@@ -24,7 +24,7 @@ test('bytes and descriptors are left to the successor; a Descriptor is given awa
   for (const fd of fds) fd.closeSync()
 })
 
-test('state may be bytes alone, a promise, or nothing', async (t) => {
+test('state may be bytes alone, a promise, or nothing [S65]', async (t) => {
   const path = newPath()
   await begin(t, { path, state: () => Promise.resolve(Buffer.from([1, 0, 255])) })
   const second = await begin(t, { path, state: () => 'text' })

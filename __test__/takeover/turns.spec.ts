@@ -79,7 +79,7 @@ test('a process that ends while its successor starts leaves it everything', asyn
   t.false(existsSync(socket))
 })
 
-test('a successor that takes too long is left out, and learns so when it is ready', async (t) => {
+test('a successor that takes too long is left out, and learns so when it is ready [S63] [S93]', async (t) => {
   const path = newPath()
   const old = await begin(t, { path, listen: tcp, timeout: 2000 })
   void old.serve(saying('old'), 'http')

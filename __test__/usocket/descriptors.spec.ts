@@ -145,7 +145,7 @@ test('destroy closes what came and was not taken, and what waits [D3]', async (t
   closeSync(read)
 })
 
-test('a peer that sends descriptors to a program that does not take them is held back', async (t) => {
+test('a peer that sends descriptors to a program that does not take them is held back [S13]', async (t) => {
   const { usocket, socket } = openHalf(t)
   const { read, write } = openPipe()
   usocket.read(0)

@@ -135,7 +135,7 @@ fn what_is_found_is_known_and_not_yet_opened() {
 }
 
 #[test]
-fn exactly_what_was_found_is_opened() {
+fn exactly_what_was_found_is_opened_s40() {
   let folder = Folder::new();
   let path = Path::new("file");
   let found = find_beneath(folder.root.as_fd(), path, OFlag::O_RDWR | OFlag::O_TRUNC).unwrap();
@@ -211,7 +211,7 @@ impl Drop for Swapper {
 }
 
 #[test]
-fn no_attempt_leaves_the_root_while_another_process_swaps_components() {
+fn no_attempt_leaves_the_root_while_another_process_swaps_components_s39() {
   for (number, way) in WAYS.iter().enumerate() {
     let folder = Folder::new();
     fs::create_dir(folder.inside("swapped")).unwrap();

@@ -204,7 +204,7 @@ mod tests {
   }
 
   #[test]
-  fn an_error_number_in_the_place_of_a_descriptor_withholds_it_and_the_others_are_owned() {
+  fn an_error_number_in_the_place_of_a_descriptor_withholds_it_and_the_others_are_owned_c5_s27() {
     let numbers = installed(1);
     for (data, is_withheld) in [(data(&[-libc::EPERM, numbers[0], -libc::EACCES]), true), (data(&numbers), false)] {
       own_control(&message(RIGHTS, &data), |message| match message {
@@ -227,7 +227,7 @@ mod tests {
   }
 
   #[test]
-  fn every_descriptor_of_a_header_is_owned_whatever_the_padding() {
+  fn every_descriptor_of_a_header_is_owned_whatever_the_padding_c7() {
     for count in 0..5 {
       let numbers = installed(count);
       let control = message(RIGHTS, &data(&numbers));
@@ -339,7 +339,7 @@ mod tests {
   }
 
   #[test]
-  fn the_buffer_has_room_for_all_descriptors_behind_what_nobody_asked_for() {
+  fn the_buffer_has_room_for_all_descriptors_behind_what_nobody_asked_for_c7() {
     // SAFETY: arithmetic on its argument.
     let space = |size: usize| unsafe { libc::CMSG_SPACE(size as libc::c_uint) } as usize;
     let label = 128; // of SO_PASSSEC

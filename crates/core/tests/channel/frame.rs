@@ -256,7 +256,7 @@ fn limits_hold_for_what_is_announced_and_take_what_is_no_more() {
 }
 
 #[test]
-fn errors_and_the_close_may_be_longer_than_messages() {
+fn errors_and_the_close_may_be_longer_than_messages_s84() {
   for kind in KINDS {
     let longer = matches!(kind, FrameKind::Error | FrameKind::Close);
     for length in [1, Header::MAX_ERROR_BYTES as u32, Header::MAX_ERROR_BYTES as u32 + 1] {

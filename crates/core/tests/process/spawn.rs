@@ -300,7 +300,7 @@ fn assert_has_no_capabilities(status: &str) {
 }
 
 #[test]
-fn a_program_runs_as_whom_it_shall_with_no_group_and_no_capability_of_ours() {
+fn a_program_runs_as_whom_it_shall_with_no_group_and_no_capability_of_ours_s48() {
   if !is_root() {
     return;
   }

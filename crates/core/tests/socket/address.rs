@@ -19,7 +19,7 @@ fn path_address(path: &Path) -> Address {
 }
 
 #[test]
-fn a_path_has_its_bytes_and_is_a_path() {
+fn a_path_has_its_bytes_and_is_a_path_f3() {
   for bytes in [b"/run/x.sock".as_slice(), b"relative", b"@at", "Grüße".as_bytes(), b"\xff\xfe"] {
     let address = Address::new(bytes).unwrap();
     assert_eq!(address.bytes(), bytes);
@@ -28,7 +28,7 @@ fn a_path_has_its_bytes_and_is_a_path() {
 }
 
 #[test]
-fn a_path_may_be_as_long_as_the_platform_takes_and_is_never_cut() {
+fn a_path_may_be_as_long_as_the_platform_takes_and_is_never_cut_f2() {
   let longest = vec![b'a'; Address::MAX_PATH];
   assert_eq!(Address::new(&longest).unwrap().bytes(), longest);
   for length in [Address::MAX_PATH + 1, 200, 5000] {
@@ -45,7 +45,7 @@ fn an_empty_path_and_one_with_a_nul_are_refused() {
 
 #[test]
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn an_abstract_address_is_all_its_bytes() {
+fn an_abstract_address_is_all_its_bytes_f1() {
   let longest = [&[0][..], &[b'a'; Address::MAX_PATH]].concat();
   for bytes in [b"\0".as_slice(), b"\0name", b"\0name\0", b"\0\0\0", b"\0a\0b", &longest] {
     let address = Address::new(bytes).unwrap();
@@ -83,7 +83,7 @@ fn the_kernel_chooses_an_abstract_name() {
 }
 
 #[test]
-fn a_socket_without_a_name_has_no_address() {
+fn a_socket_without_a_name_has_no_address_f1() {
   let fd = socket(SocketType::Dgram).unwrap();
   assert_eq!(known(&fd, SocketType::Dgram).local_address(), Ok(None));
   assert_eq!(known(&fd, SocketType::Dgram).peer_address(), Err(Errno::ENOTCONN));
@@ -93,7 +93,7 @@ fn a_socket_without_a_name_has_no_address() {
 }
 
 #[test]
-fn a_datagram_goes_to_an_address_with_its_descriptors_and_tells_where_from() {
+fn a_datagram_goes_to_an_address_with_its_descriptors_and_tells_where_from_a8_f3() {
   let folder = tempdir().unwrap();
   let [to, from] = ["to", "from"].map(|name| path_address(&folder.path().join(name)));
   let [receiver, sender, nameless] = [(); 3].map(|()| socket(SocketType::Dgram).unwrap());
@@ -115,7 +115,7 @@ fn a_datagram_goes_to_an_address_with_its_descriptors_and_tells_where_from() {
 }
 
 #[test]
-fn a_connection_knows_both_its_addresses() {
+fn a_connection_knows_both_its_addresses_f1() {
   for &socket_type in fixtures::CONNECTION_TYPES {
     let folder = tempdir().unwrap();
     let [to, from] = ["to", "from"].map(|name| path_address(&folder.path().join(name)));

@@ -1,4 +1,4 @@
-//! What other suites test with raw calls that take no owner: see docs/conformance.md.
+//! What other suites test with raw calls that take no owner: see docs/proof/conformance.md.
 
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
@@ -28,7 +28,7 @@ fn recv_raw(end: &End, control: *mut libc::c_void, length: usize) -> (nix::Resul
 /// FreeBSD unix_passfd_test `copyout_rights_error` (C8). FreeBSD's recvmsg fails with EFAULT, Linux' gives the bytes and
 /// says that control data are missing; neither leaves a descriptor.
 #[test]
-fn descriptors_whose_numbers_cannot_be_written_are_closed_and_the_next_message_is_whole() {
+fn descriptors_whose_numbers_cannot_be_written_are_closed_and_the_next_message_is_whole_c8() {
   for &socket_type in TYPES {
     let (a, b) = pair(socket_type);
     let (fd, probe) = probe();
@@ -55,7 +55,7 @@ fn descriptors_whose_numbers_cannot_be_written_are_closed_and_the_next_message_i
 
 /// rustix `test_truncated_scm_rights` (C3): sixteen sockets for a receiver that takes five.
 #[test]
-fn sixteen_sockets_for_a_receiver_that_takes_five_are_all_closed() {
+fn sixteen_sockets_for_a_receiver_that_takes_five_are_all_closed_c3_s12() {
   let (a, b) = pair(SocketType::Stream);
   let pairs: Vec<(End, End)> = (0..16).map(|_| pair(SocketType::Stream)).collect();
   let sent: Vec<_> = pairs.iter().map(|(sent, _)| sent.fd.as_fd()).collect();
@@ -69,7 +69,7 @@ fn sixteen_sockets_for_a_receiver_that_takes_five_are_all_closed() {
 
 /// CPython `CmsgMacroTests`, rustix `test_buffer_sizes` (C7): what room the platform's arithmetic gives to descriptors.
 #[test]
-fn the_room_for_descriptors_grows_with_their_number_and_never_by_less_than_one_takes() {
+fn the_room_for_descriptors_grows_with_their_number_and_never_by_less_than_one_takes_c7() {
   const ONE: usize = size_of::<libc::c_int>();
   let round = |count: usize| {
     // SAFETY: arithmetic on its argument.

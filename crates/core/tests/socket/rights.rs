@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 #[test]
-fn a_descriptor_arrives_with_its_bytes_and_is_the_same_file() {
+fn a_descriptor_arrives_with_its_bytes_and_is_the_same_file_a1() {
   for &socket_type in TYPES {
     let (a, b) = pair(socket_type);
     assert_eq!(a.send(b"here", &[file_holding("contents").as_fd()]), Ok(4));
@@ -25,7 +25,7 @@ fn a_descriptor_arrives_with_its_bytes_and_is_the_same_file() {
 }
 
 #[test]
-fn every_number_of_descriptors_arrives_in_order() {
+fn every_number_of_descriptors_arrives_in_order_a3() {
   make_room_for_descriptors();
   for &socket_type in TYPES {
     for count in [0, 1, 2, 64, 99, MAX_SENT_FDS] {
@@ -75,7 +75,7 @@ fn more_descriptors_than_a_message_may_carry_are_refused_and_nothing_is_sent() {
 }
 
 #[test]
-fn a_bad_descriptor_is_refused_and_the_good_ones_beside_it_are_not_sent() {
+fn a_bad_descriptor_is_refused_and_the_good_ones_beside_it_are_not_sent_c10() {
   for &socket_type in TYPES {
     let (a, b) = pair(socket_type);
     let (fd, probe) = probe();
@@ -138,7 +138,7 @@ fn a_receive_without_room_for_bytes_still_owns_the_descriptors() {
 }
 
 #[test]
-fn the_senders_descriptor_stays_open_and_may_be_closed_before_the_receive() {
+fn the_senders_descriptor_stays_open_and_may_be_closed_before_the_receive_a4() {
   for &socket_type in TYPES {
     let (a, b) = pair(socket_type);
     let (fd, probe) = probe();
@@ -154,7 +154,7 @@ fn the_senders_descriptor_stays_open_and_may_be_closed_before_the_receive() {
 }
 
 #[test]
-fn a_received_descriptor_is_close_on_exec_whatever_the_sent_one_was() {
+fn a_received_descriptor_is_close_on_exec_whatever_the_sent_one_was_d1() {
   for &socket_type in TYPES {
     let (a, b) = pair(socket_type);
     let file = file_holding("");
@@ -192,7 +192,7 @@ fn the_status_flags_are_shared_with_the_sender() {
 }
 
 #[test]
-fn descriptors_come_with_the_first_byte_of_their_message() {
+fn descriptors_come_with_the_first_byte_of_their_message_b1() {
   let (a, b) = pair(SocketType::Stream);
   a.send(b"abc", &[file_holding("").as_fd()]).unwrap();
   let first = b.recv_at_most(1, 1).unwrap().unwrap();
@@ -219,7 +219,7 @@ fn plain_bytes_may_come_before_a_messages_own_but_never_after_them() {
 }
 
 #[test]
-fn the_descriptors_of_two_messages_are_not_merged() {
+fn the_descriptors_of_two_messages_are_not_merged_b2() {
   for &socket_type in TYPES {
     let (a, b) = pair(socket_type);
     a.send(b"A", &[file_holding("A").as_fd()]).unwrap();
@@ -234,7 +234,7 @@ fn the_descriptors_of_two_messages_are_not_merged() {
 }
 
 #[test]
-fn a_partial_write_sends_the_descriptors_once() {
+fn a_partial_write_sends_the_descriptors_once_b5() {
   let (a, b) = pair(SocketType::Stream);
   let (fd, probe) = probe();
   let data: Vec<u8> = (0..4 << 20).map(|index: u32| (index % 251) as u8).collect();
@@ -306,7 +306,7 @@ fn as_many_descriptors_as_the_receiver_takes_are_complete() {
 }
 
 #[test]
-fn a_dropped_message_closes_its_descriptors() {
+fn a_dropped_message_closes_its_descriptors_d2() {
   let (a, b) = pair(SocketType::Stream);
   let (fds, probes) = probes(3);
   a.send(b"x", &borrowed(&fds)).unwrap();
@@ -331,7 +331,7 @@ fn descriptors_that_nobody_received_are_closed_with_the_socket() {
 }
 
 #[test]
-fn a_queued_descriptor_comes_before_the_end() {
+fn a_queued_descriptor_comes_before_the_end_e1() {
   for &socket_type in CONNECTION_TYPES {
     let (a, b) = pair(socket_type);
     a.send(b"last", &[file_holding("last").as_fd()]).unwrap();

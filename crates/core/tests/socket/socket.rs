@@ -12,7 +12,7 @@ use fixtures::*;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 #[test]
-fn a_pair_is_connected_both_ways() {
+fn a_pair_is_connected_both_ways_e14() {
   for &socket_type in TYPES {
     let (a, b) = pair(socket_type);
     assert_eq!(a.send(b"there", &[]), Ok(5));
@@ -104,7 +104,7 @@ fn a_receive_does_not_wait_even_in_blocking_mode() {
 }
 
 #[test]
-fn a_send_does_not_wait_even_in_blocking_mode() {
+fn a_send_does_not_wait_even_in_blocking_mode_e5() {
   for &socket_type in CONNECTION_TYPES {
     let (a, b) = pair(socket_type);
     let chunk = [7; 1024];

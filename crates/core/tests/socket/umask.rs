@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, umask};
 use tempfile::tempdir;
 
 #[test]
-fn the_file_has_exactly_the_mode_asked_for_whatever_the_umask() {
+fn the_file_has_exactly_the_mode_asked_for_whatever_the_umask_s2() {
   let folder = tempdir().unwrap();
   let before = umask(Mode::empty());
   for mask in [0, 0o022, 0o077, 0o777] {

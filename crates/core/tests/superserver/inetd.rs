@@ -259,7 +259,7 @@ fn a_program_that_cannot_be_executed_ends_its_connection_and_no_other() {
 }
 
 #[test]
-fn too_many_programs_within_a_minute_are_followed_by_a_pause_in_which_connections_wait() {
+fn too_many_programs_within_a_minute_are_followed_by_a_pause_in_which_connections_wait_s71_s97() {
   let limits = InetdLimits { per_minute: 3, ..NO_LIMITS };
   let (mut inetd, address) = serving(InetdMode::Nowait, sh("echo served"), limits);
   let clients: Vec<TcpStream> = (0..7).map(|_| connect(address)).collect();
@@ -485,7 +485,7 @@ fn a_pause_holds_for_listeners_that_are_ready_at_the_same_time() {
 }
 
 #[test]
-fn a_program_that_shuts_the_listener_down_has_no_second_one_beside_it() {
+fn a_program_that_shuts_the_listener_down_has_no_second_one_beside_it_s54() {
   let Some(program) = python("import time\ns.shutdown(socket.SHUT_RDWR)\ntime.sleep(1000)") else { return };
   let (mut inetd, address) = serving(InetdMode::Wait, program, InetdLimits { per_minute: 5, ..NO_LIMITS });
   let shut = connect(address);

@@ -449,7 +449,7 @@ fn gone_after(act: impl FnOnce(&mut Worker, [u32; 2])) -> bool {
 }
 
 #[test]
-fn a_worker_that_does_not_keep_to_the_protocol_is_gone_and_broken() {
+fn a_worker_that_does_not_keep_to_the_protocol_is_gone_and_broken_s52() {
   let bytes = |bytes: &'static [u8]| move |worker: &mut Worker, _: [u32; 2]| raw(worker).write_all(bytes).unwrap();
   assert!(gone_after(bytes(b"GET / HTTP/1.1\r\n\r\n")), "what is no frame");
   assert!(gone_after(bytes(&[0xfd, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])), "an unknown kind");
@@ -604,7 +604,7 @@ fn connections_beyond_the_limit_wait_in_the_backlog() {
 }
 
 #[test]
-fn a_worker_that_is_full_leaves_connections_to_others() {
+fn a_worker_that_is_full_leaves_connections_to_others_s95() {
   let (mut pool, address) = serving(PoolLimits { per_worker: 1, ..NO_LIMITS });
   let mut workers = [Worker::new_ready(&mut pool), Worker::new_ready(&mut pool)];
   let _clients = [connect(address), connect(address), connect(address)];
@@ -702,7 +702,7 @@ fn a_limit_on_clients_can_come_and_go_while_they_are_connected() {
 }
 
 #[test]
-fn a_worker_that_lets_a_connection_wait_is_overdue() {
+fn a_worker_that_lets_a_connection_wait_is_overdue_s52() {
   let (mut pool, address) = serving(NO_LIMITS);
   let mut workers = [Worker::new_ready(&mut pool), Worker::new_ready(&mut pool)];
   assert_eq!(pool.service.overdue_worker(Duration::ZERO), None);
@@ -769,7 +769,7 @@ fn a_listener_works_in_blocking_mode_too() {
 }
 
 #[test]
-fn a_listener_that_somebody_else_shuts_down_is_told_and_tried_again_without_spinning() {
+fn a_listener_that_somebody_else_shuts_down_is_told_and_tried_again_without_spinning_s37_s54() {
   let (mut pool, address) = serving(NO_LIMITS);
   let (listener, _) = tcp();
   let shared = TcpStream::from(listener.try_clone().unwrap());
