@@ -2,23 +2,43 @@ import { clearTimeout, setTimeout } from 'node:timers'
 import { onAbort } from './abort.ts'
 import { aborted } from './errors/abort.ts'
 
-// Where no event announces that a call would succeed, it is made again after pauses that double.
-/** The first pause, in milliseconds. */
-export const FIRST_PAUSE = 1
-/** The longest. */
-export const LONGEST_PAUSE = 64
+/** Delays in milliseconds that double, from the first to the longest. By default those between two tries of a system call. */
+export class Backoff {
+  readonly #first: number
+  readonly #longest: number
+  #next: number
 
-/** Makes a call again and again until it gives something else than `busy`, and gives that. */
+  constructor(first = 1, longest = 64) {
+    this.#first = first
+    this.#longest = longest
+    this.#next = first
+  }
+
+  /** Returns the delay before the next try. */
+  next(): number {
+    const delay = this.#next
+    this.#next = Math.min(delay * 2, this.#longest)
+    return delay
+  }
+
+  /** Starts again with the first delay. */
+  reset(): void {
+    this.#next = this.#first
+  }
+}
+
+/** Calls again, after delays, until the call returns something other than `busy`; resolves to that. */
 export async function retry(call: () => number, busy: number | undefined, signal?: AbortSignal): Promise<number> {
+  const backoff = new Backoff()
   let code = call()
-  for (let length = FIRST_PAUSE; code === busy; length = Math.min(length * 2, LONGEST_PAUSE)) {
-    await pause(length, signal)
+  while (code === busy) {
+    await wait(backoff.next(), signal)
     code = call()
   }
   return code
 }
 
-function pause(length: number, signal: AbortSignal | undefined): Promise<void> {
+function wait(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
     const abortion = onAbort(signal, () => {
       clearTimeout(timer)
@@ -28,6 +48,6 @@ function pause(length: number, signal: AbortSignal | undefined): Promise<void> {
     const timer = setTimeout(() => {
       abortion?.[Symbol.dispose]()
       resolve()
-    }, length)
+    }, milliseconds)
   })
 }

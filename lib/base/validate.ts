@@ -14,6 +14,12 @@ export function bytesOf(data: unknown, name = 'data'): Uint8Array {
   throw invalidType(name, 'of type string or an instance of Uint8Array', data)
 }
 
+/** Returns a boolean argument; throws ERR_INVALID_ARG_TYPE for anything else. */
+export function boolean(name: string, value: unknown): boolean {
+  if (typeof value !== 'boolean') throw invalidType(name, 'of type boolean', value)
+  return value
+}
+
 /** An integer between two bounds. */
 export function integer(name: string, value: unknown, least: number, most: number): number {
   if (typeof value !== 'number') throw invalidType(name, 'of type number', value)

@@ -64,7 +64,7 @@ interface Receive extends Pending<unknown> {
 }
 
 /** A request whose answer has not come. */
-interface Question extends Pending<ChannelMessage | PromiseLike<never>> {
+interface Question extends Pending<ChannelMessage> {
   readonly owner: object
   timer: NodeJS.Timeout | undefined
 }

@@ -7,7 +7,7 @@ import { rejection } from '../base/rejection.ts'
 import { AGAIN, BUSY } from '../native/codes.ts'
 import { SMALL, bytes, outcome, text } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
-import { FIRST_PAUSE, LONGEST_PAUSE } from '../base/backoff.ts'
+import { Backoff } from '../base/backoff.ts'
 import { type Pending, settle } from '../base/waiters.ts'
 import { Queue } from '../base/queue.ts'
 import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
@@ -21,7 +21,7 @@ const MOST_GATHERED = 128
 const done: Promise<void> = Promise.resolve()
 
 /** A frame that waits for room. */
-interface Outgoing extends Pending<void | PromiseLike<void>> {
+interface Outgoing extends Pending<void> {
   /** Keeps the socket from being collected. */
   readonly owner: object
 }
@@ -33,7 +33,7 @@ export class ChannelSender {
   /** Gives why nothing can be sent any more, from the error number of a send. */
   readonly #ended: (code: number) => Error
   #timer: NodeJS.Timeout | undefined
-  #pause = FIRST_PAUSE
+  readonly #backoff = new Backoff()
   /** Whether small messages are put together that are sent before anything is awaited, and how many are. */
   #gathering = false
   #gathered = 0
@@ -141,7 +141,7 @@ export class ChannelSender {
     const gone = native.channelFlush(this.#endpoint.fd)
     const code = gone < 0 ? gone : outcome[0]!
     this.#settleGone(gone)
-    if (gone > 0) this.#pause = FIRST_PAUSE
+    if (gone > 0) this.#backoff.reset()
     if (code === BUSY) {
       this.#wait()
     } else if (code !== 0 && code !== AGAIN) {
@@ -162,8 +162,7 @@ export class ChannelSender {
       this.#timer = undefined
       this.#endpoint.framing!.flushOutput()
       this.#endpoint.update()
-    }, this.#pause)
-    this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE)
+    }, this.#backoff.next())
     if (!this.#endpoint.referenced) this.#timer.unref()
   }
 

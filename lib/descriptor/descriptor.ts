@@ -4,7 +4,7 @@ import type { ReadStream, WriteStream } from 'node:fs'
 import type { AddressInfo, Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
 import { setTimeout } from 'node:timers'
 import { type Address, takeName } from '../address/unix-address.ts'
-import { MAX_INT, integer } from '../base/validate.ts'
+import { boolean, MAX_INT, integer } from '../base/validate.ts'
 import * as cast from './casts.ts'
 import { descriptorClosed } from './errors.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
@@ -134,7 +134,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    * @throws ERR_DESCRIPTOR_CLOSED
    */
   setBlocking(blocking: boolean): void {
-    if (typeof blocking !== 'boolean') throw invalidType('blocking', 'of type boolean', blocking)
+    boolean('blocking', blocking)
     const code = native.setBlocking(this[borrow](), blocking ? 1 : 0)
     if (code < 0) throw systemError(code, 'fcntl')
   }

@@ -3,8 +3,10 @@ import { closeFds, closeFdsLater } from '../native/owned-fds.ts'
 import { systemError } from '../native/system-error.ts'
 import { READABLE, WRITABLE } from '../native/codes.ts'
 import { native } from '../native/binding.ts'
-import { LONGEST_PAUSE } from '../base/backoff.ts'
 import { type Watched, hold, setWatcher } from './reactor.ts'
+
+/** How long `watchLater` waits, in milliseconds. */
+const REARM_DELAY_MS = 64
 
 /**
  * A descriptor as the reactor knows it: its number, what it is armed for, and whether it keeps the process alive.
@@ -88,9 +90,9 @@ export abstract class Handle implements Watched {
     this.#hold(this.#referenced && this.busy)
   }
 
-  /** Watches again after a pause: for what nobody waits for who could be told that it is not watched. */
+  /** Re-arms after a delay. Used by handles that have no pending operation to report the failure to. */
   protected watchLater(): void {
-    setTimeout(() => this.update(), LONGEST_PAUSE).unref()
+    setTimeout(() => this.update(), REARM_DELAY_MS).unref()
   }
 
   /** Keeps the process alive, or no longer. */

@@ -1,10 +1,9 @@
 import type { Socket } from 'node:net'
 import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
-import { optionsOf } from '../base/validate.ts'
+import { boolean, optionsOf } from '../base/validate.ts'
 import { HEADER, MAX_HEAD } from './connection-frame.ts'
 import type { Descriptor } from '../descriptor/descriptor.ts'
 import { aborted } from '../base/errors/abort.ts'
-import { invalidType } from '../base/errors/argument.ts'
 import { isControlError } from '../socket/errors.ts'
 import { protocolError } from '../base/errors/system.ts'
 import type { Endpoint } from '../socket/endpoint.ts'
@@ -39,7 +38,7 @@ export async function receiveConnection(
   openReactor()
   const signal = signalOf(optionsOf(options))
   const { allowHalfOpen = false } = options ?? {}
-  if (typeof allowHalfOpen !== 'boolean') throw invalidType('options.allowHalfOpen', 'of type boolean', allowHalfOpen)
+  boolean('options.allowHalfOpen', allowHalfOpen)
   const arrived = await nextArrival(channel, signal)
   return arrived === null ? null : openArrived(arrived, allowHalfOpen)
 }

@@ -44,7 +44,7 @@ const MOST_RETRIES = 3
 const MOST_HELD = 64
 
 /** A message on its way out. */
-interface Sending extends Pending<void | Promise<never>> {
+interface Sending extends Pending<void> {
   readonly line: Buffer
   /** A duplicate of what goes with it, kept until the other end has it. */
   readonly descriptor: Descriptor | undefined
@@ -53,7 +53,7 @@ interface Sending extends Pending<void | Promise<never>> {
   settled: boolean
 }
 
-type Receiving = Pending<NodeMessage | null | Promise<never>>
+type Receiving = Pending<NodeMessage | null>
 
 /**
  * The channel between a Node process and its child: what `process.send()` and `process.on('message')` speak, over a socket of

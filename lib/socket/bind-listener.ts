@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { type Address, addressOf, putName } from '../address/unix-address.ts'
-import { backlogOf, integer, optionsOf } from '../base/validate.ts'
+import { boolean, backlogOf, integer, optionsOf } from '../base/validate.ts'
 import { type Descriptor, adopt, wrapFd } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
@@ -69,8 +69,8 @@ export function bindListener(options: TcpListenerOptions | UnixListenerOptions):
 function tcpListener(options: TcpListenerOptions, backlog: number): number {
   const { host, ipv6Only = false, reusePort = false } = options
   const port = integer('options.port', options.port, 0, 65_535)
-  if (typeof ipv6Only !== 'boolean') throw invalidType('options.ipv6Only', 'of type boolean', ipv6Only)
-  if (typeof reusePort !== 'boolean') throw invalidType('options.reusePort', 'of type boolean', reusePort)
+  boolean('options.ipv6Only', ipv6Only)
+  boolean('options.reusePort', reusePort)
   if (host !== undefined) {
     if (typeof host !== 'string') throw invalidType('options.host', 'of type string', host)
     if (process.getBuiltinModule('node:net').isIP(host) === 0 || host.includes('%')) {

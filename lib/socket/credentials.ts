@@ -1,4 +1,4 @@
-import { MAX_INT, integer } from '../base/validate.ts'
+import { boolean, MAX_INT, integer } from '../base/validate.ts'
 import { invalidType } from '../base/errors/argument.ts'
 import { outcome } from '../native/shared-memory.ts'
 
@@ -37,8 +37,8 @@ const PIDFD = 2
 /** The `credentials` and `pidfd` of an `options` argument. */
 export function ancillaryFlagsOf(options: AncillaryOptions | undefined): number {
   const { credentials = false, pidfd = false } = options ?? {}
-  if (typeof credentials !== 'boolean') throw invalidType('options.credentials', 'of type boolean', credentials)
-  if (typeof pidfd !== 'boolean') throw invalidType('options.pidfd', 'of type boolean', pidfd)
+  boolean('options.credentials', credentials)
+  boolean('options.pidfd', pidfd)
   return (credentials ? CREDENTIALS : 0) | (pidfd ? PIDFD : 0)
 }
 

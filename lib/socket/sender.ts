@@ -9,7 +9,7 @@ import { systemError } from '../native/system-error.ts'
 import { AGAIN, BUSY } from '../native/codes.ts'
 import { SMALL, bytes, fds } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
-import { FIRST_PAUSE, LONGEST_PAUSE } from '../base/backoff.ts'
+import { Backoff } from '../base/backoff.ts'
 import { Queue } from '../base/queue.ts'
 import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
 
@@ -86,7 +86,7 @@ export class Sender {
   readonly #name: Uint8Array | undefined
   readonly #queue = new Queue<Pending>()
   #timer: NodeJS.Timeout | undefined
-  #pause = FIRST_PAUSE
+  readonly #backoff = new Backoff()
 
   constructor(endpoint: SendingSocket, address?: string, name?: Uint8Array) {
     this.#endpoint = endpoint
@@ -226,7 +226,7 @@ export class Sender {
         this.#wait()
         break
       }
-      this.#pause = FIRST_PAUSE
+      this.#backoff.reset()
       if (sent >= 0 && late !== undefined) {
         late.sent(this.#isWhole(sent, pending.data, 0))
         pending.late = undefined
@@ -286,8 +286,7 @@ export class Sender {
       this.#timer = undefined
       this.flushOutput()
       this.#update()
-    }, this.#pause)
-    this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE)
+    }, this.#backoff.next())
     this.referenced = this.#endpoint.referenced
   }
 
@@ -319,7 +318,7 @@ export class Sender {
     if (this.#queue.length > 0 || this.#timer === undefined) return
     clearTimeout(this.#timer)
     this.#timer = undefined
-    this.#pause = FIRST_PAUSE
+    this.#backoff.reset()
   }
 }
 

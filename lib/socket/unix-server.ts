@@ -1,6 +1,6 @@
 import { type Address, addressOf, takeName } from '../address/unix-address.ts'
 import { type Abortable, signalOf } from '../base/abort.ts'
-import { backlogOf, optionsOf } from '../base/validate.ts'
+import { boolean, backlogOf, optionsOf } from '../base/validate.ts'
 import { type Credentials, type AncillaryOptions, ancillaryFlagsOf } from './credentials.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { type Descriptor, takeFd } from '../descriptor/descriptor.ts'
@@ -234,7 +234,7 @@ export async function listen(address: Address, options?: ListenOptions): Promise
   }
   const permissions = modeOf(mode, name)
   const waiting = backlogOf(backlog)
-  if (typeof descriptors !== 'boolean') throw invalidType('options.descriptors', 'of type boolean', descriptors)
+  boolean('options.descriptors', descriptors)
   if (allow !== undefined && typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
   const fd = makeSocket(typeCode, ancillaryFlagsOf(options))
   try {

@@ -2,12 +2,12 @@ import type { Address } from '../address/index.ts'
 import { addressOf } from '../address/internal.ts'
 import type { Abortable } from '../base/index.ts'
 import {
+  boolean,
   signalOf,
   MAX_INT,
   integer,
   optionsOf,
   descriptorNameOf,
-  invalidType,
   invalidValue,
   protocolError,
   groupOf
@@ -107,7 +107,7 @@ export class Store implements Disposable {
   async put(name: string, fds: FdSource | readonly FdSource[], options?: PutOptions): Promise<void> {
     const signal = signalOf(optionsOf(options))
     const { expires = null, mode = OWNER_ONLY, group, replace = false } = options ?? {}
-    if (typeof replace !== 'boolean') throw invalidType('options.replace', 'of type boolean', replace)
+    boolean('options.replace', replace)
     const wish: Wish = {
       ask: 'put',
       name: descriptorNameOf(name),
@@ -138,7 +138,7 @@ export class Store implements Disposable {
   async get(name: string, options?: GetOptions): Promise<readonly Descriptor[]> {
     const signal = signalOf(optionsOf(options))
     const { remove = false } = options ?? {}
-    if (typeof remove !== 'boolean') throw invalidType('options.remove', 'of type boolean', remove)
+    boolean('options.remove', remove)
     const { fds } = await this.#ask({ ask: 'get', name: descriptorNameOf(name), remove }, [], signal)
     return fds
   }

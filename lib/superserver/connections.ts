@@ -1,5 +1,5 @@
 import type { Server, Socket } from 'node:net'
-import { optionsOf, invalidType, Iteration, end, Queue } from '../base/internal.ts'
+import { boolean, optionsOf, invalidType, Iteration, end, Queue } from '../base/internal.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { wrapFd, trackConnections } from '../descriptor/internal.ts'
 import { drainHttp, isHttp } from '../handover/internal.ts'
@@ -174,7 +174,7 @@ let iterated: Connections | undefined
  */
 export function connections(options?: ConnectionsOptions): AsyncIterableIterator<Socket, undefined> {
   const { allowHalfOpen = false } = optionsOf(options) ?? {}
-  if (typeof allowHalfOpen !== 'boolean') throw invalidType('options.allowHalfOpen', 'of type boolean', allowHalfOpen)
+  boolean('options.allowHalfOpen', allowHalfOpen)
   if (iterated === undefined) {
     const supply = new Connections()
     const reception = new Reception({ allowHalfOpen }, (socket) => supply.push(socket))

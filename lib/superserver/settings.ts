@@ -1,7 +1,16 @@
 import { availableParallelism } from 'node:os'
 import { dirname, isAbsolute, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { MAX_INT, integer, invalidType, invalidValue, outOfRange, groupOf, identityOf } from '../base/internal.ts'
+import {
+  boolean,
+  MAX_INT,
+  integer,
+  invalidType,
+  invalidValue,
+  outOfRange,
+  groupOf,
+  identityOf
+} from '../base/internal.ts'
 import { type ListenSource, type Source, isDatagram, sourceOf } from '../socket/internal.ts'
 import { type ProgramDescription, resourceByName } from '../native/internal.ts'
 import { WORKER } from './worker-environment.ts'
@@ -235,7 +244,7 @@ function sourcesOf(listen: unknown, argument: string): readonly Source[] {
 function programOf(given: ServiceOptions, at: At, handoff: Handoff, folder: string): ProgramDescription {
   const { cwd, umask, noNewPrivileges = true } = given
   if (cwd !== undefined) textOf(at('cwd'), cwd)
-  if (typeof noNewPrivileges !== 'boolean') throw invalidType(at('noNewPrivileges'), 'of type boolean', noNewPrivileges)
+  boolean(at('noNewPrivileges'), noNewPrivileges)
   const command = given.command === undefined ? moduleCommand(given, at, folder) : commandOf(given, at, folder)
   return {
     path: command[0]!,

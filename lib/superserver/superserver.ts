@@ -3,7 +3,17 @@ import { readFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import type { Abortable } from '../base/index.ts'
-import { onAbort, signalOf, MAX_INT, integer, optionsOf, aborted, invalidType, invalidValue } from '../base/internal.ts'
+import {
+  boolean,
+  onAbort,
+  signalOf,
+  MAX_INT,
+  integer,
+  optionsOf,
+  aborted,
+  invalidType,
+  invalidValue
+} from '../base/internal.ts'
 import { hold, openReactor } from '../event-loop/internal.ts'
 import { superserverClosed } from './errors.ts'
 import { type ServiceState, notify } from '../systemd/index.ts'
@@ -96,8 +106,8 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
   /** @internal */
   static async start(read: () => Promise<readonly Settings[]>, options: SuperserverOptions): Promise<Superserver> {
     const { signals = true, notify: notifies = true, beforeAccept } = options
-    if (typeof signals !== 'boolean') throw invalidType('options.signals', 'of type boolean', signals)
-    if (typeof notifies !== 'boolean') throw invalidType('options.notify', 'of type boolean', notifies)
+    boolean('options.signals', signals)
+    boolean('options.notify', notifies)
     if (beforeAccept !== undefined && typeof beforeAccept !== 'function') {
       throw invalidType('options.beforeAccept', 'of type function', beforeAccept)
     }

@@ -1,5 +1,5 @@
 import type { Abortable } from '../base/index.ts'
-import { signalOf, optionsOf, descriptorNameOf, invalidType, invalidValue } from '../base/internal.ts'
+import { boolean, signalOf, optionsOf, descriptorNameOf, invalidValue } from '../base/internal.ts'
 import type { FdSource } from '../descriptor/index.ts'
 import { putFds } from '../descriptor/internal.ts'
 import { tell } from './message.ts'
@@ -31,7 +31,7 @@ export interface StoreFdsOptions extends Abortable {
 export async function storeFds(name: string, fds: readonly FdSource[], options?: StoreFdsOptions): Promise<boolean> {
   const assignments = ['FDSTORE=1', `FDNAME=${descriptorNameOf(name)}`]
   const { poll = true } = optionsOf(options) ?? {}
-  if (typeof poll !== 'boolean') throw invalidType('options.poll', 'of type boolean', poll)
+  boolean('options.poll', poll)
   if (!poll) assignments.push('FDPOLL=0')
   const signal = signalOf(options)
   if (putFds(fds, 'fds') === 0) throw invalidValue('fds', 'must not be empty')

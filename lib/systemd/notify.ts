@@ -1,5 +1,5 @@
 import type { Abortable } from '../base/index.ts'
-import { signalOf, MAX_INT, integer, optionsOf, invalidType, invalidValue } from '../base/internal.ts'
+import { boolean, signalOf, MAX_INT, integer, optionsOf, invalidType, invalidValue } from '../base/internal.ts'
 import { assignment, tell } from './message.ts'
 
 /** What a service tells of itself: sd_notify(3). What is not given is not told. */
@@ -40,7 +40,7 @@ function monotonic(): string {
 type Given<K extends keyof ServiceState> = NonNullable<ServiceState[K]>
 
 const flag = (name: string, option: string, value: unknown): string[] => {
-  if (typeof value !== 'boolean') throw invalidType(option, 'of type boolean', value)
+  boolean(option, value)
   return value ? [`${name}=1`] : []
 }
 const text = (name: string, option: string, value: unknown): string[] => {

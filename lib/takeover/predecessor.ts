@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import type { Abortable } from '../base/index.ts'
-import { signalOf, optionsOf, invalidType, protocolError, Iteration, end } from '../base/internal.ts'
+import { boolean, signalOf, optionsOf, protocolError, Iteration, end } from '../base/internal.ts'
 import { nextArrival, openArrived } from '../handover/internal.ts'
 import { Channel, type ChannelMessage } from '../channel/index.ts'
 import type { Descriptor, Kind } from '../descriptor/index.ts'
@@ -57,7 +57,7 @@ export class Predecessor {
   connections(options?: TakenConnectionsOptions): AsyncIterableIterator<TakenConnection, undefined> {
     const signal = signalOf(optionsOf(options))
     const { allowHalfOpen = false } = options ?? {}
-    if (typeof allowHalfOpen !== 'boolean') throw invalidType('options.allowHalfOpen', 'of type boolean', allowHalfOpen)
+    boolean('options.allowHalfOpen', allowHalfOpen)
     const channel = this.#connections
     if (channel === undefined) throw takeoverState("Connections were not asked for: takeover's connections option")
     const take = async (): Promise<IteratorResult<TakenConnection, undefined>> => {

@@ -2,7 +2,7 @@ import { resolve } from 'node:path'
 import type { Address } from '../address/index.ts'
 import { addressOf } from '../address/internal.ts'
 import type { Abortable, Bytes } from '../base/index.ts'
-import { MAX_INT, integer, invalidReturn, invalidType, invalidValue } from '../base/internal.ts'
+import { boolean, MAX_INT, integer, invalidReturn, invalidType, invalidValue } from '../base/internal.ts'
 import type { TcpListenerOptions, UnixListenerOptions, Credentials } from '../socket/index.ts'
 import type { FdSource } from '../descriptor/index.ts'
 import { type ListenSource, type Source, listenerSourceOf } from '../socket/internal.ts'
@@ -71,7 +71,7 @@ export function settingsOf(options: TakeoverOptions): Settings {
   if (typeof listen !== 'object' || listen === null) throw invalidType('options.listen', 'of type object', listen)
   if (typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
   if (state !== undefined && typeof state !== 'function') throw invalidType('options.state', 'of type function', state)
-  if (typeof connections !== 'boolean') throw invalidType('options.connections', 'of type boolean', connections)
+  boolean('options.connections', connections)
   const isAbstract = path.startsWith('\0')
   return {
     path: isAbstract ? path : resolve(path), // this process and its successor may change their directories
