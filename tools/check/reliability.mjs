@@ -129,8 +129,21 @@ const parts = {
 
 /** The folders whose tests prove docs/proof, and those of hostile peers and of programs that end at any moment. */
 const conformanceTests = [
-  ...['address', 'base', 'descriptor', 'event-loop', 'native', 'proof', 'socket', 'teardown'],
-  ...['broker', 'channel', 'handover', 'ipc', 'store', 'superserver', 'takeover']
+  'address',
+  'base',
+  'descriptor',
+  'event-loop',
+  'native',
+  'proof',
+  'socket',
+  'teardown',
+  'broker',
+  'channel',
+  'handover',
+  'ipc',
+  'store',
+  'superserver',
+  'takeover'
 ].map((folder) => `build/__test__/${folder}/*.spec.js`)
 
 const minutes = Number(values.minutes)

@@ -1,46 +1,97 @@
-// Everything on the Node at hand: core's suite, then the JavaScript suite on each back end. The last line counts the
-// tests: `N passed, N failed`.
-import { run, sum } from '../run.mjs'
+// The tests on the Node at hand. The last line counts them: `N passed, N failed`.
+//
+//   npm test                  core's tests; the JavaScript tests on the runtime's own back end, and those of the folders in
+//                             SECOND_BACK_END on the other one as well
+//   npm test -- FILE…         the tests of these files or folders of __test__, on both back ends
+//   npm test -- --all         core's tests, and all JavaScript tests on both back ends, those of __test__/load too: what CI runs
+import { readdirSync } from 'node:fs'
+import { join, relative } from 'node:path'
+import { parseArgs } from 'node:util'
+import { root, run, sum } from '../run.mjs'
 import { checkProof } from './proof.mjs'
 
-const ava = ['node_modules/ava/entrypoints/cli.mjs', '--tap']
-const libuv = process.versions.bun === undefined && process.versions.deno === undefined
+/** Folders of __test__ whose subject is the event loop, or waits in it: the back end matters there. */
+const SECOND_BACK_END = new Set([
+  'native',
+  'event-loop',
+  'address',
+  'socket',
+  'channel',
+  'handover',
+  'proof',
+  'teardown'
+])
+
+/** Folders with a command of their own. */
+const HEAVY = new Set(['load'])
+
+const { values, positionals } = parseArgs({
+  options: { all: { type: 'boolean', default: false } },
+  allowPositionals: true
+})
+const isWhole = positionals.length === 0
+const backends =
+  process.versions.bun === undefined && process.versions.deno === undefined ? ['uv', 'thread'] : ['thread']
 
 const setUp = await run(process.execPath, ['tools/build/setup.mjs'])
 if (setUp.code !== 0) process.exit(1)
 
+const compiled = join(root, 'build', '__test__')
+const folders = readdirSync(compiled).filter((folder) =>
+  readdirSync(join(compiled, folder)).some((name) => name.endsWith('.spec.js'))
+)
+const patterns = (chosen) => chosen.map((folder) => `build/__test__/${folder}/*.spec.js`)
+
+/** What ava is to run on a back end. */
+function specsFor(backend) {
+  if (!isWhole) {
+    return positionals.map((path) => {
+      const name = relative(root, path).replace(/^(?:build\/)?/, 'build/')
+      return name.endsWith('.ts') ? name.replace(/\.ts$/, '.js') : name.endsWith('.js') ? name : `${name}/**/*.spec.js`
+    })
+  }
+  if (values.all) return patterns(folders)
+  const chosen = backend === backends[0] ? folders : folders.filter((folder) => SECOND_BACK_END.has(folder))
+  return patterns(chosen.filter((folder) => !HEAVY.has(folder)))
+}
+
+const cargo = {
+  name: 'cargo test',
+  command: 'cargo',
+  args: ['test', '--quiet', '--workspace'],
+  counts: [/ (\d+) passed/g, / (\d+) failed/g]
+}
 const suites = [
-  {
-    name: 'cargo test',
-    command: 'cargo',
-    args: ['test', '--quiet', '--workspace'],
-    counts: [/ (\d+) passed/g, / (\d+) failed/g]
-  },
-  ...(libuv ? ['uv', 'thread'] : ['thread']).map((backend) => ({
+  ...(isWhole ? [cargo] : []),
+  ...backends.map((backend) => ({
     name: `ava, back end ${backend}`,
     command: process.execPath,
-    args: ava,
+    args: ['node_modules/ava/entrypoints/cli.mjs', '--tap', ...specsFor(backend)],
     env: { FDPASS_BACKEND: backend },
     counts: [/^# pass (\d+)$/gm, /^# fail (\d+)$/gm]
   }))
 ]
 
 let passed = 0
-let outputs = ''
 let failed = 0
+let outputs = ''
 for (const { name, command, args, env, counts } of suites) {
+  const started = performance.now()
   console.log(`# ${name}`)
   const { code, output } = await run(command, args, { env })
   outputs += output
   const [suitePassed, suiteFailed] = counts.map((pattern) => sum(output, pattern))
   passed += suitePassed
-  // A suite that ended badly without a failed test has failed as a whole.
+  // A suite that exits badly without a failed test has failed as a whole.
   failed += code !== 0 && suiteFailed === 0 ? 1 : suiteFailed
+  console.log(`# ${name}: ${Math.round((performance.now() - started) / 1000)} s`)
 }
-const { output: listed } = await run('cargo', ['test', '--quiet', '--workspace', '--', '--list'], { show: false })
-const problems = checkProof(outputs + listed)
-for (const problem of problems) console.log(`not ok proof: ${problem}`)
-passed += problems.length === 0 ? 1 : 0
-failed += problems.length
+if (isWhole) {
+  const { output } = await run('cargo', ['test', '--quiet', '--workspace', '--', '--list'], { show: false })
+  const problems = checkProof(outputs + output)
+  for (const problem of problems) console.log(`not ok proof: ${problem}`)
+  passed += problems.length === 0 ? 1 : 0
+  failed += problems.length
+}
 console.log(`${passed} passed, ${failed} failed`)
 process.exit(failed === 0 && passed > 0 ? 0 : 1)
