@@ -1,4 +1,4 @@
-//! Sockets that listen, and how many connections each client has.
+//! Listeners, and how many connections each client has.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,137 +9,160 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::SockaddrStorage;
 
-use super::{Reactor, Registration};
+use super::reactor::{Reactor, Registration, Watched};
 use crate::fd::set_blocking;
 use crate::internet::internet_address;
 use crate::socket::peer;
 use crate::sys::socket::accept_from;
 
-/// How many descriptors are left to other work, such as starting the next worker.
+/// How many descriptors are left free for other work, such as starting the next worker.
 const RESERVE: u64 = 32;
 
-/// Who has connected.
+/// Identity of a client, by which its connections are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
-  /// From this address; one of IPv4 is that also where it comes over IPv6.
+  /// Internet address. An IPv4 address is the same whether the listener is IPv4 or IPv6.
   Address(IpAddr),
-  /// On this machine, as this user.
+  /// User id of a client on this machine.
   User(u32),
 }
 
-/// A socket that listens, or of datagrams, and its name.
+/// A socket that listens, or a datagram socket, with its name.
 #[derive(Debug)]
 pub struct Listener {
-  pub(super) fd: OwnedFd,
+  fd: OwnedFd,
   name: Arc<[u8]>,
 }
 
 impl Listener {
-  /// A socket, and the name by which workers know it.
+  /// Takes over a socket. Workers receive the name with each connection.
   pub fn new(fd: OwnedFd, name: &[u8]) -> Self {
     Self { fd, name: name.into() }
   }
-}
-
-/// A listener that is watched.
-pub(super) struct Watched<W> {
-  // Before the listener, and so dropped before it.
-  watch: Option<W>,
-  is_armed: bool,
-  pub(super) listener: Listener,
-  pub(super) token: u32,
-}
-
-impl<W: Registration> Watched<W> {
-  pub(super) fn new(listener: Listener, token: u32, reactor: &impl Reactor<Registration = W>) -> nix::Result<Self> {
-    let watch = Some(reactor.register(listener.fd.as_fd(), token)?);
-    Ok(Self { watch, is_armed: false, listener, token })
-  }
-
-  /// Asks to be told of connections, or no longer.
-  pub(super) fn arm(&mut self, on: bool, reactor: &impl Reactor<Registration = W>) -> nix::Result<()> {
-    if on && self.watch.is_none() {
-      self.watch = Some(reactor.register(self.listener.fd.as_fd(), self.token)?);
-    }
-    self.is_armed = on;
-    self.watch.as_mut().map_or(Ok(()), |watch| watch.set_interest(on, false))
-  }
-
-  /// Whether an event is one that was asked for. A hang-up, of a listener that somebody has shut down, is told without that,
-  /// and without end: nothing is then, until something is asked for again.
-  pub(super) fn expects(&mut self) -> bool {
-    if !self.is_armed {
-      self.watch = None;
-    }
-    self.is_armed
-  }
 
   pub(super) fn name(&self) -> Arc<[u8]> {
-    self.listener.name.clone()
+    self.name.clone()
+  }
+
+  /// Switches it to non-blocking mode, because accept(2) has no flag for a single call.
+  ///
+  /// Called before each series of accepts: another process that shares the listener may have switched it back.
+  pub(super) fn set_nonblocking(&self) -> nix::Result<()> {
+    set_blocking(self.fd.as_fd(), false).map(drop)
   }
 }
 
-/// What came of asking for a connection.
+impl AsFd for Listener {
+  fn as_fd(&self) -> BorrowedFd<'_> {
+    self.fd.as_fd()
+  }
+}
+
+/// A listener that is registered with the event loop.
+pub(super) struct ActiveListener<R> {
+  watched: Watched<Listener, R>,
+  wants_events: bool,
+}
+
+impl<R: Registration> ActiveListener<R> {
+  pub(super) fn new(listener: Listener, token: u32, reactor: &impl Reactor<Registration = R>) -> nix::Result<Self> {
+    Ok(Self { watched: Watched::new(listener, token, reactor)?, wants_events: false })
+  }
+
+  pub(super) fn listener(&self) -> &Listener {
+    &self.watched
+  }
+
+  pub(super) fn token(&self) -> u32 {
+    self.watched.token()
+  }
+
+  /// Requests events for connections, or stops requesting them.
+  pub(super) fn set_accepting(&mut self, on: bool, reactor: &impl Reactor<Registration = R>) -> nix::Result<()> {
+    if on {
+      self.watched.reregister(reactor)?;
+    }
+    self.wants_events = on;
+    self.watched.set_interest(on, false)
+  }
+
+  /// Returns whether an event that was reported had been requested.
+  ///
+  /// A hang-up, of a listener that another process has shut down, is reported without a request and repeatedly. The
+  /// registration therefore ends, until events are requested again.
+  pub(super) fn expects_event(&mut self) -> bool {
+    if !self.wants_events {
+      self.watched.unregister();
+    }
+    self.wants_events
+  }
+}
+
+/// Result of one accept.
 pub(super) enum Accepted {
+  /// A connection in blocking mode, and its client if clients are counted.
   Connection(OwnedFd, Option<Client>),
-  /// The client has as many as it may have: this one is closed.
+  /// The client has as many connections as it may have; this one was closed.
   Refused,
-  /// None is there.
-  None,
-  /// The table is full, or memory short.
-  Short(Errno),
+  /// No connection is waiting.
+  Empty,
+  /// The descriptor table is full, or memory is exhausted.
+  Exhausted(Errno),
 }
 
-/// Takes connections off backlogs, and counts them by client.
-pub(super) struct Door {
-  most_per_client: Option<u32>,
+/// Accepts connections, and counts them by client.
+pub(super) struct Acceptor {
+  max_per_client: Option<u32>,
   clients: HashMap<Client, u32>,
-  /// The number from which on a descriptor leaves too little room for others.
-  last_number: u64,
+  /// Descriptor number from which on fewer than [`RESERVE`] numbers may be free.
+  reserve_start: u64,
 }
 
-impl Door {
-  pub(super) fn new() -> nix::Result<Self> {
+impl Acceptor {
+  pub(super) fn new(max_per_client: Option<u32>) -> nix::Result<Self> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     #[allow(clippy::unnecessary_cast, reason = "rlim_t is an i64 on FreeBSD")]
-    let last_number = (limit as u64).saturating_sub(RESERVE);
-    Ok(Self { most_per_client: None, clients: HashMap::new(), last_number })
+    let reserve_start = (limit as u64).saturating_sub(RESERVE);
+    Ok(Self { max_per_client, clients: HashMap::new(), reserve_start })
   }
 
-  pub(super) fn set_most_per_client(&mut self, most: Option<u32>) {
-    self.most_per_client = most;
+  pub(super) fn set_max_per_client(&mut self, max: Option<u32>) {
+    self.max_per_client = max;
   }
 
-  /// Whether this descriptor leaves too little room for others: the kernel gives out the lowest number that is free.
-  pub(super) fn is_last(&self, fd: &OwnedFd) -> bool {
-    fd.as_raw_fd() as u64 >= self.last_number
+  /// Returns whether the descriptor table is nearly full, given the newest descriptor: the kernel returns the lowest free
+  /// number.
+  pub(super) fn reaches_reserve(&self, newest: &OwnedFd) -> bool {
+    newest.as_raw_fd() as u64 >= self.reserve_start
   }
 
+  /// Accepts a connection from a listener in non-blocking mode. The caller calls [`Acceptor::release`] at its end.
   pub(super) fn accept(&mut self, listener: &Listener) -> Accepted {
-    match accept(listener.fd.as_fd()) {
+    match accept(listener.as_fd()) {
       Ok((connection, address)) => {
-        let client = self.most_per_client.and_then(|_| client(connection.as_fd(), address.as_ref()));
-        if self.admit(client) { Accepted::Connection(connection, client) } else { Accepted::Refused }
+        let client = self.max_per_client.and_then(|_| client_of(connection.as_fd(), address.as_ref()));
+        if self.acquire(client) { Accepted::Connection(connection, client) } else { Accepted::Refused }
       }
-      Err(Errno::EAGAIN) => Accepted::None,
-      Err(errno) => Accepted::Short(errno),
+      Err(Errno::EAGAIN) => Accepted::Empty,
+      Err(errno) => Accepted::Exhausted(errno),
     }
   }
 
-  fn admit(&mut self, client: Option<Client>) -> bool {
-    let (Some(client), Some(most)) = (client, self.most_per_client) else { return true };
+  /// Counts a connection; false if its client has as many as it may have.
+  fn acquire(&mut self, client: Option<Client>) -> bool {
+    let (Some(client), Some(max)) = (client, self.max_per_client) else { return true };
     let count = self.clients.entry(client).or_insert(0);
-    let admitted = *count < most;
-    if admitted {
+    let acquired = *count < max;
+    if acquired {
       *count += 1;
     } else if *count == 0 {
       self.clients.remove(&client);
     }
-    admitted
+    acquired
   }
 
-  /// Notes the end of a connection.
-  pub(super) fn leave(&mut self, client: Option<Client>) {
+  /// Counts the end of a connection.
+  pub(super) fn release(&mut self, client: Option<Client>) {
     let Some(client) = client else { return };
     if let Some(count) = self.clients.get_mut(&client) {
       *count -= 1;
@@ -150,14 +173,12 @@ impl Door {
   }
 }
 
-/// Takes a connection, in blocking mode. The listener is in non-blocking mode then, for all who share it: accept(2) has no
-/// flag for a single call.
 fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Option<SockaddrStorage>)> {
   loop {
     match accept_from(listener) {
       Err(Errno::EINTR | Errno::ECONNABORTED) => {}
-      // accept(2): errors of the network that a connection has met before it was taken. Not those that a listener can have
-      // of its own, and then for each call: EPERM, and EOPNOTSUPP of a socket of datagrams.
+      // accept(2): network errors of a connection before it was accepted. EPERM, and EOPNOTSUPP of a datagram socket, are
+      // not among them: a listener can have them itself, and then every call returns them.
       Err(
         Errno::ENETDOWN
         | Errno::EPROTO
@@ -171,12 +192,7 @@ fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Option<SockaddrStor
   }
 }
 
-/// Has accept(2) not wait. Asked before each series of calls, as whoever shares the listener may have switched it back.
-pub(super) fn prepare(listener: &Listener) -> nix::Result<()> {
-  set_blocking(listener.fd.as_fd(), false).map(drop)
-}
-
-fn client(connection: BorrowedFd<'_>, address: Option<&SockaddrStorage>) -> Option<Client> {
+fn client_of(connection: BorrowedFd<'_>, address: Option<&SockaddrStorage>) -> Option<Client> {
   match address.and_then(|address| internet_address(address).ok()) {
     Some(address) => Some(Client::Address(address.ip().to_canonical())),
     None => peer(connection).ok().map(|peer| Client::User(peer.credentials.uid)),

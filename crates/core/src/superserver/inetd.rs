@@ -1,81 +1,77 @@
-//! A program for each connection, or for the listener: inetd's way.
+//! A program for each connection, or for the listener, as inetd starts them.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::socket as net;
 
-use super::acceptor::{Accepted, Door, Watched, prepare};
-use super::{Call, Client, Counters, Event, Listener, Reactor, Registration};
-use crate::fd::set_blocking;
+use super::acceptor::{Accepted, Acceptor, ActiveListener, Client, Listener};
+use super::events::{Call, Counters, Event};
+use super::reactor::{Reactor, Watched};
+use crate::fd::{duplicate, set_blocking};
 use crate::process::{ExitStatus, Process, Program, SpawnError, Step};
 
-/// What a program gets.
+/// What a program receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InetdMode {
-  /// A connection, and each connection a program.
+  /// A connection: each connection has a program of its own.
   Nowait,
-  /// The listener, which is left to it until its end.
+  /// The listener, until the program ends.
   Wait,
 }
 
 /// How many programs there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InetdLimits {
-  /// At a time; connections beyond wait in the backlog.
+  /// At a time. Connections beyond it wait in the backlog.
   pub connections: usize,
-  /// For one client; its connections beyond are closed at once.
+  /// For one client. Its connections beyond it are closed at once.
   pub per_client: Option<u32>,
   /// Started within a minute.
   pub per_minute: usize,
 }
 
-/// How many connections one event of a listener accepts: a program is started for each before anything else is done.
-const PER_WAKE: usize = 8;
+/// How many connections one event of a listener accepts: a program is started for each before other events are handled.
+const MAX_ACCEPTS_PER_EVENT: usize = 8;
 
-/// Where the tokens of programs begin; those of listeners are below.
+/// The lowest token of a program; those of listeners are less.
 const FIRST_PROGRAM: u32 = 1 << 16;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A program that runs.
-struct Running<W> {
-  // Before the process, and so dropped before its descriptor.
-  _watch: W,
-  process: Process,
+/// A running program.
+struct Running<R> {
+  process: Watched<Process, R>,
   client: Option<Client>,
-  /// The listener that is left to it.
+  /// Token of the listener that it serves.
   listener: Option<u32>,
 }
 
-/// Starts a program for each connection, with it as its standard input, output and error, or one for the listener.
+/// Starts a program for each connection, with the connection as standard input, output and error, or one for the listener.
 pub struct Inetd<R: Reactor> {
   reactor: R,
   mode: InetdMode,
   program: Program,
   limits: InetdLimits,
-  listeners: Vec<Watched<R::Registration>>,
+  listeners: Vec<ActiveListener<R::Registration>>,
   running: HashMap<u32, Running<R::Registration>>,
-  /// Accepted, while no program could be started for want of something.
+  /// Accepted connections for which no program could be started yet, because a resource was exhausted.
   waiting: VecDeque<(OwnedFd, Option<Client>)>,
-  door: Door,
+  acceptor: Acceptor,
   next_listener: u32,
   next_program: u32,
-  /// How many programs were started since.
+  /// How many programs were started since this time.
   started: (usize, Instant),
-  stopped: bool,
-  paused: bool,
+  is_stopped: bool,
+  is_paused: bool,
   counters: Counters,
-  news: Vec<Event>,
+  events: Vec<Event>,
 }
 
 impl<R: Reactor> Inetd<R> {
-  /// One without listeners.
+  /// Creates one without listeners.
   pub fn new(reactor: R, mode: InetdMode, program: Program, limits: InetdLimits) -> nix::Result<Self> {
-    let mut door = Door::new()?;
-    door.set_most_per_client(limits.per_client);
     Ok(Self {
       reactor,
       mode,
@@ -84,110 +80,113 @@ impl<R: Reactor> Inetd<R> {
       listeners: Vec::new(),
       running: HashMap::new(),
       waiting: VecDeque::new(),
-      door,
+      acceptor: Acceptor::new(limits.per_client)?,
       next_listener: 0,
       next_program: FIRST_PROGRAM,
       started: (0, Instant::now()),
-      stopped: false,
-      paused: false,
+      is_stopped: false,
+      is_paused: false,
       counters: Counters::default(),
-      news: Vec::new(),
+      events: Vec::new(),
     })
   }
 
-  /// Serves a socket that listens, or one of datagrams. In mode `Nowait` it goes into non-blocking mode, otherwise, for each
-  /// program, into blocking mode, as the programs of inetd expect it. Gives what [`Inetd::remove_listener`] takes.
+  /// Serves a socket that listens, or a datagram socket. Returns its token, for [`Inetd::remove_listener`].
+  ///
+  /// In mode `Nowait` it is switched to non-blocking mode. In mode `Wait` it is switched to blocking mode for each program,
+  /// as programs of inetd expect.
   pub fn add_listener(&mut self, listener: Listener) -> nix::Result<u32> {
     let token = self.next_listener;
-    let watched = Watched::new(listener, token, &self.reactor)?;
+    let listener = ActiveListener::new(listener, token, &self.reactor)?;
     self.next_listener += 1;
-    self.listeners.push(watched);
-    self.listen();
+    self.listeners.push(listener);
+    self.update_interest();
     Ok(token)
   }
 
-  /// Serves a listener no more, and closes it.
+  /// Closes a listener.
   pub fn remove_listener(&mut self, token: u32) {
-    self.listeners.retain(|listener| listener.token != token);
+    self.listeners.retain(|listener| listener.token() != token);
   }
 
-  /// Sets what is started from now on, and how much of it.
+  /// Sets the program and the limits that apply from now on.
   pub fn set_program(&mut self, program: Program, limits: InetdLimits) {
     self.program = program;
     self.limits = limits;
-    self.door.set_most_per_client(limits.per_client);
-    self.listen();
+    self.acceptor.set_max_per_client(limits.per_client);
+    self.update_interest();
   }
 
-  /// Starts nothing more; [`Event::Idle`] tells when all programs have ended.
+  /// Starts nothing more and closes all listeners. [`Event::Idle`] reports when all programs have ended.
   pub fn stop(&mut self) {
-    self.stopped = true;
+    self.is_stopped = true;
     self.listeners.clear();
-    self.tell_idle();
+    self.report_idle();
   }
 
-  /// Goes on after [`Event::RateLimited`] or [`Event::Exhausted`].
+  /// Continues after [`Event::RateLimited`] or [`Event::Exhausted`].
   pub fn retry(&mut self) {
-    self.paused = false;
-    while !self.paused
+    self.is_paused = false;
+    while !self.is_paused
       && let Some((connection, client)) = self.waiting.pop_front()
     {
       self.serve(connection, client);
     }
-    self.listen();
-    self.tell_idle();
+    self.update_interest();
+    self.report_idle();
   }
 
-  /// What became of connections.
+  /// Returns the numbers of connections since the start.
   pub fn counters(&self) -> Counters {
     self.counters
   }
 
-  /// How many connections wait for a program.
+  /// Returns how many connections wait for a program.
   pub fn waiting(&self) -> usize {
     self.waiting.len()
   }
 
-  /// The programs that run.
+  /// Returns the process ids of the running programs.
   pub fn running(&self) -> impl ExactSizeIterator<Item = i32> + '_ {
     self.running.values().map(|running| running.process.pid())
   }
 
-  /// What there is to tell since the last call: the first of it, and no more than so many.
-  pub fn take_events(&mut self, most: usize) -> Vec<Event> {
-    self.news.drain(..most.min(self.news.len())).collect()
+  /// Returns the oldest events that were not returned yet, at most `max`.
+  pub fn take_events(&mut self, max: usize) -> Vec<Event> {
+    self.events.drain(..max.min(self.events.len())).collect()
   }
 
-  /// Whether there is.
+  /// Returns whether [`Inetd::take_events`] would return any.
   pub fn has_events(&self) -> bool {
-    !self.news.is_empty()
+    !self.events.is_empty()
   }
 
-  /// Does what an event asks for. One of something that is gone does nothing.
+  /// Handles an event of the event loop. An event of a token that was removed has no effect.
   pub fn on_ready(&mut self, token: u32) {
-    if let Some(index) = self.listeners.iter().position(|listener| listener.token == token) {
-      match self.mode {
-        // Of a moment before, in which something else has changed what there may be.
-        _ if !self.listeners[index].expects() => {}
-        InetdMode::Nowait => self.accept(index),
-        InetdMode::Wait => self.leave_listener(index),
+    if let Some(index) = self.listeners.iter().position(|listener| listener.token() == token) {
+      // An event of the same turn may have changed what may be accepted.
+      if self.listeners[index].expects_event() {
+        match self.mode {
+          InetdMode::Nowait => self.accept(index),
+          InetdMode::Wait => self.lend_listener(index),
+        }
       }
     } else {
-      self.end(token);
+      self.reap(token);
     }
-    self.listen();
-    self.tell_idle();
+    self.update_interest();
+    self.report_idle();
   }
 
   fn accept(&mut self, index: usize) {
-    if let Err(errno) = prepare(&self.listeners[index].listener) {
+    if let Err(errno) = self.listeners[index].listener().set_nonblocking() {
       return self.pause(Event::Exhausted { call: Call::Fcntl, errno });
     }
-    for _ in 0..PER_WAKE {
-      if !self.has_room() {
+    for _ in 0..MAX_ACCEPTS_PER_EVENT {
+      if !self.can_start() {
         return;
       }
-      match self.door.accept(&self.listeners[index].listener) {
+      match self.acceptor.accept(self.listeners[index].listener()) {
         Accepted::Connection(connection, client) => {
           self.counters.accepted += 1;
           self.serve(connection, client);
@@ -196,17 +195,16 @@ impl<R: Reactor> Inetd<R> {
           self.counters.accepted += 1;
           self.counters.refused += 1;
         }
-        Accepted::None => return,
-        Accepted::Short(errno) => return self.pause(Event::Exhausted { call: Call::Accept, errno }),
+        Accepted::Empty => return,
+        Accepted::Exhausted(errno) => return self.pause(Event::Exhausted { call: Call::Accept, errno }),
       }
     }
   }
 
-  /// Starts a program for a connection. One that cannot be executed is an end of the connection, as inetd has it; what is
-  /// short is waited for.
+  /// Starts a program for a connection. If it cannot be executed, the connection is closed, as inetd does. If a resource is
+  /// exhausted, the connection waits.
   fn serve(&mut self, connection: OwnedFd, client: Option<Client>) {
-    let started = self.start(&[connection.as_fd(); 3], client, None);
-    match started {
+    match self.start(&[connection.as_fd(); 3], client, None) {
       Ok(_) => self.counters.acknowledged += 1,
       Err(error) if error.is_temporary() => {
         self.waiting.push_back((connection, client));
@@ -214,38 +212,34 @@ impl<R: Reactor> Inetd<R> {
       }
       Err(error) => {
         self.counters.lost += 1;
-        self.door.leave(client);
-        self.news.push(Event::SpawnFailed(error));
+        self.acceptor.release(client);
+        self.events.push(Event::SpawnFailed(error));
       }
     }
   }
 
-  /// Leaves a listener to a program of its own.
-  fn leave_listener(&mut self, index: usize) {
-    let Watched { listener, token, .. } = &self.listeners[index];
-    let token = *token;
-    let listener = match listener.fd.try_clone() {
+  /// Starts a program for a listener, which serves it until the program ends.
+  fn lend_listener(&mut self, index: usize) {
+    let token = self.listeners[index].token();
+    let listener = match duplicate(self.listeners[index].listener().as_fd()) {
       Ok(listener) => listener,
-      Err(error) => {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE));
-        return self.pause(Event::Exhausted { call: Call::Fcntl, errno });
-      }
+      Err(errno) => return self.pause(Event::Exhausted { call: Call::Fcntl, errno }),
     };
-    // A program before this one may have switched it.
-    let started = set_blocking(listener.as_fd(), true).map_err(|errno| SpawnError { step: Step::Descriptors, errno });
-    match started.and_then(|_| self.start(&[listener.as_fd(); 3], None, Some(token))) {
+    // An earlier program may have switched the mode.
+    let prepared = set_blocking(listener.as_fd(), true).map_err(|errno| SpawnError { step: Step::Descriptors, errno });
+    match prepared.and_then(|_| self.start(&[listener.as_fd(); 3], None, Some(token))) {
       Ok(pid) => {
         self.counters.accepted += 1;
         self.counters.acknowledged += 1;
-        self.news.push(Event::ProgramStarted { pid });
+        self.events.push(Event::ProgramStarted { pid });
       }
       Err(error) if error.is_temporary() => {
-        self.pause(Event::Exhausted { call: Call::Start(error.step), errno: error.errno })
+        self.pause(Event::Exhausted { call: Call::Start(error.step), errno: error.errno });
       }
       Err(error) => {
         self.counters.lost += 1;
-        self.news.push(Event::SpawnFailed(error));
-        // What nobody takes would be told without end. inetd drops one datagram too; of connections it goes on trying.
+        self.events.push(Event::SpawnFailed(error));
+        // Otherwise the same event would be reported without end. inetd drops one datagram too; for connections it tries again.
         if !drop_datagram(listener.as_fd()) {
           self.pause(Event::RateLimited);
         }
@@ -261,25 +255,25 @@ impl<R: Reactor> Inetd<R> {
   ) -> Result<i32, SpawnError> {
     self.count_start();
     let process = self.program.spawn(fds)?;
+    let pid = process.pid();
     let token = self.next_program;
     self.next_program = self.next_program.wrapping_add(1).max(FIRST_PROGRAM);
-    let watched = self.reactor.register(process.as_fd(), token).and_then(|mut watch| {
-      watch.set_interest(true, false)?;
-      Ok(watch)
+    let watched = Watched::new(process, token, &self.reactor).and_then(|mut process| {
+      process.set_interest(true, false)?;
+      Ok(process)
     });
-    let pid = process.pid();
     match watched {
-      Ok(watch) => drop(self.running.insert(token, Running { _watch: watch, process, client, listener })),
-      // It runs, and nobody will tell its end: it counts as ended.
+      Ok(process) => drop(self.running.insert(token, Running { process, client, listener })),
+      // The program runs, and no event would report its end: it is counted as ended.
       Err(errno) => {
-        self.door.leave(client);
-        self.news.push(Event::Exhausted { call: Call::Register, errno });
+        self.acceptor.release(client);
+        self.events.push(Event::Exhausted { call: Call::Register, errno });
       }
     }
     Ok(pid)
   }
 
-  /// Counts a start as openbsd-inetd does: so many within a minute of the first are too many.
+  /// Counts a start as openbsd-inetd does: `per_minute` starts within a minute of the first are too many.
   fn count_start(&mut self) {
     let now = Instant::now();
     let (count, since) = &mut self.started;
@@ -293,51 +287,53 @@ impl<R: Reactor> Inetd<R> {
     }
   }
 
-  fn pause(&mut self, why: Event) {
-    if !self.paused {
-      self.paused = true;
-      self.news.push(why);
+  fn pause(&mut self, reason: Event) {
+    if !self.is_paused {
+      self.is_paused = true;
+      self.events.push(reason);
     }
   }
 
-  /// Notes the end of a program.
-  fn end(&mut self, token: u32) {
+  /// Removes a program that has ended.
+  fn reap(&mut self, token: u32) {
     let Some(running) = self.running.get_mut(&token) else { return };
-    let ending = match running.process.reap() {
+    let status = match running.process.reap() {
       Ok(None) => return,
-      Ok(Some(ending)) => Some(ending),
-      Err(_) => None, // somebody else in this process has waited for it
+      Ok(Some(status)) => Some(status),
+      Err(_) => None, // other code of this process has waited for it
     };
     let Some(running) = self.running.remove(&token) else { return };
     self.counters.completed += 1;
-    self.door.leave(running.client);
-    if let Some(ending) = ending
-      && (running.listener.is_some() || ending != ExitStatus::Code(0))
+    self.acceptor.release(running.client);
+    if let Some(status) = status
+      && (running.listener.is_some() || status != ExitStatus::Code(0))
     {
-      self.news.push(Event::ProgramEnded { pid: running.process.pid(), status: ending });
+      self.events.push(Event::ProgramEnded { pid: running.process.pid(), status });
     }
   }
 
-  fn has_room(&self) -> bool {
-    !self.stopped && !self.paused && self.waiting.is_empty() && self.running.len() < self.limits.connections
+  fn can_start(&self) -> bool {
+    !self.is_stopped && !self.is_paused && self.waiting.is_empty() && self.running.len() < self.limits.connections
   }
 
-  fn listen(&mut self) {
-    let on = self.has_room();
-    let left: Vec<u32> = match self.mode {
+  fn update_interest(&mut self) {
+    let on = self.can_start();
+    let lent: Vec<u32> = match self.mode {
       InetdMode::Nowait => Vec::new(),
       InetdMode::Wait => self.running.values().filter_map(|running| running.listener).collect(),
     };
     for listener in &mut self.listeners {
-      if let Err(errno) = listener.arm(on && !left.contains(&listener.token), &self.reactor) {
-        self.news.push(Event::Exhausted { call: Call::Register, errno });
+      let on = on && !lent.contains(&listener.token());
+      if let Err(errno) = listener.set_accepting(on, &self.reactor) {
+        self.events.push(Event::Exhausted { call: Call::Register, errno });
       }
     }
   }
 
-  fn tell_idle(&mut self) {
-    if self.stopped && self.running.is_empty() && self.waiting.is_empty() && !self.news.contains(&Event::Idle) {
-      self.news.push(Event::Idle);
+  fn report_idle(&mut self) {
+    let is_idle = self.running.is_empty() && self.waiting.is_empty();
+    if self.is_stopped && is_idle && !self.events.contains(&Event::Idle) {
+      self.events.push(Event::Idle);
     }
   }
 }
