@@ -7,6 +7,8 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import {
+  appendFileSync,
+  copyFileSync,
   cpSync,
   existsSync,
   mkdirSync,
@@ -20,7 +22,7 @@ import {
   writeFileSync
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { parseArgs } from 'node:util'
 import { NapiCli } from '@napi-rs/cli'
@@ -400,4 +402,37 @@ test('a bundle with fdpass in it, and without the package of the platform, tells
   const outfile = join(folder, 'bundle.mjs')
   await build({ entryPoints: [entry], outfile, bundle: true, platform: 'node', format: 'esm' })
   assert.match(execute('node', [outfile], { cwd: folder }), /^ERR_UNSUPPORTED_PLATFORM .*leave fdpass outside/)
+})
+
+test('a contributor without Rust builds and runs the project with the published binary', () => {
+  const folder = join(work, 'without-rust')
+  const names = execFileSync('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'], { cwd: root })
+  for (const name of names.toString().split('\0').filter(Boolean)) {
+    if (!existsSync(join(root, name))) continue
+    mkdirSync(dirname(join(folder, name)), { recursive: true })
+    copyFileSync(join(root, name), join(folder, name))
+  }
+  // The registry has only the project's own packages: the dependencies come from this check-out, and count as installed.
+  const modules = join(folder, 'node_modules')
+  mkdirSync(join(modules, '.fdpass'), { recursive: true })
+  writeFileSync(join(modules, '.fdpass', 'dependencies'), '')
+  for (const name of readdirSync(join(root, 'node_modules'))) {
+    if (name.startsWith('.fdpass') || name === 'fdpass') continue
+    symlinkSync(join(root, 'node_modules', name), join(modules, name))
+  }
+  symlinkSync('..', join(modules, 'fdpass'))
+  const env = environment()
+  for (const name of ['chmod', 'env']) symlinkSync(which(name), join(env.PATH, name))
+  const setup = () => run('npm', ['run', '--silent', 'setup'], { cwd: folder, env })
+
+  const { status, stderr } = setup()
+  assert.equal(status, 0, stderr)
+  assert.match(stderr, /cargo is not used\. The native binary is the one published with version/)
+  assert.doesNotMatch(stderr, /crates\/ has changed/)
+  const printed = execute('npm', ['start', '--silent', '--', 'LICENSE'], { cwd: folder, env })
+  assert.equal(printed, readFileSync(join(folder, 'LICENSE'), 'utf8'))
+  assert.deepEqual(setup(), { status: 0, stdout: '', stderr: '' })
+
+  appendFileSync(join(folder, 'crates', 'core', 'src', 'lib.rs'), '// changed\n')
+  assert.match(setup().stderr, /crates\/ has changed since version/)
 })

@@ -6,10 +6,12 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { gzipSync } from 'node:zlib'
 import { parseTriple } from '@napi-rs/cli'
 import { transformSync } from 'esbuild'
-import { bundle } from './bundle.mjs'
+import { digestOfNativeSources } from '../build/native-sources.mjs'
 import { root } from '../run.mjs'
+import { bundle } from './bundle.mjs'
 
 if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: ['ignore', 2, 2] }).status !== 0)
   process.exit(1)
@@ -17,9 +19,13 @@ if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: [
 const description = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const { name, version, napi } = description
 for (const key of ['ava', 'devDependencies', 'napi', 'overrides', 'scripts', 'workspaces']) delete description[key]
+description.files.push('binding.d.cts.gz')
 description.optionalDependencies = Object.fromEntries(
   napi.targets.map((triple) => [`${napi.packageName}-${parseTriple(triple).platformArchABI}`, version])
 )
+
+// `npm run setup` compares this where it installs the published binary.
+description.nativeSources = digestOfNativeSources()
 
 const folder = join(root, 'npm', name)
 rmSync(folder, { recursive: true, force: true })
@@ -44,5 +50,8 @@ for (const path of readdirSync(folder, { recursive: true })) {
   })
   writeFileSync(join(folder, path), code)
 }
+// Only tools/build/prebuilt.mjs reads the declarations of the binary: they are stored without comments, in 2 KB.
+const declarations = readFileSync(join(root, 'binding.d.cts'), 'utf8')
+writeFileSync(join(folder, 'binding.d.cts.gz'), gzipSync(declarations.replaceAll(/\/\*[^]*?\*\//g, ''), { level: 9 }))
 writeFileSync(join(folder, 'package.json'), `${JSON.stringify(description, null, 2)}\n`)
 console.log(join('npm', name))
