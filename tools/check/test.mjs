@@ -1,14 +1,15 @@
-// The tests on the Node at hand. The last line counts them: `N passed, N failed`.
+// Runs the tests on this version of Node. The last line counts them: `N passed, N failed`.
 //
 //   npm test                  core's tests; the JavaScript tests on the runtime's own back end, and those of the folders in
 //                             SECOND_BACK_END on the other one as well
-//   npm test -- FILE…         the tests of these files or folders of __test__, on both back ends
+//   npm test -- FILE…         the tests of these files or folders (selected.mjs), on one back end
 //   npm test -- --all         core's tests, and all JavaScript tests on both back ends, those of __test__/load too: what CI runs
+import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
-import { join, relative } from 'node:path'
-import { parseArgs } from 'node:util'
+import { join } from 'node:path'
 import { root, run, sum } from '../run.mjs'
 import { checkProof } from './proof.mjs'
+import { runSelected } from './selected.mjs'
 
 /** Folders of __test__ whose subject is the event loop, or waits in it: the back end matters there. */
 const SECOND_BACK_END = new Set([
@@ -25,11 +26,9 @@ const SECOND_BACK_END = new Set([
 /** Folders with a command of their own. */
 const HEAVY = new Set(['load'])
 
-const { values, positionals } = parseArgs({
-  options: { all: { type: 'boolean', default: false } },
-  allowPositionals: true
-})
-const isWhole = positionals.length === 0
+const selected = process.argv.slice(2)
+const all = selected.length === 1 && selected[0] === '--all'
+if (selected.length > 0 && !all) process.exit(runSelected(selected))
 const backends =
   process.versions.bun === undefined && process.versions.deno === undefined ? ['uv', 'thread'] : ['thread']
 
@@ -42,18 +41,16 @@ const folders = readdirSync(compiled).filter((folder) =>
 )
 const patterns = (chosen) => chosen.map((folder) => `build/__test__/${folder}/*.spec.js`)
 
-/** What ava is to run on a back end. */
+/** Returns the spec files for a back end, as patterns for ava. */
 function specsFor(backend) {
-  if (!isWhole) {
-    return positionals.map((path) => {
-      const name = relative(root, path).replace(/^(?:build\/)?/, 'build/')
-      return name.endsWith('.ts') ? name.replace(/\.ts$/, '.js') : name.endsWith('.js') ? name : `${name}/**/*.spec.js`
-    })
-  }
-  if (values.all) return patterns(folders)
+  if (all) return patterns(folders)
   const chosen = backend === backends[0] ? folders : folders.filter((folder) => SECOND_BACK_END.has(folder))
   return patterns(chosen.filter((folder) => !HEAVY.has(folder)))
 }
+
+// Without Rust, `npm run setup` has installed the published binary.
+const hasCargo = spawnSync('cargo', ['--version'], { stdio: 'ignore' }).status === 0
+if (!hasCargo) console.log("# cargo is missing: core's tests and the proof tables are not checked")
 
 const cargo = {
   name: 'cargo test',
@@ -62,7 +59,7 @@ const cargo = {
   counts: [/ (\d+) passed/g, / (\d+) failed/g]
 }
 const suites = [
-  ...(isWhole ? [cargo] : []),
+  ...(hasCargo ? [cargo] : []),
   ...backends.map((backend) => ({
     name: `ava, back end ${backend}`,
     command: process.execPath,
@@ -86,7 +83,7 @@ for (const { name, command, args, env, counts } of suites) {
   failed += code !== 0 && suiteFailed === 0 ? 1 : suiteFailed
   console.log(`# ${name}: ${Math.round((performance.now() - started) / 1000)} s`)
 }
-if (isWhole) {
+if (hasCargo) {
   const { output } = await run('cargo', ['test', '--quiet', '--workspace', '--', '--list'], { show: false })
   const problems = checkProof(outputs + output)
   for (const problem of problems) console.log(`not ok proof: ${problem}`)
