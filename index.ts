@@ -7,12 +7,12 @@
  *   {@link bindListener}
  * - Who is it: {@link UnixSocket.peer}, {@link UnixSocket.peerPidfd}, {@link Credentials}
  * - The platform: {@link capabilities}, {@link isSupported}
- * - Errors: {@link SystemError}, {@link ControlError}
+ * - Errors: {@link SystemError}, {@link ControlError}, {@link ArgumentError}
  *
  * @module fdpass
  */
 export { type SystemError, isSupported } from './lib/native/index.ts'
-export type { Abortable, Bytes } from './lib/base/index.ts'
+export type { Abortable, ArgumentError, Bytes } from './lib/base/index.ts'
 export type { Address } from './lib/address/index.ts'
 export {
   Descriptor,

@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import { Server } from 'node:net'
 import test from 'ava'
-import { Descriptor, UnixSocket, recvFd, sendFd, socketpair } from 'fdpass'
+import { type ArgumentError, Descriptor, UnixSocket, recvFd, sendFd, socketpair } from 'fdpass'
 import { type Loose, RANGE, TYPE, VALUE, loose, notIntegers, notNumbers, rejects } from '../helpers/arguments.ts'
 import { countFds, isOpen, openFile, readAll } from '../helpers/descriptors.ts'
 import { text } from '../helpers/messages.ts'
@@ -248,4 +248,20 @@ test.serial('argument errors name the argument, what it must be, and what came, 
   }
   a.close()
   b.close()
+})
+
+test('an error about an argument has its path as `argument` and the rest of its message as `reason`', async (t) => {
+  await withPair(t, async (a) => {
+    const refused = [
+      ['data', TYPE, () => loose(a, 'send')(1)],
+      ['options.maxBytes', RANGE, () => loose(a, 'recv')({ maxBytes: 0 })],
+      ['options.fds[1]', TYPE, () => loose(a, 'send')('x', { fds: [0, null] })]
+    ] as const
+    for (const [argument, code, call] of refused) {
+      const error = (await t.throwsAsync(async () => call(), { code })) as ArgumentError
+      t.is(error.argument, argument)
+      t.true(error.reason.includes('must be ') && error.message.endsWith(` ${error.reason}`), error.message)
+      t.deepEqual(Object.keys(error), ['code'])
+    }
+  })
 })

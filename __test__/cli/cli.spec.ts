@@ -133,7 +133,13 @@ const misuses: Readonly<Record<string, readonly string[]>> = {
     '5000',
     'x'
   ],
-  'fdpass: store serve: --takeover must be another address than SOCKET': ['store', 'serve', '--takeover', 'x', 'x'],
+  "fdpass: store serve: --takeover must differ from the store's own address": [
+    'store',
+    'serve',
+    '--takeover',
+    'x',
+    'x'
+  ],
   'fdpass: serve: --config stands alone: --takeover is in the file': ['serve', '--config', 'y', '--takeover', 'x'],
   "fdpass: completion: command-argument value 'csh' is invalid for argument 'SHELL'. Allowed choices are bash, zsh, fish.":
     ['completion', 'csh']

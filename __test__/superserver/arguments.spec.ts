@@ -55,7 +55,7 @@ const common: readonly Case[] = [
   ...each('listen', [undefined, null, 80, true, {}, socketpair], TYPE),
   ...each('listen', [[], '', '80', 'tcp', 'tcp:', 'tcp:host', 'tcp:a:b', 'tcp:::1:80', 'tcp:[1]:80'], VALUE),
   ...each('listen', ['tcp:host:65536', 'tcp:host:-1', 'tcp:host:1.5', 'sctp:host:80', 'TCP:host:80', ' tcp:80'], VALUE),
-  ...each('listen', ['unix:', 'unix:relative', 'unix:/with\0nul'], VALUE),
+  ...each('listen', ['unix:', 'unix:relative', 'unix:/with\0nul', 'fd:', 'fd:-1', 'fd:1.5', `fd:${MOST + 1}`], VALUE),
   ['listen', `unix:/${'x'.repeat(200)}`, 'ENAMETOOLONG'],
   ...integers('umask', 0, 0o777),
   ...integers('socketMode', 0, 0o777),
@@ -182,6 +182,16 @@ test.serial('only descriptors that listen, or of datagrams, are listened on, and
   const closed = bindListener({ host: '127.0.0.1', port: 0 })
   closed.closeSync()
   await rejects(t, 'closed', 'ERR_DESCRIPTOR_CLOSED', () => superserve({ listen: closed, command }))
+  for (const number of [end, file]) {
+    await rejects(
+      t,
+      `fd:${number.fd}`,
+      VALUE,
+      () => superserve({ listen: `fd:${number.fd}`, command }),
+      /"options\.listen"/
+    )
+  }
+  await rejects(t, 'not open', 'EBADF', () => superserve({ listen: `fd:${MOST}`, command }))
 })
 
 test('services stand alone, are named, and are objects', async (t) => {

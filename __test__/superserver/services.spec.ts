@@ -211,3 +211,15 @@ test('a signal aborts a start, at whatever point, and nothing is left', async (t
     []
   )
 })
+
+test("'fd:N' is the number of a descriptor that listens, which stays open", async (t) => {
+  using listener = bindListener({ host: '127.0.0.1', port: 0 })
+  const { port } = listener.address as AddressInfo
+  const server = await begin(t, { listen: `fd:${listener.fd}`, command: ['/bin/cat'] })
+  const client = connect(port, '127.0.0.1')
+  client.write('through a number')
+  t.is(await nextText(client), 'through a number')
+  client.destroy()
+  await server.close()
+  t.deepEqual(listener.address, { address: '127.0.0.1', family: 'IPv4', port })
+})

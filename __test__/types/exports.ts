@@ -2,6 +2,7 @@ import * as fdpass from 'fdpass'
 import type {
   Abortable,
   Address,
+  ArgumentError,
   BindOptions,
   Bytes,
   Capabilities,
@@ -59,6 +60,7 @@ same<
 export type Types = [
   Abortable,
   Address,
+  ArgumentError,
   BindOptions,
   Bytes,
   Capabilities,

@@ -1,2 +1,3 @@
+export type { ArgumentError } from './errors/argument.ts'
 export type { Abortable } from './abort.ts'
 export type { Bytes } from './validate.ts'

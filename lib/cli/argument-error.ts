@@ -1,20 +1,23 @@
-const argument = /^The (?:value of )?"(?:options\.?)?([\w.-]*)(\[\d+\])?"(?: property| argument)? (.*)$/s
+import type { ArgumentError } from 'fdpass'
 
-/** What an error says of an argument of the package: which, as a path into the options, and what is wrong with it. */
-export interface ArgumentError {
-  readonly path: string
-  /** Which element of it, in brackets. */
-  readonly place: string
+/** An argument that the package refused, and the reason. */
+export interface RefusedArgument {
+  /** The argument's path, without the `options` in front: `['services', 'web', 'listen[0]']`. Empty for `options` itself. */
+  readonly path: readonly string[]
   readonly reason: string
 }
 
-/** What an error says of an argument of the package, if it is of that kind. */
-export function argumentIn(error: unknown): ArgumentError | undefined {
-  const [, path, place = '', reason] = argument.exec((error as Error).message) ?? []
-  return path === undefined ? undefined : { path, place, reason: reason! }
+/** Returns the argument that an error of the package is about; undefined for any other error. */
+export function refusedArgument(error: unknown): RefusedArgument | undefined {
+  if (!(error instanceof Error) || !('argument' in error)) return undefined
+  const { argument, reason } = error as ArgumentError
+  const path = argument.split('.')
+  if (path[0] === 'options') path.shift()
+  return { path, reason }
 }
 
-/** `maxPerClient` as the command line has it. */
+/** Returns the command-line option for an option of the package: `--max-per-client` for `maxPerClient` or `maxPerClient[0]`. */
 export function optionFor(name: string): string {
-  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
+  const [option] = name.split('[', 1)
+  return `--${option!.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
 }

@@ -1,6 +1,5 @@
 import { resolve } from 'node:path'
 import { InvalidArgumentError, Option } from 'commander'
-import { Descriptor } from 'fdpass'
 import {
   type ListenSource,
   type ResourceLimit,
@@ -8,7 +7,7 @@ import {
   type SuperserverAddress,
   superserve
 } from 'fdpass/superserver'
-import { argumentIn, optionFor } from './argument-error.ts'
+import { optionFor, refusedArgument } from './argument-error.ts'
 import type { CliCommand } from './cli-command.ts'
 import { checkProgram, executableOf } from './executable.ts'
 import { Failure, USAGE, complain, misused, shown } from './failure.ts'
@@ -185,33 +184,35 @@ function serviceFor(
   }
 }
 
-/** What `--listen` names. */
+/** Returns the `ListenSource` for `--listen`: `unix:@NAME` is an abstract address, and a relative path begins in the working directory. */
 function sourceOf(where: string): ListenSource {
   if (where.startsWith('unix:@')) return `unix:\0${where.slice('unix:@'.length)}`
   if (where.startsWith('unix:')) return `unix:${resolve(where.slice('unix:'.length))}`
-  const fd = /^fd:(\d+)$/.exec(where)?.[1]
-  return fd === undefined ? where : Descriptor.from(Number(fd))
+  return where
 }
 
-/** An error about an option of the package as one about the command line. */
+/** Returns an error about an option of the package as one about the command line. */
 function asOption(error: unknown): unknown {
-  const found = argumentIn(error)
-  if (found === undefined) return error
-  const { path, reason } = found
-  const [option, ...rest] = path.split('.')
-  const isProgram = option === 'command' || option === 'module'
-  if (option === 'path') return new Failure(`--takeover ${reason}`, USAGE)
-  const named = isProgram ? 'PROGRAM' : option === 'rlimits' ? `--rlimit ${rest.join('.')}` : optionFor(option!)
-  return new Failure(`${named} ${reason.replace(" or 'unix:PATH', or a Descriptor", ", 'unix:PATH' or 'fd:N'")}`, USAGE)
+  const refused = refusedArgument(error)
+  if (refused === undefined) return error
+  const [name = '', ...rest] = refused.path
+  return new Failure(`${optionOrOperand(name, rest)} ${refused.reason}`, USAGE)
 }
 
-/** An error about what is in a file as one that says so. */
+/** Returns what the command line calls an option of a service. */
+function optionOrOperand(name: string, rest: readonly string[]): string {
+  if (name === 'path') return '--takeover'
+  if (name === 'rlimits') return `--rlimit ${rest.join('.')}`
+  return name === 'module' || name.startsWith('command') ? 'PROGRAM' : optionFor(name)
+}
+
+/** Returns an error about the content of a file as one that names the file. */
 function asSetting(error: unknown, file: string): unknown {
   if (error instanceof SyntaxError) return new Failure(`${file}: ${error.message}`)
-  const found = argumentIn(error)
-  if (found === undefined) return error
-  const { path, place, reason } = found
-  return new Failure(`${file}: ${path === '' ? 'its content' : path + place} ${reason}`)
+  const refused = refusedArgument(error)
+  if (refused === undefined) return error
+  const setting = refused.path.join('.')
+  return new Failure(`${file}: ${setting === '' || setting === file ? 'its content' : setting} ${refused.reason}`)
 }
 
 /** Where something is listened on, as `--listen` has it. */

@@ -2,14 +2,30 @@ import { constants } from 'node:os'
 import { inspect } from 'node:util'
 import { withCode } from '../base/internal.ts'
 
-/** What a store refuses. */
+/** Returns the error for a request that the store refuses. `reason` follows the code in its message. */
 export function storeError(
   code: 'EACCES' | 'EDQUOT' | 'EEXIST' | 'ENOENT' | 'ENOSPC' | 'EPERM',
-  text: string,
+  reason: string,
   name: string
 ) {
-  const error = new Error(`${code}: ${text}, store ${inspect(name)}`)
+  const error = new Error(`${before(code)}${reason}${after(name)}`)
   return Object.assign(error, { code, errno: -constants.errno[code], syscall: 'store' })
+}
+
+function before(code: unknown): string {
+  return `${code}: `
+}
+
+function after(name: string): string {
+  return `, store ${inspect(name)}`
+}
+
+/** Restores the `reason` of a `storeError` in the client, because a channel carries an error's message only. */
+export function restoreReason(error: unknown, name: string): void {
+  const { message, code, syscall } = error as NodeJS.ErrnoException
+  const [prefix, suffix] = [before(code), after(name)]
+  if (syscall !== 'store' || !message.startsWith(prefix) || !message.endsWith(suffix)) return
+  Object.defineProperty(error, 'reason', { value: message.slice(prefix.length, -suffix.length) })
 }
 
 /** A call on a store that is closed, or that was closed while it waited. */

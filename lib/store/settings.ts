@@ -48,7 +48,7 @@ export function settingsOf(options: ServeStoreOptions): Settings {
   addressOf('options.path', path, 'bind')
   const { takeover = `${path}.takeover` } = options
   addressOf('options.takeover', takeover, 'bind')
-  if (takeover === path) throw invalidValue('options.takeover', 'must be another address than options.path')
+  if (takeover === path) throw invalidValue('options.takeover', "must differ from the store's own address")
   if (typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
   const isAbstract = path.startsWith('\0')
   if (isAbstract && mode !== undefined) throw invalidValue('options.mode', 'is for a path: this socket has no file')

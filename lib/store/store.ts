@@ -18,7 +18,7 @@ import type { Descriptor, FdSource, Kind } from '../descriptor/index.ts'
 import { takeFds, wrapFd, putFds } from '../descriptor/internal.ts'
 import { closeFds, systemError, fds as numbers, native } from '../native/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
-import { storeClosed } from './errors.ts'
+import { restoreReason, storeClosed } from './errors.ts'
 import { Line } from './line.ts'
 import { MAX_ENTRY_FDS, MOVED, type Wish } from './protocol.ts'
 
@@ -190,7 +190,10 @@ export class Store implements Disposable {
         if (this.#closed) throw storeClosed()
         const { code } = error as NodeJS.ErrnoException
         // EPIPE: it was not sent. Otherwise it may have been done.
-        if ((code !== MOVED && code !== 'EPIPE') || moves === MOST_MOVES) throw error
+        if ((code !== MOVED && code !== 'EPIPE') || moves === MOST_MOVES) {
+          if ('name' in wish) restoreReason(error, wish.name)
+          throw error
+        }
         line.leave()
       }
     }

@@ -1,7 +1,7 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { putName } from '../address/internal.ts'
 import { systemError, type ServiceState, native, fds } from '../native/internal.ts'
-import type { Listening } from '../socket/internal.ts'
+import type { ListeningSocket } from '../socket/internal.ts'
 import { listenToBell } from './bell.ts'
 import { Service } from './service.ts'
 
@@ -29,7 +29,7 @@ const SHORT_PAUSE = 100
 export abstract class NativeService extends Service {
   /** Its number there; -1 until it is open, and when it is closed. */
   protected native = -1
-  readonly #listeners = new Map<Listening, number>()
+  readonly #listeners = new Map<ListeningSocket, number>()
   #timer: NodeJS.Timeout | undefined
   #idle: (() => void) | undefined
   #last: ServiceState | undefined
@@ -47,13 +47,13 @@ export abstract class NativeService extends Service {
     this.#silence = silence
   }
 
-  protected opened(listening: Listening): void {
+  protected opened(listening: ListeningSocket): void {
     const listener = native.addListener(this.native, listening.fd, putName(Buffer.from(listening.name)))
     if (listener < 0) throw systemError(listener, 'uv_poll_start', listening.name)
     this.#listeners.set(listening, listener)
   }
 
-  protected closed(listening: Listening): void {
+  protected closed(listening: ListeningSocket): void {
     const listener = this.#listeners.get(listening)
     if (listener === undefined || this.native < 0) return
     this.#listeners.delete(listening)

@@ -1,6 +1,6 @@
 import { EventEmitter } from 'node:events'
 import { superserverClosed } from './errors.ts'
-import { warnOfService, Listening, type Source } from '../socket/internal.ts'
+import { warnOfService, ListeningSocket, type Source } from '../socket/internal.ts'
 import type { Ending } from './child.ts'
 import type { CrewEvents } from './crew.ts'
 import type { Settings } from './settings.ts'
@@ -105,7 +105,7 @@ export abstract class Service {
   protected settings: Settings
   protected readonly events: Events
   /** What it listens on, by name. */
-  readonly listening = new Map<string, Listening>()
+  readonly listening = new Map<string, ListeningSocket>()
   protected spawned = 0
   #deadline = Infinity
   #stopped: Promise<void> | undefined
@@ -193,8 +193,8 @@ export abstract class Service {
   /** Less time is left than there was. */
   protected abstract hurried(): void
   /** Takes connections of a listener, or no more. */
-  protected abstract opened(listening: Listening): void
-  protected abstract closed(listening: Listening): void
+  protected abstract opened(listening: ListeningSocket): void
+  protected abstract closed(listening: ListeningSocket): void
 
   /** Opens what is not open yet; gives the names. */
   async #listen({ sources, backlog, socketMode }: Settings): Promise<readonly string[]> {
@@ -202,7 +202,7 @@ export abstract class Service {
     const isNew = ({ name }: Source) => !this.listening.has(name)
     try {
       for (const source of sources.filter(isNew)) {
-        const listening = await Listening.open(source, backlog, socketMode)
+        const listening = await ListeningSocket.open(source, backlog, socketMode)
         if (this.#stopped !== undefined) {
           listening.close()
           throw superserverClosed()

@@ -1,4 +1,4 @@
-import type { Listening } from '../socket/internal.ts'
+import type { ListeningSocket } from '../socket/internal.ts'
 import type { UnixServer } from '../socket/index.ts'
 
 /** What a process keeps for its successor. */
@@ -6,9 +6,9 @@ export class Holdings {
   /** Where they meet. */
   readonly control: UnixServer
   /** Second descriptors of the listeners, by name. */
-  readonly listeners: Map<string, Listening>
+  readonly listeners: Map<string, ListeningSocket>
 
-  constructor(control: UnixServer, listeners = new Map<string, Listening>()) {
+  constructor(control: UnixServer, listeners = new Map<string, ListeningSocket>()) {
     this.control = control
     this.listeners = listeners
   }

@@ -5,7 +5,7 @@ import { nextArrival, openArrived } from '../handover/internal.ts'
 import { Channel, type ChannelMessage } from '../channel/index.ts'
 import type { Descriptor, Kind } from '../descriptor/index.ts'
 import { borrow } from '../descriptor/internal.ts'
-import { Listening, type Source, isDatagram } from '../socket/internal.ts'
+import { ListeningSocket, type Source, isDatagram } from '../socket/internal.ts'
 import { type FileId, claimFile } from '../address/internal.ts'
 import { toldError } from '../channel/internal.ts'
 import { yieldToLoop } from '../event-loop/internal.ts'
@@ -149,7 +149,7 @@ export class Inheritance {
     try {
       const files: [number, FileId][] = [[holdings.control[borrow](), value.control]]
       inherited.forEach(({ name, source, file }, place) => {
-        const listening = Listening.takeOver(source.name, others[place]!)
+        const listening = ListeningSocket.adopt(source.name, others[place]!)
         holdings.listeners.set(name, listening)
         files.push([listening.fd, file])
       })

@@ -7,7 +7,7 @@ import { type Credentials, type UnixSocket, socketpair } from '../socket/index.t
 import { Descriptor } from '../descriptor/index.ts'
 import { borrow } from '../descriptor/internal.ts'
 import { handOver } from '../handover/index.ts'
-import type { Listening } from '../socket/internal.ts'
+import type { ListeningSocket } from '../socket/internal.ts'
 import { type FileId, claimFile, handFileOn } from '../address/internal.ts'
 import { tell } from '../channel/internal.ts'
 import { notReadyInTime, takeoverState } from './errors.ts'
@@ -174,9 +174,9 @@ export class Attempt {
 
 /** For each wish what is the same, under that name rather than under another. */
 function choose(
-  listeners: ReadonlyMap<string, Listening>,
+  listeners: ReadonlyMap<string, ListeningSocket>,
   wishes: readonly { readonly name: string; readonly source: string }[]
-): (Listening | undefined)[] {
+): (ListeningSocket | undefined)[] {
   const left = new Set(listeners.values())
   return wishes.map(({ name, source }) => {
     const named = listeners.get(name)

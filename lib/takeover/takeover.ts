@@ -8,7 +8,7 @@ import { Channel } from '../channel/index.ts'
 import { connect, listen, type UnixSocket } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { closeFds, native } from '../native/internal.ts'
-import { notAllowed, untrusted, Listening, type Source } from '../socket/internal.ts'
+import { notAllowed, untrusted, ListeningSocket, type Source } from '../socket/internal.ts'
 import { drainHttp, isHttp } from '../handover/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 import { takeoverState } from './errors.ts'
@@ -81,7 +81,7 @@ export class Takeover implements Disposable {
     const listeners: Record<string, Descriptor> = {}
     try {
       for (const [name, source] of settings.sources) {
-        if (!holdings.listeners.has(name)) holdings.listeners.set(name, await Listening.open(source, BACKLOG))
+        if (!holdings.listeners.has(name)) holdings.listeners.set(name, await ListeningSocket.open(source, BACKLOG))
         listeners[name] = holdings.listeners.get(name)!.duplicate()
       }
       return new Takeover(settings, holdings, inheritance, listeners, made)

@@ -1,28 +1,45 @@
 import { inspect } from 'node:util'
 import { withCode } from './coded-error.ts'
 
-/** An argument of the wrong type. `accepted` ends the sentence "must be …". */
-export function invalidType(name: string, accepted: string, value: unknown): TypeError {
-  return withCode(
-    new TypeError(`The ${quote(name)} must be ${accepted}. Received ${show(value)}`),
-    'ERR_INVALID_ARG_TYPE'
-  )
+/** Properties of an error about an argument: a `TypeError` or `RangeError` with Node's `code` and message. */
+export interface ArgumentError extends Error {
+  /** The kind of error: wrong type, unacceptable value, or a number out of range. */
+  readonly code: 'ERR_INVALID_ARG_TYPE' | 'ERR_INVALID_ARG_VALUE' | 'ERR_OUT_OF_RANGE'
+  /** The argument's path, such as `'data'` or `'options.services.web.listen[0]'`. */
+  readonly argument: string
+  /** What is wrong with it: the message's text after the argument's name, such as `'must not be empty'`. */
+  readonly reason: string
 }
 
-/** An argument of the right type that cannot be taken, and why. */
-export function invalidValue(name: string, reason: string): TypeError {
-  return withCode(new TypeError(`The ${quote(name)} ${reason}`), 'ERR_INVALID_ARG_VALUE')
+/** Returns a TypeError for an argument of the wrong type. `accepted` completes the sentence "must be …". */
+export function invalidType(name: string, accepted: string, value: unknown): TypeError & ArgumentError {
+  const reason = `must be ${accepted}. Received ${show(value)}`
+  return aboutArgument(new TypeError(`The ${quote(name)} ${reason}`), 'ERR_INVALID_ARG_TYPE', name, reason)
 }
 
-/** A number outside of what is accepted. */
-export function outOfRange(name: string, accepted: string, value: unknown): RangeError {
-  return withCode(
-    new RangeError(`The value of ${quote(name, '')} is out of range. It must be ${accepted}. Received ${show(value)}`),
-    'ERR_OUT_OF_RANGE'
-  )
+/** Returns a TypeError for an argument of the right type whose value cannot be accepted. `reason` follows its name. */
+export function invalidValue(name: string, reason: string): TypeError & ArgumentError {
+  return aboutArgument(new TypeError(`The ${quote(name)} ${reason}`), 'ERR_INVALID_ARG_VALUE', name, reason)
 }
 
-// Node's words: an argument, or a property of an argument.
+/** Returns a RangeError for a number outside of the accepted range. `accepted` completes the sentence "It must be …". */
+export function outOfRange(name: string, accepted: string, value: unknown): RangeError & ArgumentError {
+  const reason = `is out of range. It must be ${accepted}. Received ${show(value)}`
+  return aboutArgument(new RangeError(`The value of ${quote(name, '')} ${reason}`), 'ERR_OUT_OF_RANGE', name, reason)
+}
+
+/** Adds `argument` and `reason`; not enumerable, because `util.inspect` would print them a second time. */
+function aboutArgument<E extends Error>(
+  error: E,
+  code: ArgumentError['code'],
+  argument: string,
+  reason: string
+): E & ArgumentError {
+  Object.defineProperties(error, { argument: { value: argument }, reason: { value: reason } })
+  return withCode(error, code) as E & ArgumentError
+}
+
+// Node's wording: an argument, or a property of an argument.
 function quote(name: string, kind = name.includes('.') ? ' property' : ' argument'): string {
   return `"${name}"${kind}`
 }
@@ -34,7 +51,7 @@ function show(value: unknown): string {
   return `type ${typeof value} (${inspect(value)})`
 }
 
-/** A callback of the caller's that gave what it should not. */
+/** Returns a TypeError for a callback that returned a value of the wrong type. */
 export function invalidReturn(name: string, accepted: string, value: unknown): TypeError {
   return withCode(
     new TypeError(`Expected ${accepted} to be returned from the "${name}" function. Received ${show(value)}`),

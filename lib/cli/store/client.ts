@@ -1,5 +1,5 @@
 import { type Store, connectStore } from 'fdpass/store'
-import { argumentIn, optionFor } from '../argument-error.ts'
+import { optionFor, refusedArgument } from '../argument-error.ts'
 import type { CliCommand } from '../cli-command.ts'
 import { Failure, USAGE } from '../failure.ts'
 import { untilInterrupted } from '../interruption.ts'
@@ -38,11 +38,11 @@ export async function named<T>(name: string, task: () => Promise<T>): Promise<T>
 }
 
 function inWordsOf(name: string, error: unknown): unknown {
-  const found = argumentIn(error)
-  if (found !== undefined) {
-    return new Failure(`${found.path === 'name' ? 'NAME' : optionFor(found.path)} ${found.reason}`, USAGE)
+  const refused = refusedArgument(error)
+  if (refused !== undefined) {
+    const [argument = ''] = refused.path
+    return new Failure(`${argument === 'name' ? 'NAME' : optionFor(argument)} ${refused.reason}`, USAGE)
   }
-  const { message, syscall } = error as NodeJS.ErrnoException
-  const reason = syscall === 'store' ? /^\w+: (.*), store '.*'$/s.exec(message)?.[1] : undefined
-  return reason === undefined ? error : new Failure(`${name}: ${reason.charAt(0).toUpperCase()}${reason.slice(1)}`)
+  if (!(error instanceof Error) || !('reason' in error) || typeof error.reason !== 'string') return error
+  return new Failure(`${name}: ${error.reason.charAt(0).toUpperCase()}${error.reason.slice(1)}`)
 }

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { serveStore } from 'fdpass/store'
 import { notify } from 'fdpass/systemd'
-import { argumentIn, optionFor } from '../argument-error.ts'
+import { optionFor, refusedArgument } from '../argument-error.ts'
 import type { CliCommand } from '../cli-command.ts'
 import { Failure, USAGE, complain, shown } from '../failure.ts'
 import { untilInterrupted } from '../interruption.ts'
@@ -70,11 +70,11 @@ function tell(state: Parameters<typeof notify>[0]): void {
   notify(state).catch((error: unknown) => complain('store serve', error))
 }
 
-/** An error about an option of the package as one about the command line. */
+/** Returns an error about an option of the package as one about the command line. */
 function asOption(error: unknown): unknown {
-  const found = argumentIn(error)
-  if (found === undefined) return error
-  const { path, reason } = found
-  const named = path === 'path' ? 'SOCKET' : optionFor(path === 'mode' ? 'socketMode' : path)
-  return new Failure(`${named} ${reason.replace('options.path', 'SOCKET')}`, USAGE)
+  const refused = refusedArgument(error)
+  if (refused === undefined) return error
+  const [name = ''] = refused.path
+  const shownName = name === 'path' ? 'SOCKET' : optionFor(name === 'mode' ? 'socketMode' : name)
+  return new Failure(`${shownName} ${refused.reason}`, USAGE)
 }

@@ -1,0 +1,91 @@
+import type { AddressInfo } from 'node:net'
+import { takeInternetAddress } from '../address/internet-address.ts'
+import { formatInternet, parseListenAddress } from '../address/listen-address.ts'
+import { takeName } from '../address/unix-address.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { integer } from '../base/validate.ts'
+import { borrow } from '../descriptor/borrow.ts'
+import { Descriptor } from '../descriptor/descriptor.ts'
+import { type Kind, kindOf } from '../descriptor/kind.ts'
+import { native } from '../native/binding.ts'
+import type { TcpListenerOptions, UnixListenerOptions } from './bind-listener.ts'
+
+/**
+ * A socket to listen on:
+ *
+ * - `'tcp:HOST:PORT'`: an IPv6 address stands in brackets, port 0 is a free port; `'tcp:PORT'` is every address of this machine
+ * - `'udp:HOST:PORT'`: likewise, for datagrams
+ * - `'unix:PATH'`: an absolute path; `'unix:\0name'` for an abstract address
+ * - `'fd:N'`: the descriptor number of a listening or datagram socket, which stays open
+ * - a `Descriptor` of a listening or datagram socket, such as one from `listenFds()` of `fdpass/systemd`; it stays the caller's
+ */
+export type ListenSource = string | Descriptor
+
+/** A validated {@link ListenSource}. `name` identifies the socket: sources of the same name are the same socket. */
+export type Source = { readonly name: string } & (
+  | { readonly kind: 'udp'; readonly host: string | undefined; readonly port: number }
+  | ({ readonly kind: 'tcp'; readonly host: string | undefined; readonly port: number } & TcpChoices)
+  | ({ readonly kind: 'unix'; readonly path: string } & UnixChoices)
+  | { readonly kind: 'descriptor'; readonly descriptor: Descriptor | number; readonly isDatagram: boolean }
+)
+
+type TcpChoices = Pick<TcpListenerOptions, 'backlog' | 'ipv6Only' | 'reusePort'>
+type UnixChoices = Pick<UnixListenerOptions, 'backlog' | 'mode'>
+
+/** Validates a {@link ListenSource}. */
+export function sourceOf(argument: string, value: unknown): Source {
+  if (value instanceof Descriptor) return descriptorSource(argument, value)
+  if (typeof value !== 'string') throw invalidType(argument, 'of type string or an instance of Descriptor', value)
+  const address = parseListenAddress(argument, value, ['tcp', 'udp', 'unix', 'fd'])
+  return address.kind === 'fd' ? descriptorSource(argument, address.fd) : { name: value, ...address }
+}
+
+/** Validates a {@link ListenSource} or the options of `bindListener`. */
+export function listenerSourceOf(argument: string, value: unknown): Source {
+  if (typeof value !== 'object' || value === null || value instanceof Descriptor) return sourceOf(argument, value)
+  const { path, port, host, ...choices } = value as Partial<TcpListenerOptions> & Partial<UnixListenerOptions>
+  if ((path === undefined) === (port === undefined)) {
+    throw invalidValue(argument, "must have either 'port' or 'path'")
+  }
+  if (path !== undefined) return { ...sourceOf(`${argument}.path`, `unix:${path}`), ...choices } as Source
+  integer(`${argument}.port`, port, 0, 65_535)
+  return { ...sourceOf(`${argument}.host`, formatInternet('tcp', host, port!)), ...choices } as Source
+}
+
+const listening: ReadonlySet<Kind> = new Set(['tcp-listener', 'unix-listener'] as const)
+const datagrams: ReadonlySet<Kind> = new Set(['udp', 'unix-dgram'] as const)
+
+function descriptorSource(argument: string, descriptor: Descriptor | number): Source {
+  const kind = kindOf(sourceFd(descriptor))
+  if (!listening.has(kind) && !datagrams.has(kind)) {
+    throw invalidValue(argument, `must listen, or be of datagrams: it is of kind '${kind}'`)
+  }
+  const name = nameOf(sourceFd(descriptor), kind)
+  return { name, kind: 'descriptor', descriptor, isDatagram: datagrams.has(kind) }
+}
+
+/** Returns the number of a source's descriptor. */
+export function sourceFd(descriptor: Descriptor | number): number {
+  return typeof descriptor === 'number' ? descriptor : descriptor[borrow]()
+}
+
+function nameOf(fd: number, kind: Kind): string {
+  const address = addressOfSocket(fd)
+  if (address === null) return `descriptor:${fd}`
+  if (typeof address === 'string') return `unix:${address}`
+  return formatInternet(kind === 'udp' ? 'udp' : 'tcp', address.address, address.port)
+}
+
+/** Returns the address of a socket of any family; null for a socket without an address. */
+export function addressOfSocket(fd: number): AddressInfo | string | null {
+  const length = native.internetAddress(fd, 0)
+  if (length > 0) return takeInternetAddress(length)
+  native.socketType(fd) // registers it as a socket of this environment
+  const name = native.localName(fd)
+  return name > 0 ? takeName(name) : null
+}
+
+/** Returns whether a source is a datagram socket. */
+export function isDatagram(source: Source): boolean {
+  return source.kind === 'descriptor' ? source.isDatagram : source.kind === 'udp'
+}

@@ -1,0 +1,97 @@
+import { lookup } from 'node:dns/promises'
+import { type AddressInfo, isIP } from 'node:net'
+import { giveNameLater } from '../address/socket-file.ts'
+import { addressOf, putName } from '../address/unix-address.ts'
+import { backlogOf } from '../base/validate.ts'
+import { type Descriptor, takeFd, wrapFd } from '../descriptor/descriptor.ts'
+import { native } from '../native/binding.ts'
+import { closeFds } from '../native/owned-fds.ts'
+import { fds } from '../native/shared-memory.ts'
+import { systemError } from '../native/system-error.ts'
+import { bindListener } from './bind-listener.ts'
+import { type Source, addressOfSocket, sourceFd } from './listen-source.ts'
+import { makeSocket } from './unix-socket.ts'
+
+/** A listening or datagram socket, opened from a {@link Source}. The environment's table owns its descriptor. */
+export class ListeningSocket {
+  readonly name: string
+  readonly fd: number
+  readonly address: AddressInfo | string | null
+  #closed = false
+
+  private constructor(name: string, fd: number) {
+    this.name = name
+    this.fd = fd
+    this.address = addressOfSocket(fd)
+  }
+
+  /** Opens a source. The descriptor of a `'descriptor'` source is duplicated. */
+  static async open(source: Source, backlog?: number, mode?: number): Promise<ListeningSocket> {
+    return new ListeningSocket(source.name, await openSource(source, backlog, mode))
+  }
+
+  /** Takes ownership of a descriptor that another process has opened from the source of this name. */
+  static adopt(name: string, descriptor: Descriptor): ListeningSocket {
+    return new ListeningSocket(name, takeFd(descriptor))
+  }
+
+  /** Returns a second descriptor of the socket. */
+  duplicate(): Descriptor {
+    return wrapFd(duplicateOf(this.fd))
+  }
+
+  /** Closes the socket, and removes its file if this process made it. Further calls do nothing: two services may share the socket. */
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    closeFds([this.fd])
+  }
+}
+
+async function openSource(source: Source, backlog: number | undefined, mode: number | undefined): Promise<number> {
+  switch (source.kind) {
+    case 'descriptor':
+      return duplicateOf(sourceFd(source.descriptor))
+    case 'unix':
+      return openUnix(source.path, source.backlog ?? backlog, source.mode ?? mode)
+    case 'udp': {
+      const host = (await hostOf(source.host)) ?? '::'
+      let fd = native.udpSocket(putName(Buffer.from(host)), source.port)
+      if (fd < 0 && source.host === undefined) fd = native.udpSocket(putName(Buffer.from('0.0.0.0')), source.port)
+      if (fd < 0) throw systemError(fd, 'bind', source.name)
+      return fd
+    }
+    case 'tcp': {
+      const { port, ipv6Only, reusePort } = source
+      const host = await hostOf(source.host)
+      return takeFd(bindListener({ port, host, ipv6Only, reusePort, backlog: source.backlog ?? backlog }))
+    }
+  }
+}
+
+function duplicateOf(fd: number): number {
+  fds[0] = fd
+  const code = native.duplicate(1)
+  if (code < 0) throw systemError(code, 'fcntl')
+  return fds[0]!
+}
+
+/** Returns the IP address of a host; looks names up. */
+async function hostOf(host: string | undefined): Promise<string | undefined> {
+  return host === undefined || isIP(host) !== 0 ? host : (await lookup(host)).address
+}
+
+async function openUnix(path: string, backlog: number | undefined, mode: number | undefined): Promise<number> {
+  const STREAM = 0
+  const fd = makeSocket(STREAM, 0)
+  try {
+    const isFile = !path.startsWith('\0')
+    await giveNameLater(fd, addressOf('path', path, 'bind'), isFile ? (mode ?? -1) : -1)
+    const code = native.listen(fd, backlogOf(backlog), 1)
+    if (code < 0) throw systemError(code, 'listen', path)
+    return fd
+  } catch (error) {
+    closeFds([fd])
+    throw error
+  }
+}
