@@ -2,7 +2,8 @@ import { once } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
 import test from 'ava'
 import { bindListener, memfd, socketpair } from 'fdpass'
-import { casts, give, take } from '../helpers/casts.ts'
+import type { Cast } from '../helpers/casts/common.ts'
+import { casts } from '../helpers/casts/index.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, temporaryFile } from '../helpers/descriptors.ts'
 import { everyKind, openPty } from '../helpers/things.ts'
@@ -14,20 +15,20 @@ const serial = onlyIf(
   test.serial
 )
 
-/** Gives and takes one cast within this process. */
-async function cast(title: string): Promise<void> {
+/** Both sides of one cast, in this process. */
+async function castHere({ send, cast }: Cast): Promise<void> {
   const [a, b] = socketpair()
-  await Promise.all([give(a, title), take(b, title)])
+  await Promise.all([send(a), cast(b)])
   a.close()
   b.close()
 }
 
-for (const [title, { method }] of Object.entries(casts)) {
+for (const [title, thing] of Object.entries(casts)) {
   if (title.startsWith('a pseudoterminal')) continue
-  serial(`200 times ${title}, cast by ${method}, leave nothing open`, async (t) => {
-    await cast(title)
+  serial(`200 times ${title}, cast by ${thing.method}, leave nothing open`, async (t) => {
+    await castHere(thing)
     const before = countFds()
-    for (let i = 0; i < 10; i++) await Promise.all(Array.from({ length: 20 }, () => cast(title)))
+    for (let i = 0; i < 10; i++) await Promise.all(Array.from({ length: 20 }, () => castHere(thing)))
     t.is(countFds(), before)
   })
 }

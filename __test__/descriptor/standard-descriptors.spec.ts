@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { connect as connectNode } from 'node:net'
 import { bindListener, recvFd, socketpair } from 'fdpass'
 import { VALUE } from '../helpers/arguments.ts'
-import { readToEnd } from '../helpers/casts.ts'
+import { readToEnd } from '../helpers/casts/common.ts'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { finish, fixturePath, startFixture, startProgram } from '../helpers/processes.ts'
 
