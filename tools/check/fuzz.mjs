@@ -1,20 +1,21 @@
-// Runs the fuzz targets of crates/core/fuzz, and prints what each has done:
+// Runs the fuzz targets of crates/core/fuzz, and prints what each has reached:
 //
 //   npm run fuzz -- [TARGET…] [--seconds N] [--jobs N] [--seed S] [--keep]
+//   npm run fuzz -- TARGET --add FILE        adds an input to a corpus, such as one of a crash
 //
-// A target starts from its committed corpus and runs for N seconds, 60 if nothing is said; a seed repeats what it makes up. What it
-// finds is thrown away, unless --keep has the smallest inputs for the same coverage put into the corpus. A crash's input is in
-// crates/core/fuzz/artifacts.
+// A target starts from its committed corpus (corpus/TARGET.hex: one seed a line, in hexadecimal digits) and runs for N seconds, 60 by
+// default. A seed makes a run repeatable. New inputs are dropped, unless --keep replaces the corpus with the smallest set of inputs that
+// reaches the same coverage. libFuzzer writes the input of a crash to crates/core/fuzz/artifacts.
 import { spawn, spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { root } from '../run.mjs'
 
-/** The version of cargo-fuzz that is installed where there is none. */
+/** The version of cargo-fuzz that is installed if there is none. */
 const CARGO_FUZZ = '0.13.2'
-/** The longest input that is made up. Sixty operations of the stateful targets have less. */
+/** The longest generated input, in bytes. Sixty operations of the stateful targets need less. */
 const LONGEST = 1024
 
 const folder = join(root, 'crates', 'core', 'fuzz')
@@ -26,16 +27,23 @@ const { values, positionals } = parseArgs({
     seconds: { type: 'string', default: '60' },
     jobs: { type: 'string', default: '1' },
     seed: { type: 'string' },
-    keep: { type: 'boolean', default: false }
+    keep: { type: 'boolean', default: false },
+    add: { type: 'string' }
   }
 })
 const [seconds, jobs] = [values.seconds, values.jobs].map(Number)
 const targets = positionals.length > 0 ? positionals : all
 const unknown = targets.filter((target) => !all.includes(target))
 const seed = values.seed === undefined ? undefined : Number(values.seed)
-const isSeed = seed === undefined || (Number.isInteger(seed) && seed > 0 && seed < 2 ** 32) // libFuzzer takes 0 for any
-if (unknown.length > 0 || !(seconds > 0) || !(jobs > 0) || !isSeed) {
-  console.error(`Usage: npm run fuzz -- [${all.join('|')}]… [--seconds N] [--jobs N] [--seed S] [--keep]`)
+const isSeed = seed === undefined || (Number.isInteger(seed) && seed > 0 && seed < 2 ** 32) // libFuzzer reads 0 as any
+if (
+  unknown.length > 0 ||
+  !(seconds > 0) ||
+  !(jobs > 0) ||
+  !isSeed ||
+  (values.add !== undefined && targets.length !== 1)
+) {
+  console.error(`Usage: npm run fuzz -- [${all.join('|')}]… [--seconds N] [--jobs N] [--seed S] [--keep] [--add FILE]`)
   process.exit(2)
 }
 
@@ -43,6 +51,22 @@ if (unknown.length > 0 || !(seconds > 0) || !(jobs > 0) || !isSeed) {
 const nightly = ['+nightly', 'fuzz']
 const fuzz = (command, ...args) => [...nightly, command, '--fuzz-dir', folder, '--target-dir', built, ...args]
 
+const corpusOf = (target) => join(folder, 'corpus', `${target}.hex`)
+
+/** Returns the seeds of a target's committed corpus. */
+function readCorpus(target) {
+  const lines = readFileSync(corpusOf(target), 'utf8').split('\n').filter(Boolean)
+  return lines.map((line) => Buffer.from(line, 'hex'))
+}
+
+/** Replaces a target's committed corpus, shortest seeds first. */
+function writeCorpus(target, inputs) {
+  const sorted = inputs.toSorted((a, b) => a.length - b.length || Buffer.compare(a, b))
+  const lines = new Set(sorted.map((input) => input.toString('hex')).filter(Boolean))
+  writeFileSync(corpusOf(target), [...lines, ''].join('\n'))
+}
+
+/** Installs cargo-fuzz if it is missing, and builds the targets. */
 function build() {
   if (spawnSync('cargo', [...nightly, '--version'], { stdio: 'ignore' }).status !== 0) {
     const rustup = spawnSync(
@@ -64,16 +88,15 @@ function build() {
   }
 }
 
-/** What the last match has in parentheses. */
+/** Returns the first group of the last match. */
 const lastOf = (output, pattern) => [...output.matchAll(pattern)].at(-1)?.[1] ?? '?'
 
-/** Runs one target; its last lines tell what became of it. */
+/** Runs one target, and returns the row of its results. */
 function run(target) {
   const scratch = mkdtempSync(join(tmpdir(), `fdpass-fuzz-${target}-`))
-  const corpus = join(folder, 'corpus', target)
   const found = join(scratch, 'corpus')
   mkdirSync(found)
-  if (existsSync(corpus)) cpSync(corpus, found, { recursive: true })
+  for (const [number, input] of readCorpus(target).entries()) writeFileSync(join(found, `${number}`), input)
   const libFuzzer = [`-max_total_time=${seconds}`, `-max_len=${LONGEST}`, '-print_final_stats=1']
   if (seed !== undefined) libFuzzer.push(`-seed=${seed}`)
   const child = spawn('cargo', fuzz('run', target, found, '--', ...libFuzzer), {
@@ -99,9 +122,9 @@ function run(target) {
         const log = join(tmpdir(), `fdpass-fuzz-${target}.log`)
         writeFileSync(log, output)
         console.error(output.split('\n').slice(-80).join('\n'))
-        console.error(`${target} failed with seed ${result.seed}; all that it said is in ${log}`)
+        console.error(`${target} failed with seed ${result.seed}; its whole output is in ${log}`)
       } else if (values.keep) {
-        keep(target, corpus, found)
+        keep(target, found)
       }
       rmSync(scratch, { recursive: true })
       resolve(result)
@@ -109,13 +132,25 @@ function run(target) {
   })
 }
 
-/** Puts the smallest inputs for what was covered into the committed corpus. */
-function keep(target, corpus, found) {
-  spawnSync('cargo', fuzz('cmin', target, found), { cwd: root, stdio: 'ignore' })
-  rmSync(corpus, { recursive: true, force: true })
-  cpSync(found, corpus, { recursive: true })
+/** Replaces the committed corpus by the smallest set of the inputs found that reaches the same coverage. */
+function keep(target, found) {
+  const smallest = mkdtempSync(join(tmpdir(), `fdpass-corpus-${target}-`))
+  const { status } = spawnSync('cargo', fuzz('run', target, smallest, found, '--', '-set_cover_merge=1'), {
+    cwd: root,
+    stdio: 'ignore'
+  })
+  if (status === 0) {
+    const seeds = readdirSync(smallest).map((name) => readFileSync(join(smallest, name)))
+    writeCorpus(target, seeds)
+    console.log(`# ${target}: ${seeds.length} seeds are kept`)
+  } else console.error(`${target}: libFuzzer could not merge its inputs; the corpus is unchanged`)
+  rmSync(smallest, { recursive: true })
 }
 
+if (values.add !== undefined) {
+  writeCorpus(targets[0], [...readCorpus(targets[0]), readFileSync(values.add)])
+  process.exit(0)
+}
 build()
 const queue = [...targets]
 const results = []

@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod channel;
+pub mod corpus;
 #[cfg(fuzzing)] // it needs a way into the crate, which nothing else has
 pub mod control;
 pub mod frame;

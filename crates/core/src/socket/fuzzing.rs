@@ -38,6 +38,9 @@ pub fn own_all(control: &[u8]) -> Vec<OwnedFd> {
 #[allow(unsafe_code, reason = "it owns the descriptors that it has made without an owner")]
 mod control;
 #[cfg(all(test, target_os = "linux"))]
+#[path = "../../fuzz/src/corpus.rs"]
+mod corpus;
+#[cfg(all(test, target_os = "linux"))]
 #[path = "../../fuzz/src/probes.rs"]
 #[allow(dead_code, reason = "other targets need the rest")]
 mod probes;
@@ -47,8 +50,7 @@ mod tests {
   #[test]
   #[cfg_attr(miri, ignore = "its files are not what it looks for")]
   fn what_the_fuzzer_has_found_of_control_messages_is_owned_once() {
-    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/control");
-    let inputs = std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
-    assert!(inputs.inspect(|input| super::control::run(input)).count() > 0);
+    let seeds = super::corpus::seeds(include_str!("../../fuzz/corpus/control.hex"));
+    assert!(seeds.inspect(|(_, seed)| super::control::run(seed)).count() > 0);
   }
 }
