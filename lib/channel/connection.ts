@@ -7,7 +7,8 @@ import { type Codec, type Encoded, JSON_TEXT, UTF8 } from './codec.ts'
 import { Descriptor, takeFds } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import type { Endpoint, Framing } from '../socket/endpoint.ts'
-import { TRUNCATED, controlError, socketClosed } from '../socket/errors.ts'
+import { ControlStatus } from '../native/results.ts'
+import { controlError, socketClosed } from '../socket/errors.ts'
 import { type SystemError, systemError } from '../native/system-error.ts'
 import { aborted } from '../base/errors/abort.ts'
 import { invalidReturn, outOfRange } from '../base/errors/argument.ts'
@@ -318,7 +319,7 @@ export class Link implements Framing {
     const descriptors = frame.fds
     if (frame.lost) {
       const data = frame.bytes()
-      return () => controlError(TRUNCATED, data)
+      return () => controlError(ControlStatus.Truncated, data)
     }
     try {
       return new ChannelMessage(this.#codec.decode(frame, frame.format), descriptors)

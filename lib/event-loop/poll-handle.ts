@@ -14,7 +14,7 @@ const REARM_DELAY_MS = 64
  * It does not refer to the public object over it, so that one which nobody uses any more can be collected; an operation
  * that waits does.
  */
-export abstract class Handle implements Watched {
+export abstract class PollHandle implements Watched {
   readonly fd: number
   closed = false
   #armed = 0

@@ -8,7 +8,7 @@ import { invalidReturn, invalidType, invalidValue } from '../base/errors/argumen
 import { fds } from '../native/shared-memory.ts'
 import { isNetSocket, numberOf, stopReading } from '../descriptor/node-internals.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import type { LateMessage } from '../socket/sender.ts'
+import type { DeferredMessage } from '../socket/pending-send.ts'
 import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
 import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
 
@@ -51,7 +51,7 @@ export async function handOver(
   if (socket.readableEncoding) throw invalidValue('socket', 'has an encoding: its bytes are gone')
   if (typeof message !== 'function') throw invalidType('message', 'of type function', message)
   const signal = signalOf(optionsOf(options))
-  const connection = new Leaving(socket, message, isStream)
+  const connection = new OutgoingConnection(socket, message, isStream)
   try {
     if (connecting) await connection.until(signal, (done) => socket.once('connect', () => done()))
     while (!connection.isWritten || !(await connection.send(channel, signal))) await connection.written(signal)
@@ -88,11 +88,11 @@ function takeRead(socket: Socket): Uint8Array {
   return parts.length === 1 ? parts[0]! : Buffer.concat(parts)
 }
 
-/** Said by `make` where bytes wait to be written. */
+/** Thrown by `build` while bytes wait to be written. */
 const unwritten = new Error('unwritten')
 
 /** A connection that is being handed over. */
-class Leaving implements LateMessage {
+class OutgoingConnection implements DeferredMessage {
   readonly #socket: Socket
   readonly #message: (head: Uint8Array) => Bytes
   readonly #isStream: boolean
@@ -147,7 +147,7 @@ class Leaving implements LateMessage {
   /** Sends it; false where something has to be written first. */
   async send(channel: UnixSocket, signal: AbortSignal | undefined): Promise<boolean> {
     // Asked again: the channel may have been closed meanwhile, and its number be another socket's.
-    const sending = endpointOf('channel', channel).sender.sendLate(channel, this, signal)
+    const sending = endpointOf('channel', channel).sender.sendDeferred(channel, this, signal)
     const closed = () => {
       if (this.#goOn === undefined) sending.cancel(() => connectionError(this.#socket))
     }
@@ -164,7 +164,7 @@ class Leaving implements LateMessage {
     }
   }
 
-  make(): Uint8Array {
+  build(): Uint8Array {
     const socket = this.#socket
     if (!this.isWritten) throw unwritten
     this.#head = takeRead(socket)
@@ -178,12 +178,12 @@ class Leaving implements LateMessage {
       fds[0] = numberOf('socket', socket) // last, as the function above can send something else
       return bytes
     } catch (error) {
-      this.undo()
+      this.rollback()
       throw error
     }
   }
 
-  undo(): void {
+  rollback(): void {
     if (this.#head.length > 0) this.#socket.unshift(this.#head)
     this.#head = new Uint8Array()
   }
@@ -192,7 +192,7 @@ class Leaving implements LateMessage {
     if (whole) {
       this.#socket.destroy()
     } else {
-      this.undo() // at once: an emptied socket whose peer has ended would emit 'end'
+      this.rollback() // at once: an emptied socket whose peer has ended would emit 'end'
       this.#goOn = stopReading(this.#socket)
     }
   }

@@ -1,62 +1,59 @@
 import { types } from 'node:util'
-import { onAbort } from '../base/abort.ts'
-import type { Credentials } from './credentials.ts'
-import { closeFds } from '../native/owned-fds.ts'
-import { aborted } from '../base/errors/abort.ts'
 import { invalidReturn } from '../base/errors/argument.ts'
-import { rejection } from '../base/rejection.ts'
-import { socketClosed } from './errors.ts'
-import { systemError } from '../native/system-error.ts'
-import { Handle } from '../event-loop/poll-handle.ts'
-import { AGAIN } from '../native/codes.ts'
-import { native } from '../native/binding.ts'
-import { peerOf } from './peer.ts'
 import { Queue } from '../base/queue.ts'
+import { rejection } from '../base/rejection.ts'
+import { type Waiter, Waiters, settle } from '../base/waiters.ts'
+import { PollHandle } from '../event-loop/poll-handle.ts'
 import { chargeTick } from '../event-loop/tick-budget.ts'
+import { native } from '../native/binding.ts'
+import { AGAIN } from '../native/codes.ts'
+import { closeFds } from '../native/owned-fds.ts'
+import { systemError } from '../native/system-error.ts'
+import type { Credentials } from './credentials.ts'
+import { socketClosed } from './errors.ts'
+import { peerOf } from './peer.ts'
 
-/** How many connections one wake accepts, and how many are held that were accepted ahead. */
+/** The maximum number of connections that one wake accepts, and that are held ahead. */
 const PER_WAKE = 64
 
 /**
- * How much each connection adds to what may be spent on calls of accept(2) that find none: one such call for eight
- * connections. The event of a listener says that there is a connection, and only a call in vain that there is no other.
+ * What each accepted connection adds to the budget of accept(2) calls that find none: one such call for eight connections. A
+ * listener's event reports that there is a connection; only a call that fails with EAGAIN reports that there is no other.
  */
-const EARNED = 1 / 8
-const MOST_SPARE = 8
+const SPARE_PER_CONNECTION = 1 / 8
+const MAX_SPARE = 8
 
-/** Decides whether a connection is taken. */
+/** Decides whether a connection is accepted. */
 export type Allow = (credentials: Credentials) => boolean | Promise<boolean>
 
-/** What a caller makes of an accepted connection's number. */
+/** Converts the number of an accepted connection to the result of a call. */
 export interface AcceptShape<T> {
   (fd: number): T
-  /** Accept further connections along with the one asked for. */
+  /** Whether to accept further connections along with the requested one. */
   readonly ahead?: boolean
-  /** What this side's close gives, where that is no error. */
+  /** The result when this side closes the server; without it the call rejects. */
   readonly closed?: () => T
 }
 
-/** An accept that has to wait for a connection. */
-interface Pending {
+/** A pending accept. */
+interface PendingAccept extends Waiter<unknown> {
   /** Keeps the server from being collected. */
   readonly server: object
   readonly shape: AcceptShape<unknown>
-  readonly resolve: (value: unknown) => void
-  abortion: Disposable | undefined
 }
 
-/** A connection's number, or what went wrong, to be made where it is thrown. */
+/** The number of a connection, or a function that creates the error where it is thrown. */
 type Accepted = number | (() => unknown)
 
-/** A socket that accepts. */
-export class Listener extends Handle {
+/** A listening socket that accepts connections. */
+export class Acceptor extends PollHandle {
   readonly #allow: Allow | undefined
-  readonly #queue = new Queue<Pending>()
-  /** What is ready to be handed out. */
+  readonly #waiters = new Waiters<PendingAccept>(() => this.update())
+  /** The connections and errors that no accept has taken yet. */
   readonly #accepted = new Queue<Accepted>()
-  /** The connections about which `allow` has not decided yet. */
+  /** The connections for which the promise of `allow` is pending. */
   readonly #undecided = new Set<number>()
-  /** How many calls may find nothing. */
+  /** The budget of calls that may find no connection. */
   #spare = 1
 
   constructor(fd: number, allow: Allow | undefined) {
@@ -64,40 +61,37 @@ export class Listener extends Handle {
     this.#allow = allow
   }
 
-  /** How many connections are held that were accepted ahead. */
+  /** The number of connections accepted ahead. */
   get held(): number {
     return this.#accepted.length + this.#undecided.size
   }
 
-  /** One connection in the caller's shape, at once or when it comes. */
+  /** Accepts one connection in the caller's shape, at once or when it arrives. */
   accept<T>(server: object, shape: AcceptShape<T>, signal: AbortSignal | undefined): Promise<T> {
-    if (this.#queue.length === 0) {
+    if (this.#waiters.length === 0) {
       if (this.held === 0 && this.#spare >= 1 && chargeTick()) this.#take(shape)
       if (this.closed) return Promise.resolve(shape.closed?.() ?? rejection(socketClosed)) // by `allow`
       const accepted = this.#accepted.shift()
       if (accepted !== undefined) return answer(accepted, shape)
     }
-    return new Promise((resolve) => {
-      const pending: Pending = { server, shape, resolve: resolve as Pending['resolve'], abortion: undefined }
-      pending.abortion = onAbort(signal, () => this.#abort(pending, signal!))
-      this.#queue.push(pending)
-      this.update()
-    })
+    const promise = this.#waiters.add<unknown>({ server, shape, resolve: undefined!, abortion: undefined }, signal)
+    this.update()
+    return promise as Promise<T>
   }
 
-  /** Accepts connections: as many as are waited for, or, for an iteration, those that are there. */
+  /** Accepts connections: one for each pending accept, or, for an iteration, those in the backlog. */
   #take(shape: AcceptShape<unknown>): void {
-    const waiting = Math.max(this.#queue.length, 1)
+    const waiting = Math.max(this.#waiters.length, 1)
     const most = shape.ahead === true ? Math.max(waiting, PER_WAKE) : waiting
     const undecided = this.#undecided.size
-    /** How many are there for those who wait, if `allow` lets in all that it is being asked about. */
+    /** The number of connections for pending accepts, if `allow` accepts all that it has not decided yet. */
     const taken = () => this.#accepted.length + this.#undecided.size - undecided
-    let room: number | undefined
+    let available: number | undefined
     for (let calls = 0; calls < PER_WAKE && taken() < most && !this.#isFull && !this.closed; calls++) {
       if (calls > 0) {
         if (this.#spare < 1) return
-        // What is held must not take all the room there is.
-        if (taken() >= waiting && this.held >= (room ??= native.room()) / 4) return
+        // Connections accepted ahead take at most a quarter of the free descriptor table.
+        if (taken() >= waiting && this.held >= (available ??= native.room()) / 4) return
         chargeTick()
       }
       const code = native.accept(this.fd)
@@ -109,13 +103,13 @@ export class Listener extends Handle {
         this.#accepted.push(() => systemError(code, 'accept'))
         return
       }
-      this.#spare = Math.min(this.#spare + EARNED, MOST_SPARE)
-      this.#admit(code)
+      this.#spare = Math.min(this.#spare + SPARE_PER_CONNECTION, MAX_SPARE)
+      this.#filter(code)
     }
   }
 
-  /** Asks whether a connection is taken. */
-  #admit(fd: number): void {
+  /** Calls `allow` for a connection. */
+  #filter(fd: number): void {
     if (this.#allow === undefined) {
       this.#accepted.push(fd)
       return
@@ -125,11 +119,11 @@ export class Listener extends Handle {
       if (this.closed)
         closeFds([fd]) // by `allow`
       else if (types.isPromise(verdict)) this.#undecided.add(fd)
-      else this.#judge(fd, verdict)
+      else this.#decide(fd, verdict)
       if (!types.isPromise(verdict)) return
       verdict.then(
-        (decided) => this.#decided(fd, decided),
-        (error: unknown) => this.#decided(fd, undefined, () => error)
+        (decided) => this.#settleUndecided(fd, decided),
+        (error: unknown) => this.#settleUndecided(fd, undefined, () => error)
       )
     } catch (error) {
       closeFds([fd])
@@ -137,20 +131,20 @@ export class Listener extends Handle {
     }
   }
 
-  /** What `allow` has promised has come. */
-  #decided(fd: number, verdict: unknown, failure?: () => unknown): void {
+  /** Handles the settled promise of `allow`. */
+  #settleUndecided(fd: number, verdict: unknown, failure?: () => unknown): void {
     if (!this.#undecided.delete(fd)) return // closed meanwhile
     if (failure === undefined) {
-      this.#judge(fd, verdict)
+      this.#decide(fd, verdict)
     } else {
       closeFds([fd])
       this.#accepted.push(failure)
     }
-    this.#handOut()
+    this.#settleWaiters()
     this.update()
   }
 
-  #judge(fd: number, verdict: unknown): void {
+  #decide(fd: number, verdict: unknown): void {
     if (verdict === true) {
       this.#accepted.push(fd)
       return
@@ -159,53 +153,40 @@ export class Listener extends Handle {
     if (verdict !== false) this.#accepted.push(() => invalidReturn('options.allow', 'a boolean', verdict))
   }
 
-  #handOut(): void {
-    while (this.#queue.length > 0 && this.#accepted.length > 0) {
-      const pending = this.#queue.shift()!
+  #settleWaiters(): void {
+    while (this.#waiters.length > 0 && this.#accepted.length > 0) {
+      const pending = this.#waiters.shift()!
       const accepted = this.#accepted.shift()!
       settle(pending, typeof accepted === 'number' ? pending.shape(accepted) : rejection(accepted))
     }
   }
 
-  /** Whether `allow` is asked about so many connections that it should decide first. */
+  /** Whether so many decisions of `allow` are pending that no further connection is accepted. */
   get #isFull(): boolean {
     return this.#undecided.size >= PER_WAKE
   }
 
   protected get waitsForInput(): boolean {
-    return this.#queue.length > 0 && !this.#isFull
+    return this.#waiters.length > 0 && !this.#isFull
   }
 
   protected override get busy(): boolean {
-    return this.#queue.length > 0
+    return this.#waiters.length > 0
   }
 
   protected flushInput(): void {
-    const pending = this.#queue.peek()
+    const pending = this.#waiters.first
     if (pending === undefined || this.#isFull) return
     this.#take(pending.shape)
-    this.#handOut()
-  }
-
-  #abort(pending: Pending, signal: AbortSignal): void {
-    if (!this.#queue.remove(pending)) return
-    settle(
-      pending,
-      rejection(() => aborted(signal))
-    )
-    this.update()
+    this.#settleWaiters()
   }
 
   protected fail(error: () => Error): void {
-    for (let pending = this.#queue.shift(); pending !== undefined; pending = this.#queue.shift()) {
-      settle(pending, rejection(error))
-    }
+    this.#waiters.fail(error)
   }
 
   protected end(): number[] {
-    for (let pending = this.#queue.shift(); pending !== undefined; pending = this.#queue.shift()) {
-      settle(pending, pending.shape.closed?.() ?? rejection(socketClosed))
-    }
+    this.#waiters.settleAll(({ shape }) => shape.closed?.() ?? rejection(socketClosed))
     const numbers = [...this.#undecided]
     this.#undecided.clear()
     for (let accepted = this.#accepted.shift(); accepted !== undefined; accepted = this.#accepted.shift()) {
@@ -213,11 +194,6 @@ export class Listener extends Handle {
     }
     return numbers
   }
-}
-
-function settle(pending: Pending, value: unknown): void {
-  pending.abortion?.[Symbol.dispose]()
-  pending.resolve(value)
 }
 
 function answer<T>(accepted: Accepted, shape: AcceptShape<T>): Promise<T> {

@@ -1,6 +1,5 @@
 import { boolean, MAX_INT, integer } from '../base/validate.ts'
 import { invalidType } from '../base/errors/argument.ts'
-import { outcome } from '../native/shared-memory.ts'
 
 /** A process as the kernel names it. */
 export interface Credentials {
@@ -65,16 +64,4 @@ export function claimOf(value: unknown): Claim | undefined {
     uid: integer('options.credentials.uid', uid, 0, MAX_ID),
     gid: integer('options.credentials.gid', gid, 0, MAX_ID)
   }
-}
-
-/** The credentials of the message that was just received; undefined where none came. */
-export function takeCredentials(): Credentials | undefined {
-  if ((outcome[3]! & CREDENTIALS) === 0) return undefined
-  const pid = outcome[4]!
-  return { pid: pid === 0 ? null : pid, uid: outcome[5]! >>> 0, gid: outcome[6]! >>> 0 }
-}
-
-/** The number of the pidfd of the message that was just received. */
-export function takePidfd(): number | undefined {
-  return (outcome[3]! & PIDFD) === 0 ? undefined : outcome[7]!
 }

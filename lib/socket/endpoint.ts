@@ -1,7 +1,7 @@
 import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { socketClosed } from './errors.ts'
-import { Handle } from '../event-loop/poll-handle.ts'
+import { PollHandle } from '../event-loop/poll-handle.ts'
 import { Receiver, type ReceivingSocket } from './receiver.ts'
 import { Sender, type SendingSocket } from './sender.ts'
 
@@ -30,7 +30,7 @@ export interface Framing {
 }
 
 /** A socket that sends and receives. */
-export class Endpoint extends Handle implements SendingSocket, ReceivingSocket {
+export class Endpoint extends PollHandle implements SendingSocket, ReceivingSocket {
   readonly type: SocketType
   readonly isStream: boolean
   readonly isDatagram: boolean

@@ -2,6 +2,7 @@ import { constants } from 'node:os'
 import { inspect } from 'node:util'
 import type { SystemError } from '../native/system-error.ts'
 import { withCode } from '../base/errors/coded-error.ts'
+import { ControlStatus } from '../native/results.ts'
 import { invalidValue } from '../base/errors/argument.ts'
 
 /** The error of a message whose descriptors could not be delivered: all of them are closed, its bytes are here. */
@@ -56,17 +57,13 @@ const controlErrors = [
   ['ERR_UNEXPECTED_CONTROL', 'The message carried a control message that was not asked for']
 ] as const
 
-/** The outcomes of a receive that `controlError` tells apart; the third is an unexpected control message. */
-export const TRUNCATED = 1
-export const TOO_MANY = 2
-
-/** Whether an error is that of a message whose descriptors could not be delivered. */
+/** Whether an error reports that a message's descriptors could not be delivered. */
 export function isControlError(error: unknown): error is ControlError {
   return error instanceof Error && 'code' in error && controlErrors.some(([code]) => code === error.code)
 }
 
-/** What became of a message whose descriptors could not be delivered. */
-export function controlError(outcome: number, data: Uint8Array): ControlError {
-  const [code, text] = controlErrors[outcome - 1]!
+/** The error of a message whose descriptors could not be delivered, by its `ControlStatus`. */
+export function controlError(status: number, data: Uint8Array): ControlError {
+  const [code, text] = controlErrors[status - ControlStatus.Truncated]!
   return Object.assign(new Error(`${text}. All its descriptors are closed; its bytes are in \`data\``), { code, data })
 }

@@ -1,57 +1,56 @@
 import { takeName } from '../address/unix-address.ts'
-import { onAbort } from '../base/abort.ts'
-import { takeCredentials, takePidfd } from './credentials.ts'
-import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
-import { TOO_MANY, TRUNCATED, controlError, socketClosed } from './errors.ts'
-import { aborted } from '../base/errors/abort.ts'
-import { rejection } from '../base/rejection.ts'
-import { systemError } from '../native/system-error.ts'
-import { Message } from './message.ts'
-import { AGAIN, BUSY, END, MAX_RECEIVED_FDS } from '../native/codes.ts'
-import { MOST_BYTES, SMALL, batch, bytes, fds, outcome } from '../native/shared-memory.ts'
-import { native } from '../native/binding.ts'
 import { Queue } from '../base/queue.ts'
+import { rejection } from '../base/rejection.ts'
+import { type Waiter, Waiters, settle } from '../base/waiters.ts'
+import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { chargeTick } from '../event-loop/tick-budget.ts'
+import { native } from '../native/binding.ts'
+import { AGAIN, BUSY, END, MAX_RECEIVED_FDS } from '../native/codes.ts'
+import { ControlStatus, batchResult, copyBytes, fdAt, receiveResult } from '../native/results.ts'
+import { MOST_BYTES } from '../native/shared-memory.ts'
+import { systemError } from '../native/system-error.ts'
+import { controlError, socketClosed } from './errors.ts'
+import { Message } from './message.ts'
 
-/** How many bytes a receive takes at most where nobody says. */
+/** The default of `maxBytes`. */
 const DEFAULT_MAX_BYTES = 65_536
 
-/** How many messages one wake receives, and how many are held that were received ahead. */
+/** The maximum number of messages that one wake receives, and that are held ahead. */
 const PER_WAKE = 64
 
 /**
- * How many descriptors one wake receives, and how many are held that were received ahead. A process with threads stalls
- * for 8 to 25 ms each time its descriptor table doubles: a wake should not take it there by itself.
+ * The maximum number of descriptors that one wake receives, and that are held ahead. A multi-threaded process stalls for 8 to
+ * 25 ms when its descriptor table doubles (expand_fdtable in fs/file.c waits for RCU), so one wake should not cause that.
  */
 const FDS_PER_WAKE = 250
 
-/** The learnt chance of a try: so high after hits, and so low after misses that the next sixteen are not made. */
-const MOST_LUCK = 3
-const LEAST_LUCK = -15
+/** The bounds of `#hitCounter`: at the lower one, the next sixteen tries are skipped. */
+const MAX_HITS = 3
+const MIN_HITS = -15
 
-/** How much one receive takes. */
+/** The limits of one receive. */
 export interface Limits {
   readonly maxBytes: number
   readonly maxFds: number
 }
 
-/** The limits of a receive for which nobody gave any. */
+/** The limits of a receive without options. */
 export const defaultLimits: Limits = { maxBytes: DEFAULT_MAX_BYTES, maxFds: MAX_RECEIVED_FDS }
 
-/** What a caller makes of a message, or of null at the end. */
+/** Converts a message, or null for the end of the stream, to the result of a call. */
 export interface Shape<T> {
   (message: Message | null): T
-  /** As the call, of a message that is bytes and at most one descriptor: the Message need not be made. */
+  /** The same for bytes with at most one descriptor, without creating a Message. */
   readonly plain?: (data: Uint8Array, fd: Descriptor | null) => T
-  /** Receive further messages along with the one asked for. */
+  /** Whether to receive further messages along with the requested one. */
   readonly ahead?: boolean
-  /** Receive only what the event loop tells of, and so in turn with the other sockets of the process. */
+  /** Whether to receive only when the event loop reports readiness, so that all sockets of the process take turns. */
   readonly inTurn?: boolean
-  /** What this side's close gives, where that is no error. */
+  /** The result when this side closes the socket; without it the call rejects. */
   readonly closed?: () => T
 }
 
-/** What went wrong, to be made where it is thrown. */
+/** A failed receive. Its error is created where it is thrown, so that the stack names the caller. */
 class Failure {
   readonly error: () => Error
 
@@ -60,25 +59,17 @@ class Failure {
   }
 }
 
-/** A receive that has to wait for a message. */
-interface Pending {
+/** A pending receive. */
+interface PendingReceive extends Waiter<unknown> {
   /** Keeps the socket from being collected. */
   readonly socket: object
   readonly limits: Limits
   readonly shape: Shape<unknown>
-  readonly resolve: (value: unknown) => void
-  abortion: Disposable | undefined
 }
 
 const noDescriptors: readonly Descriptor[] = []
 
-const toAhead = (message: Message | null): Message => message!
-
-// An executor that is made once: one for each promise would be a closure, with a context of its own.
-let resolvePending: Pending['resolve']
-const keepResolve = (resolve: Pending['resolve']): void => {
-  resolvePending = resolve
-}
+const toMessage = (message: Message | null): Message => message!
 
 /** What a receiver needs of the socket that it receives from. */
 export interface ReceivingSocket {
@@ -94,76 +85,77 @@ export interface ReceivingSocket {
 
 /** The receiving half of a socket. */
 export class Receiver {
-  readonly #endpoint: ReceivingSocket
-  readonly #queue = new Queue<Pending>()
-  /** What an iteration received beyond what it was asked for, in order, and an error that came after it. */
+  readonly #socket: ReceivingSocket
+  readonly #waiters: Waiters<PendingReceive>
+  /** Messages received ahead by an iteration, in order, and an error that came after them. */
   readonly #ahead = new Queue<Message | Failure>()
-  /** What a smaller receive left of a stream's message that was held. */
+  /** The rest of a stream's held message, after a receive with a smaller `maxBytes` took its first part. */
   #rest: Message | undefined
   /**
-   * Whether it pays to try before waiting is learnt: in a ping-pong the first try is always in vain, in a stream it
-   * always succeeds.
+   * Counts recent receives that succeeded at once. In a ping-pong the first try never succeeds, in a stream it always does:
+   * at zero and below, a receive waits for the event loop without a try.
    */
-  #luck = MOST_LUCK
-  /** Descriptors were lost once, maybe to a full table: receiving ahead would lose more. */
+  #hitCounter = MAX_HITS
+  /** Whether descriptors were lost before, possibly to a full table: receiving ahead could lose more. */
   #careful = false
-  /** The most descriptors that a message had. */
+  /** The largest number of descriptors in any message so far. */
   #mostFds = 0
-  /** How many the last receive took; negative where it took no message. */
+  /** The number of descriptors in the last message; negative if the last receive returned none. */
   #lastFds = -1
 
-  constructor(endpoint: ReceivingSocket) {
-    this.#endpoint = endpoint
+  constructor(socket: ReceivingSocket) {
+    this.#socket = socket
+    this.#waiters = new Waiters(() => socket.update())
   }
 
-  /** Whether somebody waits for a message. */
+  /** Whether a receive is pending. */
   get waitsForInput(): boolean {
-    return this.#queue.length > 0
+    return this.#waiters.length > 0
   }
 
-  /** How many messages are held that were received ahead. */
+  /** The number of messages received ahead. */
   get held(): number {
     return this.#ahead.length + (this.#rest === undefined ? 0 : 1)
   }
 
-  /** One message in the caller's shape, at once or when it comes. */
+  /** Receives one message in the caller's shape, at once or when it arrives. */
   receive<T>(socket: object, limits: Limits, shape: Shape<T>, signal: AbortSignal | undefined): Promise<T> {
     if (this.held > 0) return answer(this.#takeHeld(limits, shape))
-    if (this.#queue.length === 0 && shape.inTurn !== true && this.#paysToTry() && chargeTick()) {
+    if (this.#waiters.length === 0 && shape.inTurn !== true && this.#paysToTry() && chargeTick()) {
       const received = this.#tryReceive(limits, shape)
       if (received !== undefined) {
-        this.#luck = Math.min(Math.max(this.#luck, 0) + 1, MOST_LUCK)
+        this.#hitCounter = Math.min(Math.max(this.#hitCounter, 0) + 1, MAX_HITS)
         if (shape.ahead === true && this.#lastFds >= 0) this.#receiveAhead(limits)
         return answer(received)
       }
       this.#miss()
     }
-    const promise = new Promise<unknown>(keepResolve)
-    const pending: Pending = { socket, limits, shape, resolve: resolvePending, abortion: undefined }
-    if (signal !== undefined) pending.abortion = onAbort(signal, () => this.#abort(pending, signal))
-    this.#queue.push(pending)
-    this.#endpoint.update()
+    const promise = this.#waiters.add<unknown>(
+      { socket, limits, shape, resolve: undefined!, abortion: undefined },
+      signal
+    )
+    this.#socket.update()
     return promise as Promise<T>
   }
 
-  /** A socket that is not armed is tried in any case: arming it costs more than a try. */
+  /** Whether to try before waiting. A socket that is not armed is always tried: arming costs more than a try. */
   #paysToTry(): boolean {
-    if (this.#luck > 0 || !this.#endpoint.armedForReading) return true
-    this.#luck++
+    if (this.#hitCounter > 0 || !this.#socket.armedForReading) return true
+    this.#hitCounter++
     return false
   }
 
   #miss(): void {
-    this.#luck = this.#luck > 1 ? this.#luck - 1 : LEAST_LUCK
+    this.#hitCounter = this.#hitCounter > 1 ? this.#hitCounter - 1 : MIN_HITS
   }
 
-  /** One recvmsg; undefined where nothing is there. */
+  /** One recvmsg; undefined if no message is available. */
   #tryReceive<T>({ maxBytes, maxFds }: Limits, shape: Shape<T>): T | Failure | undefined {
-    const { fd } = this.#endpoint
+    const { fd } = this.#socket
     this.#lastFds = -1
     if (maxBytes <= MOST_BYTES) {
       const count = native.receive(fd, maxBytes, this.#mostTaken(maxFds))
-      return count < 0 ? nothing(count, shape) : this.#take(takeBytes(0, count), 0, shape)
+      return count < 0 ? withoutMessage(count, shape) : this.#take(copyBytes(0, count), 0, shape)
     }
     let buffer: ArrayBufferLike
     try {
@@ -172,34 +164,34 @@ export class Receiver {
       return new Failure(() => error as Error) // out of memory
     }
     const count = native.receiveInto(new Uint8Array(buffer), fd, this.#mostTaken(maxFds))
-    if (count < 0) return nothing(count, shape)
+    if (count < 0) return withoutMessage(count, shape)
     const data = new Uint8Array(buffer, 0, count)
-    return this.#take(count < maxBytes / 2 ? data.slice() : data, 0, shape) // a short message should not keep so much memory
+    return this.#take(count < maxBytes / 2 ? data.slice() : data, 0, shape) // a short message must not retain the whole buffer
   }
 
   #mostTaken(maxFds: number): number {
-    return this.#endpoint.takesFds ? maxFds : 0
+    return this.#socket.takesFds ? maxFds : 0
   }
 
-  /** Makes a message of what the last receive has told, its descriptors from a place on. */
-  #take<T>(data: Uint8Array, place: number, shape: Shape<T>): T | Failure {
-    const control = outcome[1]!
-    if (control !== 0) {
-      this.#careful ||= control === TRUNCATED
-      return new Failure(() => controlError(control, data))
+  /** Builds a message from the last receive, whose descriptors start at a position of the shared numbers. */
+  #take<T>(data: Uint8Array, position: number, shape: Shape<T>): T | Failure {
+    const { status } = receiveResult
+    if (status !== ControlStatus.Complete) {
+      this.#careful ||= status === ControlStatus.Truncated
+      return new Failure(() => controlError(status, data))
     }
-    const count = outcome[0]!
-    const more = outcome[3] !== 0 // than descriptors
-    const { isDatagram } = this.#endpoint
-    if (shape.plain !== undefined && count <= 1 && !more && !isDatagram) {
+    const count = receiveResult.fdCount
+    const { hasExtras } = receiveResult
+    const { isDatagram } = this.#socket
+    if (shape.plain !== undefined && count <= 1 && !hasExtras && !isDatagram) {
       this.#noteFds(count)
-      return shape.plain(data, count === 0 ? null : wrapFd(fds[place]!))
+      return shape.plain(data, count === 0 ? null : wrapFd(fdAt(position)))
     }
-    const size = outcome[2]!
-    const received = wrapFds(place, count)
-    const credentials = more ? takeCredentials() : undefined
-    const pidfd = more ? takePidfd() : undefined
-    const address = isDatagram ? takeName(outcome[8]!) : undefined
+    const { size } = receiveResult
+    const received = wrapFds(position, count)
+    const credentials = hasExtras ? receiveResult.credentials : undefined
+    const pidfd = hasExtras ? receiveResult.pidfd : undefined
+    const address = isDatagram ? takeName(receiveResult.nameLength) : undefined
     const message = new Message(
       data,
       size,
@@ -217,16 +209,16 @@ export class Receiver {
     if (count > this.#mostFds) this.#mostFds = count
   }
 
-  /** Serves those who wait, as far as messages are there. */
+  /** Settles pending receives with the messages that are available. */
   flushInput(): void {
     let fdsLeft = FDS_PER_WAKE
     for (let left = PER_WAKE; left > 0 && fdsLeft > 0; left--) {
-      const pending = this.#queue.peek()
+      const pending = this.#waiters.first
       if (pending === undefined) return
       const received = this.#tryReceive(pending.limits, pending.shape)
       if (received === undefined) return
       const taken = this.#lastFds
-      this.#queue.shift()
+      this.#waiters.shift()
       if (received instanceof Failure) {
         settle(pending, rejection(received.error))
         continue
@@ -240,39 +232,39 @@ export class Receiver {
     }
   }
 
-  /** Receives what else is there for an iteration, within the caps. */
+  /** Receives further messages for an iteration, within the caps. */
   #receiveAhead(limits: Limits): void {
-    if (this.#luck <= 0 && ++this.#luck <= 0) return
+    if (this.#hitCounter <= 0 && ++this.#hitCounter <= 0) return
     const { maxBytes, maxFds } = limits
     if (this.#careful || maxBytes > MOST_BYTES) return
-    const { fd } = this.#endpoint
+    const { fd } = this.#socket
     const code = native.receiveMany(fd, maxBytes, this.#mostTaken(maxFds), this.#mostFds, FDS_PER_WAKE)
-    const taken = batch[0]!
+    const taken = batchResult.count
     let at = 0
-    let place = 0
+    let position = 0
     for (let i = 0; i < taken; i++) {
-      const length = batch[1 + 2 * i]!
-      const count = batch[2 + 2 * i]!
+      const length = batchResult.byteCount(i)
+      const count = batchResult.fdCount(i)
       this.#noteFds(count)
-      this.#ahead.push(new Message(takeBytes(at, length), length, wrapFds(place, count)))
+      this.#ahead.push(new Message(copyBytes(at, length), length, wrapFds(position, count)))
       at += length
-      place += count
+      position += count
     }
-    if (code >= 0) this.#ahead.push(this.#take(takeBytes(at, code), place, toAhead))
+    if (code >= 0) this.#ahead.push(this.#take(copyBytes(at, code), position, toMessage))
     else if (code !== AGAIN && code !== BUSY && code !== END)
       this.#ahead.push(new Failure(() => systemError(code, 'recvmsg')))
     chargeTick(taken)
     if (this.#ahead.length === 0) this.#miss()
   }
 
-  /** What was received ahead, within the limits of whoever takes it. */
+  /** Takes a held message, within the limits of the receive that takes it. */
   #takeHeld<T>({ maxBytes, maxFds }: Limits, shape: Shape<T>): T | Failure {
     let message = this.#rest ?? this.#ahead.shift()!
     this.#rest = undefined
     if (message instanceof Failure) return message
     const { data } = message
     if (data.length > maxBytes) {
-      const { isStream } = this.#endpoint
+      const { isStream } = this.#socket
       const { credentials, pidfd, address } = message
       if (isStream) this.#rest = new Message(data.slice(maxBytes), data.length - maxBytes, noDescriptors, credentials)
       const size = isStream ? maxBytes : message.size
@@ -281,10 +273,10 @@ export class Receiver {
     if (message.fds.length <= maxFds) return shape(message)
     message.close()
     const rest = message.data
-    return new Failure(() => controlError(TOO_MANY, rest))
+    return new Failure(() => controlError(ControlStatus.TooMany, rest))
   }
 
-  /** Gives the descriptors that are held to the caller, who closes them; the messages are gone. */
+  /** Takes the descriptors out of all held messages, which are dropped. The caller closes them. */
   takeHeldFds(): number[] {
     const numbers: number[] = []
     this.#rest = undefined // its descriptors went with its first part
@@ -294,58 +286,32 @@ export class Receiver {
     return numbers
   }
 
-  #abort(pending: Pending, signal: AbortSignal): void {
-    if (!this.#queue.remove(pending)) return
-    settle(
-      pending,
-      rejection(() => aborted(signal))
-    )
-    this.#endpoint.update()
-  }
-
-  /** Ends everything that waits with an error. */
+  /** Rejects all pending receives. */
   fail(error: () => Error): void {
-    for (let pending = this.#queue.shift(); pending !== undefined; pending = this.#queue.shift()) {
-      settle(pending, rejection(error))
-    }
+    this.#waiters.fail(error)
   }
 
-  /** Ends everything that waits, because this side has closed. */
+  /** Settles all pending receives, because this side has closed. */
   close(): void {
-    for (let pending = this.#queue.shift(); pending !== undefined; pending = this.#queue.shift()) {
-      settle(pending, pending.shape.closed?.() ?? rejection(socketClosed))
-    }
+    this.#waiters.settleAll(({ shape }) => shape.closed?.() ?? rejection(socketClosed))
   }
 }
 
-/** A copy of bytes that were received. */
-function takeBytes(at: number, count: number): Uint8Array {
-  const data = new Uint8Array(count)
-  if (count <= SMALL) for (let i = 0; i < count; i++) data[i] = bytes[at + i]!
-  else data.set(bytes.subarray(at, at + count))
-  return data
-}
-
-/** Makes objects of numbers that were received. */
-function wrapFds(place: number, count: number): readonly Descriptor[] {
+/** Wraps received descriptor numbers. */
+function wrapFds(position: number, count: number): readonly Descriptor[] {
   if (count === 0) return noDescriptors
-  if (count === 1) return [wrapFd(fds[place]!)]
+  if (count === 1) return [wrapFd(fdAt(position))]
   const descriptors = new Array<Descriptor>(count)
-  for (let i = 0; i < count; i++) descriptors[i] = wrapFd(fds[place + i]!)
+  for (let i = 0; i < count; i++) descriptors[i] = wrapFd(fdAt(position + i))
   return descriptors
-}
-
-function settle(pending: Pending, value: unknown): void {
-  pending.abortion?.[Symbol.dispose]()
-  pending.resolve(value)
 }
 
 function answer<T>(received: T | Failure): Promise<T> {
   return received instanceof Failure ? Promise.reject(received.error()) : Promise.resolve(received)
 }
 
-/** What a receive without a message means. */
-function nothing<T>(code: number, shape: Shape<T>): T | Failure | undefined {
+/** The meaning of a receive's negative result. */
+function withoutMessage<T>(code: number, shape: Shape<T>): T | Failure | undefined {
   if (code === AGAIN || code === BUSY) return undefined
   if (code === END) return shape(null)
   return new Failure(() => systemError(code, 'recvmsg'))

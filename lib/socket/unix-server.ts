@@ -10,7 +10,7 @@ import { socketClosed, socketNotEmpty } from './errors.ts'
 import { systemError } from '../native/system-error.ts'
 import { borrow } from '../descriptor/borrow.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
-import { type AcceptShape, type Allow, Listener } from './acceptor.ts'
+import { type AcceptShape, type Allow, Acceptor } from './acceptor.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { giveNameLater, modeOf } from '../address/socket-file.ts'
@@ -53,7 +53,7 @@ let make: (fd: number, typeCode: number, address: Address, takesFds: boolean, al
  * listening socket is in non-blocking mode, which it shares with every process that has it, until it is released.
  */
 export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, Disposable {
-  readonly #listener: Listener
+  readonly #listener: Acceptor
   readonly #typeCode: number
   readonly #address: Address
   readonly #accept: AcceptShape<UnixSocket>
@@ -69,7 +69,7 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
     key: symbol
   ) {
     if (key !== made) throw invalidValue('key', 'is private: use listen()')
-    this.#listener = new Listener(fd, allow)
+    this.#listener = new Acceptor(fd, allow)
     this.#typeCode = typeCode
     this.#address = address
     this.#accept = (connection) => openSocket(connection, typeCode, takesFds)
@@ -187,7 +187,7 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   }
 
   // Static, because a private method fails without a code on an object that only has this class's prototype.
-  static #open(server: UnixServer): Listener {
+  static #open(server: UnixServer): Acceptor {
     if (!(#listener in server)) throw invalidType('server', 'an instance of UnixServer', server)
     if (server.#listener.closed) throw socketClosed()
     return server.#listener
@@ -203,7 +203,7 @@ export function adoptServer(descriptor: Descriptor): UnixServer {
 }
 
 /** Closes servers that nobody uses any more. */
-const unused = new FinalizationRegistry<Listener>((listener) => {
+const unused = new FinalizationRegistry<Acceptor>((listener) => {
   listener.close()
   warnOnce('A UnixServer was garbage-collected while it was open, and was closed', listener.fd)
 })
