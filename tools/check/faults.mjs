@@ -22,7 +22,7 @@ if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: '
   process.exit(1)
 process.chdir(root)
 const { Runner, canInject, describe, judge, measure, plan, scenarios } =
-  await import('../build/__test__/faults/driver.js')
+  await import('../../build/__test__/faults/driver.js')
 if (!canInject()) {
   console.log('# needs cc, and glibc')
   console.log('0 passed, 1 failed')

@@ -66,25 +66,24 @@ function writeCorpus(target, inputs) {
   writeFileSync(corpusOf(target), [...lines, ''].join('\n'))
 }
 
+/** Runs a command with its output shown; returns its exit code. */
+function execute(command, ...args) {
+  return spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] }).status
+}
+
+/** Returns whether cargo succeeds with these arguments. */
+function works(...args) {
+  return spawnSync('cargo', args, { stdio: 'ignore' }).status === 0
+}
+
 /** Installs cargo-fuzz if it is missing, and builds the targets. */
 function build() {
-  if (spawnSync('cargo', [...nightly, '--version'], { stdio: 'ignore' }).status !== 0) {
-    const rustup = spawnSync(
-      'rustup',
-      ['toolchain', 'install', 'nightly', '--profile', 'minimal', '--no-self-update'],
-      {
-        stdio: 'inherit'
-      }
-    )
-    if (rustup.status !== 0) process.exit(1)
-    const install = spawnSync('cargo', ['install', 'cargo-fuzz', '--locked', '--version', CARGO_FUZZ], {
-      stdio: 'inherit'
-    })
-    if (install.status !== 0) process.exit(1)
-  }
+  const toolchain = ['toolchain', 'install', 'nightly', '--profile', 'minimal', '--no-self-update']
+  if (!works('+nightly', '--version') && execute('rustup', ...toolchain) !== 0) process.exit(1)
+  const cargoFuzz = ['install', 'cargo-fuzz', '--locked', '--version', CARGO_FUZZ]
+  if (!works(...nightly, '--version') && execute('cargo', ...cargoFuzz) !== 0) process.exit(1)
   for (const target of targets) {
-    const { status } = spawnSync('cargo', fuzz('build', target), { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
-    if (status !== 0) process.exit(status ?? 1)
+    if (execute('cargo', ...fuzz('build', target)) !== 0) process.exit(1)
   }
 }
 

@@ -33,7 +33,7 @@ if (
 }
 if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0)
   process.exit(1)
-const { endProcess, endWorkers, exitWithWorkers } = await import('../build/__test__/helpers/teardown.js')
+const { endProcess, endWorkers, exitWithWorkers } = await import('../../build/__test__/helpers/teardown.js')
 
 console.log(`# seed ${seed}`)
 let passed = 0
