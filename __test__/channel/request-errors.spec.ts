@@ -93,6 +93,6 @@ for (const data of ['', '{', '5', 'null', '[]', '{"message":5}', '{"code":5}']) 
     const waiting = a.request('x')
     const { id } = (await receiveFrame(bare))!
     await bare.send(frame(ERROR, data, { id, format: 1 }))
-    await t.throwsAsync(waiting, { instanceOf: Error, message: 'The other end gave no reason' })
+    await t.throwsAsync(waiting, { instanceOf: Error, message: 'The peer gave no reason' })
   })
 }

@@ -1,42 +1,44 @@
 import { type Abortable, signalOf } from '../base/abort.ts'
-import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
-import type { ChannelMessage, ChannelRequest } from './message.ts'
-import { codecOf } from './codec.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
-import { socketNotEmpty } from '../socket/errors.ts'
-import type { FdSource } from '../descriptor/fd-source.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
-import { type Handler, Link, type Shape } from './connection.ts'
-import { MAX_CHANNEL_FDS } from '../native/codes.ts'
+import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
+import type { FdSource } from '../descriptor/fd-source.ts'
 import { openReactor } from '../event-loop/reactor.ts'
+import { MAX_CHANNEL_FDS } from '../native/codes.ts'
+import { socketNotEmpty } from '../socket/errors.ts'
 import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
+import { Codec } from './codec.ts'
+import { ChannelConnection } from './connection.ts'
+import type { Shape } from './inbox.ts'
+import type { RequestHandler } from './incoming-requests.ts'
+import type { ChannelMessage, ChannelRequest } from './message.ts'
 
 /** Options of {@link Channel}. */
 export interface ChannelOptions<T = unknown> {
   /**
-   * The most bytes of a message, as it is encoded, in either direction (default 16 MiB, at most 2 GiB - 1). What is received
-   * takes memory as it comes, not as it is announced.
+   * The maximum number of bytes of an encoded message, in either direction (default 16 MiB, at most 2 GiB - 1). Memory for a
+   * received message is allocated as its bytes arrive, not as the peer announces them.
    */
   maxBytes?: number | undefined
-  /** The most descriptors of a message, in either direction (default 1,024, at most 4,048). */
+  /** The maximum number of descriptors of a message, in either direction (default 1,024, at most 4,048). */
   maxFds?: number | undefined
   /**
-   * The most messages that may wait to be sent, requests that may wait for their answers, and requests of the other end that
-   * are handled at a time (default 65,536 of each). One's own that is too many rejects with ERR_TOO_MANY_PENDING; the
-   * other end's wait in the socket.
+   * The maximum number of pending messages, of pending requests, and of the peer's requests that are handled at a time (default
+   * 65,536 of each). Further calls of `send` or `request` reject with ERR_TOO_MANY_PENDING. Further requests of the peer stay
+   * in the socket.
    */
   maxPending?: number | undefined
   /**
-   * Makes the data of a message out of a value. By default bytes go as they are and all else as JSON.
+   * Encodes a value. By default bytes stay bytes, and all other values become JSON.
    *
-   * @param value what is to be sent
-   * @returns the data; a string goes as UTF-8
+   * @param value the value passed to `send` or `request`, or a reply's
+   * @returns the data; a string is sent as UTF-8
    */
   encode?: ((value: T) => Uint8Array | string) | undefined
   /**
-   * Makes a value out of the data of a message. By default what the other end has sent as bytes, or as JSON.
+   * Decodes the data of a message. By default the data are bytes or JSON, as the peer sent them.
    *
-   * @param data the data, which it may keep
+   * @param data the data, which the callback may keep
    * @returns the value
    */
   decode?: ((data: Uint8Array) => T) | undefined
@@ -44,19 +46,21 @@ export interface ChannelOptions<T = unknown> {
 
 /** Options of {@link Channel.request}. */
 export interface RequestOptions extends Abortable {
-  /** How long to wait for the answer, in milliseconds, at least 1 (default: without an end). */
+  /** The maximum time until the response arrives, in milliseconds, at least 1 (default: no limit). */
   timeout?: number | undefined
 }
 
-/** What answers a request: a value, and descriptors that go with it. */
+/** The reply to a request: a value, and descriptors. */
 export interface ChannelReply {
   /** The value (default `undefined`). */
   value?: unknown
-  /** The descriptors. Those that are a {@link Descriptor} are given away with the reply: it closes them here. */
+  /**
+   * The descriptors. Each {@link Descriptor} among them is transferred: it is closed on this side once the reply was sent or has
+   * failed. All other sources stay the handler's to close.
+   */
   fds?: readonly FdSource[] | null | undefined
 }
 
-/** What holds where nobody says. */
 const DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 const DEFAULT_MAX_FDS = 1024
 const DEFAULT_MAX_PENDING = 65_536
@@ -71,27 +75,31 @@ const toResult: Shape<Result<unknown>> = Object.assign(
 )
 
 /**
- * Messages over a connection, each a value with exactly the descriptors that were sent with it, whatever the kernel merges or
- * splits; and requests that are answered. PROTOCOL.md describes the bytes, so that any program can be at the other end.
+ * Sends and receives messages over a stream connection: values with descriptors, and requests with responses. A message arrives
+ * with exactly the descriptors that were sent with it, even if the kernel merges or splits its bytes. PROTOCOL.md specifies the
+ * bytes, so that the peer can be written in any language.
  *
- * Messages keep their order, in either direction. What the other end does not take fills the socket, and then a send waits;
- * what this end does not take stays in the socket: nothing is received that nobody waits for, except, within the
- * limits of one message, while an answer, a request or the end is waited for.
+ * Messages keep their order in each direction. If the peer stops reading, the socket fills and sends stay pending. If this side
+ * stops receiving, messages stay in the socket. Messages are received ahead only while a response, a request or the end of the
+ * channel is awaited, and at most up to the limits of one message.
  *
- * A peer that does not keep to the protocol or to this end's limits ends the channel, with an error at both ends:
- * `EPROTO`, or `EMSGSIZE` for a message that is too large. What came before it arrives. Descriptors that could not be
- * delivered, because the table is full, take only their message along (ERR_CONTROL_TRUNCATED, its bytes in `data`).
+ * A peer that violates the protocol or this side's limits ends the channel, with an error on both sides: `EPROTO`, or `EMSGSIZE`
+ * for a message that is too large. Messages before the violation are delivered. Descriptors that are lost because the descriptor
+ * table is full affect only their message (ERR_CONTROL_TRUNCATED, with its bytes in `data`).
  */
 export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, AsyncDisposable, Disposable {
-  /** The socket, which belongs to the channel: it can still tell who is at the other end, and be closed. */
+  /** The socket, which the channel owns. Use it to identify the peer or to close the connection. */
   readonly socket: UnixSocket
-  readonly #link: Link
+  readonly #connection: ChannelConnection
 
   /**
-   * @param socket a connected stream socket, of which nothing waits to be received or sent; the channel's from now on
+   * Creates a channel over a socket.
+   *
+   * @param socket a connected stream socket without pending operations, which the channel owns from now on
    * @param options `maxBytes`, `maxFds`, `maxPending`, `encode`, `decode`
-   * @throws ERR_INVALID_ARG_VALUE for a socket of another type, or with operations that wait; ERR_SOCKET_NOT_EMPTY while
-   *   it holds messages that an iteration received ahead; ERR_INVALID_STATE if it belongs to a channel; ERR_SOCKET_CLOSED
+   * @throws ERR_INVALID_ARG_VALUE for a socket of another type or with pending operations; ERR_SOCKET_NOT_EMPTY if it holds
+   *   messages that an iteration received ahead; ERR_INVALID_STATE if another channel owns it; ERR_SOCKET_CLOSED;
+   *   ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE
    */
   constructor(socket: UnixSocket, options?: ChannelOptions<T>) {
     openReactor()
@@ -107,101 +115,105 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
       maxFds: integer('options.maxFds', maxFds, 0, MAX_CHANNEL_FDS),
       maxPending: integer('options.maxPending', maxPending, 1, MAX_INT)
     }
-    const codec = codecOf(encode, decode)
+    const codec = new Codec(encode, decode, maxBytes)
     const endpoint = endpointOf('socket', socket)
     const { receiver, sender } = endpoint
-    if (!endpoint.isStream) throw invalidValue('socket', `must be of type 'stream', which this one is not`)
+    if (!endpoint.isStream) throw invalidValue('socket', `must be of type 'stream'`)
     if (receiver.held > 0) throw socketNotEmpty(`${receiver.held} messages`)
-    if (receiver.waitsForInput || !sender.idle) throw invalidValue('socket', 'has operations that wait')
+    if (receiver.waitsForInput || !sender.idle) throw invalidValue('socket', 'has pending operations')
     this.socket = socket
-    this.#link = new Link(endpoint, limits, codec)
+    this.#connection = new ChannelConnection(endpoint, limits, codec)
   }
 
   /**
-   * Resolves when the channel has ended, and says why: to null where either end closed it in order, to the error
-   * otherwise. It never rejects. Asking for it lets the channel receive ahead, so that the end is noticed, and keeps
-   * the process alive as any other operation does.
+   * Resolves when the channel has ended: to null if either side closed it in order, otherwise to the error that ended it. It
+   * never rejects. Reading this property lets the channel receive ahead, so that it notices the end, and keeps the process alive
+   * as any pending operation does.
    */
   get closed(): Promise<Error | null> {
-    this.#link.watch(this)
-    return this.#link.closing
+    this.#connection.watch(this)
+    return this.#connection.closing
   }
 
   /**
-   * Send a message.
+   * Sends a message.
    *
-   * @param value bytes, unchanged until the promise settles, or what `encode` takes
-   * @param fds what goes with it, at most `maxFds`; each stays the caller's, and may be closed as soon as this has returned
+   * @param value bytes, which must not change until the promise settles, or a value for `encode`
+   * @param fds descriptors to send with the message, at most `maxFds`. The caller keeps each, and may close it when the call
+   *   returns
    * @param options `signal`
-   * @returns resolves when the kernel has taken the whole message
+   * @returns resolves when the kernel has accepted the whole message
    *
-   *   Rejects with ERR_OUT_OF_RANGE for a message over the limits, ERR_TOO_MANY_PENDING, what `encode` throws, `EPIPE` or
-   *   `ECONNRESET` when the peer is gone, and with the peer's reason if it gave one; `EMFILE` if it has to wait and the
-   *   table has no room for duplicates; ERR_SOCKET_CLOSED; AbortError. An abort before the first byte sends nothing;
-   *   after it the message goes all the same.
+   *   Rejects with ERR_OUT_OF_RANGE for a message above the limits, ERR_TOO_MANY_PENDING, the error that `encode` threw, `EPIPE` or
+   *   `ECONNRESET` if the peer is gone, the peer's reason if it sent one, `EMFILE` if the message has to wait and the
+   *   descriptor table has no room for duplicates, ERR_SOCKET_CLOSED, or AbortError. An abort before the first byte was sent withdraws
+   *   the message; a later one does not stop it.
    */
   send(value: T, fds?: readonly FdSource[] | null, options?: Abortable): Promise<void> {
     try {
-      return this.#link.send(this, value, fds, signalOf(optionsOf(options)))
+      return this.#connection.send(this, value, fds, signalOf(optionsOf(options)))
     } catch (error) {
       return Promise.reject(error)
     }
   }
 
   /**
-   * Receive the next message.
+   * Receives the next message.
    *
    * @param options `signal`
-   * @returns resolves to the message, whose descriptors are the caller's to close; to null at the end of the channel
+   * @returns resolves to the message, whose descriptors the caller must close; to null at the end of the channel
    *
-   *   Rejects with what ended the channel (see there), with `ECONNRESET` if the peer closed without reading all; with
-   *   ERR_CONTROL_TRUNCATED where the message's descriptors were lost, and `EPROTO` with the reason as `cause` where it
-   *   could not be decoded: its bytes are in `data`, and the next one can be received; ERR_SOCKET_CLOSED; AbortError,
-   *   which loses nothing.
+   *   Rejects with the error that ended the channel, or with `ECONNRESET` if the peer closed without reading everything. Rejects with
+   *   ERR_CONTROL_TRUNCATED if the message's descriptors were lost, and with `EPROTO` and the reason as `cause` if it could not be
+   *   decoded; both have its bytes in `data`, and the next message can be received. Rejects with ERR_SOCKET_CLOSED, or with
+   *   AbortError, which loses no message.
    */
   receive(options?: Abortable): Promise<ChannelMessage<T> | null> {
     try {
       const signal = signalOf(optionsOf(options))
-      return this.#link.receive(this, toMessage, signal) as Promise<ChannelMessage<T> | null>
+      return this.#connection.receive(this, toMessage, signal) as Promise<ChannelMessage<T> | null>
     } catch (error) {
       return Promise.reject(error)
     }
   }
 
-  /** The messages as they come, until the end of the channel. Leaving the iteration leaves the channel open, and loses nothing. */
+  /** Iterates over the messages until the channel ends. Leaving the iteration keeps the channel open and loses no message. */
   [Symbol.asyncIterator](): AsyncIterableIterator<ChannelMessage<T>, undefined> {
-    const take = () => this.#link.receive(this, toResult, undefined) as Promise<Result<T>>
-    return new Iteration(this.#link, take, undefined)
+    const take = () => this.#connection.receive(this, toResult, undefined) as Promise<Result<T>>
+    return new Iteration(this.#connection, take, undefined)
   }
 
   /**
-   * Send a message that asks for an answer.
+   * Sends a request.
    *
    * @param value as in {@link Channel.send}
    * @param fds as in {@link Channel.send}
    * @param options `timeout` in milliseconds, `signal`
-   * @returns resolves to the answer, whose descriptors are the caller's to close
+   * @returns resolves to the response, whose descriptors the caller must close
    *
-   *   Rejects as {@link Channel.send}; with the error that the other end's handler threw: its message, `code`, `errno`,
-   *   `syscall`, `path` and `address`; ERR_NO_HANDLER if there is no handler; `ECONNRESET` if the channel ends first;
-   *   `ETIMEDOUT`; AbortError. The other end is told where nobody waits any more.
+   *   Rejects as {@link Channel.send}; with the error that the peer's handler threw, of which `message`, `code`, `errno`,
+   *   `syscall`, `path` and `address` are sent; ERR_NO_HANDLER if the peer has no handler; `ECONNRESET` if the channel ends
+   *   first; `ETIMEDOUT`; AbortError. After a timeout or an abort the peer is notified that the response is no longer needed.
    */
   request(value: T, fds?: readonly FdSource[] | null, options?: RequestOptions): Promise<ChannelMessage<T>> {
     try {
       const signal = signalOf(optionsOf(options))
       const { timeout } = options ?? {}
       if (timeout !== undefined) integer('options.timeout', timeout, 1, MAX_INT)
-      return this.#link.request(this, value, fds, timeout, signal) as Promise<ChannelMessage<T>>
+      return this.#connection.request(this, value, fds, timeout, signal) as Promise<ChannelMessage<T>>
     } catch (error) {
       return Promise.reject(error)
     }
   }
 
   /**
-   * Answer the other end's requests, from now on and while the channel is open.
+   * Sets the handler of the peer's requests.
    *
-   * @param handler gets each request, whose descriptors are its to close, and gives the reply, or a promise of it, or
-   *   nothing; what it throws is the other end's error, without its stack. Several run at a time. Null: answer no more
+   * @param handler called with each request, whose descriptors it must close. It returns the reply, a promise of it, or nothing.
+   *   An error that it throws is sent to the peer without its stack. Several calls run at a time. Null removes the handler: requests
+   *   are then refused with ERR_NO_HANDLER
+   * @returns the channel
+   * @throws ERR_INVALID_ARG_TYPE
    */
   onRequest(
     handler: ((request: ChannelRequest<T>) => ChannelReply | void | Promise<ChannelReply | void>) | null
@@ -209,38 +221,38 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
     if (handler !== null && typeof handler !== 'function') {
       throw invalidType('handler', 'of type function or null', handler)
     }
-    this.#link.handle(this, (handler ?? undefined) as Handler | undefined)
+    this.#connection.handle(this, (handler ?? undefined) as RequestHandler | undefined)
     return this
   }
 
-  /** Let operations that wait, and a handler, keep the process alive, as they do at first. */
+  /** Keeps the process alive while operations are pending or a handler is set. This is the default. */
   ref(): this {
     this.socket.ref()
     return this
   }
 
-  /** Let the process end although operations wait. */
+  /** Lets the process exit while operations are pending. */
   unref(): this {
     this.socket.unref()
     return this
   }
 
   /**
-   * Close the channel and its socket at once; nothing happens if it already is.
+   * Closes the channel and its socket at once. Closing a closed channel has no effect.
    *
-   * What waits rejects with ERR_SOCKET_CLOSED; an iteration ends; messages that nobody took are closed. A message that
-   * has not gone out whole is not sent: await your sends first.
+   * Pending operations reject with ERR_SOCKET_CLOSED. Iterations end. Messages that were not received are closed. A message that
+   * was not sent completely is lost: await pending sends first.
    */
   close(): void {
     this.socket.close()
   }
 
-  /** Close, for `using`. */
+  /** Closes the channel, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }
 
-  /** As {@link Channel.close}, with the closing of descriptors, which can block, on the thread pool. */
+  /** Closes the channel, for `await using`. Descriptors, whose closing can block, are closed on the thread pool. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.socket[Symbol.asyncDispose]()
   }

@@ -1,64 +1,89 @@
 import { types } from 'node:util'
-import { invalidReturn, invalidType, invalidValue } from '../base/errors/argument.ts'
+import { invalidReturn, invalidType, invalidValue, outOfRange } from '../base/errors/argument.ts'
 import { undecodable } from '../base/errors/system.ts'
+import { takeFds } from '../descriptor/descriptor.ts'
+import { closeFds } from '../native/owned-fds.ts'
+import { ControlStatus } from '../native/results.ts'
+import { controlError } from '../socket/errors.ts'
+import { BYTES, JSON_TEXT, type ReceivedFrame } from './frame.ts'
+import { ChannelMessage, type Received } from './message.ts'
 
-/** What the data of a frame are, by the native side's code. */
-export const BYTES = 0
-export const JSON_TEXT = 1
+/** The maximum number of UTF-8 bytes for one code unit of a string. */
+export const MAX_UTF8_PER_UNIT = 3
 
-/** The most bytes of UTF-8 for one unit of a string. */
-export const UTF8 = 3
-
-/** A value on its way: a string is UTF-8. */
+/** The data of a frame to send. A string is sent as UTF-8. */
 export interface Encoded {
   readonly content: string | Uint8Array
   readonly format: number
 }
 
-/** The data of a frame that has arrived. */
-export interface Arrived {
-  /** In memory of their own. */
-  bytes(): Uint8Array
-  /** As UTF-8. */
-  text(): string
-}
+type Encode = (value: unknown) => Encoded
+type Decode = (frame: ReceivedFrame) => unknown
 
-/** How values become the data of frames, and these values again. */
-export interface Codec {
-  encode(value: unknown): Encoded
-  /** Throws what whoever receives the message is to meet. */
-  decode(data: Arrived, format: number): unknown
-}
+/** Converts values to the data of frames, and frames to messages. */
+export class Codec {
+  readonly #encode: Encode
+  readonly #decode: Decode
+  readonly #maxBytes: number
 
-/** Bytes as they are, and everything else as JSON. */
-const plain: Codec = {
-  encode(value) {
-    if (types.isUint8Array(value)) return { content: value, format: BYTES }
-    if (value === undefined) return { content: '', format: JSON_TEXT }
-    const text: unknown = JSON.stringify(value)
-    if (typeof text !== 'string') throw invalidValue('value', 'is neither bytes nor anything that JSON knows')
-    return { content: text, format: JSON_TEXT }
-  },
-  decode(data, format) {
-    if (format === BYTES) return data.bytes()
-    const text = data.text()
+  /**
+   * @param encode the channel's `encode` option; by default bytes stay bytes, and all other values become JSON
+   * @param decode the channel's `decode` option
+   * @param maxBytes the maximum number of bytes of an encoded value
+   */
+  constructor(encode: unknown, decode: unknown, maxBytes: number) {
+    this.#encode = encode === undefined ? encodeByDefault : customEncode(encode)
+    this.#decode = decode === undefined ? decodeByDefault : customDecode(decode)
+    this.#maxBytes = maxBytes
+  }
+
+  /** Encodes a value; throws ERR_OUT_OF_RANGE if it is too long, and what a custom `encode` throws. */
+  encode(value: unknown): Encoded {
+    const encoded = this.#encode(value)
+    const { content } = encoded
+    const max = this.#maxBytes
+    // Counting a string's bytes takes time, and most strings are too short to reach the limit.
+    const short = typeof content === 'string' && content.length * MAX_UTF8_PER_UNIT <= max
+    const length = short ? 0 : typeof content === 'string' ? Buffer.byteLength(content) : content.length
+    if (length > max) throw outOfRange('value', `at most ${max} bytes when it is encoded (options.maxBytes)`, length)
+    return encoded
+  }
+
+  /** Returns the message in a frame, or the error to reject its receiver with; the frame's descriptors are closed then. */
+  decode(frame: ReceivedFrame): Received {
+    const { fds } = frame
+    if (frame.fdsLost) {
+      const data = frame.bytes()
+      return () => controlError(ControlStatus.Truncated, data)
+    }
     try {
-      return text === '' ? undefined : JSON.parse(text)
-    } catch (cause) {
-      throw undecodable(data.bytes(), cause)
+      return new ChannelMessage(this.#decode(frame), fds)
+    } catch (error) {
+      closeFds(takeFds(fds))
+      return () => error
     }
   }
 }
 
-/** The codec of two options; each has a default. */
-export function codecOf(encode: unknown, decode: unknown): Codec {
-  return {
-    encode: encode === undefined ? plain.encode : encoder(encode),
-    decode: decode === undefined ? plain.decode : decoder(decode)
+function encodeByDefault(value: unknown): Encoded {
+  if (types.isUint8Array(value)) return { content: value, format: BYTES }
+  if (value === undefined) return { content: '', format: JSON_TEXT }
+  const text: unknown = JSON.stringify(value)
+  if (typeof text !== 'string') throw invalidValue('value', 'is neither bytes nor representable in JSON')
+  return { content: text, format: JSON_TEXT }
+}
+
+function decodeByDefault(frame: ReceivedFrame): unknown {
+  if (frame.format === BYTES) return frame.bytes()
+  const text = frame.text()
+  try {
+    return text === '' ? undefined : JSON.parse(text)
+  } catch (cause) {
+    throw undecodable(frame.bytes(), cause)
   }
 }
 
-function encoder(encode: unknown): Codec['encode'] {
+function customEncode(encode: unknown): Encode {
   if (typeof encode !== 'function') throw invalidType('options.encode', 'of type function', encode)
   return (value) => {
     const content: unknown = encode(value)
@@ -67,10 +92,10 @@ function encoder(encode: unknown): Codec['encode'] {
   }
 }
 
-function decoder(decode: unknown): Codec['decode'] {
+function customDecode(decode: unknown): Decode {
   if (typeof decode !== 'function') throw invalidType('options.decode', 'of type function', decode)
-  return (arrived) => {
-    const data = arrived.bytes()
+  return (frame) => {
+    const data = frame.bytes()
     try {
       return decode(data) as unknown
     } catch (cause) {

@@ -1,186 +1,229 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { onAbort } from '../base/abort.ts'
-import { type Encoded, UTF8 } from './codec.ts'
-import type { Endpoint } from '../socket/endpoint.ts'
+import { Backoff } from '../base/backoff.ts'
 import { aborted } from '../base/errors/abort.ts'
 import { rejection } from '../base/rejection.ts'
-import { AGAIN, BUSY } from '../native/codes.ts'
-import { SMALL, bytes, outcome, text } from '../native/shared-memory.ts'
-import { native } from '../native/binding.ts'
-import { Backoff } from '../base/backoff.ts'
-import { type Pending, settle } from '../base/waiters.ts'
-import { Queue } from '../base/queue.ts'
+import { type Waiter, Waiters, settle } from '../base/waiters.ts'
+import { putFds } from '../descriptor/fd-source.ts'
 import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
+import { native } from '../native/binding.ts'
+import { AGAIN, BUSY } from '../native/codes.ts'
+import { flushResult } from '../native/frame-results.ts'
+import { putBytes } from '../native/results.ts'
+import { SMALL, bytes, text } from '../native/shared-memory.ts'
+import type { Endpoint } from '../socket/endpoint.ts'
+import { type Codec, type Encoded, MAX_UTF8_PER_UNIT } from './codec.ts'
+import { JSON_TEXT } from './frame.ts'
 
-/** How long a message may be that is put together with others. */
-const GATHERED = 4096
+/** The maximum length of a message that is sent together with others. */
+const MAX_BATCHED_LENGTH = 4096
 
-/** How many are put together. */
-const MOST_GATHERED = 128
+/** The maximum number of messages that are sent together. */
+const MAX_BATCH = 128
 
-const done: Promise<void> = Promise.resolve()
+const sentAtOnce: Promise<void> = Promise.resolve()
 
-/** A frame that waits for room. */
-interface Outgoing extends Pending<void> {
+/** A frame that waits for room in the socket. */
+interface PendingFrame extends Waiter<void> {
   /** Keeps the socket from being collected. */
   readonly owner: object
 }
 
-/** The sending half of a channel: the native side captures the frames that wait, and here is who waits for each. */
-export class ChannelSender {
+/** Creates the errors of frames that cannot be sent; they depend on how the channel ended. */
+export interface SendErrors {
+  /** @param code the negative error number of a failed send */
+  failed(code: number): Error
+  /** The error of a send after the socket was closed. */
+  closed(): Error
+}
+
+/**
+ * The sending half of a channel. The native side captures the data and descriptors of pending frames; this class holds their
+ * promises, in the same order.
+ */
+export class FrameWriter {
   readonly #endpoint: Endpoint
-  readonly #outgoing = new Queue<Outgoing>()
-  /** Gives why nothing can be sent any more, from the error number of a send. */
-  readonly #ended: (code: number) => Error
-  #timer: NodeJS.Timeout | undefined
+  readonly #codec: Codec
+  readonly #maxFds: number
+  readonly #errors: SendErrors
+  readonly #pending = new Waiters<PendingFrame>()
   readonly #backoff = new Backoff()
-  /** Whether small messages are put together that are sent before anything is awaited, and how many are. */
-  #gathering = false
-  #gathered = 0
+  #retryTimer: NodeJS.Timeout | undefined
+  /** Whether small messages sent before the next microtask form a batch, and how many are in it. */
+  #batching = false
+  #batchLength = 0
 
-  constructor(endpoint: Endpoint, ended: (code: number) => Error) {
+  constructor(endpoint: Endpoint, codec: Codec, maxFds: number, errors: SendErrors) {
     this.#endpoint = endpoint
-    this.#ended = ended
+    this.#codec = codec
+    this.#maxFds = maxFds
+    this.#errors = errors
   }
 
-  /** How many frames wait. */
+  /** The number of pending frames. */
   get length(): number {
-    return this.#outgoing.length
+    return this.#pending.length
   }
 
-  /** Whether the reactor should tell when there is room: not while a pause runs, whose end nothing announces. */
+  /** Whether the socket is closed. */
+  get closed(): boolean {
+    return this.#endpoint.closed
+  }
+
+  /** Whether the reactor should report when the socket has room. False during a delay, whose end no event reports. */
   get waitsForRoom(): boolean {
-    return this.#outgoing.length > 0 && this.#timer === undefined
+    return this.#pending.length > 0 && this.#retryTimer === undefined
   }
 
-  /** Whether a pause keeps the process alive. */
+  /** Whether pending operations keep the process alive. */
+  get referenced(): boolean {
+    return this.#endpoint.referenced
+  }
+
   set referenced(on: boolean) {
-    if (on) this.#timer?.ref()
-    else this.#timer?.unref()
+    if (on) this.#retryTimer?.ref()
+    else this.#retryTimer?.unref()
   }
 
-  /** Sends a frame with the first `count` of the shared numbers, or has the native side capture it. */
-  send(owner: object, kind: number, id: number, encoded: Encoded, count: number, signal?: AbortSignal): Promise<void> {
+  /** Encodes a value and sends it with descriptors; throws if that is not possible. */
+  sendValue(
+    owner: object,
+    kind: number,
+    id: number,
+    value: unknown,
+    sources: unknown,
+    signal?: AbortSignal
+  ): Promise<void> {
+    const encoded = this.#codec.encode(value)
+    return this.#send(owner, kind, id, encoded, putFds(sources, 'fds', this.#maxFds), signal)
+  }
+
+  /** Sends JSON text, whatever the limits of the channel. */
+  sendText(owner: object, kind: number, id: number, content: string): Promise<void> {
+    return this.#send(owner, kind, id, { content, format: JSON_TEXT }, 0)
+  }
+
+  /** Sends a last frame of JSON text if the socket has room; a failure has no effect. */
+  sendLastText(kind: number, content: string): void {
+    this.#flushBatch()
+    this.#write(kind, 0, { content, format: JSON_TEXT }, 0)
+  }
+
+  /** @param count the number of the frame's descriptors in the shared numbers */
+  #send(owner: object, kind: number, id: number, encoded: Encoded, count: number, signal?: AbortSignal): Promise<void> {
+    if (this.#endpoint.closed) throw this.#errors.closed()
     const code = this.#write(kind, id, encoded, count)
-    if (code === 0) return chargeTick() ? done : yieldToLoop()
-    if (code !== AGAIN && code !== BUSY) return Promise.reject(this.#ended(code))
-    return new Promise((resolve) => {
-      const outgoing: Outgoing = { owner, resolve, abortion: undefined }
-      outgoing.abortion = onAbort(signal, () => this.#abandon(outgoing, signal!))
-      this.#outgoing.push(outgoing)
-      if (code === BUSY) this.#wait()
-      if (!this.#gathering) this.#endpoint.update()
-    })
+    if (code === 0) return chargeTick() ? sentAtOnce : yieldToLoop()
+    if (code !== AGAIN && code !== BUSY) return Promise.reject(this.#errors.failed(code))
+    const frame: PendingFrame = { owner, resolve: undefined!, abortion: undefined }
+    const sent = this.#pending.add<void>(frame)
+    if (signal !== undefined) frame.abortion = onAbort(signal, () => this.#abort(frame, signal))
+    if (code === BUSY) this.#retryLater()
+    if (!this.#batching) this.#endpoint.update()
+    return sent
   }
 
-  /** Sends a frame: 0; or has it wait: AGAIN or BUSY. */
+  /** Sends a frame, and returns 0; AGAIN or BUSY if the native side captured it; otherwise a negative error number. */
   #write(kind: number, id: number, { content, format }: Encoded, count: number): number {
     const { fd } = this.#endpoint
     if (typeof content !== 'string' && content.length > SMALL) {
-      this.#sendGathered()
+      this.#flushBatch()
       return native.channelSendFrom(content, fd, kind, format, id, count)
     }
-    if (content.length > GATHERED || count > 0) {
-      this.#sendGathered()
-      if (content.length * UTF8 > bytes.length) {
+    if (content.length > MAX_BATCHED_LENGTH || count > 0) {
+      this.#flushBatch()
+      if (content.length * MAX_UTF8_PER_UNIT > bytes.length) {
         return native.channelSendFrom(Buffer.from(content), fd, kind, format, id, count)
       }
     }
     let { length } = content
     if (typeof content === 'string') length = text.write(content)
-    else for (let i = 0; i < length; i++) bytes[i] = content[i]!
-    if (this.#gathered === MOST_GATHERED) this.#sendGathered()
-    if (this.#gathering) {
-      this.#gathered++
+    else putBytes(content)
+    if (this.#batchLength === MAX_BATCH) this.#flushBatch()
+    if (this.#batching) {
+      this.#batchLength++
       native.channelPush(fd, kind, format, id, length)
       return AGAIN!
     }
-    if (this.#outgoing.length === 0 && count === 0) this.#gather()
+    if (this.#pending.length === 0 && count === 0) this.#startBatch()
     return native.channelSend(fd, kind, format, id, length, count)
   }
 
   /**
-   * The first small message goes at once, and those that follow it before whoever sends them awaits anything go together:
-   * a call for each costs several times what all else about it costs.
+   * Starts a batch: the first small message is sent at once, and those that follow before the next microtask are sent with one
+   * call. One call for each message costs several times the rest of a send.
    */
-  #gather(): void {
-    this.#gathering = true
-    this.#gathered = 0
-    queueMicrotask(() => this.#sendGathered())
+  #startBatch(): void {
+    this.#batching = true
+    this.#batchLength = 0
+    queueMicrotask(() => this.#flushBatch())
   }
 
-  #sendGathered(): void {
-    if (!this.#gathering) return
-    this.#gathering = false
-    if (this.#outgoing.length === 0 || this.#endpoint.closed) return
+  #flushBatch(): void {
+    if (!this.#batching) return
+    this.#batching = false
+    if (this.#pending.length === 0 || this.#endpoint.closed) return
     this.#endpoint.framing!.flushOutput()
     this.#endpoint.update()
   }
 
-  /** Sends a frame that nobody waits for, if it can go at once. */
-  sendLast(kind: number, encoded: Encoded): void {
-    this.#sendGathered()
-    this.#write(kind, 0, encoded, 0)
-  }
-
-  /** Takes a frame back; what has gone in part goes on, as whatever followed would be taken for its rest. */
-  #abandon(outgoing: Outgoing, signal: AbortSignal): void {
-    const index = this.#outgoing.indexOf(outgoing)
+  /** Withdraws a frame. One of which a part was sent is completed, because its peer would take the next frame for the rest. */
+  #abort(frame: PendingFrame, signal: AbortSignal): void {
+    const index = this.#pending.indexOf(frame)
     if (index < 0) return
-    if (native.channelCancel(this.#endpoint.fd, index) === 1) this.#outgoing.remove(outgoing)
-    settle(
-      outgoing,
-      rejection(() => aborted(signal))
-    )
+    const error = () => aborted(signal)
+    if (native.channelCancel(this.#endpoint.fd, index) === 1) this.#pending.reject(frame, error)
+    else settle(frame, rejection(error))
     this.#endpoint.update()
   }
 
-  /** Sends what waits, as far as there is room. */
+  /** Sends pending frames as long as the socket has room. */
   flush(): void {
     if (this.#endpoint.closed) return
-    const gone = native.channelFlush(this.#endpoint.fd)
-    const code = gone < 0 ? gone : outcome[0]!
-    this.#settleGone(gone)
-    if (gone > 0) this.#backoff.reset()
+    const sent = native.channelFlush(this.#endpoint.fd)
+    const code = sent < 0 ? sent : flushResult.stopped
+    this.#settleSent(sent)
+    if (sent > 0) this.#backoff.reset()
     if (code === BUSY) {
-      this.#wait()
+      this.#retryLater()
     } else if (code !== 0 && code !== AGAIN) {
-      const error = this.#ended(code)
+      const error = this.#errors.failed(code)
       this.fail(() => error)
     }
   }
 
-  /** So many frames have gone whole. */
-  #settleGone(count: number): void {
-    for (let left = count; left > 0 && this.#outgoing.length > 0; left--) settle(this.#outgoing.shift()!, undefined)
+  #settleSent(count: number): void {
+    for (let left = count; left > 0 && this.#pending.length > 0; left--) settle(this.#pending.shift()!, undefined)
   }
 
-  /** Tries again after a pause, each longer than the last. */
-  #wait(): void {
-    if (this.#timer !== undefined) return
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined
+  #retryLater(): void {
+    if (this.#retryTimer !== undefined) return
+    this.#retryTimer = setTimeout(() => {
+      this.#retryTimer = undefined
       this.#endpoint.framing!.flushOutput()
       this.#endpoint.update()
     }, this.#backoff.next())
-    if (!this.#endpoint.referenced) this.#timer.unref()
+    if (!this.#endpoint.referenced) this.#retryTimer.unref()
   }
 
-  /** Fails everything that waits. */
-  fail(why: () => Error): void {
-    for (let outgoing = this.#outgoing.shift(); outgoing !== undefined; outgoing = this.#outgoing.shift()) {
-      const failed = rejection(why)
-      failed.catch(() => {}) // who gave up after the first byte had gone was told already, and does not take it
-      settle(outgoing, failed)
-    }
+  /** Rejects all pending frames. */
+  fail(error: () => Error): void {
+    this.#pending.settleAll(() => handledRejection(error))
   }
 
-  /** Ends everything that waits, because this side closes; messages that would have gone at once go now. */
+  /** Sends the batch if there is one, and rejects all other pending frames, because this side closes. */
   close(error: () => Error): void {
-    if (this.#gathering) this.#settleGone(native.channelFlush(this.#endpoint.fd))
-    this.#gathering = false
+    if (this.#batching) this.#settleSent(native.channelFlush(this.#endpoint.fd))
+    this.#batching = false
     this.fail(error)
-    clearTimeout(this.#timer)
-    this.#timer = undefined
+    clearTimeout(this.#retryTimer)
+    this.#retryTimer = undefined
   }
+}
+
+/** A frame that was aborted after its first byte was sent has settled already, and would leave a rejection unhandled. */
+function handledRejection(reason: () => Error): Promise<never> {
+  const failed = rejection(reason)
+  failed.catch(() => {})
+  return failed
 }

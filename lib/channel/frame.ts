@@ -1,63 +1,67 @@
-import type { Arrived } from './codec.ts'
 import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
-import { SMALL, bytes, fds, outcome, text } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
+import { FrameFormat, FrameKind } from '../native/codes.ts'
+import { frameResult } from '../native/frame-results.ts'
+import { copyBytes, fdAt } from '../native/results.ts'
+import { bytes, text } from '../native/shared-memory.ts'
 
-// What a frame is for, by the native side's code.
-export const MESSAGE = 0
-export const REQUEST = 1
-export const RESPONSE = 2
-export const ERROR = 3
-export const CANCEL = 4
-export const CLOSE = 5
+// Constants, because reading a property of the generated enums for each frame costs more.
+export const {
+  Message: MESSAGE,
+  Request: REQUEST,
+  Response: RESPONSE,
+  Error: ERROR,
+  Cancel: CANCEL,
+  Close: CLOSE
+} = FrameKind
+export const { Bytes: BYTES, Json: JSON_TEXT } = FrameFormat
 
 const noDescriptors: readonly Descriptor[] = []
 
-/** The frame that has just been received; its data are in the shared bytes, or in an array where they are too long. */
-export class Frame implements Arrived {
+/** The frame received last. One object serves all frames of a channel, so its content is valid until the next receive. */
+export class ReceivedFrame {
   kind = 0
   format = 0
+  /** The id of the request that the frame belongs to. */
   id = 0
-  lost = false
+  /** The number of bytes of its data. */
+  size = 0
+  /** Whether its descriptors were lost because the descriptor table is full. */
+  fdsLost = false
   fds = noDescriptors
-  #length = 0
+  /** The data if they are too long for the shared bytes. */
   #large: Uint8Array | undefined
 
-  /** Takes what the native side has received. */
-  set(fd: number, length: number): void {
-    this.#length = length
+  /** Reads the frame that `channelReceive` received from a socket, and takes ownership of its descriptors. */
+  read(socket: number, size: number): void {
+    this.size = size
     this.#large = undefined
-    if (length > bytes.length) {
-      this.#large = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer) // filling it with zeros first is felt
-      native.channelTake(this.#large, fd)
+    if (size > bytes.length) {
+      this.#large = new Uint8Array(Buffer.allocUnsafeSlow(size).buffer) // filling it with zeros first costs measurably
+      native.channelTake(this.#large, socket)
     }
-    this.lost = outcome[1] !== 0
-    this.kind = outcome[2]!
-    this.format = outcome[3]!
-    this.id = outcome[4]! >>> 0
-    const count = outcome[0]!
-    this.fds = noDescriptors
-    if (count === 0) return
-    const received = [wrapFd(fds[0]!)]
-    for (let i = 1; i < count; i++) received.push(wrapFd(fds[i]!))
-    this.fds = received
+    this.fdsLost = frameResult.fdsLost
+    this.kind = frameResult.kind
+    this.format = frameResult.format
+    this.id = frameResult.id
+    const count = frameResult.fdCount
+    this.fds = count === 0 ? noDescriptors : wrapShared(count)
   }
 
-  get size(): number {
-    return this.#length
-  }
-
+  /** Returns the data, in memory of their own. */
   bytes(): Uint8Array {
-    const length = this.#length
-    if (this.#large !== undefined) return this.#large
-    const data = new Uint8Array(length)
-    if (length <= SMALL) for (let i = 0; i < length; i++) data[i] = bytes[i]!
-    else data.set(bytes.subarray(0, length))
-    return data
+    return this.#large ?? copyBytes(0, this.size)
   }
 
+  /** Returns the data as a string, decoded from UTF-8. */
   text(): string {
     const large = this.#large
-    return large === undefined ? text.toString('utf8', 0, this.#length) : Buffer.from(large.buffer).toString()
+    return large === undefined ? text.toString('utf8', 0, this.size) : Buffer.from(large.buffer).toString()
   }
+}
+
+function wrapShared(count: number): readonly Descriptor[] {
+  const descriptors: Descriptor[] = []
+  for (let i = 0; i < count; i++) descriptors.push(wrapFd(fdAt(i)))
+  return descriptors
 }

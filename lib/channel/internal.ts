@@ -1,4 +1,3 @@
 // What this room offers to the rooms above it, and not to users.
-export { BYTES, JSON_TEXT } from './codec.ts'
-export { ERROR, MESSAGE, REQUEST, RESPONSE } from './frame.ts'
-export { tell, toldError } from './remote-error.ts'
+export { BYTES, ERROR, JSON_TEXT, MESSAGE, REQUEST, RESPONSE } from './frame.ts'
+export { deserializeError, serializeError } from './remote-error.ts'

@@ -2,11 +2,11 @@ import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
 
 /**
- * A message of a {@link Channel}: a value, and exactly the descriptors that were sent with it. The descriptors are the
- * receiver's: close each, or the message.
+ * A message received over a {@link Channel}: a value, and exactly the descriptors that were sent with it. The descriptors belong
+ * to the receiver: close each of them, or the message.
  */
 export class ChannelMessage<T = unknown> implements Disposable {
-  /** What was sent: bytes in memory of their own, or what `decode` made of them. */
+  /** The value that was sent. Bytes are in memory of their own. With a `decode` option, the value that it returned. */
   readonly value: T
   /** The descriptors, in the order in which they were sent. */
   readonly fds: readonly Descriptor[]
@@ -17,24 +17,27 @@ export class ChannelMessage<T = unknown> implements Disposable {
     this.fds = fds
   }
 
-  /** Close at once every descriptor of the message that is not yet closed, released or given to something else. */
+  /** Closes every descriptor of the message that is not closed, released or taken over by another object. */
   close(): void {
     closeFds(takeFds(this.fds))
   }
 
-  /** Close, for `using`. */
+  /** Closes the message, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }
 }
 
-/** A message that asks for a reply. */
+/** A received message, or a function that creates the error to reject its receiver with. */
+export type Received = ChannelMessage | (() => unknown)
+
+/** A message that expects a response. */
 export class ChannelRequest<T = unknown> extends ChannelMessage<T> {
-  // Made when it is asked for: most handlers do not, and it costs more than all else about a request.
+  // Created on first use: most handlers never read it, and creating it costs more than the rest of a request.
   #controller: AbortController | undefined
   #aborted: Error | undefined
 
-  /** Aborted when nobody waits for the reply any more: the other end gave up, or the channel has ended. */
+  /** Aborted when the response is no longer needed: the peer cancelled the request, or the channel ended. */
   get signal(): AbortSignal {
     this.#controller ??= new AbortController()
     if (this.#aborted !== undefined) this.#controller.abort(this.#aborted)
@@ -46,7 +49,7 @@ export class ChannelRequest<T = unknown> extends ChannelMessage<T> {
     return this.#aborted !== undefined
   }
 
-  /** @internal Nobody waits for the reply any more. */
+  /** @internal Aborts the signal, because the response is no longer needed. */
   abort(reason: Error): void {
     this.#aborted ??= reason
     this.#controller?.abort(this.#aborted)

@@ -1,3 +1,4 @@
+import type * as Binding from '#binding'
 import { binding } from './binding.ts'
 
 /** What a call gives when the reactor will say that it can be made again. */
@@ -20,3 +21,7 @@ export const MAX_RECEIVED_FDS = binding?.MAX_RECEIVED_FDS ?? 0
 export const MAX_CHANNEL_FDS = binding?.MAX_CHANNEL_FDS ?? 0
 /** The most bytes of a socket's path. */
 export const MAX_PATH = binding?.MAX_PATH ?? 0
+/** The kinds of a channel's frames. */
+export const FrameKind = (binding?.FrameKind ?? {}) as typeof Binding.FrameKind
+/** The formats of a frame's data. */
+export const FrameFormat = (binding?.FrameFormat ?? {}) as typeof Binding.FrameFormat

@@ -7,7 +7,7 @@ import type { Descriptor, Kind } from '../descriptor/index.ts'
 import { borrow } from '../descriptor/internal.ts'
 import { ListeningSocket, type Source, isDatagram } from '../socket/internal.ts'
 import { type FileId, claimFile } from '../address/internal.ts'
-import { toldError } from '../channel/internal.ts'
+import { deserializeError } from '../channel/internal.ts'
 import { yieldToLoop } from '../event-loop/internal.ts'
 import type { UnixSocket } from '../socket/index.ts'
 import { takeoverState } from './errors.ts'
@@ -186,7 +186,7 @@ export class Inheritance {
     try {
       for await (using message of this.#channel) {
         const { value } = message
-        if (isObject(value) && typeof value.cancelled === 'string') this.#cancelled = toldError(value.cancelled)
+        if (isObject(value) && typeof value.cancelled === 'string') this.#cancelled = deserializeError(value.cancelled)
       }
     } catch {
       // It has gone.

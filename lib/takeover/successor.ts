@@ -9,7 +9,7 @@ import { borrow } from '../descriptor/internal.ts'
 import { handOver } from '../handover/index.ts'
 import type { ListeningSocket } from '../socket/internal.ts'
 import { type FileId, claimFile, handFileOn } from '../address/internal.ts'
-import { tell } from '../channel/internal.ts'
+import { serializeError } from '../channel/internal.ts'
 import { notReadyInTime, takeoverState } from './errors.ts'
 import { connectionMessage } from './connection-message.ts'
 import type { Holdings } from './holdings.ts'
@@ -108,7 +108,7 @@ export class Attempt {
   /** A process that has taken too long is told, so that it does not take this one's end for its turn. */
   #cancel(): void {
     const error = notReadyInTime(this.#settings.timeout)
-    const told: Cancellation = { cancelled: tell(error) }
+    const told: Cancellation = { cancelled: serializeError(error) }
     this.#channel.send(told).catch(() => {}) // it has gone
     this.#fail(error)
   }

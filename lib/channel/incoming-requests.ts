@@ -1,0 +1,153 @@
+import { withCode } from '../base/errors/coded-error.ts'
+import { invalidReturn } from '../base/errors/argument.ts'
+import { Descriptor, takeFds } from '../descriptor/descriptor.ts'
+import type { FdSource } from '../descriptor/fd-source.ts'
+import { closeFds } from '../native/owned-fds.ts'
+import type { SystemError } from '../native/system-error.ts'
+import { ERROR, RESPONSE } from './frame.ts'
+import type { FrameWriter } from './frame-writer.ts'
+import { ChannelRequest, type Received } from './message.ts'
+import { serializeError } from './remote-error.ts'
+
+/** A handler's reply. */
+interface Reply {
+  value?: unknown
+  fds?: readonly FdSource[] | null | undefined
+}
+
+/** Handles the peer's requests; returns a reply or a promise of it. */
+export type RequestHandler = (request: ChannelRequest) => unknown
+
+/** The channel that requests arrive on. */
+export interface RequestSource {
+  /** Called after a request was answered, when another one can be handled. */
+  requestHandled(): void
+  /** Called when neither a response nor an error could be sent: the peer would wait forever. */
+  fail(error: () => Error): void
+}
+
+interface PostponedRequest {
+  readonly owner: object
+  readonly id: number
+  readonly received: Received
+}
+
+/** The peer's requests that are being handled. */
+export class IncomingRequests {
+  handler: RequestHandler | undefined
+  readonly #writer: FrameWriter
+  readonly #maxPending: number
+  readonly #source: RequestSource
+  readonly #handled = new Map<number, ChannelRequest>()
+  /** The number of requests whose response or error was not sent completely. */
+  #unanswered = 0
+  /** The first request above the maximum. Later frames stay in the socket until it can be handled. */
+  #postponed: PostponedRequest | undefined
+
+  constructor(writer: FrameWriter, maxPending: number, source: RequestSource) {
+    this.#writer = writer
+    this.#maxPending = maxPending
+    this.#source = source
+  }
+
+  /** Whether a handler is running. */
+  get isHandling(): boolean {
+    return this.#handled.size > 0
+  }
+
+  /** Whether the maximum number of requests was exceeded, so that no further frame can be accepted. */
+  get isFull(): boolean {
+    return this.#postponed !== undefined
+  }
+
+  /** Whether all requests were answered. */
+  get isIdle(): boolean {
+    return this.#unanswered === 0
+  }
+
+  /**
+   * Handles a request now, or once another one was answered.
+   *
+   * @param owner keeps the socket from being collected until the request is answered
+   */
+  add(owner: object, id: number, received: Received): void {
+    if (this.#unanswered < this.#maxPending) void this.#handle(owner, id, received)
+    else this.#postponed = { owner, id, received }
+  }
+
+  async #handle(owner: object, id: number, received: Received): Promise<void> {
+    const request = typeof received === 'function' ? undefined : new ChannelRequest(received.value, received.fds)
+    if (request !== undefined) this.#handled.set(id, request)
+    this.#unanswered++
+    try {
+      if (typeof received === 'function') throw received()
+      const { value, fds } = await this.#callHandler(request!)
+      const given = descriptorsIn(fds)
+      try {
+        if (request!.isAborted) return
+        await this.#writer.sendValue(owner, RESPONSE, id, value, fds)
+      } finally {
+        closeFds(takeFds(given))
+      }
+    } catch (error) {
+      if (request?.isAborted !== true) await this.#sendError(owner, id, error)
+    } finally {
+      if (this.#handled.get(id) === request) this.#handled.delete(id)
+      this.#unanswered--
+      const next = this.#postponed
+      this.#postponed = undefined
+      if (next !== undefined) void this.#handle(next.owner, next.id, next.received)
+      this.#source.requestHandled()
+    }
+  }
+
+  async #callHandler(request: ChannelRequest): Promise<Reply> {
+    if (this.handler !== undefined) return replyOf(await this.handler(request))
+    request.close()
+    throw withCode(new Error('The peer has no request handler'), 'ERR_NO_HANDLER')
+  }
+
+  async #sendError(owner: object, id: number, error: unknown): Promise<void> {
+    if (this.#writer.closed) return
+    try {
+      await this.#writer.sendText(owner, ERROR, id, serializeError(error))
+    } catch (failure) {
+      const { code } = failure as SystemError
+      // The peer closed the connection or its reading side, and needs no answer.
+      if (code !== 'EPIPE' && code !== 'ECONNRESET') this.#source.fail(() => failure as SystemError)
+    }
+  }
+
+  /** Aborts a request that the peer cancelled. */
+  cancel(id: number): void {
+    this.#handled.get(id)?.abort(withCode(new Error('The peer cancelled the request'), 'ABORT_ERR'))
+    this.#handled.delete(id)
+  }
+
+  /** Aborts all requests that are being handled. */
+  abort(reason: () => Error): void {
+    for (const request of this.#handled.values()) request.abort(reason())
+  }
+
+  /** Closes the request that was not handled yet. */
+  dropPostponed(): void {
+    const received = this.#postponed?.received
+    if (received !== undefined && typeof received !== 'function') received.close()
+    this.#postponed = undefined
+  }
+}
+
+/** Returns a handler's result as a reply. Each property is read once, because a getter may return different values. */
+function replyOf(result: unknown): Reply {
+  if (result === undefined || result === null) return {}
+  if (typeof result !== 'object' || !('value' in result || 'fds' in result)) {
+    throw invalidReturn('handler', 'an object with value, fds or both, or nothing,', result)
+  }
+  const { value, fds } = result as Reply
+  return { value, fds }
+}
+
+/** Returns the sources that a reply transfers: its Descriptor objects. */
+function descriptorsIn(sources: unknown): Descriptor[] {
+  return Array.isArray(sources) ? sources.filter((source) => source instanceof Descriptor) : []
+}
