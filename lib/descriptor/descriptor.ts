@@ -2,7 +2,6 @@ import type { Socket as DatagramSocket } from 'node:dgram'
 import { once } from 'node:events'
 import type { ReadStream, WriteStream } from 'node:fs'
 import type { AddressInfo, Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
-import { setTimeout } from 'node:timers'
 import { type Address, takeName } from '../address/unix-address.ts'
 import { boolean, MAX_INT, integer } from '../base/validate.ts'
 import * as cast from './casts.ts'
@@ -15,8 +14,8 @@ import { type Kind, kindOf } from './kind.ts'
 import { fds } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
+import { type LeakWatch, PendingRegistrations, endWatch, watchForLeak } from './leak-detector.ts'
 import { type Seal, addSeals, sealsOf } from './seals.ts'
-import { warnOnce } from '../base/warnings.ts'
 import { closeFds, closeFdsLater } from '../native/owned-fds.ts'
 
 const made = Symbol('made')
@@ -27,8 +26,10 @@ const CLOSED = -1
 export let takeFd: (descriptor: Descriptor) => number
 /** Takes the numbers out of those descriptors that are still open. */
 export let takeFds: (descriptors: readonly Descriptor[]) => number[]
-let make: (fd: number, place: number) => Descriptor
-let watch: (descriptor: Descriptor) => void
+let make: (fd: number) => Descriptor
+let register: (descriptor: Descriptor) => void
+
+const pendingRegistrations = new PendingRegistrations<Descriptor>((descriptor) => register(descriptor))
 
 /**
  * An open descriptor that belongs to this program until it is closed, released, or given to something else.
@@ -38,18 +39,18 @@ let watch: (descriptor: Descriptor) => void
  */
 export class Descriptor implements Disposable, AsyncDisposable {
   #fd: number
-  /** Its place among the young, until it is watched. */
-  readonly #place: number
-  /** What the finalizer knows of this descriptor, once it is no longer young. */
-  #watch: Watch | undefined
+  /** Its position among the pending registrations, until it is registered. */
+  readonly #position: number
+  /** What the finalizer knows of it, once it is registered. */
+  #watch: LeakWatch | undefined
   #read = false
   #kind: Kind | undefined
 
   /** Use {@link Descriptor.from}. */
-  private constructor(fd: number, place: number, key: typeof made) {
+  private constructor(fd: number, key: typeof made) {
     if (key !== made) throw invalidValue('key', 'is private: use Descriptor.from()')
     this.#fd = fd
-    this.#place = place
+    this.#position = pendingRegistrations.add(this)
   }
 
   /**
@@ -283,15 +284,18 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   static {
-    make = (fd, place) => new Descriptor(fd, place, made)
+    register = (descriptor) => {
+      descriptor.#watch = watchForLeak(descriptor, descriptor.#fd, descriptor.#read)
+    }
+    make = (fd) => new Descriptor(fd, made)
     const take = (descriptor: Descriptor): number => {
       const fd = descriptor.#fd
       descriptor.#fd = CLOSED
       if (descriptor.#watch !== undefined) {
-        finalizer.unregister(descriptor.#watch)
+        endWatch(descriptor.#watch)
         descriptor.#watch = undefined
       } else {
-        leaveYoung(descriptor.#place)
+        pendingRegistrations.remove(descriptor.#position)
       }
       return fd
     }
@@ -306,24 +310,12 @@ export class Descriptor implements Disposable, AsyncDisposable {
       }
       return numbers
     }
-    watch = (descriptor) => {
-      descriptor.#watch = { fd: descriptor.#fd, read: descriptor.#read }
-      finalizer.register(descriptor, descriptor.#watch, descriptor.#watch)
-    }
   }
 }
 
-/** Makes the object for a number that the native side owns. */
+/** Wraps a number that the native side owns. */
 export function wrapFd(fd: number): Descriptor {
-  const place = places++
-  const descriptor = make(fd, place)
-  young[place] = descriptor
-  open++
-  if (!ageing) {
-    ageing = true
-    setTimeout(watchYoung, YOUTH).unref()
-  }
-  return descriptor
+  return make(fd)
 }
 
 /** Closes a descriptor that nobody gets, if there is one: what close(2) reports of it is nobody's. */
@@ -338,42 +330,3 @@ export function adopt(name: string, fd: number): void {
   const error = systemError(code, 'fcntl')
   throw error.code === 'EEXIST' ? invalidValue(name, `is already owned by fdpass: ${fd}`) : error
 }
-
-// Telling the garbage collector of a descriptor costs as much as a system call, and most are closed soon after they
-// came: it is told of those that outlive some milliseconds. A young one that is closed gives its place up at once, as what
-// is held here is copied by each collection.
-const YOUTH = 5
-let young: (Descriptor | undefined)[] = []
-let places = 0
-let open = 0
-let ageing = false
-
-function leaveYoung(place: number): void {
-  young[place] = undefined
-  if (--open === 0) places = 0
-}
-
-function watchYoung(): void {
-  const grown = young
-  young = []
-  places = open = 0
-  ageing = false
-  for (const descriptor of grown) if (descriptor !== undefined) watch(descriptor)
-}
-
-/** What the finalizer needs to know of a descriptor: not the descriptor itself. */
-interface Watch {
-  readonly fd: number
-  read: boolean
-}
-
-const finalizer = new FinalizationRegistry<Watch>(({ fd, read }) => {
-  // A number that was read may have been closed by whoever read it, and be somebody else's now.
-  if (!read) native.close(fd)
-  warnOnce(
-    read
-      ? 'A Descriptor was garbage-collected while it was open. Its number had been read, so it was left open'
-      : 'A Descriptor was garbage-collected while it was open, and was closed',
-    fd
-  )
-})
