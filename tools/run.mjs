@@ -8,7 +8,7 @@ export const root = dirname(dirname(fileURLToPath(import.meta.url)))
 
 const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 
-/** The modules that programs import, by name: their paths below dist/ without an extension (`broker`: `lib/broker/index`). */
+/** The entry points by name: their paths below dist/ without an extension (`broker`: `lib/broker/index`). */
 export const entryPoints = Object.fromEntries(
   Object.entries(exports)
     .filter(([, target]) => typeof target === 'object')
@@ -18,7 +18,7 @@ export const entryPoints = Object.fromEntries(
     ])
 )
 
-/** Runs a command in the project's folder, shows what it prints if asked to, and gives its exit code and its output. */
+/** Runs a command in the project's folder; returns its exit code and its standard output, which `show` also prints. */
 export function run(command, args, { env = {}, show = true } = {}) {
   const child = spawn(command, args, {
     cwd: root,
@@ -36,7 +36,7 @@ export function run(command, args, { env = {}, show = true } = {}) {
   })
 }
 
-/** Adds up the number that each matching line names. */
+/** Returns the sum of the numbers that a pattern captures. */
 export function sum(output, pattern) {
   return [...output.matchAll(pattern)].reduce((total, [, number]) => total + Number(number), 0)
 }

@@ -1,4 +1,4 @@
-// Makes man/fdpass.1 from the definitions of the commands, as `npm run setup` has built them; with --check tells whether it is current.
+// Generates man/fdpass.1 from the definitions of the commands, which `npm run setup` has compiled. With --check it compares instead.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { programFor } from '../../dist/lib/cli/command-line.js'
@@ -6,7 +6,7 @@ import { root as folder } from '../run.mjs'
 
 const page = join(folder, 'man', 'fdpass.1')
 
-/** Text for roff: a hyphen and a quote of the command line are to be found and copied as such. */
+/** Returns text for roff. Hyphens and quotes of a command line stay searchable and can be copied. */
 function escape(text) {
   return text
     .replaceAll('\\', '\\e')
@@ -16,7 +16,7 @@ function escape(text) {
     .replace(/^\./gm, '\\&.')
 }
 
-/** Paragraphs, with each sentence on lines of its own, none of them long: man-pages(7). */
+/** Returns paragraphs with each sentence on lines of its own, as man-pages(7) requires. */
 function prose(text) {
   const sentences = text.replaceAll('\n\n', '\n.PP\n').replaceAll(/(?<=[.:]) (?=[A-Z])/g, '\n')
   return sentences
@@ -26,12 +26,12 @@ function prose(text) {
     .join('\n')
 }
 
-/** A list of what is in the first column, and what it means. */
+/** Returns a list of names with their meanings. */
 function list(rows) {
   return rows.flatMap(([name, meaning]) => ['.TP', `.B ${escape(name)}`, prose(meaning)])
 }
 
-/** How a command is called: on more lines than one where there are more ways. */
+/** Returns the usages of a command, which may be several. */
 function usagesOf(command) {
   return command.usage().split(/\n\s*fdpass \w+ (?=-)/)
 }
@@ -64,13 +64,13 @@ const text = `${[
     .join('\n.br\n'),
   '.SH DESCRIPTION',
   prose(description),
-  'Whoever receives a descriptor has the open file itself, not its name.',
+  'The receiver of a descriptor has the open file itself, not its name.',
   '.SH COMMANDS',
   ...commands.flatMap(section),
   '.SH EXIT STATUS',
   ...list(exitCodes),
   '.SH ENVIRONMENT',
-  ...list([['FDPASS_DEBUG', 'With 1, an error is shown with the place in the program where it arose.']]),
+  ...list([['FDPASS_DEBUG', 'With 1, an error is printed with its stack trace.']]),
   '.SH SEE ALSO',
   '.BR cat (1),\n.BR ss (8),\n.BR unix (7),\n.BR sd_listen_fds (3),\n.BR systemd.socket (5)'
 ].join('\n')}\n`
@@ -80,7 +80,7 @@ if (!process.argv.includes('--check')) {
   writeFileSync(page, text)
 } else if (readFileSync(page, 'utf8') !== text) {
   console.error(
-    'man/fdpass.1 is not what the commands say now: run `npm run setup` and `npm run docs`, and commit it with them.'
+    'man/fdpass.1 differs from the definitions of the commands: run `npm run docs`, and commit the page with them.'
   )
   process.exitCode = 1
 }

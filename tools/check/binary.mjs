@@ -1,4 +1,4 @@
-// The JavaScript suite on a binary that was built elsewhere: `npm run test:binary -- PLATFORM`, of npm/PLATFORM. Without Rust.
+// Runs the JavaScript tests on the binary in npm/PLATFORM, which was built elsewhere: `npm run test:binary -- PLATFORM`. It needs no Rust.
 import { spawnSync } from 'node:child_process'
 import { copyFileSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,12 +1,11 @@
-// The own tests of usocket, dbus-next and dbus-native, against a real dbus-daemon, once over what they use themselves and once over
-// fdpass:
+// Runs the tests of usocket, dbus-next and dbus-native against a dbus-daemon, first over their own streams and then over fdpass:
 //
 //   npm run test:dbus -- [--usocket FOLDER] [--dbus-next FOLDER] [--dbus-native FOLDER] [--rounds N]
 //
-// Each FOLDER is a check-out of the project; its dependencies are installed from npm if they are not there. dbus-next runs over usocket
-// only if usocket's check-out is given, which npm compiles. A test counts as passed if it passes in one round of N (default 3): some of
-// dbus-next's lose races, over usocket as well. It fails if one that passes over their own stream does not over ours. The last
-// line counts: `N passed, N failed`.
+// Each FOLDER is a check-out of the project. Missing dependencies are installed from npm. dbus-next runs over usocket only if a check-out of
+// usocket is given, which npm compiles. A test counts as passed if it passes in one of N rounds (default 3), because some tests of
+// dbus-next lose races, over usocket too. A test fails if it passes over its own stream only. The last line counts them:
+// `N passed, N failed`.
 import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, lstatSync, mkdtempSync, readFileSync, renameSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -26,7 +25,7 @@ const rounds = Number(folders.rounds)
 const work = mkdtempSync(join(tmpdir(), 'fdpass-dbus-'))
 process.on('exit', () => rmSync(work, { recursive: true, force: true }))
 
-/** Runs a command to its end; what it prints is returned, and shown if it could not be run. */
+/** Runs a command to its end and returns its output, which is printed if the command could not start. */
 function execute(command, args, cwd, env = {}) {
   const result = spawnSync(command, args, {
     cwd,
@@ -39,7 +38,7 @@ function execute(command, args, cwd, env = {}) {
   return result
 }
 
-/** The folder of a check-out, with its dependencies. */
+/** Returns the folder of a check-out after installing its dependencies. */
 function checkOut(name) {
   const folder = resolve(folders[name])
   if (existsSync(join(folder, 'node_modules'))) return folder
@@ -49,17 +48,17 @@ function checkOut(name) {
   return folder
 }
 
-/** usocket as it is, compiled; undefined if no check-out was given. */
+/** Returns the folder of the original usocket, compiled, or undefined without a check-out. */
 function theirUsocket() {
   if (folders.usocket === undefined) return undefined
   const folder = checkOut('usocket')
-  if (!existsSync(join(folder, 'build', 'Release', 'uwrap.node'))) throw new Error('usocket has not been compiled')
+  if (!existsSync(join(folder, 'build', 'Release', 'uwrap.node'))) throw new Error('npm has not compiled usocket')
   return folder
 }
 
 const ourUsocket = join(root, 'packages', 'usocket')
 
-/** usocket's tests are mocha's, and require `../index`. */
+/** Runs usocket's tests with mocha. They require `../index`. */
 function runUsocket(implementation) {
   const theirs = theirUsocket()
   const folder = mkdtempSync(join(work, 'usocket-'))
@@ -71,7 +70,7 @@ function runUsocket(implementation) {
   return new Map([...passes.map((test) => [test.fullTitle, true]), ...failures.map((test) => [test.fullTitle, false])])
 }
 
-/** dbus-next's are jest's; its node_modules/usocket is exchanged meanwhile. */
+/** Runs dbus-next's tests with jest, after replacing node_modules/usocket. */
 function runNext(implementation) {
   const folder = checkOut('dbus-next')
   const installed = join(folder, 'node_modules', 'usocket')
@@ -82,7 +81,7 @@ function runNext(implementation) {
   try {
     symlinkSync(implementation, installed, 'dir')
     const jest = join(folder, 'node_modules', 'jest', 'bin', 'jest.js')
-    // Each file in a process of its own, as usocket crashes some.
+    // Each file runs in a process of its own, because usocket crashes some.
     for (const file of list(folder, 'test test/integration', '*.test.js')) {
       const args = [process.execPath, jest, '--bail=false', '--forceExit', '--json', `--outputFile=${output}`, file]
       rmSync(output, { force: true })
@@ -107,7 +106,7 @@ function runNext(implementation) {
 
 const tests = (files) => [process.execPath, '--test', '--test-reporter=junit', ...files]
 
-/** dbus-native's are Node's: those that need a bus, and the others. */
+/** Runs dbus-native's tests with Node's runner: those that need a bus, and the others. */
 function runNative(preload) {
   const folder = checkOut('dbus-native')
   const env = preload === undefined ? {} : { NODE_OPTIONS: `--no-warnings --require ${preload}` }
@@ -127,14 +126,14 @@ function runNative(preload) {
   return results
 }
 
-/** The files with tests in some folders of a check-out. */
+/** Returns the test files in a folder of a check-out. */
 function list(folder, under, ...patterns) {
   const globs = under.split(' ').flatMap((path) => patterns.map((pattern) => `${path}/${pattern}`))
   const { stdout } = execute('sh', ['-c', `ls ${globs.join(' ')} 2>/dev/null`], folder)
   return stdout.trim().split('\n')
 }
 
-/** How often each test has passed in the rounds. */
+/** Returns how many rounds each test has passed. */
 function count(run) {
   const passes = new Map()
   for (let round = 0; round < rounds; round++) {

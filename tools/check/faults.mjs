@@ -1,5 +1,5 @@
-// `npm run test:faults -- [--seconds N] [--seed S] [--scenario X] [--call C] [--fault 'SCENARIO: CALL N ERROR']`: fails system calls of fdpass,
-// one in each run of a scenario, on both back ends, and looks at what becomes of it. The last line counts: `N passed, N failed`.
+// `npm run test:faults -- [--seconds N] [--seed S] [--scenario X] [--call C] [--fault 'SCENARIO: CALL N ERROR']`: fails one system call of
+// fdpass in each run of a scenario, on both back ends, and checks the outcome. The last line counts the runs: `N passed, N failed`.
 import { spawnSync } from 'node:child_process'
 import { parseArgs } from 'node:util'
 import { root } from '../run.mjs'
@@ -24,7 +24,7 @@ process.chdir(root)
 const { Runner, canInject, describe, judge, measure, plan, scenarios } =
   await import('../../build/__test__/faults/driver.js')
 if (!canInject()) {
-  console.log('# needs cc, and glibc')
+  console.log('# fault injection needs a C compiler and glibc')
   console.log('0 passed, 1 failed')
   process.exit(1)
 }
@@ -51,7 +51,7 @@ for (const backend of backends) {
     queues.push({ runner, backend, baseline, faults, row })
   }
 }
-// In turn, so that a run that is cut off has seen something of each.
+// The scenarios take turns, so that a run that ends early has covered a part of each.
 for (let left = true; left && performance.now() < until;) {
   left = false
   for (const { runner, backend, baseline, faults, row } of queues) {

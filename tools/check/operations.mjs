@@ -1,5 +1,5 @@
-// A few hundred operations on the back end at hand, for the checkers of tools/check/sanitizers.mjs: what is sent is received, what
-// fails fails, and at the end nothing is open. Not a test: the suite is. It is small because a checker slows Node down by fifty.
+// Runs a few hundred operations on one back end, under the checkers of tools/check/sanitizers.mjs, and leaves nothing open. It is no test
+// of behaviour, and it is small, because a checker makes Node about fifty times slower.
 import assert from 'node:assert/strict'
 import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -11,7 +11,7 @@ let operations = 0
 const done = (value) => ((operations += 1), value)
 const inode = ({ fd }) => fstatSync(fd).ino
 
-/** Messages of each type of socket, with descriptors and without, waited for and there already. */
+/** Sends messages over each type of socket, with and without descriptors, before and after the receive begins. */
 async function messages(type) {
   const [a, b] = socketpair({ type })
   for (let round = 0; round < rounds; round += 1) {
@@ -39,7 +39,7 @@ async function messages(type) {
   b.close()
 }
 
-/** More than there is room for, which waits, in both directions. */
+/** Sends more than the socket's buffer holds, so that sends wait. */
 async function flood() {
   const [a, b] = socketpair()
   const [end, other] = pipe()
@@ -57,12 +57,12 @@ async function flood() {
   for (const one of [end, other]) one.closeSync()
 }
 
-/** Requests and answers, errors among them. */
+/** Makes requests over a channel, including one that fails. */
 async function channels() {
   const [a, b] = socketpair().map((socket) => new Channel(socket))
   b.onRequest(({ value, fds }) => {
     if (value === 'fail') throw new Error('failed')
-    return { value, fds } // they go back
+    return { value, fds } // the descriptors return with the answer
   })
   for (let round = 0; round < rounds; round += 1) {
     const memory = memfd({ size: 1 })
@@ -77,7 +77,7 @@ async function channels() {
   done(await b.closed)
 }
 
-/** Connections, and what is adopted and given away. */
+/** Accepts connections, and adopts and releases descriptors. */
 async function connections() {
   const folder = mkdtempSync(join(tmpdir(), 'fdpass-operations-'))
   const server = await listen(join(folder, 'socket'))

@@ -1,9 +1,9 @@
-// What users install, on a clean machine: packs everything as it is published, publishes it to a registry of its own, and installs
-// it from there in empty folders, with a PATH that has node, npm and sh only:
+// Tests what users install: packs everything as a release does, publishes it to a local registry, and installs it from there into empty
+// folders, with a PATH that contains node, npm and sh only:
 //
 //   npm run test:package [-- --runtimes node@20,node@22,node@24,node@26]
 //
-// It needs npm's registry for its tools, and for the versions of Node. Import time is printed, and fails far above its bar only.
+// It needs npm's registry for its tools, and for the versions of Node. It prints the import time, and fails only far above the bar.
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import {
@@ -45,12 +45,12 @@ const clean = join(work, 'clean')
 const nodes = new Map([[process.version, process.execPath]])
 let registry
 
-/** The path of a program. */
+/** Returns the path of a program. */
 function which(name) {
   return execFileSync('sh', ['-c', `command -v ${name}`], { encoding: 'utf8' }).trim()
 }
 
-/** An environment with a PATH of node, npm and sh, and nothing else but a home. */
+/** Returns an environment with a home and a PATH of node, npm and sh. */
 function environment(node = process.execPath, more = {}) {
   const bin = mkdtempSync(join(work, 'bin-'))
   symlinkSync(realpathSync(node), join(bin, 'node'))
@@ -58,21 +58,21 @@ function environment(node = process.execPath, more = {}) {
   return { PATH: bin, HOME: home, ...more }
 }
 
-/** Runs a program to its end. */
+/** Runs a program to its end; returns its exit code and its output. */
 function run(command, args, { cwd = clean, env = environment() } = {}) {
   const { status, stdout, stderr, error } = spawnSync(command, args, { cwd, env, encoding: 'utf8', timeout: 300_000 })
   if (error !== undefined) throw error
   return { status, stdout, stderr }
 }
 
-/** The same, of one that has to succeed; what it prints. */
+/** Runs a program that has to succeed; returns its standard output. */
 function execute(...args) {
   const { status, stdout, stderr } = run(...args)
   assert.equal(status, 0, `${args[0]} ${args[1].join(' ')}: ${stdout}${stderr}`)
   return stdout
 }
 
-/** A folder for a program, with an empty package.json. */
+/** Creates a folder for a program, with a package.json; returns its path. */
 function project(name, description = {}) {
   const folder = join(work, name)
   mkdirSync(folder, { recursive: true })
@@ -80,19 +80,19 @@ function project(name, description = {}) {
   return folder
 }
 
-/** The one in the middle. */
+/** Returns the median. */
 function median(numbers) {
   return numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]
 }
 
-/** All files below a folder. */
+/** Returns the paths of all files below a folder. */
 function files(folder) {
   return readdirSync(folder, { recursive: true })
     .map((name) => join(folder, name))
     .filter((path) => statSync(path).isFile())
 }
 
-/** README's first example; it has to print what README says. */
+/** Runs README's first example, and compares its output with README's. */
 function runExample(cwd, { command = 'node parent.mjs', env = environment() } = {}) {
   const section = readFileSync(join(root, 'README.md'), 'utf8')
     .split(/^## /m)
@@ -106,7 +106,7 @@ function runExample(cwd, { command = 'node parent.mjs', env = environment() } = 
   assert.deepEqual(result, { status: 0, stdout: printed, stderr: '' })
 }
 
-/** A module that has a helper open a file, and prints it: a broker's helper is a program of the package's own. */
+/** A module that opens a file through a broker. The broker's helper is a program in the package. */
 const broker = `
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { startBroker } from 'fdpass/broker'
@@ -119,7 +119,7 @@ file.closeSync()
 broker.close()
 `
 
-/** A module that passes a file to itself, with no process beside it. */
+/** A module that passes a file to itself, without another process. */
 const passing = `
 import { closeSync, openSync, readFileSync } from 'node:fs'
 import { recvFd, sendFd, socketpair } from 'fdpass'
@@ -144,16 +144,16 @@ before(async () => {
     }
   }
   execFileSync(process.execPath, ['tools/release/package.mjs'], { cwd: root, stdio: ['ignore', 2, 2] })
-  // Yarn wants to know of all platforms' packages: those without a binary are as they will be otherwise.
+  // Yarn needs the packages of all platforms. Those of other platforms are published without a binary.
   const packages = join(work, 'npm')
-  const made = join(root, 'target', 'npm', 'packages') // napi-rs makes none outside of the project
+  const made = join(root, 'target', 'npm', 'packages') // napi-rs creates none outside the project
   await new NapiCli().createNpmDirs({ cwd: root, npmDir: made })
   cpSync(made, packages, { recursive: true })
   const released = join(root, 'npm', platform)
   const isReleased = existsSync(join(released, 'package.json'))
   if (isReleased) cpSync(released, join(packages, platform), { recursive: true })
   else cpSync(join(root, `fdpass.${platform}.node`), join(packages, platform, `fdpass.${platform}.node`))
-  console.log(`# The binary is ${isReleased ? "build:release's" : 'the one at hand, not of build:release'}`)
+  console.log(`# The binary was built by ${isReleased ? '`npm run build:release`' : '`npm run setup`'}`)
   for (const folder of [home, join(work, 'registry')]) mkdirSync(folder)
   registry = await startRegistry(join(work, 'registry'))
   writeFileSync(
@@ -182,7 +182,7 @@ test('publint and are-the-types-wrong find nothing', async () => {
   })
 })
 
-test('two packages are installed, at most 1 MB, and no install script', (t) => {
+test('npm installs two packages of at most 1 MB together, without install scripts', (t) => {
   const packages = readdirSync(join(clean, 'node_modules')).filter((name) => !name.startsWith('.'))
   assert.deepEqual(packages, ['fdpass', `fdpass-${platform}`])
   const sizes = packages.map((name) =>
@@ -220,7 +220,7 @@ test("the command line contains commander, with commander's licence", () => {
   assert.ok(existsSync(join(clean, 'node_modules', 'fdpass', 'dist', 'lib', 'cli', 'commander.LICENSE')))
 })
 
-test('import and require give one and the same, without a warning', async (t) => {
+test('import and require return the same module, without a warning', async (t) => {
   writeFileSync(
     join(clean, 'both.cjs'),
     `const required = require('fdpass')
@@ -234,7 +234,7 @@ test('import and require give one and the same, without a warning', async (t) =>
   }
 })
 
-test('an import is cheap', (t) => {
+test('importing takes at most as long as starting Node', (t) => {
   const pinned = spawnSync('taskset', ['-c', '0', process.execPath, '-e', '0']).status === 0
   const measure = (args) => {
     const start = process.hrtime.bigint()
@@ -252,10 +252,10 @@ test('an import is cheap', (t) => {
   t.diagnostic(
     `${cost.toFixed(1)} ms over ${median(bare).toFixed(1)} ms of node -e 0 (${IMPORT_TIME} ms on a quiet machine)`
   )
-  assert.ok(cost < Math.max(IMPORT_TIME, median(bare)), 'more than all of Node')
+  assert.ok(cost < Math.max(IMPORT_TIME, median(bare)), 'importing takes longer than starting Node')
 })
 
-test('without the package of the platform, importing works, and the first call tells what is missing', () => {
+test('without the package of the platform, importing works, and the first call names the missing package', () => {
   const folder = project('incomplete')
   cpSync(join(clean, 'node_modules', 'fdpass'), join(folder, 'node_modules', 'fdpass'), { recursive: true })
   const program = `
@@ -265,7 +265,7 @@ test('without the package of the platform, importing works, and the first call t
   assert.match(output, /^false ERR_UNSUPPORTED_PLATFORM .*fdpass-linux-x64-gnu/)
 })
 
-test('on Windows importing works, and the first call says that it is not supported', () => {
+test('on Windows importing works, and the first call reports that it is not supported', () => {
   const program = `
     Object.defineProperty(process, 'platform', { value: 'win32' })
     const { isSupported, socketpair } = await import('fdpass')
@@ -274,7 +274,7 @@ test('on Windows importing works, and the first call says that it is not support
   assert.match(output, /^false ERR_UNSUPPORTED_PLATFORM .*Windows/)
 })
 
-test('a path with spaces and letters beyond ASCII', () => {
+test('the package works in a path with spaces and non-ASCII letters', () => {
   const folder = project('Größe und Maß – 日本語 #%20')
   cpSync(join(clean, 'node_modules'), join(folder, 'node_modules'), { recursive: true, verbatimSymlinks: true })
   runExample(folder)
@@ -282,7 +282,7 @@ test('a path with spaces and letters beyond ASCII', () => {
 })
 
 const mounts = spawnSync('unshare', ['--mount', '--map-root-user', 'true']).status === 0
-test('a read-only file system', { skip: mounts ? false : 'needs the right to mount' }, () => {
+test('the package works on a read-only file system', { skip: mounts ? false : 'needs the right to mount' }, () => {
   const script = 'mount --bind . . && mount -o remount,bind,ro . && cd "$PWD" && ! touch new 2>/dev/null && exec "$@"'
   const args = ['--mount', '--map-root-user', 'sh', '-c', script, 'sh']
   const node = [process.execPath, '--input-type=module', '-e', passing, join(root, 'LICENSE')]
@@ -290,11 +290,11 @@ test('a read-only file system', { skip: mounts ? false : 'needs the right to mou
   assert.equal(execute('unshare', [...args, ...node], { env: { PATH: process.env.PATH } }), `${size}\n`)
 })
 
-test('--disallow-code-generation-from-strings', () => {
+test('the package works with --disallow-code-generation-from-strings', () => {
   runExample(clean, { env: environment(process.execPath, { NODE_OPTIONS: '--disallow-code-generation-from-strings' }) })
 })
 
-test("Node's permission model: with --allow-addons it works, without the error says so", async (t) => {
+test("Node's permission model: it works with --allow-addons, and the error without it names the cause", async (t) => {
   writeFileSync(join(clean, 'passing.mjs'), passing)
   for (const [version, node] of nodes) {
     await t.test(version, () => {
@@ -325,14 +325,14 @@ test('TypeScript finds the declarations, from ECMAScript modules, CommonJS and f
   }
 })
 
-test("another platform's package, for its images", () => {
+test("npm installs another platform's package, for images of that platform", () => {
   const folder = project('image')
   execute('npm', ['install', '--os=linux', '--cpu=arm64', '--libc=musl', 'fdpass'], { cwd: folder })
   assert.ok(existsSync(join(folder, 'node_modules', 'fdpass-linux-arm64-musl')))
   assert.ok(!existsSync(join(folder, 'node_modules', `fdpass-${platform}`)))
 })
 
-test('from two files, without a registry', () => {
+test('the package installs from two files, without a registry', () => {
   const folder = project('offline')
   const packed = ['fdpass', `fdpass-${platform}`].map((name) => {
     const [{ filename }] = JSON.parse(
@@ -345,7 +345,7 @@ test('from two files, without a registry', () => {
   runExample(folder)
 })
 
-test('pnpm', () => {
+test('pnpm installs the package', () => {
   const pnpm = join(install('pnpm@^10'), 'node_modules/pnpm/bin/pnpm.cjs')
   const folder = project('pnpm')
   execute('node', [pnpm, 'install', 'fdpass'], { cwd: folder })
@@ -353,7 +353,7 @@ test('pnpm', () => {
   assert.equal(execute('node', ['--input-type=module', '-e', broker], { cwd: folder }), 'opened\n')
 })
 
-test("Yarn's Plug'n'Play", () => {
+test("the package works with Yarn's Plug'n'Play", () => {
   const yarn = join(install('@yarnpkg/cli-dist@^4'), 'node_modules/@yarnpkg/cli-dist/bin/yarn.js')
   const folder = project('yarn')
   writeFileSync(
@@ -367,7 +367,7 @@ test("Yarn's Plug'n'Play", () => {
   assert.equal(execute('node', [yarn, 'node', 'broker.mjs'], { cwd: folder }), 'opened\n')
 })
 
-test('a bundle that esbuild makes, with fdpass outside of it', async (t) => {
+test('a bundle made by esbuild works with fdpass outside it', async (t) => {
   const folder = project('bundled')
   cpSync(join(clean, 'node_modules'), join(folder, 'node_modules'), { recursive: true, verbatimSymlinks: true })
   const entry = join(folder, 'entry.js')
@@ -392,7 +392,7 @@ test('a bundle that esbuild makes, with fdpass outside of it', async (t) => {
   }
 })
 
-test('a bundle with fdpass in it, and without the package of the platform, tells to leave it outside', async () => {
+test('a bundle that contains fdpass reports that fdpass has to stay outside', async () => {
   const folder = project('inlined')
   const entry = join(clean, 'inlined.js')
   writeFileSync(

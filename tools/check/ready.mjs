@@ -1,4 +1,4 @@
-// All that CI checks, in CI's order; the first failure ends it.
+// Runs what CI requires of each commit, and stops at the first failure.
 import { spawnSync } from 'node:child_process'
 
 for (const script of ['setup', 'lint', 'test']) {

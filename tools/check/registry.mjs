@@ -1,4 +1,4 @@
-// A registry for tests, which knows what is published to it and nothing else: a process of verdaccio's.
+// A registry for tests, which has only the packages that are published to it. It is a process that runs verdaccio.
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { createRequire } from 'node:module'
@@ -6,16 +6,16 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { install } from './install.mjs'
 
-/** Starts the registry, with its packages in a folder; its address, on a free port of the loopback interface, and its end. */
+/** Starts the registry with its packages in a folder. Resolves to its address on the loopback interface and a function that stops it. */
 export async function startRegistry(storage) {
-  // One of its plug-ins names a version by a tag that not every mirror of npm has.
+  // One of its plug-ins requires a version by a tag that some mirrors of npm lack.
   const folder = install('verdaccio@6', { overrides: { 'node-fetch': '^2.6.7' } })
   const child = fork(fileURLToPath(import.meta.url), [folder, storage], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc']
   })
   const [port] = await Promise.race([
     once(child, 'message'),
-    once(child, 'exit').then(() => Promise.reject(new Error('verdaccio has ended')))
+    once(child, 'exit').then(() => Promise.reject(new Error('verdaccio has exited')))
   ])
   return {
     address: `http://127.0.0.1:${port}/`,

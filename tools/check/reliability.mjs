@@ -1,6 +1,6 @@
-// `npm run test:reliability -- [--minutes 45] [--seed S] [--no-report] [PART…]`: everything that looks for failures by chance or by force, one after
-// the other, in a time that is shared out: fuzzing, sanitizers, faults, soak, teardown, conformance. Prints the numbers of each, with the seed
-// that repeats it, and puts them into docs/reliability.md. What cannot be run here is named with its reason. The last line: `N passed, N failed`.
+// `npm run test:reliability -- [--minutes 45] [--seed S] [--no-report] [PART…]`: runs fuzzing, sanitizers, faults, soak, teardown and conformance
+// one after the other, each with a share of the time. It prints the numbers of each part with the seed that repeats it, writes them to
+// docs/reliability.md, and names the parts that cannot run here. The last line counts the tests: `N passed, N failed`.
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
@@ -23,12 +23,12 @@ const works = (command, ...args) => spawnSync(command, args, { cwd: root, stdio:
 const last = (output, pattern) => [...output.matchAll(pattern)].at(-1)?.slice(1)
 const script = (name) => (has('tools', 'check', name) ? undefined : `tools/check/${name} is not there`)
 const targets = () => readdirSync(join(root, 'crates', 'core', 'fuzz', 'fuzz_targets')).length
-/** `passed` and `failed` of the last line that has them. */
+/** Returns the numbers of the last line `N passed, N failed`. */
 const lastLine = (output) => (last(output, /^(\d+) passed, (\d+) failed$/gm) ?? [0, 0]).map(Number)
 
 /**
- * The parts, each with its share of the time; its command, with so many seconds to go; why it cannot be run here, where that can be; and what its output says. One
- * that takes twice its share and two minutes more has failed.
+ * The parts. `share` is a part's share of the time, `command` its command for a number of seconds, `missing` the reason why it cannot run here,
+ * and `read` reads its output. A part fails if it takes longer than twice its share and two minutes.
  */
 const parts = {
   fuzzing: {
@@ -84,7 +84,7 @@ const parts = {
   soak: {
     share: 8,
     missing: () => script('soak.mjs'),
-    // It takes a minute to begin, and to come to rest.
+    // Its processes need a minute to start and to come to rest.
     command: (seconds, seed) => [
       'npm',
       'run',
@@ -127,7 +127,7 @@ const parts = {
   }
 }
 
-/** The folders whose tests prove docs/proof, and those of hostile peers and of programs that end at any moment. */
+/** The folders with the tests of docs/proof, of hostile peers, and of programs that exit at any moment. */
 const conformanceTests = [
   'address',
   'base',
@@ -158,7 +158,7 @@ if (!(minutes > 0) || !Number.isSafeInteger(seed) || chosen.some((name) => !Obje
 if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0)
   process.exit(1)
 
-/** Runs a command, which with all that it has started is ended after some time; its end, and what it printed. */
+/** Runs a command, and kills it with its child processes after a time. Resolves to its exit and its output. */
 function runFor(milliseconds, [command, ...args]) {
   const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'], detached: true })
   let output = ''
@@ -181,7 +181,7 @@ function runFor(milliseconds, [command, ...args]) {
   })
 }
 
-/** `summary: key=value …`, as text. */
+/** Returns the line `summary: key=value …` as text. */
 const summarized = (output) =>
   (last(output, /^summary: (.*)$/gm)?.[0] ?? '')
     .split(' ')
@@ -208,7 +208,7 @@ for (const [place, name] of chosen.entries()) {
   const mine = Math.max(20_000, (left * share) / shares)
   console.log(`# ${name}: ${Math.round(mine / 1000)} s`)
   const started = performance.now()
-  // What keeps to its time still has to build and to end.
+  // A part that keeps to its time still has to build and to exit.
   const { code, output, isCut } = await runFor(2 * mine + 120_000, command(Math.round(mine / 1000), seed))
   const { counts, numbers } = read?.(output) ?? { counts: lastLine(output), numbers: summarized(output) }
   const [good, bad] = counts
@@ -258,7 +258,7 @@ ${table.join('\n')}
   about security, peers that do what they should not, and programs that end at any moment.
 `
   const path = join(root, 'docs', 'reliability.md')
-  // What was run by itself and for longer is told by hand.
+  // Longer runs of single parts are recorded by hand below the table.
   const [, longer] = readFileSync(path, 'utf8').split('\n## Longer runs\n')
   writeFileSync(path, longer === undefined ? text : `${text}\n## Longer runs\n${longer}`)
   spawnSync(

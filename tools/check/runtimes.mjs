@@ -1,9 +1,9 @@
-// The JavaScript suite on every runtime that the package supports, each installed from npm by name:
+// Runs the JavaScript tests on every supported runtime, each installed from npm:
 //
 //   npm run test:runtimes [-- RUNTIME…]      node@20 node@22 node@24 node@26 bun deno
 //
-// Node runs everything, on each back end. Bun runs the data path with the tests that use Node's own modules to prove what
-// arrives; Deno's node:fs and node:net take no foreign descriptors, so that it runs the data path by the package alone.
+// Node runs all tests, on each back end. Bun runs the data path, and tests that check received descriptors with Node's modules. Deno's node:fs
+// and node:net accept no foreign descriptors, so Deno runs only the tests of the data path that use the package alone.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -16,7 +16,7 @@ const ava = join(root, 'node_modules', 'ava', 'entrypoints', 'cli.mjs')
 const specs = (...names) => names.map((name) => `build/__test__/${name}.spec.js`)
 const everything = []
 
-// ava's last act is v8.takeCoverage(), which neither has.
+// ava ends with v8.takeCoverage(), which Bun and Deno lack.
 const preload = join(installed, 'no-coverage.mjs')
 
 const runtimes = {

@@ -1,28 +1,28 @@
-// Checks of the Rust half that take tools which not everybody has; each installs its own:
+// Checks of the Rust code that need additional tools. Each check installs its own:
 //
-//   npm run test:supply [-- --advisories]    licences, bans and sources of all crates (deny.toml); with a network also known vulnerabilities
-//   npm run test:msrv                        it compiles with the oldest Rust that Cargo.toml promises
-//   npm run test:miri                        the walk over control messages, under Miri
+//   npm run test:supply [-- --advisories]    licences, bans and sources of all crates (deny.toml); optionally known vulnerabilities, from the network
+//   npm run test:msrv                        compiles with the oldest Rust version that Cargo.toml promises
+//   npm run test:miri                        the walker over control messages, under Miri
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { root } from '../run.mjs'
 
-/** The version of cargo-deny: with another one the same sources could be judged otherwise. */
+/** The version of cargo-deny. Another version could judge the same sources differently. */
 const DENY = '0.20.2'
 
-/** Runs a command in the project's folder; its failure is ours. */
+/** Runs a command in the project's folder, and exits with its code if it fails. */
 function execute(command, args, env = {}) {
   const { status, error } = spawnSync(command, args, {
     cwd: root,
     env: { ...process.env, ...env },
     stdio: 'inherit'
   })
-  if (error !== undefined) console.error(`${command} could not be started (${error.code}): it has to be installed`)
+  if (error !== undefined) console.error(`Cannot start ${command} (${error.code}): install it`)
   if (status !== 0) process.exit(status ?? 1)
 }
 
-/** Installs a toolchain of rustup's. */
+/** Installs a toolchain with rustup. */
 function install(toolchain, ...components) {
   const more = components.flatMap((component) => ['--component', component])
   execute('rustup', ['toolchain', 'install', toolchain, '--profile', 'minimal', '--no-self-update', ...more])
@@ -43,7 +43,7 @@ const checks = {
   },
   miri() {
     install('nightly', 'miri', 'rust-src')
-    // Its files are real ones, and what is beyond these tests makes system calls that Miri does not know.
+    // The tests read real files. Other tests make system calls that Miri does not implement.
     const env = { MIRIFLAGS: '-Zmiri-disable-isolation' }
     execute('cargo', ['+nightly', 'miri', 'test', '--package=fdpass-core', '--lib', '--', 'sys::cmsg::'], env)
   }

@@ -1,8 +1,8 @@
-// Runs the Rust half under the checkers that this machine has, and tells which it has not, and why:
+// Runs the Rust code under the checkers that this machine has, and names those that are missing, with the reason:
 //
 //   npm run test:sanitizers [-- CHECK…]    asan, tsan, valgrind, addon, addon-asan
 //
-// The last line counts tests, and runs of tools/check/operations.mjs: `N passed, N failed`.
+// The last line counts tests and runs of tools/check/operations.mjs: `N passed, N failed`.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -10,10 +10,10 @@ import { join } from 'node:path'
 import { root, run, sum } from '../run.mjs'
 
 const TARGET = `${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-unknown-linux-gnu`
-/** Apart from other builds: the compiler and its options are others. */
+/** A folder apart from other builds, which have another compiler and other options. */
 const FOLDER = join(root, 'target', 'sanitizers')
 
-/** What valgrind cannot run, and why. What is here is under AddressSanitizer. */
+/** The tests that valgrind cannot run, with the reason. They run under AddressSanitizer. */
 const BEYOND_VALGRIND = {
   beneath: 'it asks for openat2, which valgrind 3.19 knows not',
   conformance: 'it gives recvmsg an address that cannot be written, on purpose',
@@ -24,30 +24,30 @@ const BEYOND_VALGRIND = {
   pool: 'as inetd',
   spawn: 'as inetd'
 }
-/** What ThreadSanitizer can say something about: threads of the tests', with core between them. */
+/** The tests in which several threads use core, for ThreadSanitizer. */
 const THREADED = ['channel', 'descriptor', 'pool', 'socket_file']
 
 let passed = 0
 let failed = 0
 const missing = []
 
-/** Whether a command is there and works. */
+/** Returns whether a command exists and succeeds. */
 const works = (command, ...args) => spawnSync(command, args, { cwd: root, stdio: 'ignore' }).status === 0
 const hasNightly = () => works('cargo', '+nightly', '--version')
 const NO_NIGHTLY = 'no nightly toolchain: rustup toolchain install nightly'
 
-/** Runs something that counts its tests as cargo does. */
+/** Runs a command that counts its tests as cargo does. */
 async function count(name, command, args, env = {}) {
   console.log(`# ${name}`)
   const { code, output } = await run(command, args, { env })
   const [good, bad] = [/ (\d+) passed/g, / (\d+) failed/g].map((pattern) => sum(output, pattern))
   passed += good
-  // What ended badly without a failed test has failed as a whole: a sanitizer ends the process.
+  // A run that exits badly without a failed test has failed as a whole: a sanitizer ends the process.
   failed += code !== 0 && bad === 0 ? 1 : bad
   return code
 }
 
-/** Core's tests with a sanitizer in them. std is as it was distributed. */
+/** Builds core's tests with a sanitizer. std is the distributed one, without. */
 function sanitized(name, flags, tests = [], env = {}) {
   const args = ['+nightly', 'test', '--quiet', '--target', TARGET, '--package=fdpass-core', '--no-fail-fast']
   const only = tests.flatMap((test) => ['--test', test])
@@ -57,7 +57,7 @@ function sanitized(name, flags, tests = [], env = {}) {
 
 const reports = mkdtempSync(join(tmpdir(), 'fdpass-valgrind-'))
 
-/** Runs a program under valgrind, and gives its errors and the stacks of the descriptors that it has left open. */
+/** Runs a program under valgrind. Returns its errors, and the stacks of descriptors that it has left open. */
 async function valgrind(name, args, env = {}) {
   const options = ['-q', '--track-fds=yes', '--error-exitcode=99', '--num-callers=30', '--leak-check=full']
   const log = join(reports, `${name}.%p.log`)
@@ -66,19 +66,19 @@ async function valgrind(name, args, env = {}) {
   const logs = readdirSync(reports).filter((file) => file.startsWith(`${name}.`))
   const text = logs.map((file) => readFileSync(join(reports, file), 'utf8')).join('\n')
   const blocks = text.replaceAll(/^==\d+== ?/gm, '').split(/\n\s*\n/)
-  // One that it has opened has a stack; the others it was born with.
+  // A descriptor that the program has opened has a stack. Inherited ones have none.
   const left = blocks.filter((block) => block.startsWith('Open file descriptor') && / {2}at 0x/.test(block))
   return { code, output, blocks, left }
 }
 
 const checks = {
-  /** Memory and leaks. Processes that are forked go on under it too. */
+  /** Memory errors and leaks, in forked processes too. */
   async asan() {
     if (!hasNightly()) return NO_NIGHTLY
     await sanitized('asan', '-Zsanitizer=address', [], { ASAN_OPTIONS: 'detect_leaks=1' })
   },
 
-  /** Races. What std synchronizes within itself is not seen, and so libtest's own hand-over of results taken for a race. */
+  /** Races. It does not see the synchronization inside std, and reports libtest's hand-over of results as a race. */
   async tsan() {
     if (!hasNightly()) return NO_NIGHTLY
     const flags = '-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer'
@@ -87,7 +87,7 @@ const checks = {
     await sanitized('tsan', flags, THREADED, { TSAN_OPTIONS: `suppressions=${suppressions}` })
   },
 
-  /** Memory, uninitialized bytes in system calls, and descriptors that are open at the end. */
+  /** Memory errors, uninitialized bytes in system calls, and descriptors open at the end. */
   async valgrind() {
     if (!works('valgrind', '--version')) return 'valgrind is not installed'
     const build = ['test', '--package=fdpass-core', '--no-run', '--message-format=json']
@@ -112,14 +112,14 @@ const checks = {
     }
   },
 
-  /** Node's own allocations are many and known; what has fdpass in its stack is ours. */
+  /** The addon in Node under valgrind. Only errors with fdpass in their stack count: Node's own are many and known. */
   async addon() {
     if (!works('valgrind', '--version')) return 'valgrind is not installed'
     for (const backend of ['uv', 'thread']) {
       const program = [process.execPath, join(root, 'tools', 'check', 'operations.mjs'), '5']
       const { code, output, blocks } = await valgrind(`addon-${backend}`, program, { FDPASS_BACKEND: backend })
       const ours = blocks.filter((block) => / {3}(at|by) 0x/.test(block) && /fdpass[\w.-]*\.node/.test(block))
-      // Made once for each environment, and freed by no Node, whatever their owner has said.
+      // Node allocates these once per environment and never frees them, even after their owner has released them.
       const unknown = ours.filter(
         (block) => !/definitely lost[^]*by 0x\w+: napi_(create_reference|async_init)/.test(block)
       )
@@ -133,7 +133,7 @@ const checks = {
     }
   },
 
-  /** The addon with AddressSanitizer in it, in a Node that has it not: its run time is preloaded. */
+  /** The addon with AddressSanitizer, in a Node without it: the sanitizer's runtime is preloaded. */
   async 'addon-asan'() {
     if (!hasNightly()) return NO_NIGHTLY
     const runtime = spawnSync('gcc', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).stdout?.trim()
@@ -152,7 +152,7 @@ const checks = {
           FDPASS_BACKEND: backend,
           NAPI_RS_NATIVE_LIBRARY_PATH: addon,
           LD_PRELOAD: runtime,
-          ASAN_OPTIONS: 'detect_leaks=0' // Node frees little at its end
+          ASAN_OPTIONS: 'detect_leaks=0' // Node frees little when it exits
         },
         show: false
       })

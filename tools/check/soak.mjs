@@ -1,15 +1,15 @@
-// `npm run test:soak -- [--minutes 20] [--seed S] [PART…]`: everything at once for so long, amid kills, reloads, take-overs, full descriptor
-// tables and limits: a superserver, channels, a broker, a store, and rows of servers that take over (__test__/soak). Clients count their
-// answers; what the long-lived processes hold has to be level at the end. Prints what happened each minute, and `N passed, N failed`.
+// `npm run test:soak -- [--minutes 20] [--seed S] [PART…]`: runs a superserver, channels, a broker, a store and servers that take over
+// (__test__/soak) at once, under kills, reloads, full descriptor tables and limits. Clients count their answers. The memory and
+// descriptors of the long-lived processes have to be constant at the end. It prints the counters each minute, and `N passed, N failed`.
 import { spawn, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { root } from '../run.mjs'
 
-/** Each a long-lived process; some with so few descriptors that they get scarce. */
+/** The parts: each is a long-lived process. Some have a limit of descriptors that they reach. */
 const parts = { superserver: { limit: 200 }, channels: { limit: 400 }, broker: { limit: 400 }, store: {}, takeover: {} }
 
-/** How much a process may grow over the second half of the time: memory is taken from the system in pieces, and given back late. */
+/** How much a process may grow in the second half of the time. Allocators take memory in large pieces, and return it late. */
 const GROWTH = { rss: 8 * 1024, heap: 2 * 1024 } // KiB
 
 const { values, positionals } = parseArgs({
@@ -30,7 +30,7 @@ if (process.platform !== 'linux') {
 if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0)
   process.exit(1)
 
-/** Starts a part; what it tells is collected. */
+/** Starts a part, and collects its reports. */
 function start(name, place) {
   const node = [
     process.execPath,
@@ -61,14 +61,14 @@ function start(name, place) {
 
 const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length
 
-/** How much a value changes within a minute: the slope of the line of least squares. */
+/** Returns how much a value changes per minute: the slope of a least-squares line. */
 function slope(samples, what) {
   const [at, of] = [mean(samples.map((sample) => sample.at)), mean(samples.map((sample) => sample[what]))]
   const spread = samples.reduce((sum, sample) => sum + (sample.at - at) ** 2, 0)
   return (samples.reduce((sum, sample) => sum + (sample.at - at) * (sample[what] - of), 0) / spread) * 60_000
 }
 
-/** The counters of all parts together. */
+/** Returns the sums of the counters of all parts. */
 function total() {
   const all = {}
   for (const { counts } of running)
@@ -103,7 +103,7 @@ const progress = setInterval(() => {
 }, 60_000)
 await Promise.race([
   new Promise((resolve) => setTimeout(resolve, minutes * 60_000)),
-  // A part that has ended has crashed.
+  // A part that has exited has crashed.
   ...running.map(({ ended }) => ended)
 ])
 clearInterval(progress)

@@ -1,12 +1,12 @@
-// `npm run test:teardown -- [--workers 1000] [--seconds N] [--seed S] [--backend uv|thread] [RUNTIME…]`: Workers that are created, and ended at random moments of
-// their I/O in every way, on each Node (installed from npm by name) and each back end; and processes that end so (__test__/fixtures/teardown.ts).
-// Nothing may be left of them, and nothing be said. Prints `N passed, N failed`, a test being one process.
+// `npm run test:teardown -- [--workers 1000] [--seconds N] [--seed S] [--backend uv|thread] [RUNTIME…]`: ends Workers and processes at random
+// moments of their I/O, in every way (__test__/fixtures/teardown.ts), on each version of Node (installed from npm) and each back end. They may
+// leave no descriptor, file or process behind, and print nothing. The last line counts the processes: `N passed, N failed`.
 import { spawnSync } from 'node:child_process'
 import { parseArgs } from 'node:util'
 import { installRuntime } from './install.mjs'
 import { root } from '../run.mjs'
 
-/** So many Workers are one process's, which a seed repeats. */
+/** The number of Workers in one process. A seed repeats them. */
 const BATCH = 100
 const known = ['node@20', 'node@22', 'node@24', 'node@26']
 
@@ -49,7 +49,7 @@ async function attempt(name, task) {
   }
 }
 
-/** Each Node with each back end, and what became of it. */
+/** Each version of Node with each back end, and how often Workers ended in each way. */
 const runtimes = (positionals.length > 0 ? positionals : known).flatMap((name) => {
   const node = name === 'node' ? process.execPath : installRuntime(name, 'node')
   const version = spawnSync(node, ['--version'], { encoding: 'utf8' }).stdout.trim()
@@ -58,7 +58,7 @@ const runtimes = (positionals.length > 0 ? positionals : known).flatMap((name) =
   })
 })
 const until = performance.now() + (values.seconds === undefined ? Infinity : Number(values.seconds) * 1000)
-// In turn, so that a run that is cut off has seen something of each.
+// The runtimes take turns, so that a run that ends early has covered a part of each.
 for (let i = 0; i * BATCH < workers && performance.now() < until; i++) {
   for (const runtime of runtimes) {
     if (performance.now() > until) break

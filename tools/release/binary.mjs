@@ -1,11 +1,11 @@
-// The native half as it is published, and its package, in npm/PLATFORM:
+// Builds the native binary as it is published, with its package, in npm/PLATFORM:
 //
 //   npm run build:release -- [--build-std] PLATFORM…      linux-x64-gnu linux-arm64-musl darwin-arm64 …
 //
-// zig links for Linux and FreeBSD, from PyPI by way of a Python with venv: this build alone promises to need no glibc later than
-// 2.17, and is refused if one of its symbols does, or if it is larger than SIZE. macOS' are built on a Mac, by its own linker.
+// zig links for Linux and FreeBSD; a Python with venv installs it from PyPI. Only this build promises to need no glibc later than 2.17: it fails
+// if a symbol needs one, or if the binary is larger than SIZE. The binaries for macOS are built on a Mac, with its own linker.
 //
-// --build-std compiles the standard library too, out of rust-src, where rustup has none for the target.
+// --build-std compiles the standard library too, from rust-src, for targets for which rustup has none.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -23,18 +23,18 @@ const LICENSES = 'THIRD-PARTY-LICENSES.txt'
 const { napi } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const targets = new Map(napi.targets.map((triple) => [parseTriple(triple).platformArchABI, parseTriple(triple)]))
 
-/** Runs a command in the project's folder; what it prints goes to standard error. */
+/** Runs a command in the project's folder, with its output on standard error. */
 function execute(command, args, env = {}) {
   const { status, error } = spawnSync(command, args, {
     cwd: root,
     env: { ...process.env, ...env },
     stdio: ['ignore', 2, 2]
   })
-  if (error !== undefined) throw new Error(`${command} could not be started (${error.code}): it has to be installed`)
-  if (status !== 0) throw new Error(`${command} ${args[0]} has failed`)
+  if (error !== undefined) throw new Error(`Cannot start ${command} (${error.code}): install it`)
+  if (status !== 0) throw new Error(`${command} ${args[0]} failed`)
 }
 
-/** The folder with zig and cargo-zigbuild, installed from PyPI by their hashes. */
+/** Returns the folder with zig and cargo-zigbuild, installed from PyPI with checked hashes. */
 function zig() {
   const requirements = join(root, 'tools', 'release', 'requirements.txt')
   const venv = join(root, 'node_modules', '.fdpass', 'zig')
@@ -56,18 +56,18 @@ function zig() {
   return join(venv, 'bin')
 }
 
-/** Compiles and links; the path of the library. */
+/** Compiles and links the binary; returns the path of the library. */
 function compile({ triple, platform, abi }, buildStd) {
   const cross = platform !== 'darwin'
   if (!buildStd) execute('rustup', ['target', 'add', triple])
   const folder = join(root, 'target', 'npm')
-  // Neither the project's folder nor cargo's is in the binary.
+  // The binary contains neither the path of the project nor that of cargo's folder.
   const paths = [
     [root, '/fdpass'],
     [process.env.CARGO_HOME ?? join(homedir(), '.cargo'), '/cargo']
   ]
   const flags = paths.map(([from, to]) => `--remap-path-prefix=${from}=${to}`)
-  // musl's default, static, cannot make a shared library.
+  // musl's default, static linking, cannot make a shared library.
   if (abi === 'musl') flags.push('-Ctarget-feature=-crt-static')
   execute(
     'cargo',
@@ -89,7 +89,7 @@ function compile({ triple, platform, abi }, buildStd) {
   return join(folder, triple, 'release', `libfdpass_binding.${platform === 'darwin' ? 'dylib' : 'so'}`)
 }
 
-/** Refuses a binary that needs a later glibc, or another library than libc's own. */
+/** Throws if a binary needs a later glibc, or a library that is not part of libc. */
 function checkSymbols(binary) {
   const readelf = (option) => execFileSync('readelf', ['--wide', option, binary], { encoding: 'utf8' })
   const [major, minor] = GLIBC.split('.').map(Number)
@@ -105,14 +105,14 @@ function checkSymbols(binary) {
   }
 }
 
-/** Writes the package of a platform; the path of its binary. */
+/** Writes the package of a platform; returns the path of its binary. */
 async function writePackage({ platformArchABI: platform, triple }, library) {
-  // napi-rs makes the packages of all platforms as the loader that it has made, binding.cjs, looks for them.
+  // napi-rs creates the packages of all platforms with the names that its loader, binding.cjs, looks for.
   const made = join(root, 'target', 'npm', 'packages')
   await new NapiCli().createNpmDirs({ cwd: root, npmDir: made })
   const description = JSON.parse(readFileSync(join(made, platform, 'package.json'), 'utf8'))
   const { name, main } = description
-  description.description = `The native half of fdpass for ${platform}`
+  description.description = `The native binary of fdpass for ${platform}`
   description.files.push(LICENSES)
   delete description.keywords
 
@@ -121,7 +121,7 @@ async function writePackage({ platformArchABI: platform, triple }, library) {
   writeFileSync(join(folder, 'package.json'), `${JSON.stringify(description, null, 2)}\n`)
   writeFileSync(
     join(folder, 'README.md'),
-    `# ${name}\n\nThe native half of fdpass for ${triple}. Install \`fdpass\`, which brings it along.\n`
+    `# ${name}\n\nThe native binary of fdpass for ${triple}. Install \`fdpass\`, which depends on it.\n`
   )
   writeFileSync(join(folder, LICENSES), licences(triple))
   copyFileSync(join(root, 'LICENSE'), join(folder, 'LICENSE'))
@@ -144,7 +144,7 @@ for (const name of positionals) {
     process.exit(2)
   }
   const library = compile(target, options['build-std'])
-  // What is refused is not left in npm/.
+  // A binary that fails the checks must not stay in npm/.
   rmSync(join(root, 'npm', name), { recursive: true, force: true })
   if (target.platform === 'linux') checkSymbols(library)
   const { size } = statSync(library)

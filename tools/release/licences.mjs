@@ -6,11 +6,11 @@ import { root } from '../run.mjs'
 const ACCEPTED = ['MIT', 'ISC']
 
 /**
- * The licences of all that is linked into the binary for a target, with their texts: each crate's own file, that of the
- * standard library and of what zig adds. It fails where a crate has none of the accepted licences, or has not its text.
+ * Returns the licences of everything that is linked into the binary for a target, with their texts: those of the crates, of the standard
+ * library, and of zig's additions. Throws if a crate has no accepted licence, or lacks its text.
  */
 export function licences(target) {
-  // A licence's terms stand once, below the notices of all crates that have it; they differ in where their lines end.
+  // The terms of a licence appear once, below the notices of all its crates. The crates' copies differ in their line breaks.
   const licensed = new Map()
   for (const crate of linkedCrates(target)) {
     const text = licenceText(crate)
@@ -22,10 +22,10 @@ export function licences(target) {
   }
   const own = [...licensed.values()].map(({ notices, shown }) => `${notices.join('\n\n')}\n\n${shown}\n`)
   const toolchain = readFileSync(join(root, 'tools', 'release', 'toolchain-licences.txt'), 'utf8')
-  return `The binary holds parts of what follows.\n\n${[...own, toolchain].join(`\n${'-'.repeat(80)}\n\n`)}`
+  return `This binary contains parts of the software listed below.\n\n${[...own, toolchain].join(`\n${'-'.repeat(80)}\n\n`)}`
 }
 
-/** The crates that cargo links for a target: neither those that only build, nor macros, nor our own. */
+/** Returns the crates that cargo links for a target, without build dependencies, macros and the project's own. */
 function linkedCrates(target) {
   const of = ['--locked', '--manifest-path', 'crates/binding/Cargo.toml']
   const edges = ['--edges', 'normal,no-proc-macro']
@@ -39,12 +39,12 @@ function linkedCrates(target) {
 function licenceText({ name, license, manifest_path, repository }) {
   const choice = ACCEPTED.find((accepted) => license.split(/ OR | AND |\//).includes(accepted))
   if (choice === undefined || license.includes(' AND ')) throw new Error(`${name} has the licence ${license}`)
-  // napi-rs' crates come without the file, which its npm package has.
+  // The crates of napi-rs lack the file, which is in its npm package.
   const napi = repository?.includes('napi-rs/napi-rs')
   const folder = napi ? join(root, 'node_modules', '@napi-rs', 'cli') : dirname(manifest_path)
   const files = readdirSync(folder).filter((file) => /^licen[cs]e/i.test(file))
   const text = files.find((file) => file.toUpperCase().includes(choice)) ?? files.find((file) => !/-|_/.test(file))
-  if (text === undefined) throw new Error(`${name} has no text of its licence ${choice} in ${folder}`)
+  if (text === undefined) throw new Error(`${name} lacks the text of its licence ${choice} in ${folder}`)
   return readFileSync(join(folder, text), 'utf8').replaceAll('\r', '').trim()
 }
 

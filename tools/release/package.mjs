@@ -1,8 +1,8 @@
-// The npm package as it is published, in npm/fdpass: `npm run build:package`.
+// Builds the npm package as it is published, in npm/fdpass: `npm run build:package`.
 //
-// package.json does not name the packages with the binaries: they have the same version, so that for each version there is a time
-// when no registry has them, and no lock file could hold their hashes. Here they become its optionalDependencies; what only
-// this folder needs goes. The JavaScript loses its comments and spaces, a third of the whole.
+// The project's package.json does not name the packages with the binaries. They have the same version, so before a release no registry has
+// them, and no lock file can contain their hashes. Here they become optionalDependencies. Keys that only the project needs are
+// removed. The JavaScript is minified, which makes the package a third smaller.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -38,13 +38,13 @@ for (const { path } of files) {
   cpSync(join(root, path), join(folder, path))
 }
 await bundle(join(folder, 'dist'))
-// The declarations have the comments, and the command line is minified already.
+// The declarations keep their comments. The command line is minified already.
 for (const path of readdirSync(folder, { recursive: true })) {
   if (!/\.c?js$/.test(path) || path.startsWith(join('dist', 'lib', 'cli'))) continue
   const { code } = transformSync(readFileSync(join(folder, path), 'utf8'), {
-    minify: true, // with the names, which would be 86 KB more
+    minify: true, // and shortens names, which saves 86 KB
     keepNames: true,
-    lineLimit: 120, // an uncaught error shows its line
+    lineLimit: 120, // an uncaught error prints its line
     target: 'node20.19',
     legalComments: 'none'
   })

@@ -1,5 +1,6 @@
-// Publishes npm/PLATFORM, then npm/fdpass, and then packages/usocket, as a release's tag says: `npm run release:publish -- [--dry-run] v1.2.3`. The packages with the
-// binaries come first, so that there is no moment at which fdpass has none. Nothing is published unless everything is there.
+// Publishes npm/PLATFORM, npm/fdpass and packages/usocket with the version of a tag: `npm run release:publish -- [--dry-run] v1.2.3`.
+// The packages with the binaries are first, so that fdpass is never published without them. If one package is missing or has another
+// version, nothing is published.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -13,17 +14,16 @@ const { values: options, positionals } = parseArgs({
 const [tag] = positionals
 const read = (folder) => JSON.parse(readFileSync(join(root, folder, 'package.json'), 'utf8'))
 
-/** Ends before anything is published. */
+/** Ends the program before anything is published. */
 function refuse(reason) {
   console.error(`Nothing is published: ${reason}`)
   process.exit(1)
 }
 
 const { version, repository } = read('.')
-if (tag !== `v${version}`) refuse(`the tag is ${tag}, and package.json's version ${version}`)
+if (tag !== `v${version}`) refuse(`the tag is ${tag}, but package.json has version ${version}`)
 const provenance = process.env.GITHUB_ACTIONS !== undefined && !options['dry-run']
-if (provenance && repository === undefined)
-  refuse('package.json names no repository, which the provenance has to match')
+if (provenance && repository === undefined) refuse('package.json names no repository, which the provenance needs')
 if (!existsSync(join(root, 'npm', 'fdpass', 'package.json'))) refuse('npm/fdpass is missing')
 const { optionalDependencies } = read(join('npm', 'fdpass'))
 const platforms = Object.keys(optionalDependencies).map((name) => join('npm', name.replace(/^fdpass-/, '')))
@@ -44,7 +44,7 @@ for (const folder of folders) {
   if (provenance) args.push('--provenance')
   if (options.registry !== undefined) args.push('--registry', options.registry)
   const { status } = spawnSync('npm', args, { cwd: join(root, folder), stdio: 'inherit' })
-  // What went before is harmless: fdpass alone brings it to anybody.
+  // The packages published before are harmless: users install them only through fdpass.
   if (status !== 0) process.exit(status ?? 1)
 }
 console.log(`${folders.length} packages of version ${version}${options['dry-run'] ? ' (dry run)' : ''}`)

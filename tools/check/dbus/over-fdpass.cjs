@@ -1,5 +1,5 @@
-// Required before dbus-native's own tests: its connections to Unix domain sockets become DBusStreams. `net.createConnection`
-// gives its socket at once, and so must this: it connects by the calls beneath `connect`.
+// Loaded before dbus-native's tests: its connections to Unix domain sockets become DBusStreams. `net.createConnection` returns its socket
+// synchronously, so this connects with the calls below `connect`.
 const net = require('node:net')
 const { join } = require('node:path')
 
@@ -21,9 +21,9 @@ net.createConnection = (...args) => {
   const fd = makeSocket(STREAM, 0)
   if (binding.native.connect(fd, putName(addressOf('path', path, 'connect'))) < 0) {
     closeFds([fd])
-    return createConnection(...args) // fails in its own words
+    return createConnection(...args) // reports its own error
   }
   const stream = new DBusStream(openSocket(fd, STREAM))
-  process.nextTick(() => stream.emit('connect')) // some tests wait for net's event
+  process.nextTick(() => stream.emit('connect')) // some tests await the event of net.Socket
   return stream
 }
