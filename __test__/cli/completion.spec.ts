@@ -1,10 +1,21 @@
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { begin, commandsBelow, commandsIn, fdpass, helpOf, installed, sandbox } from '../helpers/cli.ts'
 import { onlyIf } from '../helpers/conditions.ts'
 import { runs } from '../helpers/programs.ts'
+
+const scripts = sandbox()
+
+/** The file of what `fdpass completion SHELL` prints, which is run once for each shell. */
+function scriptFor(shell: string): string {
+  const path = join(scripts, shell)
+  if (!existsSync(path)) {
+    writeFileSync(path, spawnSync('fdpass', ['completion', shell], { env: installed, encoding: 'utf8' }).stdout)
+  }
+  return path
+}
 
 type Complete = (t: ExecutionContext, ...words: string[]) => Promise<string[]>
 
@@ -14,7 +25,7 @@ const shells: Readonly<Record<string, Complete>> = {
     const cwd = sandbox()
     // As readline calls it: bash(1), "Programmable Completion".
     const text = `
-      eval "$(fdpass completion bash)"
+      source ${scriptFor('bash')}
       [[ $(complete -p fdpass) == 'complete -o bashdefault -o default -F _fdpass fdpass' ]]
       COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
       _fdpass fdpass "\${COMP_WORDS[COMP_CWORD]}" "\${COMP_WORDS[COMP_CWORD-1]}" || true
@@ -29,10 +40,10 @@ const shells: Readonly<Record<string, Complete>> = {
     return stdout.split('\n').filter((line) => line !== '')
   },
 
-  async zsh(t, ...words) {
+  async zsh(_t, ...words) {
     const cwd = sandbox()
     mkdirSync(join(cwd, 'functions'))
-    writeFileSync(join(cwd, 'functions', '_fdpass'), (await fdpass(t, ['completion', 'zsh'])).stdout)
+    copyFileSync(scriptFor('zsh'), join(cwd, 'functions', '_fdpass'))
     // An interactive zsh on a terminal of its own, which lists what it would offer at Tab, twice, between two marks.
     writeFileSync(
       join(cwd, 'drive'),
@@ -61,7 +72,7 @@ const shells: Readonly<Record<string, Complete>> = {
 
   async fish(t, ...words) {
     const line = words.join(' ')
-    const text = `fdpass completion fish | source; complete -C '${line}'`
+    const text = `source ${scriptFor('fish')}; complete -C '${line}'`
     const { stdout, stderr } = await begin(t, 'fish', ['-c', text], { cwd: sandbox() }).ended
     t.is(stderr, '')
     return stdout

@@ -62,12 +62,16 @@ test('a full socket holds writes back: false, then drain; no descriptor is lost,
 test('a write is called back when the kernel has taken it, and not before', async (t) => {
   const { stream, socket } = openStream(t)
   let taken = false
-  stream.write(Buffer.alloc(4 * 1024 * 1024), () => (taken = true))
+  const written = new Promise<void>((resolve) => {
+    stream.write(Buffer.alloc(4 * 1024 * 1024), () => {
+      taken = true
+      resolve()
+    })
+  })
   await new Promise((resolve) => setTimeout(resolve, 50))
   t.false(taken)
   await receiveBytes(socket, 4 * 1024 * 1024)
-  await new Promise((resolve) => setImmediate(resolve))
-  t.true(taken)
+  await written
 })
 
 test('what comes while a listener runs comes after what came before, and after a turn of the event loop', async (t) => {

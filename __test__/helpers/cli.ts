@@ -90,9 +90,15 @@ export function commandsIn(help: string): string[] {
   return [...list.matchAll(/^ {2}(\w+) {2,}/gm)].map(([, name]) => name!).filter((name) => name !== 'help')
 }
 
-/** The help of a command. */
+const helps = new Map<string, string>()
+
+/** The help of a command, which is run once. */
 export function helpOf(words: readonly string[]): string {
-  return spawnSync('fdpass', [...words, '--help'], { env: installed, encoding: 'utf8' }).stdout
+  const known = helps.get(words.join(' '))
+  if (known !== undefined) return known
+  const { stdout } = spawnSync('fdpass', [...words, '--help'], { env: installed, encoding: 'utf8' })
+  helps.set(words.join(' '), stdout)
+  return stdout
 }
 
 /** All commands behind these words, those below them too, as the words by which each is called. */

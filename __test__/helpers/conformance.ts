@@ -18,7 +18,7 @@ export function play(scene: string, ...args: string[]): Fixture {
 
 /** Waits until a pipe has no writing end any more, in a message or anywhere, and says whether that came. */
 export async function isReleased(read: number): Promise<boolean> {
-  for (let wait = 0; wait < 200 && hasWriter(read); wait++) {
+  for (let wait = 0; wait < 1000 && hasWriter(read); wait++) {
     await delay(20)
     // What is closed while Linux collects is left to the close of another socket (net/unix/garbage.c, gc_in_progress).
     for (const socket of socketpair()) socket.close()

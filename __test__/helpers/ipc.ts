@@ -59,7 +59,7 @@ export function thing(t: ExecutionContext): { sent: UnixSocket; isClosed: () => 
   t.teardown(() => ours.close())
   const isClosed = async () => {
     try {
-      return (await ours.recv({ signal: AbortSignal.timeout(1000) })) === null
+      return (await ours.recv({ signal: AbortSignal.timeout(30_000) })) === null
     } catch {
       return false
     }

@@ -150,7 +150,7 @@ export function newPort(): number {
 
 /** Waits until something is so. */
 export async function until(condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + 20_000
+  const deadline = performance.now() + 60_000
   while (!condition()) {
     if (performance.now() > deadline) throw new Error(`It did not become so: ${condition.toString()}`)
     await delay(10)

@@ -212,13 +212,13 @@ withSystemd('a connection survives the restart of a service of systemd', async (
 
 withSystemd('systemd kills a service whose event loop hangs, and the connection lives on', async (t) => {
   const port = newPort()
-  const systemd = new Systemd(t, { 'web.socket': socket(port), 'web.service': service('WatchdogSec=1500ms') })
+  const systemd = new Systemd(t, { 'web.socket': socket(port), 'web.service': service('WatchdogSec=3s') })
   await systemd.start()
   await systemd.ctl('start web.socket')
   const client = await call(t, { host: '127.0.0.1', port })
-  t.is(await client.ask('watchdog'), '1500')
+  t.is(await client.ask('watchdog'), '3000')
   const first = await client.ask('pid')
-  await sleep(2500)
+  await sleep(3500)
   t.is(await client.ask('pid'), first) // it is fed
   client.say('hang')
   await systemd.restarts('web.service', 1)

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -89,10 +90,12 @@ onLinux('a watchdog that cannot be fed is a warning, and is fed again', async (t
   const listen = (warning: Error) => warnings.push(warning)
   process.on('warning', listen)
   t.teardown(() => process.off('warning', listen))
-  const path = join(folder, `late`)
+  const warned = once(process, 'warning')
+  const path = join(folder, 'late')
   set(t, { NOTIFY_SOCKET: path })
   using _watchdog = keepWatchdog({ interval: 20 })
-  await sleep(50)
+  await warned
+  await sleep(50) // two intervals more, without another warning
   t.regex(warnings[0]!.message, /^The watchdog cannot be fed: ENOENT/)
   t.is(warnings.length, 1)
   t.is((warnings[0] as NodeJS.ErrnoException).code, 'FDPASS_WATCHDOG')

@@ -1,5 +1,4 @@
 import { existsSync } from 'node:fs'
-import { setTimeout as delay } from 'node:timers/promises'
 import test from 'ava'
 import { type TakeoverOptions, takeover } from 'fdpass/takeover'
 import { isPending } from '../helpers/promises.ts'
@@ -96,7 +95,8 @@ test('a successor that was left out does not take the end of the old process for
   const path = newPath()
   const old = await begin(t, { path, timeout: 2000 })
   const slow = await open(t, { path })
-  await delay(4000)
+  const next = await open(t, { path }) // its turn begins when `slow` is left out
+  next.close()
   old.close()
   await t.throwsAsync(slow.ready(), { code: 'ETIMEDOUT' })
 })
