@@ -15,13 +15,13 @@ import { connect } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { systemError } from '../native/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
-import { flagsOf } from './flags.ts'
+import { flagsOf } from './open-flags.ts'
 import { Helper, startHelper } from './helper.ts'
 import type { BrokerPolicy } from './policy.ts'
-import { serviceOf } from './service.ts'
-import { Connected, type Source } from './session.ts'
+import { parseService } from './service-address.ts'
+import { RemoteBackend, type Backend } from './backend.ts'
 import { type BrokerOffer, settingsOf } from './settings.ts'
-import type { Wish } from './wish.ts'
+import type { RequestMessage } from './request-message.ts'
 
 /** Options of {@link startBroker}. */
 export interface StartBrokerOptions extends BrokerOffer, Abortable {
@@ -51,7 +51,7 @@ export interface BrokerListenOptions extends Abortable {
   mode?: number | undefined
 }
 
-const made = Symbol('made')
+const constructorKey = Symbol('made')
 const { ECONNRESET } = constants.errno
 
 /**
@@ -61,27 +61,27 @@ const { ECONNRESET } = constants.errno
  * A call that waits keeps the process alive, unless {@link Broker.unref} was called; the broker by itself does not.
  */
 export class Broker implements AsyncDisposable, Disposable {
-  readonly #source: Source
+  readonly #backend: Backend
 
   /** Use {@link startBroker} or {@link connectBroker}. */
-  private constructor(source: Source, key: symbol) {
-    if (key !== made) throw invalidValue('key', 'is private: use startBroker() or connectBroker()')
-    this.#source = source
+  private constructor(backend: Backend, key: symbol) {
+    if (key !== constructorKey) throw invalidValue('key', 'is private: use startBroker() or connectBroker()')
+    this.#backend = backend
   }
 
   /** @internal */
-  static over(source: Source): Broker {
-    return new Broker(source, made)
+  static fromBackend(backend: Backend): Broker {
+    return new Broker(backend, constructorKey)
   }
 
   /** The process that does it: the helper, null where none runs at the moment; or who listens. */
   get pid(): number | null {
-    return this.#source.pid
+    return this.#backend.pid
   }
 
   /** Whether this side was closed. */
   get closed(): boolean {
-    return this.#source.closed
+    return this.#backend.closed
   }
 
   /**
@@ -105,13 +105,13 @@ export class Broker implements AsyncDisposable, Disposable {
   async open(path: string, flags: string | number = 'r', mode = 0o666, options?: Abortable): Promise<Descriptor> {
     if (typeof path !== 'string') throw invalidType('path', 'of type string', path)
     if (path === '' || path.includes('\0')) throw invalidValue('path', 'must be a path, without a NUL')
-    const wish: Wish = {
+    const message: RequestMessage = {
       operation: 'open',
       path,
       flags: flagsOf(flags),
       mode: integer('mode', mode, 0, 0o7777)
     }
-    return this.#ask(wish, signalOf(optionsOf(options)))
+    return this.#ask(message, signalOf(optionsOf(options)))
   }
 
   /**
@@ -125,7 +125,7 @@ export class Broker implements AsyncDisposable, Disposable {
    *   …; ERR_INVALID_ARG_VALUE; and as {@link Broker.open}.
    */
   async connect(address: string, options?: Abortable): Promise<Descriptor> {
-    const { name } = serviceOf('address', address, 'connect')
+    const { name } = parseService('address', address, 'connect')
     return this.#ask({ operation: 'connect', address: name }, signalOf(optionsOf(options)))
   }
 
@@ -141,7 +141,7 @@ export class Broker implements AsyncDisposable, Disposable {
    *   {@link Broker.open}.
    */
   async listen(address: string, options?: BrokerListenOptions): Promise<Descriptor> {
-    const { name } = serviceOf('address', address, 'listen')
+    const { name } = parseService('address', address, 'listen')
     const { backlog, mode } = optionsOf(options) ?? {}
     if (backlog !== undefined) integer('options.backlog', backlog, 0, MAX_INT)
     if (mode !== undefined) integer('options.mode', mode, 0, 0o777)
@@ -150,19 +150,19 @@ export class Broker implements AsyncDisposable, Disposable {
 
   /** Let calls that wait keep the process alive, as they do at first. */
   ref(): this {
-    this.#source.setReferenced(true)
+    this.#backend.keepAlive.referenced = true
     return this
   }
 
   /** Let the process end although calls wait. */
   unref(): this {
-    this.#source.setReferenced(false)
+    this.#backend.keepAlive.referenced = false
     return this
   }
 
   /** Close at once: what waits rejects with ERR_SOCKET_CLOSED, and a helper ends. Nothing happens if it already is. */
   close(): void {
-    this.#source.close()
+    this.#backend.close()
   }
 
   /** Close, for `using`. */
@@ -172,14 +172,14 @@ export class Broker implements AsyncDisposable, Disposable {
 
   /** Close, and wait for the helper's end. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#source.closeLater()
+    await this.#backend.closeLater()
   }
 
-  async #ask(wish: Wish, signal: AbortSignal | undefined): Promise<Descriptor> {
-    using _waiting = this.#source.wait()
-    const session = await untilAborted(this.#source.session(), signal)
+  async #ask(message: RequestMessage, signal: AbortSignal | undefined): Promise<Descriptor> {
+    using _pending = this.#backend.keepAlive.acquire()
+    const session = await untilAborted(this.#backend.session(), signal)
     try {
-      const reply = await session.channel.request(wish, null, { signal })
+      const reply = await session.channel.request(message, null, { signal })
       const [descriptor] = reply.fds
       if (descriptor === undefined) throw protocolError('the broker answered without a descriptor')
       return descriptor
@@ -188,7 +188,7 @@ export class Broker implements AsyncDisposable, Disposable {
       // An answer's error has the operation's own syscall.
       const isGone = (code === 'ECONNRESET' && syscall === 'recvmsg') || (code === 'EPIPE' && syscall === 'sendmsg')
       if (!isGone) throw error
-      this.#source.lost(session)
+      this.#backend.onSessionLost(session)
       throw code === 'EPIPE' ? systemError(-ECONNRESET, 'sendmsg') : error
     }
   }
@@ -226,7 +226,7 @@ export async function startBroker(options?: StartBrokerOptions): Promise<Broker>
   const signal = signalOf(given)
   const helper = new Helper(...settingsOf(given))
   await startHelper(helper, signal)
-  return Broker.over(helper)
+  return Broker.fromBackend(helper)
 }
 
 /**
@@ -242,7 +242,7 @@ export async function connectBroker(address: string, options?: Abortable): Promi
   const signal = signalOf(optionsOf(options))
   const socket = await connect(address, { signal })
   try {
-    return Broker.over(new Connected(socket))
+    return Broker.fromBackend(new RemoteBackend(socket))
   } catch (error) {
     socket.close()
     throw error

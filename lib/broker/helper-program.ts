@@ -5,12 +5,12 @@ import { Channel } from '../channel/index.ts'
 import { type Credentials, UnixSocket } from '../socket/index.ts'
 import { invalidValue, type Identity } from '../base/internal.ts'
 import { systemError, executeRestricted, hide } from '../native/internal.ts'
-import { Desk } from './desk.ts'
-import { type BrokerPolicy, policyOf, readOnly } from './policy.ts'
+import { RequestHandler } from './request-handler.ts'
+import { type BrokerPolicy, policyOf, readOnlyPolicy } from './policy.ts'
 import { Roots } from './roots.ts'
-import { serviceOf } from './service.ts'
+import { parseService } from './service-address.ts'
 import type { Settings } from './settings.ts'
-import { MAX_WISH } from './wish.ts'
+import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
 const CHANNEL = 3
 
@@ -22,7 +22,7 @@ function restrict(): void {
   try {
     // Who stays the user needs no right to change it, and so it takes the group on before that right is gone.
     const staysUser = user === undefined || Number(user) === process.geteuid!()
-    if (staysUser && group !== undefined) takeOnGroup(Number(group))
+    if (staysUser && group !== undefined) assumeGroup(Number(group))
     const stages = staysUser ? [] : [user!, group!]
     const code = executeRestricted(!staysUser, CHANNEL + 1, execPath, [execPath, program!, 'serve', ...stages])
     throw systemError(code, 'execve')
@@ -39,32 +39,32 @@ function serve(): void {
   const channel = openChannel()
   channel.onRequest(async ({ value }) => {
     channel.onRequest(null)
-    const desk = await prepare(value as Settings, channel)
-    desk.serve(channel)
+    const handler = await prepare(value as Settings, channel)
+    handler.serve(channel)
   })
 }
 
 function openChannel(): Channel {
-  const channel = new Channel(UnixSocket.from(CHANNEL), { maxBytes: MAX_WISH, maxFds: 1 })
+  const channel = new Channel(UnixSocket.from(CHANNEL), { maxBytes: MAX_MESSAGE_BYTES, maxFds: 1 })
   void channel.closed.then(() => process.exit())
   return channel
 }
 
 /** Opens and imports with the caller's rights what the user may have none to, and then becomes that user. */
-async function prepare({ roots, services, policy }: Settings, channel: Channel): Promise<Desk> {
+async function prepare({ roots, services, policy }: Settings, channel: Channel): Promise<RequestHandler> {
   const decide = await policyFor(policy, channel)
   const opened = new Roots(roots)
-  const known = services.map((name, index) => serviceOf(`options.services[${index}]`, name, 'connect'))
-  if (user !== undefined) takeOn({ uid: Number(user), gid: Number(group) })
+  const known = services.map((name, index) => parseService(`options.services[${index}]`, name, 'connect'))
+  if (user !== undefined) assumeIdentity({ uid: Number(user), gid: Number(group) })
   process.umask(0o077)
   process.chdir('/')
   const code = hide()
   if (code < 0) throw systemError(code, 'prctl')
-  return new Desk(opened, known, decide)
+  return new RequestHandler(opened, known, decide)
 }
 
 async function policyFor(policy: Settings['policy'], channel: Channel): Promise<BrokerPolicy> {
-  if (policy === 'none') return readOnly
+  if (policy === 'none') return readOnlyPolicy
   if (policy === 'caller') return (request) => askCaller(channel, request)
   const { default: decide } = (await import(policy.module)) as { default?: unknown }
   if (typeof decide !== 'function')
@@ -77,12 +77,12 @@ async function askCaller(channel: Channel, request: unknown): Promise<boolean> {
   return answer.value === true
 }
 
-function takeOn({ uid, gid }: Identity): void {
-  takeOnGroup(gid)
+function assumeIdentity({ uid, gid }: Identity): void {
+  assumeGroup(gid)
   process.setuid!(uid)
 }
 
-function takeOnGroup(gid: number): void {
+function assumeGroup(gid: number): void {
   process.setgroups!([])
   process.setgid!(gid)
 }

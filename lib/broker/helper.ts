@@ -2,14 +2,15 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { onAbort, aborted, Hold } from '../base/internal.ts'
+import { onAbort, aborted } from '../base/internal.ts'
+import { KeepAlive } from '../event-loop/internal.ts'
 import { Channel } from '../channel/index.ts'
 import { socketpair } from '../socket/index.ts'
 import { brokerClosed } from './errors.ts'
 import type { BrokerPolicy, BrokerRequest } from './policy.ts'
-import type { Session, Source } from './session.ts'
+import type { Session, Backend } from './backend.ts'
 import type { Settings } from './settings.ts'
-import { MAX_WISH } from './wish.ts'
+import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
 const program = fileURLToPath(new URL('helper-program.js', import.meta.url))
 
@@ -37,7 +38,7 @@ function environment(): NodeJS.ProcessEnv {
 }
 
 /** The helper of a broker: a process, and the one after it when it has died. */
-export class Helper implements Source {
+export class Helper implements Backend {
   readonly #settings: Settings
   readonly #policy: BrokerPolicy | undefined
   #session: Promise<Session> | undefined
@@ -49,7 +50,7 @@ export class Helper implements Source {
   #begun = 0
   /** How many have died soon, one after the other. */
   #shortLives = 0
-  readonly #hold = new Hold((on) => {
+  readonly keepAlive = new KeepAlive((on) => {
     if (on) {
       this.#channel?.ref()
       this.#timer?.ref()
@@ -84,7 +85,7 @@ export class Helper implements Source {
   }
 
   /** Starts the next helper at once where the one of a session has died. */
-  lost(session: Session): void {
+  onSessionLost(session: Session): void {
     if (session.isLost) return
     session.isLost = true
     this.#child?.kill('SIGKILL') // it may have ended the channel only
@@ -100,9 +101,9 @@ export class Helper implements Source {
     this.#begun = Date.now()
     const [socket, theirs] = socketpair()
     const number = theirs.release()
-    const channel = new Channel(socket, { maxBytes: MAX_WISH, maxFds: 1 })
+    const channel = new Channel(socket, { maxBytes: MAX_MESSAGE_BYTES, maxFds: 1 })
     this.#channel = channel
-    this.#hold.apply()
+    this.keepAlive.update()
     const { identity } = this.#settings
     let child: ChildProcess
     try {
@@ -138,7 +139,7 @@ export class Helper implements Source {
       throw this.closed ? brokerClosed() : error
     }
     const session: Session = { channel, isLost: false }
-    void channel.closed.then(() => this.lost(session))
+    void channel.closed.then(() => this.onSessionLost(session))
     return session
   }
 
@@ -146,16 +147,8 @@ export class Helper implements Source {
     return new Promise((resolve) => {
       this.#wake = resolve
       this.#timer = setTimeout(resolve, milliseconds)
-      this.#hold.apply()
+      this.keepAlive.update()
     })
-  }
-
-  wait(): Disposable {
-    return this.#hold.wait()
-  }
-
-  setReferenced(referenced: boolean): void {
-    this.#hold.referenced = referenced
   }
 
   close(): void {
@@ -178,7 +171,7 @@ export class Helper implements Source {
 /** Starts a helper; an abort ends it. */
 export async function startHelper(helper: Helper, signal: AbortSignal | undefined): Promise<void> {
   using _abortion = onAbort(signal, () => helper.close())
-  using _waiting = helper.wait()
+  using _pending = helper.keepAlive.acquire()
   try {
     await helper.session()
   } catch (error) {

@@ -11,5 +11,5 @@
 import '../socket/index.ts' // adds the casts to Descriptor
 export { Broker, type BrokerListenOptions, type StartBrokerOptions, connectBroker, startBroker } from './broker.ts'
 export type { BrokerPolicy, BrokerRequest, OpenRequest, ServiceRequest } from './policy.ts'
-export { BrokerService, type ServeBrokerOptions, serveBroker } from './serve.ts'
+export { BrokerService, type ServeBrokerOptions, serveBroker } from './broker-service.ts'
 export type { BrokerOffer } from './settings.ts'

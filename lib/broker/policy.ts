@@ -52,7 +52,7 @@ export type BrokerRequest = OpenRequest | ServiceRequest
 export type BrokerPolicy = (request: BrokerRequest, credentials: Credentials) => boolean | Promise<boolean>
 
 /** What holds where nobody says: files and directories to read, and the services. */
-export const readOnly: BrokerPolicy = (request) => {
+export const readOnlyPolicy: BrokerPolicy = (request) => {
   if (request.operation !== 'open') return true
   const { kind, access, create, truncate } = request
   return access === 'read' && !create && !truncate && (kind === 'file' || kind === 'directory')

@@ -14,7 +14,7 @@ export interface Root {
 }
 
 /** Where a file may be: a root, and a path beneath it. */
-export interface Place {
+export interface Candidate {
   readonly root: Root
   readonly path: string
 }
@@ -40,7 +40,7 @@ export class Roots implements Disposable {
    * Where a path may be: an absolute one beneath the deepest of the roots that it begins with, and a relative one beneath
    * each. The path is not resolved: what it leads to is the kernel's to say.
    */
-  places(path: string): readonly Place[] {
+  candidates(path: string): readonly Candidate[] {
     if (!path.startsWith('/')) return this.#roots.map((root) => ({ root, path }))
     const components = componentsOf(path)
     const holders = this.#roots.filter((root) => root.components.every((name, index) => name === components[index]))

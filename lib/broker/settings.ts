@@ -2,7 +2,7 @@ import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { invalidType, invalidValue, type Identity, identityOf } from '../base/internal.ts'
 import { type BrokerPolicy, policyOf } from './policy.ts'
-import { serviceOf } from './service.ts'
+import { parseService } from './service-address.ts'
 
 /** What a broker offers. */
 export interface BrokerOffer {
@@ -19,13 +19,13 @@ export interface BrokerOffer {
 }
 
 /** Where the policy of a helper is. */
-export type PolicyPlace = 'none' | 'caller' | { readonly module: string }
+export type PolicyLocation = 'none' | 'caller' | { readonly module: string }
 
 /** What a helper is told at its start. */
 export interface Settings {
   readonly roots: readonly string[]
   readonly services: readonly string[]
-  readonly policy: PolicyPlace
+  readonly policy: PolicyLocation
   readonly identity: Identity | undefined
 }
 
@@ -40,7 +40,7 @@ export function rootsOf(roots: unknown): readonly string[] {
 /** The services among the options. */
 export function servicesOf(services: unknown): readonly string[] {
   const names = textsOf('options.services', services)
-  names.forEach((name, index) => serviceOf(`options.services[${index}]`, name, 'connect'))
+  names.forEach((name, index) => parseService(`options.services[${index}]`, name, 'connect'))
   return names
 }
 

@@ -3,8 +3,8 @@ import { createReadStream } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { Channel, type Descriptor, UnixSocket, socketpair } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
-import { FAILED, complain } from './failure.ts'
-import { MOUTHFUL, copyOut, refuseOutput } from './standard-output.ts'
+import { FAILED, reportError } from './errors.ts'
+import { CHUNK_SIZE, copyToStdout, checkIsNotStdout } from './stdout.ts'
 
 export function define(command: CliCommand): void {
   command
@@ -14,7 +14,7 @@ export function define(command: CliCommand): void {
       'Copy files to standard output, as cat(1) does. Another process opens each of them and passes the descriptor; this one ' +
         'opens nothing. A file that cannot be opened is reported, and the next one follows.'
     )
-    .example(
+    .addExample(
       `
 # Print two files, and what is between them
 echo hello > greeting.txt
@@ -56,17 +56,17 @@ async function cat(files: readonly string[]): Promise<void> {
   for (const path of files.length > 0 ? files : ['-']) {
     try {
       if (path === '-') {
-        refuseOutput(0)
-        await copyOut(process.stdin)
+        checkIsNotStdout(0)
+        await copyToStdout(process.stdin)
       } else {
         openfile ??= new Openfile()
         using file = await openfile.open(path)
-        refuseOutput(file.fd)
-        await copyOut(createReadStream('', { fd: file.release(), highWaterMark: MOUTHFUL }))
+        checkIsNotStdout(file.fd)
+        await copyToStdout(createReadStream('', { fd: file.release(), highWaterMark: CHUNK_SIZE }))
       }
     } catch (error) {
       const { message, code, errno } = error as NodeJS.ErrnoException
-      complain(`cat: ${path}`, Object.assign(new Error(message), { code, errno }))
+      reportError(`cat: ${path}`, Object.assign(new Error(message), { code, errno }))
       process.exitCode = FAILED
       if (code !== 'ECONNRESET') continue
       openfile?.[Symbol.dispose]() // it was killed: the next file is another one's

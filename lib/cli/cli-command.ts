@@ -26,13 +26,13 @@ export class CliCommand extends Command {
   }
 
   /** Adds a script, whose first line is a comment that says what it does. */
-  example(script: string): this {
+  addExample(script: string): this {
     this.examples.push(script.trim())
     return this
   }
 
   /** Adds exit codes of this command's own. */
-  alsoExits(codes: ExitCodes): this {
+  addExitCodes(codes: ExitCodes): this {
     this.exitCodes = { ...this.exitCodes, ...codes }
     return this
   }
@@ -45,13 +45,13 @@ export class CliCommand extends Command {
   }
 
   /** The commands below this one, without `help`. */
-  get nested(): readonly CliCommand[] {
+  get subcommands(): readonly CliCommand[] {
     return this.commands.filter((command) => command.name() !== 'help') as CliCommand[]
   }
 
   /** This command, and all that are below it. */
-  get all(): readonly CliCommand[] {
-    return [this, ...this.nested.flatMap((command) => command.all)]
+  get descendants(): readonly CliCommand[] {
+    return [this, ...this.subcommands.flatMap((command) => command.descendants)]
   }
 
   /** What stands below the options. */
@@ -64,7 +64,7 @@ export class CliCommand extends Command {
       '',
       'Exit status:',
       ...codes,
-      ...(this.nested.length > 0 ? ['', more] : [])
+      ...(this.subcommands.length > 0 ? ['', more] : [])
     ].join('\n')
   }
 }

@@ -3,7 +3,7 @@ import { CliCommand } from './cli-command.ts'
 
 interface Entry {
   readonly summary: string
-  readonly load: () => Promise<{ define: (command: CliCommand) => void }>
+  readonly load: () => Promise<{ define: (command: CliCommand, buildComplete: () => Promise<CliCommand>) => void }>
 }
 
 /** All commands, in the order of the help. Each is loaded only where it is used. */
@@ -17,7 +17,7 @@ const commands: Readonly<Record<string, Entry>> = {
 }
 
 /** The command line as a whole; of its commands those that are `wanted` are complete, and the others have a name and a summary. */
-export async function programFor(wanted: (name: string) => boolean): Promise<CliCommand> {
+export async function buildProgram(wanted: (name: string) => boolean): Promise<CliCommand> {
   const { version } = createRequire(import.meta.url)('fdpass/package.json') as { version: string }
   const root = new CliCommand('fdpass')
     .description('Pass open file descriptors between processes, over Unix domain sockets.')
@@ -32,7 +32,7 @@ export async function programFor(wanted: (name: string) => boolean): Promise<Cli
     .exitOverride()
   for (const [name, { summary, load }] of Object.entries(commands)) {
     const command = root.command(name).summary(summary)
-    if (wanted(name)) (await load()).define(command)
+    if (wanted(name)) (await load()).define(command, () => buildProgram(() => true))
   }
   return root
 }

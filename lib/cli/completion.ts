@@ -1,18 +1,17 @@
 import { type Option, Argument } from 'commander'
 import type { CliCommand } from './cli-command.ts'
-import { programFor } from './command-line.ts'
 
-export function define(command: CliCommand): void {
+export function define(command: CliCommand, buildComplete: () => Promise<CliCommand>): void {
   command
     .usage('SHELL')
     .addArgument(new Argument('<SHELL>', 'The shell.').choices(Object.keys(scripts)))
     .description('Print a script by which a shell completes the commands and options of fdpass.')
-    .example(
+    .addExample(
       `
 # Complete in this bash; its start-up files can have the same line
 eval "$(fdpass completion bash)"`
     )
-    .example(
+    .addExample(
       `
 # Complete in every zsh and fish
 mkdir -p ~/.zsh/completions ~/.config/fish/completions
@@ -20,8 +19,7 @@ fdpass completion zsh > ~/.zsh/completions/_fdpass
 fdpass completion fish > ~/.config/fish/completions/fdpass.fish`
     )
     .action(async (shell: keyof typeof scripts) => {
-      const root = await programFor(() => true)
-      process.stdout.write(scripts[shell](root))
+      process.stdout.write(scripts[shell](await buildComplete()))
     })
 }
 
@@ -38,14 +36,14 @@ const sources: Readonly<Record<string, { readonly bash?: string; readonly zsh: s
 }
 /** The words that an operand can be; those of a command with others below it are their names. */
 const choicesOf = (command: CliCommand) => [
-  ...command.nested.map((each) => each.name()),
-  ...(command.nested.length > 0 ? ['help'] : []),
+  ...command.subcommands.map((each) => each.name()),
+  ...(command.subcommands.length > 0 ? ['help'] : []),
   ...command.registeredArguments.flatMap(({ argChoices = [] }) => argChoices)
 ]
 
 function bash(root: CliCommand): string {
-  const commands = root.all.slice(1)
-  const groups = root.nested.filter(({ nested }) => nested.length > 0).map((command) => command.name())
+  const commands = root.descendants.slice(1)
+  const groups = root.subcommands.filter(({ subcommands }) => subcommands.length > 0).map((command) => command.name())
   const values = commands.flatMap((command) =>
     optionsOf(command).flatMap(({ long, argChoices }) => {
       const words = argChoices === undefined ? sources[long!]?.bash : `-W '${argChoices.join(' ')}'`
@@ -91,13 +89,13 @@ function zshOf(command: CliCommand): string {
     const value = option.required ? `:${option.attributeName()}:${from}` : ''
     return flags.map((flag) => `'*${flag}${about}${value}'`).join(' ')
   })
-  if (command.nested.length === 0) {
+  if (command.subcommands.length === 0) {
     const choices = choicesOf(command)
     const rest = choices.length > 0 ? `'1:value:(${choices.join(' ')})'` : "'*:file:_files'"
     return `_arguments -S ${[...specs, rest].join(' \\\n      ')}`
   }
-  const described = command.nested.map((each) => `'${each.name()}:${zshQuote(each.summary())}'`)
-  const cases = command.nested.map((each) => `    ${each.name()}) ${zshOf(each)} ;;`)
+  const described = command.subcommands.map((each) => `'${each.name()}:${zshQuote(each.summary())}'`)
+  const cases = command.subcommands.map((each) => `    ${each.name()}) ${zshOf(each)} ;;`)
   return `if ((CURRENT == 2)); then
     commands=(${described.join(' ')} 'help:Print the help of a command')
     _describe command commands
@@ -123,20 +121,20 @@ if [[ $funcstack[1] == _fdpass ]]; then _fdpass "$@"; else compdef _fdpass fdpas
 const fishQuote = (text: string) => `'${text.replace(/['\\]/g, '\\$&')}'`
 
 function fish(root: CliCommand): string {
-  const lines = root.all.flatMap((command) => {
+  const lines = root.descendants.flatMap((command) => {
     const below = `complete -c fdpass -n ${fishQuote(`__fdpass_below ${command.fullName}`.trim())}`
     const next = `complete -c fdpass -n ${fishQuote(`__fdpass_next ${command.fullName}`.trim())}`
     const options = optionsOf(command).map(({ short, long, required, argChoices, description }) => {
       const from = argChoices?.join(' ') ?? sources[long!]?.fish
       const value = required ? (from === undefined ? ' -x' : ` -x -a ${fishQuote(from)}`) : ''
       const flags = `${short === undefined ? '' : ` -s ${short.slice(1)}`} -l ${long!.slice(2)}`
-      return `${command.nested.length > 0 ? next : below}${flags}${value} -d ${fishQuote(description)}`
+      return `${command.subcommands.length > 0 ? next : below}${flags}${value} -d ${fishQuote(description)}`
     })
-    if (command.nested.length === 0) {
+    if (command.subcommands.length === 0) {
       const choices = choicesOf(command)
       return choices.length > 0 ? [...options, `${below} -f -a '${choices.join(' ')}'`] : options
     }
-    const names = command.nested.map((each) => `${next} -f -a ${each.name()} -d ${fishQuote(each.summary())}`)
+    const names = command.subcommands.map((each) => `${next} -f -a ${each.name()} -d ${fishQuote(each.summary())}`)
     return [...names, ...options]
   })
   return `# fish completion for fdpass

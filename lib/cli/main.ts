@@ -2,9 +2,9 @@
 import { constants } from 'node:os'
 import { CommanderError } from 'commander'
 import type { CliCommand } from './cli-command.ts'
-import { FAILED, USAGE, complain, exitCodeOf } from './failure.ts'
-import { interruptionOf } from './interruption.ts'
-import { programFor } from './command-line.ts'
+import { FAILED, USAGE, reportError, exitCodeOf } from './errors.ts'
+import { signalErrorOf } from './signals.ts'
+import { buildProgram } from './command-line.ts'
 
 const given = process.argv.slice(2)
 const args = given[0] === 'help' && given[1] !== undefined ? [...given.slice(1), '--help'] : given
@@ -15,7 +15,7 @@ let about = name
 // As a shell reports what SIGPIPE ended. A socket in a pipe's place may say ECONNRESET.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE' || error.code === 'ECONNRESET') process.exit(128 + constants.signals.SIGPIPE)
-  complain(`${about}: write error`, error)
+  reportError(`${about}: write error`, error)
   process.exit(FAILED)
 })
 
@@ -23,13 +23,13 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 process.stderr.on('error', () => {})
 
 function end(error: unknown): void {
-  const interruption = interruptionOf(error)
-  if (interruption !== undefined) {
-    process.kill(process.pid, interruption.signal)
+  const signalError = signalErrorOf(error)
+  if (signalError !== undefined) {
+    process.kill(process.pid, signalError.signal)
   } else if (error instanceof CommanderError) {
     process.exitCode = error.exitCode === 0 ? 0 : USAGE // it has printed what is to be said
   } else {
-    complain(about, error)
+    reportError(about, error)
     process.exitCode = exitCodeOf(error)
   }
 }
@@ -40,9 +40,9 @@ process.on('uncaughtException', (error) => {
 })
 
 try {
-  const root = await programFor((command) => command === name)
+  const root = await buildProgram((command) => command === name)
   root.hook('preAction', (_root, command) => void (about = (command as CliCommand).fullName))
-  for (const command of root.all) {
+  for (const command of root.descendants) {
     command.configureOutput({
       outputError: (text, write) => {
         const { fullName } = command

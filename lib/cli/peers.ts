@@ -12,8 +12,8 @@ import {
   listen
 } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
-import { Failure, complain } from './failure.ts'
-import { each, number, octal, seconds } from './values.ts'
+import { CliError, reportError } from './errors.ts'
+import { repeatable, integerFrom, parseOctal, parseSeconds } from './option-parsers.ts'
 
 /** What `send` and `recv` know of who is at the other end. */
 export interface PeerOptions extends AncillaryOptions {
@@ -24,7 +24,7 @@ export interface PeerOptions extends AncillaryOptions {
 }
 
 /** How long to wait until a socket is looked for once more, in milliseconds. */
-const PAUSE = 20
+const RETRY_DELAY_MS = 20
 
 /** The address that an operand names: `@name` is abstract, as in ss(8) and systemd; `./@name` is a path. */
 export function addressOf(operand: string): Address {
@@ -41,17 +41,25 @@ export function defineSocket(command: CliCommand): CliCommand {
 
 /** Adds how long who connects waits. */
 export function defineWait(command: CliCommand): CliCommand {
-  return command.option('--wait <SECONDS>', 'How long to wait for somebody to listen (default: not at all).', seconds)
+  return command.option(
+    '--wait <SECONDS>',
+    'How long to wait for somebody to listen (default: not at all).',
+    parseSeconds
+  )
 }
 
 /** Adds who may use a socket. */
 export function defineAccess(command: CliCommand): CliCommand {
   return command
-    .option('--socket-mode <MODE>', "The permissions of the socket's file where it is made here, such as 660.", octal)
+    .option(
+      '--socket-mode <MODE>',
+      "The permissions of the socket's file where it is made here, such as 660.",
+      parseOctal
+    )
     .option(
       '--allow-uid <UID>',
       'Have nothing to do with other users than this one; several times for several.',
-      each(number(0))
+      repeatable(integerFrom(0))
     )
 }
 
@@ -63,7 +71,7 @@ export function definePeer(command: CliCommand): CliCommand {
 }
 
 /** Connects, as soon as somebody listens. */
-export async function whenThere<T>(
+export async function waitForListener<T>(
   wait: number | undefined,
   signal: AbortSignal,
   attempt: () => Promise<T>
@@ -75,30 +83,30 @@ export async function whenThere<T>(
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       if ((code !== 'ENOENT' && code !== 'ECONNREFUSED') || performance.now() > deadline) throw error
-      await setTimeout(PAUSE, undefined, { signal })
+      await setTimeout(RETRY_DELAY_MS, undefined, { signal })
     }
   }
 }
 
 /** Connects to whoever listens, if that is somebody who is allowed. */
-export async function reach(address: Address, options: PeerOptions, signal: AbortSignal): Promise<UnixSocket> {
+export async function connectAllowed(address: Address, options: PeerOptions, signal: AbortSignal): Promise<UnixSocket> {
   const { type, credentials, wait } = options
-  const socket = await whenThere(wait, signal, () => connect(address, { type, credentials, signal }))
-  if (type === 'dgram' || allows(options, socket.peer())) return socket
+  const socket = await waitForListener(wait, signal, () => connect(address, { type, credentials, signal }))
+  if (type === 'dgram' || isPeerAllowed(options, socket.peer())) return socket
   socket.close()
-  throw new Failure('The socket is of a user who is not allowed')
+  throw new CliError('The socket is of a user who is not allowed')
 }
 
 /** Listens for those who may connect. */
 export function listenFor(address: Address, options: PeerOptions): Promise<UnixServer> {
   const { type, socketMode: mode, credentials } = options
-  const allow = (peer: Credentials) => allows(options, peer)
+  const allow = (peer: Credentials) => isPeerAllowed(options, peer)
   return listen(address, { type, mode, allow, credentials } as ListenOptions)
 }
 
 /** Whether somebody is among the users who are allowed; says so where not. */
-export function allows({ allowUid }: Pick<PeerOptions, 'allowUid'>, { pid, uid }: Credentials): boolean {
+export function isPeerAllowed({ allowUid }: Pick<PeerOptions, 'allowUid'>, { pid, uid }: Credentials): boolean {
   if (allowUid === undefined || allowUid.includes(uid)) return true
-  complain('Refused', new Failure(`user ${uid}, process ${pid ?? 'unknown'}`))
+  reportError('Refused', new CliError(`user ${uid}, process ${pid ?? 'unknown'}`))
   return false
 }

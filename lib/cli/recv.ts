@@ -1,12 +1,12 @@
 import { type Credentials, type Message, type UnixSocket, bind, capabilities } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
-import { checkProgram, executableOf } from './executable.ts'
-import { FAILED, Failure, complain, misused } from './failure.ts'
-import { untilInterrupted } from './interruption.ts'
-import { execute, namesOf } from './listen-fds.ts'
-import { type PeerOptions, addressOf, allows, definePeer, listenFor, reach } from './peers.ts'
-import { jsonOf, textOf } from './shown-message.ts'
-import { number } from './values.ts'
+import { checkSeparator, findProgram } from './find-program.ts'
+import { FAILED, CliError, reportError, usageError } from './errors.ts'
+import { withSignals } from './signals.ts'
+import { runProgram, descriptorNames } from './run-program.ts'
+import { type PeerOptions, addressOf, isPeerAllowed, definePeer, listenFor, connectAllowed } from './peers.ts'
+import { formatJson, formatText } from './message-format.ts'
+import { integerFrom } from './option-parsers.ts'
 
 interface RecvOptions extends PeerOptions {
   readonly connect?: true
@@ -28,13 +28,17 @@ export function define(command: CliCommand): void {
         'is that of fdpass, 128 and the number of the signal where one has ended it.'
     )
     .option('--connect', 'Connect to SOCKET instead of listening.')
-    .option('--count <N>', 'Receive N messages (default: until the first connection ends; one datagram).', number(1))
+    .option(
+      '--count <N>',
+      'Receive N messages (default: until the first connection ends; one datagram).',
+      integerFrom(1)
+    )
     .option(
       '--json',
       'Show each message as a line of JSON: data, or base64 where they are no text; fds, with kind, path and address; sender, with pid, uid and gid.'
     )
-    .alsoExits({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
-    .example(
+    .addExitCodes({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
+    .addExample(
       `
 # Run a program with a file that somebody else has opened
 echo hello > greeting.txt
@@ -42,7 +46,7 @@ fdpass recv ./example.sock -- sh -c 'echo "$LISTEN_FDNAMES:" && cat <&3' &
 fdpass send --wait 5 ./example.sock greeting.txt
 wait`
     )
-    .example(
+    .addExample(
       `
 # Take two files from root only, and tell a program of them in JSON
 fdpass recv --json --count 2 --allow-uid 0 ./two.sock > received.jsonl &
@@ -55,35 +59,35 @@ cat received.jsonl`
 }
 
 async function recv(operand: string, program: readonly string[], options: RecvOptions): Promise<void> {
-  checkProgram(program)
+  checkSeparator(program)
   const [name, ...args] = program
   if (name !== undefined && options.json === true)
-    throw misused('--json is for showing: a program gets the descriptors')
-  if (options.wait !== undefined && options.connect !== true) throw misused('--wait goes with --connect')
+    throw usageError('--json is for showing: a program gets the descriptors')
+  if (options.wait !== undefined && options.connect !== true) throw usageError('--wait goes with --connect')
   if (options.connect === true && options.type === 'dgram')
-    throw misused('--connect is for connections, which datagrams have none of')
-  if (options.connect === true && options.socketMode !== undefined) throw misused('--socket-mode is for who listens')
-  const executable = name === undefined ? undefined : executableOf(name)
+    throw usageError('--connect is for connections, which datagrams have none of')
+  if (options.connect === true && options.socketMode !== undefined) throw usageError('--socket-mode is for who listens')
+  const executable = name === undefined ? undefined : findProgram(name)
   const kept: Message[] = []
-  await untilInterrupted(async (signal) => {
+  await withSignals(async (signal) => {
     await receive(addressOf(operand), options, signal, (message, sender) => {
       if (executable !== undefined) {
         kept.push(message)
         return
       }
-      process.stdout.write(`${options.json === true ? jsonOf(message, sender) : textOf(message, sender)}\n`)
+      process.stdout.write(`${options.json === true ? formatJson(message, sender) : formatText(message, sender)}\n`)
       message.close()
     })
   })
   if (executable === undefined) return
   const fds = kept.flatMap((message) => message.fds)
-  process.exitCode = await execute(executable, args, fds, kept.flatMap(namesOf))
+  process.exitCode = await runProgram(executable, args, fds, kept.flatMap(descriptorNames))
 }
 
-type Take = (message: Message, sender: Credentials | undefined) => void
+type OnMessage = (message: Message, sender: Credentials | undefined) => void
 
 /** Receives as many messages as are wanted. */
-async function receive(address: string, given: RecvOptions, signal: AbortSignal, take: Take): Promise<void> {
+async function receive(address: string, given: RecvOptions, signal: AbortSignal, take: OnMessage): Promise<void> {
   const credentials = capabilities().messageCredentials
   const options = { ...given, credentials }
   const { type, connect, socketMode: mode } = options
@@ -99,7 +103,7 @@ async function receive(address: string, given: RecvOptions, signal: AbortSignal,
       if (message === null) return
       const sender = message.credentials ?? peerOf(socket)
       // Of several connections another one may have brought the last that was wanted.
-      if (taken < count && (sender === undefined || allows(options, sender))) {
+      if (taken < count && (sender === undefined || isPeerAllowed(options, sender))) {
         taken++
         take(message, sender)
       } else {
@@ -111,7 +115,7 @@ async function receive(address: string, given: RecvOptions, signal: AbortSignal,
 
   try {
     if (type === 'dgram') await drain(bind(address, { mode, credentials }))
-    else if (connect === true) await drain(await reach(address, options, signal))
+    else if (connect === true) await drain(await connectAllowed(address, options, signal))
     else {
       using server = await listenFor(address, options)
       if (count === Infinity) {
@@ -126,13 +130,13 @@ async function receive(address: string, given: RecvOptions, signal: AbortSignal,
     if (!enough.signal.aborted) throw error
   }
   if (count !== Infinity && taken < count)
-    throw new Failure(`The connection has ended after ${taken} of ${count} messages`)
+    throw new CliError(`The connection has ended after ${taken} of ${count} messages`)
 }
 
 /** Tells of a connection that has failed, while others go on. */
 function fail(error: unknown, enough: AbortController): void {
   if (enough.signal.aborted || (error as Error).name === 'AbortError') return
-  complain('recv', error)
+  reportError('recv', error)
   process.exitCode = FAILED
 }
 
@@ -143,7 +147,7 @@ async function next(socket: UnixSocket, signal: AbortSignal): Promise<Message | 
       return await socket.recv({ signal })
     } catch (error) {
       if (!(error instanceof Error) || !('data' in error)) throw error
-      complain('recv', error)
+      reportError('recv', error)
       process.exitCode = FAILED
     }
   }

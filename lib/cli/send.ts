@@ -1,9 +1,9 @@
 import type { UnixSocket } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
-import { misused } from './failure.ts'
-import { untilInterrupted } from './interruption.ts'
-import { type FileOptions, type OpenFile, defineFiles, withFiles } from './open-files.ts'
-import { type PeerOptions, addressOf, definePeer, listenFor, reach } from './peers.ts'
+import { usageError } from './errors.ts'
+import { withSignals } from './signals.ts'
+import { type FileOptions, type OpenFile, defineFiles, withFiles } from './file-arguments.ts'
+import { type PeerOptions, addressOf, definePeer, listenFor, connectAllowed } from './peers.ts'
 
 interface SendOptions extends PeerOptions, FileOptions {
   readonly data?: string
@@ -22,7 +22,7 @@ export function define(command: CliCommand): void {
     .option('--data <TEXT>', "The data of each message (default: the file's name; of descriptor N fdN, of '-' stdin).")
     .option('--together', 'Send all in one message, whose data are their names, one a line.')
     .option('--listen', 'Listen on SOCKET, and send to the first who connects.')
-    .example(
+    .addExample(
       `
 # Give a file to a process, which is shown what came
 echo hello > greeting.txt
@@ -30,7 +30,7 @@ fdpass recv ./example.sock &
 fdpass send --wait 5 ./example.sock greeting.txt
 wait`
     )
-    .example(
+    .addExample(
       `
 # Let a program append to a log that it could not open itself
 fdpass recv ./log.sock -- sh -c 'echo started >&3' &
@@ -38,7 +38,7 @@ fdpass send --wait 5 --append ./log.sock service.log
 wait
 cat service.log`
     )
-    .example(
+    .addExample(
       `
 # Send what the shell has opened, under a name; the receiver connects
 fdpass send --listen ./pipe.sock --fd 3 --data report 3< /etc/hostname &
@@ -50,14 +50,15 @@ wait`
 
 async function send(operand: string, files: readonly string[], options: SendOptions): Promise<void> {
   const { fd: numbers = [], data, type } = options
-  if (files.length + numbers.length === 0) throw misused('There is nothing to send: name a FILE, or --fd N')
+  if (files.length + numbers.length === 0) throw usageError('There is nothing to send: name a FILE, or --fd N')
   if (options.listen === true && type === 'dgram')
-    throw misused('--listen is for connections, which datagrams have none of')
-  if (options.listen !== true && options.socketMode !== undefined) throw misused('--socket-mode goes with --listen')
+    throw usageError('--listen is for connections, which datagrams have none of')
+  if (options.listen !== true && options.socketMode !== undefined) throw usageError('--socket-mode goes with --listen')
   if (options.listen === true && options.wait !== undefined)
-    throw misused('--wait is for who connects, not for --listen')
-  if (data === '' && type === 'stream') throw misused('--data must have a byte at least, which carries the descriptor')
-  await withFiles(files, options, (items) => untilInterrupted((signal) => sendAll(operand, items, options, signal)))
+    throw usageError('--wait is for who connects, not for --listen')
+  if (data === '' && type === 'stream')
+    throw usageError('--data must have a byte at least, which carries the descriptor')
+  await withFiles(files, options, (items) => withSignals((signal) => sendAll(operand, items, options, signal)))
 }
 
 /** Sends one message of all, or one of each. */
@@ -80,7 +81,7 @@ async function sendAll(
 }
 
 async function peerFor(address: string, options: SendOptions, signal: AbortSignal): Promise<UnixSocket> {
-  if (options.listen !== true) return reach(address, options, signal)
+  if (options.listen !== true) return connectAllowed(address, options, signal)
   using server = await listenFor(address, options)
   return await server.accept({ signal })
 }

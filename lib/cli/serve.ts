@@ -9,12 +9,12 @@ import {
 } from 'fdpass/superserver'
 import { optionFor, refusedArgument } from './argument-error.ts'
 import type { CliCommand } from './cli-command.ts'
-import { checkProgram, executableOf } from './executable.ts'
-import { Failure, USAGE, complain, misused, shown } from './failure.ts'
-import { untilInterrupted } from './interruption.ts'
+import { checkSeparator, findProgram } from './find-program.ts'
+import { CliError, USAGE, reportError, usageError, displayAddress } from './errors.ts'
+import { withSignals } from './signals.ts'
 import { addressOf } from './peers.ts'
-import { type Serving, succeed } from './succession.ts'
-import { each, nameOrNumber, number, octal, seconds, text } from './values.ts'
+import { type Serving, serveWithTakeover } from './serve-takeover.ts'
+import { repeatable, parseIdentity, integerFrom, parseOctal, parseSeconds, text } from './option-parsers.ts'
 
 /** What the command line gives; all but the first few are named as the package's options are. */
 interface ServeOptions extends Omit<ServiceOptions, 'listen' | 'groups' | 'env' | 'rlimits' | 'noNewPrivileges'> {
@@ -43,7 +43,7 @@ export function define(command: CliCommand): void {
       '--listen <WHERE>',
       "What to listen on: 'tcp:PORT', 'tcp:HOST:PORT', 'udp:PORT', 'udp:HOST:PORT', 'unix:PATH', 'unix:@NAME', or 'fd:N' for " +
         'descriptor N, which has to listen; several times for several.',
-      each(text)
+      repeatable(text)
     )
     .option(
       '--config <FILE>',
@@ -71,56 +71,64 @@ export function define(command: CliCommand): void {
         'listener'
       ])
     )
-    .option('--workers <N>', 'How many workers (default: as many as can run at the same time).', number(1))
-    .option('--user <NAME>', 'Whom processes run as: a name or a number.', nameOrNumber)
-    .option('--group <NAME>', "Their group (default: the user's).", nameOrNumber)
+    .option('--workers <N>', 'How many workers (default: as many as can run at the same time).', integerFrom(1))
+    .option('--user <NAME>', 'Whom processes run as: a name or a number.', parseIdentity)
+    .option('--group <NAME>', "Their group (default: the user's).", parseIdentity)
     .option('--groups <NAMES>', 'Their other groups, with commas between (default: none).', (names) =>
-      names.split(',').map(nameOrNumber)
+      names.split(',').map(parseIdentity)
     )
     .option('--new-privileges', 'Let them gain rights by what they execute, such as sudo.')
-    .option('--umask <MODE>', 'Their file mode creation mask, such as 077.', octal)
+    .option('--umask <MODE>', 'Their file mode creation mask, such as 077.', parseOctal)
     .option('--cwd <DIRECTORY>', 'Their working directory.')
-    .option('--env <NAME=VALUE>', 'A variable for their environment; several times for several.', each(assignment))
+    .option(
+      '--env <NAME=VALUE>',
+      'A variable for their environment; several times for several.',
+      repeatable(assignment)
+    )
     .option(
       '--rlimit <NAME=SOFT[:HARD]>',
       "A limit on what each may use, such as nofile=1024 or core=0; 'unlimited' for none; several times for several.",
-      each(limit)
+      repeatable(limit)
     )
-    .option('--max-connections <N>', 'The most connections at a time; further ones wait.', number(1))
-    .option('--max-per-worker <N>', 'The most connections of one worker; further ones wait.', number(1))
+    .option('--max-connections <N>', 'The most connections at a time; further ones wait.', integerFrom(1))
+    .option('--max-per-worker <N>', 'The most connections of one worker; further ones wait.', integerFrom(1))
     .option(
       '--max-per-client <N>',
       'The most connections of one address or local user; further ones are closed.',
-      number(1)
+      integerFrom(1)
     )
-    .option('--max-spawns <N>', 'The most processes that are started in a minute (default: 256).', number(1))
-    .option('--pause <SECONDS>', 'How long nothing is started then (default: 10).', seconds)
-    .option('--ready-timeout <SECONDS>', 'How long a worker may take until it is ready (default: 30).', seconds)
+    .option('--max-spawns <N>', 'The most processes that are started in a minute (default: 256).', integerFrom(1))
+    .option('--pause <SECONDS>', 'How long nothing is started then (default: 10).', parseSeconds)
+    .option('--ready-timeout <SECONDS>', 'How long a worker may take until it is ready (default: 30).', parseSeconds)
     .option(
       '--acknowledge-timeout <SECONDS>',
       'How long it may take to acknowledge a connection (default: 30).',
-      seconds
+      parseSeconds
     )
-    .option('--drain-timeout <SECONDS>', 'How long processes may take to finish what they have (default: 30).', seconds)
-    .option('--backlog <N>', 'The most connections that wait to be accepted (default: 511).', number(0))
-    .option('--socket-mode <MODE>', "The permissions of a Unix domain socket's file, such as 660.", octal)
-    .alsoExits({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
-    .example(
+    .option(
+      '--drain-timeout <SECONDS>',
+      'How long processes may take to finish what they have (default: 30).',
+      parseSeconds
+    )
+    .option('--backlog <N>', 'The most connections that wait to be accepted (default: 511).', integerFrom(0))
+    .option('--socket-mode <MODE>', "The permissions of a Unix domain socket's file, such as 660.", parseOctal)
+    .addExitCodes({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
+    .addExample(
       `
 # Four processes without rights answer on a privileged port
 fdpass serve --listen tcp:80 --user nobody --workers 4 -- ./server.mjs`
     )
-    .example(
+    .addExample(
       `
 # Run a program for each connection, no more than 20 at a time
 fdpass serve --listen unix:./echo.sock --max-connections 20 -- cat`
     )
-    .example(
+    .addExample(
       `
 # Serve; the same line with a new server.mjs takes over, and refuses nobody
 fdpass serve --takeover ./web.next --listen unix:./web.sock -- ./server.mjs`
     )
-    .example(
+    .addExample(
       `
 # Serve what a file describes, and print what happens
 fdpass serve --config services.json --json`
@@ -145,24 +153,27 @@ function limit(value: string): readonly [string, ResourceLimit] {
 }
 
 async function serve(program: readonly string[], options: ServeOptions): Promise<void> {
-  checkProgram(program)
+  checkSeparator(program)
   const { config, json, takeover } = options
   const description = config === undefined ? serviceFor(program, options) : config
   const extra = Object.keys(options).find((option) => option !== 'config' && option !== 'json')
   if (config !== undefined && (extra !== undefined || program.length > 0)) {
-    throw misused(`--config stands alone: ${extra === undefined ? 'PROGRAM' : optionFor(extra)} is in the file`)
+    throw usageError(`--config stands alone: ${extra === undefined ? 'PROGRAM' : optionFor(extra)} is in the file`)
   }
-  const serving = await untilInterrupted<Serving>(async (signal) => {
+  const serving = await withSignals<Serving>(async (signal) => {
     try {
       if (typeof description === 'string') return { server: await superserve(description, { signal }) }
       if (takeover === undefined) return { server: await superserve({ ...description, signal }) }
-      return await succeed({ path: addressOf(takeover), service: description, sources: description.listen }, signal)
+      return await serveWithTakeover(
+        { path: addressOf(takeover), service: description, sources: description.listen },
+        signal
+      )
     } catch (error) {
       throw config === undefined ? asOption(error) : asSetting(error, config)
     }
   })
-  if (json === true) tellInJson(serving)
-  else tell(serving)
+  if (json === true) reportAsJson(serving)
+  else report(serving)
 }
 
 /** The service that the command line describes. */
@@ -172,11 +183,11 @@ function serviceFor(
 ): ServiceOptions & { listen: readonly ListenSource[] } {
   const { listen, config: _config, json: _json, takeover: _takeover, env, rlimit, newPrivileges, ...same } = options
   const [name, ...args] = program
-  if (listen === undefined) throw misused('There is nothing to listen on: --listen WHERE, or --config FILE')
-  if (name === undefined) throw misused('There is nothing that serves: -- PROGRAM, or --config FILE')
+  if (listen === undefined) throw usageError('There is nothing to listen on: --listen WHERE, or --config FILE')
+  if (name === undefined) throw usageError('There is nothing that serves: -- PROGRAM, or --config FILE')
   return {
     ...same,
-    ...(/\.(?:[cm]?js|ts)$/.test(name) ? { module: name, args } : { command: [executableOf(name), ...args] }),
+    ...(/\.(?:[cm]?js|ts)$/.test(name) ? { module: name, args } : { command: [findProgram(name), ...args] }),
     listen: listen.map(sourceOf),
     ...(env !== undefined && { env: { ...process.env, ...Object.fromEntries(env) } }),
     ...(rlimit !== undefined && { rlimits: Object.fromEntries(rlimit) }),
@@ -196,7 +207,7 @@ function asOption(error: unknown): unknown {
   const refused = refusedArgument(error)
   if (refused === undefined) return error
   const [name = '', ...rest] = refused.path
-  return new Failure(`${optionOrOperand(name, rest)} ${refused.reason}`, USAGE)
+  return new CliError(`${optionOrOperand(name, rest)} ${refused.reason}`, USAGE)
 }
 
 /** Returns what the command line calls an option of a service. */
@@ -208,41 +219,41 @@ function optionOrOperand(name: string, rest: readonly string[]): string {
 
 /** Returns an error about the content of a file as one that names the file. */
 function asSetting(error: unknown, file: string): unknown {
-  if (error instanceof SyntaxError) return new Failure(`${file}: ${error.message}`)
+  if (error instanceof SyntaxError) return new CliError(`${file}: ${error.message}`)
   const refused = refusedArgument(error)
   if (refused === undefined) return error
   const setting = refused.path.join('.')
-  return new Failure(`${file}: ${setting === '' || setting === file ? 'its content' : setting} ${refused.reason}`)
+  return new CliError(`${file}: ${setting === '' || setting === file ? 'its content' : setting} ${refused.reason}`)
 }
 
 /** Where something is listened on, as `--listen` has it. */
 function whereOf({ name, address }: SuperserverAddress): string {
   if (address === null) return name
-  if (typeof address === 'string') return `unix:${shown(address)}`
+  if (typeof address === 'string') return `unix:${displayAddress(address)}`
   const host = address.family === 'IPv6' ? `[${address.address}]` : address.address
   return `${name.startsWith('udp:') ? 'udp' : 'tcp'}:${host}:${address.port}`
 }
 
 /** Tells on standard error where it listens, and what goes wrong. */
-function tell({ server, superseded }: Serving): void {
+function report({ server, superseded }: Serving): void {
   for (const address of server.addresses) process.stderr.write(`fdpass: serve: Listening on ${whereOf(address)}\n`)
   void superseded?.then(() => process.stderr.write('fdpass: serve: Another one has taken over\n'))
-  server.on('failure', ({ error }) => complain('serve', error))
+  server.on('failure', ({ error }) => reportError('serve', error))
   server.on('pause', ({ service, milliseconds }) => {
-    complain('serve', new Failure(`Too many processes: '${service}' starts none for ${milliseconds / 1000} s`))
+    reportError('serve', new CliError(`Too many processes: '${service}' starts none for ${milliseconds / 1000} s`))
   })
   server.on('exit', ({ pid, code, signal, lost }) => {
     if (code === 0) return
     const how = signal === null ? `with code ${code}` : `by ${signal}`
-    complain(
+    reportError(
       'serve',
-      new Failure(`Process ${pid} has ended ${how}${lost > 0 ? `; ${lost} connections were lost` : ''}`)
+      new CliError(`Process ${pid} has ended ${how}${lost > 0 ? `; ${lost} connections were lost` : ''}`)
     )
   })
 }
 
 /** Tells on standard output where it listens, and what happens, a line of JSON each. */
-function tellInJson({ server, superseded }: Serving): void {
+function reportAsJson({ server, superseded }: Serving): void {
   let isRead = true
   // Those who are served are not to suffer where nobody reads any more.
   process.stdout.removeAllListeners('error').on('error', () => (isRead = false))

@@ -8,7 +8,7 @@ import { type Entry, isAllowed } from './entry.ts'
 import type { Settings } from './settings.ts'
 
 /** What is told of an entry to a successor, as JSON; its descriptors go beside it, in order. */
-export interface Told {
+export interface SerializedEntry {
   readonly name: string
   readonly count: number
   readonly uid: number
@@ -19,7 +19,7 @@ export interface Told {
 }
 
 /** What is to be kept. */
-export type Deposit = Omit<Told, 'count'> & { readonly fds: readonly Descriptor[] }
+export type NewEntry = Omit<SerializedEntry, 'count'> & { readonly fds: readonly Descriptor[] }
 
 /** The entries of a store, by name. It owns their descriptors. */
 export class Entries {
@@ -31,15 +31,15 @@ export class Entries {
   }
 
   /** Those with which somebody may do something. */
-  visible(who: Credentials, what: number): Entry[] {
-    return [...this.#entries.values()].filter((entry) => isAllowed(entry, who, what))
+  visible(credentials: Credentials, permission: number): Entry[] {
+    return [...this.#entries.values()].filter((entry) => isAllowed(entry, credentials, permission))
   }
 
   /** The entry of a name; throws where there is none, or it is not for whoever asks. */
-  find(name: string, who: Credentials, what: number): Entry {
+  find(name: string, credentials: Credentials, permission: number): Entry {
     const entry = this.#entries.get(name)
     if (entry === undefined) throw storeError('ENOENT', 'nothing is kept under the name', name)
-    if (!isAllowed(entry, who, what)) throw storeError('EACCES', 'its owner does not allow that', name)
+    if (!isAllowed(entry, credentials, permission)) throw storeError('EACCES', 'its owner does not allow that', name)
     return entry
   }
 
@@ -48,7 +48,7 @@ export class Entries {
   }
 
   /** Throws where so many more descriptors of a user, in the place of an entry, would be too many. */
-  checkRoom(name: string, count: number, uid: number): void {
+  checkQuota(name: string, count: number, uid: number): void {
     const others = [...this.#entries.values()].filter((entry) => entry.name !== name)
     const sum = (entries: readonly Entry[]) => entries.reduce((total, { fds }) => total + fds.length, count)
     if (sum(others) > this.#limits.maxFds) {
@@ -60,7 +60,7 @@ export class Entries {
   }
 
   /** Keeps descriptors, in the place of what had the name. */
-  put({ name, fds, uid, gid, mode, expires }: Deposit): void {
+  put({ name, fds, uid, gid, mode, expires }: NewEntry): void {
     this.delete(name)
     const timer = expires === null ? undefined : setTimeout(() => this.delete(name), expires).unref()
     const deadline = expires === null ? Infinity : performance.now() + expires
@@ -81,9 +81,9 @@ export class Entries {
   }
 
   /** What a successor is told, and the descriptors, which stay. */
-  tell(): { told: Told[]; fds: Descriptor[] } {
+  serialize(): { serialized: SerializedEntry[]; fds: Descriptor[] } {
     const entries = [...this.#entries.values()]
-    const told = entries.map(({ name, fds, uid, gid, mode, deadline }) => ({
+    const serialized = entries.map(({ name, fds, uid, gid, mode, deadline }) => ({
       name,
       count: fds.length,
       uid,
@@ -91,7 +91,7 @@ export class Entries {
       mode,
       expires: expiryOf(deadline)
     }))
-    return { told, fds: entries.flatMap(({ fds }) => fds) }
+    return { serialized, fds: entries.flatMap(({ fds }) => fds) }
   }
 
   /** Closes all. */

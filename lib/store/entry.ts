@@ -2,8 +2,8 @@ import type { Credentials } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 
 /** Who may do what with an entry, as with a file: these bits for its owner, its group, and others. */
-export const GET = 4
-export const CHANGE = 2
+export const READ = 4
+export const WRITE = 2
 
 /** Descriptors under a name, and whose they are. */
 export interface Entry {
@@ -18,9 +18,9 @@ export interface Entry {
 }
 
 /** Whether somebody may do something with an entry. Root may, as with a file. */
-export function isAllowed({ uid, gid, mode }: Entry, who: Credentials, what: number): boolean {
-  if (who.uid === 0) return true
-  if (who.uid === uid) return (mode & (what << 6)) !== 0
-  if (who.gid === gid || who.groups?.includes(gid) === true) return (mode & (what << 3)) !== 0
-  return (mode & what) !== 0
+export function isAllowed({ uid, gid, mode }: Entry, credentials: Credentials, permission: number): boolean {
+  if (credentials.uid === 0) return true
+  if (credentials.uid === uid) return (mode & (permission << 6)) !== 0
+  if (credentials.gid === gid || credentials.groups?.includes(gid) === true) return (mode & (permission << 3)) !== 0
+  return (mode & permission) !== 0
 }

@@ -7,7 +7,7 @@ export const MAX_ENTRY_FDS = 253
 export const MAX_BYTES = 4 * 1024 * 1024
 
 /** Requests. */
-export type Wish =
+export type StoreRequest =
   | {
       readonly ask: 'put'
       readonly name: string

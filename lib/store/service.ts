@@ -9,24 +9,24 @@ import { borrow } from '../descriptor/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 import { storeError } from './errors.ts'
 import { type Takeover, takeover } from '../takeover/index.ts'
-import { type Deposit, Entries, type Told, expiryOf } from './entries.ts'
-import { CHANGE, GET } from './entry.ts'
-import { MAX_BYTES, MAX_ENTRY_FDS, MOVED, type Wish } from './protocol.ts'
+import { type NewEntry, Entries, type SerializedEntry, expiryOf } from './entries.ts'
+import { WRITE, READ } from './entry.ts'
+import { MAX_BYTES, MAX_ENTRY_FDS, MOVED, type StoreRequest } from './protocol.ts'
 import { type ServeStoreOptions, type Settings, settingsOf } from './settings.ts'
 import type { StoreEntry } from './store.ts'
 
 /** The most requests of one client that are handled at a time; further ones wait in its socket. */
-const MOST_REQUESTS = 16
+const MAX_PENDING_REQUESTS = 16
 
 /** How long clients have to go to a successor by themselves, in milliseconds. */
-const PATIENCE = 1000
+const MIGRATION_TIMEOUT_MS = 1000
 
 /** What {@link serveStore} does, until it is closed, or a successor serves. */
 export class StoreService implements Disposable {
   /** Resolves when a successor has everything, and all clients have gone there. */
   readonly superseded: Promise<void>
   readonly #settings: Settings
-  readonly #place: Takeover
+  readonly #takeover: Takeover
   readonly #listener: UnixServer
   readonly #entries: Entries
   readonly #channels = new Set<Channel>()
@@ -38,7 +38,7 @@ export class StoreService implements Disposable {
   /** @internal */
   constructor(settings: Settings, place: Takeover, entries: Entries, onState: (freeze: Freeze) => void) {
     this.#settings = settings
-    this.#place = place
+    this.#takeover = place
     this.#entries = entries
     this.#listener = place.listeners.store!.toUnixServer()
     onState((signal) => this.#freeze(signal))
@@ -60,7 +60,7 @@ export class StoreService implements Disposable {
   close(): void {
     if (this.#closed) return
     this.#closed = true
-    this.#place.close()
+    this.#takeover.close()
     this.#listener.close()
     for (const channel of this.#channels) channel.close()
     this.#entries.close()
@@ -75,11 +75,11 @@ export class StoreService implements Disposable {
   #freeze(signal: AbortSignal): { data: string; fds: readonly number[] } {
     this.#frozen = new Promise((resolve) => {
       signal.addEventListener('abort', () => resolve(), { once: true })
-      void this.#place.superseded.then(() => resolve())
+      void this.#takeover.superseded.then(() => resolve())
     })
-    const { told, fds } = this.#entries.tell()
+    const { serialized, fds } = this.#entries.serialize()
     // By their numbers: a Descriptor would be given away.
-    return { data: JSON.stringify(told), fds: fds.map((fd) => fd[borrow]()) }
+    return { data: JSON.stringify(serialized), fds: fds.map((fd) => fd[borrow]()) }
   }
 
   /** Sends the clients to the successor. */
@@ -90,7 +90,7 @@ export class StoreService implements Disposable {
       await channel.closed
     })
     this.#listener.close()
-    await Promise.race([Promise.all(gone), sleep(PATIENCE)])
+    await Promise.race([Promise.all(gone), sleep(MIGRATION_TIMEOUT_MS)])
     this.close()
   }
 
@@ -104,7 +104,7 @@ export class StoreService implements Disposable {
         if (!(await allowed)) throw notAllowed(this.#settings.path, credentials.uid)
         return this.#answer(request, credentials)
       }
-      const limits = { maxBytes: MAX_BYTES, maxFds: MAX_ENTRY_FDS, maxPending: MOST_REQUESTS }
+      const limits = { maxBytes: MAX_BYTES, maxFds: MAX_ENTRY_FDS, maxPending: MAX_PENDING_REQUESTS }
       channel = new Channel(socket, limits).unref()
       allowed.catch(() => {}) // told with each answer
     } catch {
@@ -125,49 +125,49 @@ export class StoreService implements Disposable {
     channel.close()
   }
 
-  async #answer(request: ChannelRequest, who: Credentials): Promise<ChannelReply | void> {
-    const wish = request.value as Wish
-    if (typeof wish !== 'object' || wish === null) throw protocolError('a client asked for something unknown')
-    if (wish.ask !== 'put') request.close()
-    if (wish.ask === 'list') return { value: this.#list(who) }
-    if (!isDescriptorName(wish.name)) throw protocolError('a client gave no name, or none that could be one')
-    if (wish.ask !== 'get' || wish.remove) await this.#frozen
+  async #answer(incoming: ChannelRequest, credentials: Credentials): Promise<ChannelReply | void> {
+    const request = incoming.value as StoreRequest
+    if (typeof request !== 'object' || request === null) throw protocolError('a client asked for something unknown')
+    if (request.ask !== 'put') incoming.close()
+    if (request.ask === 'list') return { value: this.#list(credentials) }
+    if (!isDescriptorName(request.name)) throw protocolError('a client gave no name, or none that could be one')
+    if (request.ask !== 'get' || request.remove) await this.#frozen
     if (this.#moved || this.#closed) throw Object.assign(new Error('The store has moved'), { code: MOVED })
-    switch (wish.ask) {
+    switch (request.ask) {
       case 'put':
-        return this.#put(wish, request.fds, who)
+        return this.#put(request, incoming.fds, credentials)
       case 'get':
-        return this.#get(wish, who)
+        return this.#get(request, credentials)
       case 'delete':
-        this.#entries.find(wish.name, who, CHANGE)
-        return this.#entries.delete(wish.name)
+        this.#entries.find(request.name, credentials, WRITE)
+        return this.#entries.delete(request.name)
       default:
         throw protocolError('a client asked for something unknown')
     }
   }
 
-  #put(wish: Wish & { ask: 'put' }, fds: readonly Descriptor[], who: Credentials): void {
-    const deposit = depositOf(wish, fds, who)
-    const { name } = wish
+  #put(request: StoreRequest & { ask: 'put' }, fds: readonly Descriptor[], credentials: Credentials): void {
+    const entry = newEntryOf(request, fds, credentials)
+    const { name } = request
     if (this.#entries.has(name)) {
-      if (!wish.replace) throw storeError('EEXIST', 'something is kept under the name', name)
-      this.#entries.find(name, who, CHANGE)
+      if (!request.replace) throw storeError('EEXIST', 'something is kept under the name', name)
+      this.#entries.find(name, credentials, WRITE)
     }
-    this.#entries.checkRoom(name, fds.length, who.uid)
-    this.#entries.put(deposit)
+    this.#entries.checkQuota(name, fds.length, credentials.uid)
+    this.#entries.put(entry)
   }
 
-  #get({ name, remove }: Wish & { ask: 'get' }, who: Credentials): ChannelReply {
-    const entry = this.#entries.find(name, who, GET)
+  #get({ name, remove }: StoreRequest & { ask: 'get' }, credentials: Credentials): ChannelReply {
+    const entry = this.#entries.find(name, credentials, READ)
     if (remove) {
-      this.#entries.find(name, who, CHANGE)
+      this.#entries.find(name, credentials, WRITE)
       return { fds: this.#entries.take(entry) }
     }
     return { fds: entry.fds.map((fd) => fd[borrow]()) } // by number: a Descriptor would be given away
   }
 
-  #list(who: Credentials): StoreEntry[] {
-    return this.#entries.visible(who, GET | CHANGE).map(({ name, fds, uid, gid, mode, deadline }) => ({
+  #list(credentials: Credentials): StoreEntry[] {
+    return this.#entries.visible(credentials, READ | WRITE).map(({ name, fds, uid, gid, mode, deadline }) => ({
       name,
       uid,
       gid,
@@ -182,16 +182,20 @@ export class StoreService implements Disposable {
 type Freeze = (signal: AbortSignal) => { data: string; fds: readonly number[] }
 
 /** What a client wants to be kept, checked. */
-function depositOf(wish: Wish & { ask: 'put' }, fds: readonly Descriptor[], who: Credentials): Deposit {
-  const { name, expires, mode, group } = wish
+function newEntryOf(
+  request: StoreRequest & { ask: 'put' },
+  fds: readonly Descriptor[],
+  credentials: Credentials
+): NewEntry {
+  const { name, expires, mode, group } = request
   if (fds.length === 0) throw protocolError('a client put no descriptors')
   if (expires !== null) integer('expires', expires, 1, MAX_INT)
   if (group !== null) integer('group', group, 0, 0xffff_fffe)
-  const gid = group ?? who.gid
-  if (who.uid !== 0 && gid !== who.gid && who.groups?.includes(gid) !== true) {
+  const gid = group ?? credentials.gid
+  if (credentials.uid !== 0 && gid !== credentials.gid && credentials.groups?.includes(gid) !== true) {
     throw storeError('EPERM', `its group can only be one of yours, not ${gid}`, name)
   }
-  return { name, fds, uid: who.uid, gid, mode: integer('mode', mode, 0, 0o777), expires }
+  return { name, fds, uid: credentials.uid, gid, mode: integer('mode', mode, 0, 0o777), expires }
 }
 
 /**
@@ -241,9 +245,9 @@ export async function serveStore(options: ServeStoreOptions): Promise<StoreServi
 /** Keeps what a predecessor has kept. */
 function fill(entries: Entries, { predecessor }: Takeover): void {
   if (predecessor === null) return
-  const told = JSON.parse(Buffer.from(predecessor.state).toString()) as Told[]
+  const serialized = JSON.parse(Buffer.from(predecessor.state).toString()) as SerializedEntry[]
   let from = 0
-  for (const { count, ...entry } of told) {
+  for (const { count, ...entry } of serialized) {
     entries.put({ ...entry, fds: predecessor.fds.slice(from, from + count) })
     from += count
   }

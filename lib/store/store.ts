@@ -19,8 +19,8 @@ import { takeFds, wrapFd, putFds } from '../descriptor/internal.ts'
 import { closeFds, systemError, fds as numbers, native } from '../native/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 import { restoreReason, storeClosed } from './errors.ts'
-import { Line } from './line.ts'
-import { MAX_ENTRY_FDS, MOVED, type Wish } from './protocol.ts'
+import { StoreConnection } from './connection.ts'
+import { MAX_ENTRY_FDS, MOVED, type StoreRequest } from './protocol.ts'
 
 /** Options of {@link Store.put}. */
 export interface PutOptions extends Abortable {
@@ -66,7 +66,7 @@ const made = Symbol('made')
 const OWNER_ONLY = 0o600
 
 /** How often a request is made again because the store has moved: each time it has another process. */
-const MOST_MOVES = 10
+const MAX_MOVES = 10
 
 /**
  * A descriptor store of another process: what {@link connectStore} has found. A connection that is lost is made again by the next call, so
@@ -76,7 +76,7 @@ const MOST_MOVES = 10
  */
 export class Store implements Disposable {
   readonly #address: Address
-  #line: Line | undefined
+  #connection: StoreConnection | undefined
   #closed = false
 
   /** Use {@link connectStore}. */
@@ -108,7 +108,7 @@ export class Store implements Disposable {
     const signal = signalOf(optionsOf(options))
     const { expires = null, mode = OWNER_ONLY, group, replace = false } = options ?? {}
     boolean('options.replace', replace)
-    const wish: Wish = {
+    const request: StoreRequest = {
       ask: 'put',
       name: descriptorNameOf(name),
       expires: expires === null ? null : integer('options.expires', expires, 1, MAX_INT),
@@ -119,7 +119,7 @@ export class Store implements Disposable {
     // What the numbers mean now, however often it has to be sent.
     const duplicates = duplicatesOf(Array.isArray(fds) ? fds : [fds])
     try {
-      await this.#ask(wish, duplicates, signal)
+      await this.#ask(request, duplicates, signal)
     } finally {
       closeFds(takeFds(duplicates))
     }
@@ -173,7 +173,7 @@ export class Store implements Disposable {
   /** Close the connection. What is kept stays. */
   close(): void {
     this.#closed = true
-    this.#line?.close()
+    this.#connection?.close()
   }
 
   /** Close, for `using`. */
@@ -181,39 +181,43 @@ export class Store implements Disposable {
     this.close()
   }
 
-  async #ask(wish: Wish, fds: readonly Descriptor[], signal: AbortSignal | undefined): Promise<ChannelMessage> {
+  async #ask(
+    request: StoreRequest,
+    fds: readonly Descriptor[],
+    signal: AbortSignal | undefined
+  ): Promise<ChannelMessage> {
     for (let moves = 0; ; moves++) {
-      const line = await this.#connect(signal)
+      const connection = await this.#connect(signal)
       try {
-        return await line.ask(wish, fds, signal)
+        return await connection.request(request, fds, signal)
       } catch (error) {
         if (this.#closed) throw storeClosed()
         const { code } = error as NodeJS.ErrnoException
         // EPIPE: it was not sent. Otherwise it may have been done.
-        if ((code !== MOVED && code !== 'EPIPE') || moves === MOST_MOVES) {
-          if ('name' in wish) restoreReason(error, wish.name)
+        if ((code !== MOVED && code !== 'EPIPE') || moves === MAX_MOVES) {
+          if ('name' in request) restoreReason(error, request.name)
           throw error
         }
-        line.leave()
+        connection.retire()
       }
     }
   }
 
   /** The connection of now. */
-  async #connect(signal: AbortSignal | undefined): Promise<Line> {
+  async #connect(signal: AbortSignal | undefined): Promise<StoreConnection> {
     if (this.#closed) throw storeClosed()
-    const line = this.#current
-    if (line !== undefined) return line
+    const connection = this.#current
+    if (connection !== undefined) return connection
     const socket = await connect(this.#address, { signal })
     if (this.#closed || this.#current !== undefined) {
       socket.close() // another call has been faster
       return this.#connect(signal)
     }
-    return (this.#line = new Line(socket))
+    return (this.#connection = new StoreConnection(socket))
   }
 
-  get #current(): Line | undefined {
-    return this.#line?.left === true ? undefined : this.#line
+  get #current(): StoreConnection | undefined {
+    return this.#connection?.retired === true ? undefined : this.#connection
   }
 }
 

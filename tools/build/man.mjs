@@ -1,7 +1,7 @@
 // Generates man/fdpass.1 from the definitions of the commands, which `npm run setup` has compiled. With --check it compares instead.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { programFor } from '../../dist/lib/cli/command-line.js'
+import { buildProgram } from '../../dist/lib/cli/command-line.js'
 import { root as folder } from '../run.mjs'
 
 const page = join(folder, 'man', 'fdpass.1')
@@ -49,8 +49,8 @@ function section(command) {
   ]
 }
 
-const root = await programFor(() => true)
-const commands = root.all.slice(1)
+const root = await buildProgram(() => true)
+const commands = root.descendants.slice(1)
 const description = root.description()
 const exitCodes = Object.entries(Object.assign({}, ...commands.map((command) => command.exitCodes)))
 const text = `${[
@@ -59,7 +59,7 @@ const text = `${[
   `fdpass \\- ${escape(description.charAt(0).toLowerCase() + description.slice(1).replace(/\.$/, ''))}`,
   '.SH SYNOPSIS',
   commands
-    .filter(({ nested }) => nested.length === 0)
+    .filter(({ subcommands }) => subcommands.length === 0)
     .flatMap((command) => usagesOf(command).map((usage) => `.B fdpass ${command.fullName}\n${escape(usage)}`))
     .join('\n.br\n'),
   '.SH DESCRIPTION',

@@ -1,9 +1,9 @@
 import { type Store, connectStore } from 'fdpass/store'
 import { optionFor, refusedArgument } from '../argument-error.ts'
 import type { CliCommand } from '../cli-command.ts'
-import { Failure, USAGE } from '../failure.ts'
-import { untilInterrupted } from '../interruption.ts'
-import { addressOf, defineSocket, defineWait, whenThere } from '../peers.ts'
+import { CliError, USAGE } from '../errors.ts'
+import { withSignals } from '../signals.ts'
+import { addressOf, defineSocket, defineWait, waitForListener } from '../peers.ts'
 
 /** What all who ask a store know. */
 export interface ClientOptions {
@@ -16,33 +16,33 @@ export function defineClient(command: CliCommand): CliCommand {
 }
 
 /** Asks a store for something, as soon as it is there. */
-export function ask<T>(
+export function withStore<T>(
   operand: string,
   { wait }: ClientOptions,
   question: (store: Store, signal: AbortSignal) => Promise<T>
 ): Promise<T> {
-  return untilInterrupted(async (signal) => {
+  return withSignals(async (signal) => {
     const address = addressOf(operand)
-    using store = await whenThere(wait, signal, () => connectStore(address, { signal }))
+    using store = await waitForListener(wait, signal, () => connectStore(address, { signal }))
     return await question(store, signal)
   })
 }
 
 /** Does something with a name of a store, and has its errors say so. */
-export async function named<T>(name: string, task: () => Promise<T>): Promise<T> {
+export async function withEntryName<T>(name: string, task: () => Promise<T>): Promise<T> {
   try {
     return await task()
   } catch (error) {
-    throw inWordsOf(name, error)
+    throw entryError(name, error)
   }
 }
 
-function inWordsOf(name: string, error: unknown): unknown {
+function entryError(name: string, error: unknown): unknown {
   const refused = refusedArgument(error)
   if (refused !== undefined) {
     const [argument = ''] = refused.path
-    return new Failure(`${argument === 'name' ? 'NAME' : optionFor(argument)} ${refused.reason}`, USAGE)
+    return new CliError(`${argument === 'name' ? 'NAME' : optionFor(argument)} ${refused.reason}`, USAGE)
   }
   if (!(error instanceof Error) || !('reason' in error) || typeof error.reason !== 'string') return error
-  return new Failure(`${name}: ${error.reason.charAt(0).toUpperCase()}${error.reason.slice(1)}`)
+  return new CliError(`${name}: ${error.reason.charAt(0).toUpperCase()}${error.reason.slice(1)}`)
 }

@@ -1,6 +1,6 @@
 import type { CliCommand } from '../cli-command.ts'
-import { FAILED, Failure, complain } from '../failure.ts'
-import { type ClientOptions, ask, defineClient, named } from './client.ts'
+import { FAILED, CliError, reportError } from '../errors.ts'
+import { type ClientOptions, withStore, defineClient, withEntryName } from './client.ts'
 
 export const summary = 'Have descriptors kept no more'
 
@@ -9,7 +9,7 @@ export function define(command: CliCommand): void {
     .usage('[OPTION...] SOCKET NAME...')
     .argument('<NAME...>', 'What is kept.')
     .description('Have a store close what it keeps. What cannot be deleted is reported, and the next one follows.')
-    .example(
+    .addExample(
       `
 # Keep nothing any more
 fdpass store serve ./delete.sock &
@@ -22,13 +22,13 @@ kill $!`
 }
 
 async function remove(operand: string, names: readonly string[], options: ClientOptions): Promise<void> {
-  await ask(operand, options, async (store, signal) => {
+  await withStore(operand, options, async (store, signal) => {
     for (const name of names) {
       try {
-        await named(name, () => store.delete(name, { signal }))
+        await withEntryName(name, () => store.delete(name, { signal }))
       } catch (error) {
-        if (!(error instanceof Failure)) throw error
-        complain('store delete', error)
+        if (!(error instanceof CliError)) throw error
+        reportError('store delete', error)
         process.exitCode = Math.max(error.exitCode, Number(process.exitCode ?? FAILED))
       }
     }

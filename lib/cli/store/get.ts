@@ -2,11 +2,11 @@ import { constants, createReadStream, readFileSync } from 'node:fs'
 import type { Descriptor } from 'fdpass'
 import type { Store } from 'fdpass/store'
 import type { CliCommand } from '../cli-command.ts'
-import { checkProgram, executableOf } from '../executable.ts'
-import { Failure } from '../failure.ts'
-import { execute } from '../listen-fds.ts'
-import { MOUTHFUL, copyOut, refuseOutput } from '../standard-output.ts'
-import { type ClientOptions, ask, defineClient, named } from './client.ts'
+import { checkSeparator, findProgram } from '../find-program.ts'
+import { CliError } from '../errors.ts'
+import { runProgram } from '../run-program.ts'
+import { CHUNK_SIZE, copyToStdout, checkIsNotStdout } from '../stdout.ts'
+import { type ClientOptions, withStore, defineClient, withEntryName } from './client.ts'
 
 export const summary = 'Get descriptors: print a file, or run a program with them'
 
@@ -30,8 +30,8 @@ export function define(command: CliCommand): void {
         'has ended it.'
     )
     .option('--remove', 'Have them kept no more: of all who get them so, one does.')
-    .alsoExits({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
-    .example(
+    .addExitCodes({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
+    .addExample(
       `
 # Each run of a program goes on in a file where the one before it ended
 fdpass store serve ./get.sock &
@@ -46,11 +46,11 @@ kill $!`
 }
 
 async function get(operand: string, name: string, program: readonly string[], options: GetOptions): Promise<void> {
-  checkProgram(program)
+  checkSeparator(program)
   const [first, ...args] = program
-  const executable = first === undefined ? undefined : executableOf(first)
-  const fds = await ask(operand, options, (store, signal) =>
-    named(name, async () => {
+  const executable = first === undefined ? undefined : findProgram(first)
+  const fds = await withStore(operand, options, (store, signal) =>
+    withEntryName(name, async () => {
       // What cannot be copied is not to be lost.
       if (executable === undefined && options.remove === true) closeAll(await copyable(store, name, { signal }))
       const wanted = { remove: options.remove, signal }
@@ -60,7 +60,7 @@ async function get(operand: string, name: string, program: readonly string[], op
   if (executable === undefined) await copy(fds[0]!)
   else {
     const names = fds.map(() => name)
-    process.exitCode = await execute(executable, args, fds, names)
+    process.exitCode = await runProgram(executable, args, fds, names)
   }
 }
 
@@ -80,17 +80,17 @@ async function copyable(store: Store, name: string, wanted: Wanted): Promise<rea
 
 function checkCopyable(name: string, fds: readonly Descriptor[]): void {
   if (fds.length > 1)
-    throw new Failure(`${name}: These are ${fds.length} descriptors: give them to a program, after --`)
+    throw new CliError(`${name}: These are ${fds.length} descriptors: give them to a program, after --`)
   const [fd] = fds as [Descriptor]
   const { kind } = fd
   if (kind !== 'file' && kind !== 'memfd' && kind !== 'fifo') {
-    throw new Failure(`${name}: This is a ${kind}, which cannot be copied: give it to a program, after --`)
+    throw new CliError(`${name}: This is a ${kind}, which cannot be copied: give it to a program, after --`)
   }
   const flags = flagsOf(fd)
   if ((flags & O_ACCMODE) === constants.O_WRONLY || (flags & O_PATH) !== 0) {
-    throw new Failure(`${name}: This is not open to be read: give it to a program, after --`)
+    throw new CliError(`${name}: This is not open to be read: give it to a program, after --`)
   }
-  refuseOutput(fd.fd)
+  checkIsNotStdout(fd.fd)
 }
 
 const O_ACCMODE = 3
@@ -110,7 +110,7 @@ function closeAll(fds: readonly Descriptor[]): void {
 async function copy(fd: Descriptor): Promise<void> {
   const isFifo = fd.kind === 'fifo'
   // A read of it would not wait. What others share is as it was: libuv would make it so, too.
-  if (isFifo && (flagsOf(fd) & constants.O_NONBLOCK) !== 0) return copyOut(fd.toSocket())
+  if (isFifo && (flagsOf(fd) & constants.O_NONBLOCK) !== 0) return copyToStdout(fd.toSocket())
   const start = isFifo ? undefined : 0
-  await copyOut(createReadStream('', { fd: fd.release(), start, highWaterMark: MOUTHFUL }))
+  await copyToStdout(createReadStream('', { fd: fd.release(), start, highWaterMark: CHUNK_SIZE }))
 }

@@ -1,6 +1,6 @@
 import type { StoreEntry } from 'fdpass/store'
 import type { CliCommand } from '../cli-command.ts'
-import { type ClientOptions, ask, defineClient } from './client.ts'
+import { type ClientOptions, withStore, defineClient } from './client.ts'
 
 export const summary = 'Show what is kept'
 
@@ -19,7 +19,7 @@ export function define(command: CliCommand): void {
       '--json',
       'Show each as a line of JSON: name, kinds, uid, gid, mode as --mode has it, expires in seconds or null.'
     )
-    .example(
+    .addExample(
       `
 # Show what is kept
 fdpass store serve ./list.sock &
@@ -33,12 +33,12 @@ kill $!`
 }
 
 async function list(operand: string, options: ListOptions): Promise<void> {
-  const entries = await ask(operand, options, (store, signal) => store.list({ signal }))
-  if (options.json === true) for (const entry of entries) process.stdout.write(`${jsonOf(entry)}\n`)
+  const entries = await withStore(operand, options, (store, signal) => store.list({ signal }))
+  if (options.json === true) for (const entry of entries) process.stdout.write(`${formatJson(entry)}\n`)
   else process.stdout.write(tableOf(entries))
 }
 
-function jsonOf({ name, kinds, uid, gid, mode, expires }: StoreEntry): string {
+function formatJson({ name, kinds, uid, gid, mode, expires }: StoreEntry): string {
   return JSON.stringify({
     name,
     kinds,

@@ -1,8 +1,8 @@
 import type { CliCommand } from '../cli-command.ts'
-import { misused } from '../failure.ts'
-import { type FileOptions, defineFiles, withFiles } from '../open-files.ts'
-import { nameOrNumber, octal, seconds } from '../values.ts'
-import { type ClientOptions, ask, defineClient, named } from './client.ts'
+import { usageError } from '../errors.ts'
+import { type FileOptions, defineFiles, withFiles } from '../file-arguments.ts'
+import { parseIdentity, parseOctal, parseSeconds } from '../option-parsers.ts'
+import { type ClientOptions, withStore, defineClient, withEntryName } from './client.ts'
 
 export const summary = 'Have open files kept under a name'
 
@@ -23,16 +23,16 @@ export function define(command: CliCommand): void {
     .option(
       '--expires <SECONDS>',
       'How long they are kept (default: until they are deleted, or the store ends).',
-      seconds
+      parseSeconds
     )
     .option(
       '--mode <MODE>',
       'Who may get them (read), and replace or delete them (write), as permissions of a file, such as 640 (default: 600).',
-      octal
+      parseOctal
     )
-    .option('--group <GROUP>', 'The group that --mode speaks of, one of yours (default: your own).', nameOrNumber)
+    .option('--group <GROUP>', 'The group that --mode speaks of, one of yours (default: your own).', parseIdentity)
     .option('--replace', 'Have them kept instead of what is kept under this name already.')
-    .example(
+    .addExample(
       `
 # Keep a file for an hour; who gets it needs no right to open it
 fdpass store serve ./put.sock &
@@ -47,12 +47,12 @@ kill $!`
 
 async function put(operand: string, name: string, files: readonly string[], options: PutOptions): Promise<void> {
   const { fd: numbers = [], expires, mode, group, replace } = options
-  if (files.length + numbers.length === 0) throw misused('There is nothing to keep: name a FILE, or --fd N')
-  if (expires === 0) throw misused('--expires must be more than 0')
+  if (files.length + numbers.length === 0) throw usageError('There is nothing to keep: name a FILE, or --fd N')
+  if (expires === 0) throw usageError('--expires must be more than 0')
   await withFiles(files, options, (items) => {
     const sources = items.map(({ source }) => source)
-    return ask(operand, options, (store, signal) =>
-      named(name, () => store.put(name, sources, { expires, mode, group, replace, signal }))
+    return withStore(operand, options, (store, signal) =>
+      withEntryName(name, () => store.put(name, sources, { expires, mode, group, replace, signal }))
     )
   })
 }

@@ -3,10 +3,10 @@ import { serveStore } from 'fdpass/store'
 import { notify } from 'fdpass/systemd'
 import { optionFor, refusedArgument } from '../argument-error.ts'
 import type { CliCommand } from '../cli-command.ts'
-import { Failure, USAGE, complain, shown } from '../failure.ts'
-import { untilInterrupted } from '../interruption.ts'
-import { addressOf, allows, defineAccess, defineSocket } from '../peers.ts'
-import { number } from '../values.ts'
+import { CliError, USAGE, reportError, displayAddress } from '../errors.ts'
+import { withSignals } from '../signals.ts'
+import { addressOf, isPeerAllowed, defineAccess, defineSocket } from '../peers.ts'
+import { integerFrom } from '../option-parsers.ts'
 
 export const summary = 'Keep descriptors for those who put and get them'
 
@@ -28,13 +28,13 @@ export function define(command: CliCommand): void {
         'Without --socket-mode and --allow-uid only its own user, and root, can use it. Who may do what with an entry is for ' +
         "the entry's own mode to say."
     )
-    .option('--max-fds <N>', 'The most descriptors that are kept (default: 1024; at most 4000).', number(1))
-    .option('--max-per-user <N>', 'The most that are kept for one user other than root (default: 256).', number(1))
+    .option('--max-fds <N>', 'The most descriptors that are kept (default: 1024; at most 4000).', integerFrom(1))
+    .option('--max-per-user <N>', 'The most that are kept for one user other than root (default: 256).', integerFrom(1))
     .option(
       '--takeover <PATH>',
       'The socket where it meets the one before and the one after it (default: SOCKET with .takeover behind it).'
     )
-    .example(
+    .addExample(
       `
 # Keep what root and the user nobody put
 fdpass store serve --socket-mode 666 --allow-uid 0 --allow-uid 65534 ./s.sock`
@@ -44,30 +44,30 @@ fdpass store serve --socket-mode 666 --allow-uid 0 --allow-uid 65534 ./s.sock`
 
 async function serve(operand: string, options: ServeOptions): Promise<void> {
   const { socketMode: mode, takeover, maxFds, maxPerUser } = options
-  await untilInterrupted(async (signal) => {
+  await withSignals(async (signal) => {
     using service = await serveStore({
       path: addressOf(operand),
       ...(mode !== undefined && { mode }),
       ...(takeover !== undefined && { takeover: addressOf(takeover) }),
-      allow: (who) => allows(options, who),
+      allow: (who) => isPeerAllowed(options, who),
       maxFds,
       maxPerUser,
       signal
     }).catch((error: unknown) => {
       throw asOption(error)
     })
-    process.stderr.write(`fdpass: store serve: Listening on unix:${shown(service.address)}\n`)
-    tell({ ready: true })
+    process.stderr.write(`fdpass: store serve: Listening on unix:${displayAddress(service.address)}\n`)
+    report({ ready: true })
     if (!signal.aborted) await Promise.race([service.superseded, once(signal, 'abort')])
-    if (!service.closed) tell({ stopping: true })
+    if (!service.closed) report({ stopping: true })
     signal.throwIfAborted()
     process.stderr.write('fdpass: store serve: Another one has taken over\n')
   })
 }
 
 /** Tells a service manager, if there is one. */
-function tell(state: Parameters<typeof notify>[0]): void {
-  notify(state).catch((error: unknown) => complain('store serve', error))
+function report(state: Parameters<typeof notify>[0]): void {
+  notify(state).catch((error: unknown) => reportError('store serve', error))
 }
 
 /** Returns an error about an option of the package as one about the command line. */
@@ -76,5 +76,5 @@ function asOption(error: unknown): unknown {
   if (refused === undefined) return error
   const [name = ''] = refused.path
   const shownName = name === 'path' ? 'SOCKET' : optionFor(name === 'mode' ? 'socketMode' : name)
-  return new Failure(`${shownName} ${refused.reason}`, USAGE)
+  return new CliError(`${shownName} ${refused.reason}`, USAGE)
 }

@@ -14,7 +14,7 @@ export function define(command: CliCommand): void {
       'Keep descriptors for other processes, by name, while these come and go: open files, listeners, connections, memory. ' +
         'What is kept belongs to the user who has put it, and has permissions as a file has.'
     )
-    .example(
+    .addExample(
       `
 # A log stays open while programs come and go
 fdpass store serve ./logs.sock &

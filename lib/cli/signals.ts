@@ -1,5 +1,5 @@
 /** The signal that has ended a command. */
-export class Interruption extends Error {
+export class SignalError extends Error {
   readonly signal: NodeJS.Signals
 
   constructor(signal: NodeJS.Signals) {
@@ -14,9 +14,9 @@ const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
  * Runs something that a signal ends in order, with its sockets closed and their files removed. `main` then has the process ended
  * by that very signal, so that whoever started it sees it.
  */
-export async function untilInterrupted<T>(task: (signal: AbortSignal) => Promise<T>): Promise<T> {
+export async function withSignals<T>(task: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController()
-  const interrupt = (signal: NodeJS.Signals) => controller.abort(new Interruption(signal))
+  const interrupt = (signal: NodeJS.Signals) => controller.abort(new SignalError(signal))
   for (const signal of signals) process.on(signal, interrupt)
   try {
     return await task(controller.signal)
@@ -26,7 +26,7 @@ export async function untilInterrupted<T>(task: (signal: AbortSignal) => Promise
 }
 
 /** The signal by which a command was ended, if that is what it threw. */
-export function interruptionOf(error: unknown): Interruption | undefined {
+export function signalErrorOf(error: unknown): SignalError | undefined {
   const cause = error instanceof Error && error.name === 'AbortError' ? error.cause : error
-  return cause instanceof Interruption ? cause : undefined
+  return cause instanceof SignalError ? cause : undefined
 }

@@ -3,12 +3,12 @@ import { addressOf, parseListenAddress } from '../address/internal.ts'
 import { invalidType, invalidValue } from '../base/internal.ts'
 
 /** An address to connect to or to listen on. Addresses of the same name are the same. */
-export type Service =
+export type ServiceAddress =
   | { readonly name: string; readonly path: string }
   | { readonly name: string; readonly host: string; readonly port: number }
 
 /** Parses the address of a service: `tcp:HOST:PORT`, `unix:PATH`, or a path alone. */
-export function serviceOf(argument: string, value: unknown, syscall: string): Service {
+export function parseService(argument: string, value: unknown, syscall: string): ServiceAddress {
   if (typeof value !== 'string') throw invalidType(argument, 'of type string', value)
   if (value.startsWith('tcp:')) return tcpService(argument, value)
   const path = value.startsWith('unix:') ? value.slice('unix:'.length) : value
@@ -22,7 +22,7 @@ export function serviceOf(argument: string, value: unknown, syscall: string): Se
   return { name: path, path }
 }
 
-function tcpService(argument: string, value: string): Service {
+function tcpService(argument: string, value: string): ServiceAddress {
   const address = parseListenAddress(argument, value, ['tcp'])
   if (address.kind !== 'tcp' || address.host === undefined) {
     throw invalidValue(argument, `must be 'tcp:HOST:PORT', an IPv6 address in brackets. Received '${value}'`)

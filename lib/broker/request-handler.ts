@@ -4,22 +4,22 @@ import type { Credentials } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { aborted, pathError } from '../base/internal.ts'
 import { systemError } from '../native/internal.ts'
-import { connectTo, listenFor } from './connecting.ts'
-import { openBeneath } from './opening.ts'
+import { connectService, listenService } from './service-sockets.ts'
+import { openBeneath } from './open-beneath.ts'
 import type { BrokerPolicy, BrokerRequest } from './policy.ts'
 import type { Roots } from './roots.ts'
-import type { Service } from './service.ts'
-import { type Wish, wishOf } from './wish.ts'
+import type { ServiceAddress } from './service-address.ts'
+import { type RequestMessage, parseRequest } from './request-message.ts'
 
 const { EACCES } = constants.errno
 
 /** Where wishes are granted: what there is, and who may have it. */
-export class Desk {
+export class RequestHandler {
   readonly #roots: Roots
-  readonly #services: ReadonlyMap<string, Service>
+  readonly #services: ReadonlyMap<string, ServiceAddress>
   readonly #policy: BrokerPolicy
 
-  constructor(roots: Roots, services: readonly Service[], policy: BrokerPolicy) {
+  constructor(roots: Roots, services: readonly ServiceAddress[], policy: BrokerPolicy) {
     this.#roots = roots
     this.#services = new Map(services.map((service) => [service.name, service]))
     this.#policy = policy
@@ -34,23 +34,25 @@ export class Desk {
   async #answer(request: ChannelRequest, credentials: Credentials): Promise<ChannelReply> {
     request.close() // nobody asked for descriptors
     const { signal } = request
-    const descriptor = await this.#grant(wishOf(request.value), credentials, signal)
+    const descriptor = await this.#grant(parseRequest(request.value), credentials, signal)
     return { fds: [descriptor] }
   }
 
-  async #grant(wish: Wish, credentials: Credentials, signal: AbortSignal): Promise<Descriptor> {
-    if (wish.operation === 'open') {
-      const { path } = wish
-      return openBeneath(this.#roots, wish, async (request) => {
+  async #grant(message: RequestMessage, credentials: Credentials, signal: AbortSignal): Promise<Descriptor> {
+    if (message.operation === 'open') {
+      const { path } = message
+      return openBeneath(this.#roots, message, async (request) => {
         await this.#ask(request, credentials, signal, () => pathError(-EACCES, 'openat2', path))
       })
     }
-    const { operation, address } = wish
+    const { operation, address } = message
     const refused = () => systemError(-EACCES, operation, address)
     const service = this.#services.get(address)
     if (service === undefined) throw refused()
     await this.#ask({ operation, address }, credentials, signal, refused)
-    return operation === 'connect' ? connectTo(service, signal) : listenFor(service, wish.backlog, wish.mode)
+    return operation === 'connect'
+      ? connectService(service, signal)
+      : listenService(service, message.backlog, message.mode)
   }
 
   async #ask(

@@ -4,10 +4,10 @@ import { bindListener, connect as connectUnix, type SocketType } from '../socket
 import { Descriptor } from '../descriptor/index.ts'
 import { wrapFd, putFd } from '../descriptor/internal.ts'
 import { systemError, fds, native } from '../native/internal.ts'
-import type { Service } from './service.ts'
+import type { ServiceAddress } from './service-address.ts'
 
 /** Connects to a service. The descriptor is in blocking mode. */
-export async function connectTo(service: Service, signal: AbortSignal): Promise<Descriptor> {
+export async function connectService(service: ServiceAddress, signal: AbortSignal): Promise<Descriptor> {
   if ('path' in service) return connectToPath(service.path, signal)
   const { host, port } = service
   return new Promise((resolve, reject) => {
@@ -57,7 +57,11 @@ async function connectToPath(path: string, signal: AbortSignal): Promise<Descrip
 }
 
 /** Listens for a service. The descriptor is in blocking mode. */
-export function listenFor(service: Service, backlog: number | undefined, mode: number | undefined): Descriptor {
+export function listenService(
+  service: ServiceAddress,
+  backlog: number | undefined,
+  mode: number | undefined
+): Descriptor {
   if ('path' in service) return bindListener({ path: service.path, backlog, mode })
   const { host, port } = service
   return bindListener({ host, port, backlog })

@@ -5,7 +5,7 @@ export const FAILED = 1
 export const USAGE = 2
 
 /** A failure that is told in these words. */
-export class Failure extends Error {
+export class CliError extends Error {
   readonly exitCode: number
 
   constructor(message: string, exitCode = FAILED) {
@@ -15,12 +15,12 @@ export class Failure extends Error {
 }
 
 /** A command line that cannot be understood. */
-export function misused(message: string): Failure {
-  return new Failure(message, USAGE)
+export function usageError(message: string): CliError {
+  return new CliError(message, USAGE)
 }
 
 /** What an error says to somebody who does not program: `/run/x.sock: Permission denied`. */
-export function inWords(error: unknown): string {
+export function errorText(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   const { errno, code, path, address } = error as NodeJS.ErrnoException & { address?: string }
   const known = errno === undefined ? undefined : getSystemErrorMap().get(errno)
@@ -28,23 +28,23 @@ export function inWords(error: unknown): string {
   // libuv's words for it are those of a write to one.
   const text = code === 'EISDIR' ? 'is a directory' : known[1]
   const about = path ?? address
-  return `${about === undefined ? '' : `${shown(about)}: `}${text.charAt(0).toUpperCase()}${text.slice(1)}`
+  return `${about === undefined ? '' : `${displayAddress(about)}: `}${text.charAt(0).toUpperCase()}${text.slice(1)}`
 }
 
 /** An address as the command line has it. */
-export function shown(address: string): string {
+export function displayAddress(address: string): string {
   return address.replace(/^\0/, '@')
 }
 
 /** The exit code of what a command has thrown: an argument that the package refuses came from the command line. */
 export function exitCodeOf(error: unknown): number {
-  if (error instanceof Failure) return error.exitCode
+  if (error instanceof CliError) return error.exitCode
   const { code } = error as NodeJS.ErrnoException
   return code?.startsWith('ERR_INVALID_ARG') === true || code === 'ERR_OUT_OF_RANGE' ? USAGE : FAILED
 }
 
 /** Says on standard error what went wrong; with `FDPASS_DEBUG=1` in the environment also where. */
-export function complain(about: string, error: unknown): void {
-  process.stderr.write(`fdpass: ${about}: ${inWords(error)}\n`)
+export function reportError(about: string, error: unknown): void {
+  process.stderr.write(`fdpass: ${about}: ${errorText(error)}\n`)
   if (process.env.FDPASS_DEBUG === '1' && error instanceof Error) process.stderr.write(`${error.stack}\n`)
 }

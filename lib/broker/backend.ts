@@ -1,8 +1,8 @@
 import { Channel } from '../channel/index.ts'
 import type { UnixSocket } from '../socket/index.ts'
-import { Hold } from '../base/internal.ts'
+import { KeepAlive } from '../event-loop/internal.ts'
 import { brokerClosed } from './errors.ts'
-import { MAX_WISH } from './wish.ts'
+import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
 /** A channel to whoever grants wishes, as long as it lasts. */
 export interface Session {
@@ -11,32 +11,31 @@ export interface Session {
 }
 
 /** Where sessions come from. */
-export interface Source {
+export interface Backend {
   /** Who is at the other end, if that is known. */
   readonly pid: number | null
   readonly closed: boolean
   /** The session of now. */
   session(): Promise<Session>
-  /** Told of one whose other end is gone. */
-  lost(session: Session): void
-  /** Counts somebody who waits, which keeps the process alive; the result ends that. */
-  wait(): Disposable
-  setReferenced(referenced: boolean): void
+  /** Called when a session's peer has closed its channel or died. */
+  onSessionLost(session: Session): void
+  /** Keeps the process alive while calls are pending. */
+  readonly keepAlive: KeepAlive
   close(): void
   closeLater(): Promise<void>
 }
 
 /** The one session of a connection. */
-export class Connected implements Source {
+export class RemoteBackend implements Backend {
   readonly #session: Session
   readonly pid: number | null
-  readonly #hold: Hold
+  readonly keepAlive: KeepAlive
 
   constructor(socket: UnixSocket) {
     this.pid = socket.peer().pid
-    this.#session = { channel: new Channel(socket, { maxBytes: MAX_WISH, maxFds: 1 }).unref(), isLost: false }
+    this.#session = { channel: new Channel(socket, { maxBytes: MAX_MESSAGE_BYTES, maxFds: 1 }).unref(), isLost: false }
     const { channel } = this.#session
-    this.#hold = new Hold((on) => (on ? channel.ref() : channel.unref()))
+    this.keepAlive = new KeepAlive((on) => (on ? channel.ref() : channel.unref()))
   }
 
   get closed(): boolean {
@@ -47,15 +46,7 @@ export class Connected implements Source {
     return this.closed ? Promise.reject(brokerClosed()) : Promise.resolve(this.#session)
   }
 
-  lost(): void {} // there is no other
-
-  wait(): Disposable {
-    return this.#hold.wait()
-  }
-
-  setReferenced(referenced: boolean): void {
-    this.#hold.referenced = referenced
-  }
+  onSessionLost(): void {} // the caller connects again
 
   close(): void {
     this.#session.channel.close()

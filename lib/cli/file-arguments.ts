@@ -2,8 +2,8 @@ import { constants, readdirSync, readlinkSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { Option } from 'commander'
 import type { CliCommand } from './cli-command.ts'
-import { Failure } from './failure.ts'
-import { each, number } from './values.ts'
+import { CliError } from './errors.ts'
+import { repeatable, integerFrom } from './option-parsers.ts'
 
 /** How files are opened, and what is open already. */
 export interface FileOptions {
@@ -33,7 +33,7 @@ export function defineFiles(command: CliCommand): CliCommand {
     .option(
       '--fd <N>',
       'Take descriptor N too, which the shell has opened; several times for several.',
-      each(number(0))
+      repeatable(integerFrom(0))
     )
     .addOption(
       new Option('--write', 'Open to be written, made or emptied first, as > does.').conflicts(['append', 'readWrite'])
@@ -84,6 +84,6 @@ function checkInherited(fd: number): void {
   const isOwnPipe =
     link.startsWith('pipe:') && readdirSync('/proc/self/fd').filter((other) => linkOf(other) === link).length > 1
   if (link === '' || isOwnPipe || /^anon_inode:\[(?:eventpoll|eventfd|io_uring)\]$/.test(link)) {
-    throw new Failure(`--fd ${fd}: Bad file descriptor. Was it redirected, as in '--fd ${fd} ${fd}< FILE'?`)
+    throw new CliError(`--fd ${fd}: Bad file descriptor. Was it redirected, as in '--fd ${fd} ${fd}< FILE'?`)
   }
 }

@@ -1,12 +1,12 @@
 import { readlinkSync } from 'node:fs'
 import type { Credentials, Descriptor, Message } from 'fdpass'
-import { shown } from './failure.ts'
+import { displayAddress } from './errors.ts'
 
 /** What is known of a descriptor. */
 function describe(descriptor: Descriptor): { kind: string; path?: string; address?: string } {
   const { kind } = descriptor
   const { address } = descriptor
-  if (typeof address === 'string') return { kind, address: shown(address) }
+  if (typeof address === 'string') return { kind, address: displayAddress(address) }
   if (address !== null) {
     const host = address.family === 'IPv6' ? `[${address.address}]` : address.address
     return { kind, address: `${host}:${address.port}` }
@@ -20,7 +20,7 @@ function describe(descriptor: Descriptor): { kind: string; path?: string; addres
 }
 
 /** Data as text; undefined where they are none. */
-export function decode(data: Uint8Array): string | undefined {
+export function decodeUtf8(data: Uint8Array): string | undefined {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(data)
   } catch {
@@ -29,21 +29,21 @@ export function decode(data: Uint8Array): string | undefined {
 }
 
 /** A message as a line of JSON. */
-export function jsonOf(message: Message, sender: Credentials | undefined): string {
-  const text = decode(message.data)
+export function formatJson(message: Message, sender: Credentials | undefined): string {
+  const text = decodeUtf8(message.data)
   const { pid = null, uid = null, gid = null } = sender ?? {}
   return JSON.stringify({
     ...(text === undefined ? { base64: Buffer.from(message.data).toString('base64') } : { data: text }),
     ...(message.size > message.data.length && { size: message.size }),
     fds: message.fds.map(describe),
     sender: { pid, uid, gid },
-    ...(typeof message.address === 'string' && { address: shown(message.address) })
+    ...(typeof message.address === 'string' && { address: displayAddress(message.address) })
   })
 }
 
 /** A message as text. */
-export function textOf(message: Message, sender: Credentials | undefined): string {
-  const text = decode(message.data)
+export function formatText(message: Message, sender: Credentials | undefined): string {
+  const text = decodeUtf8(message.data)
   const data = text === undefined ? `base64 ${Buffer.from(message.data).toString('base64')}` : quote(text)
   const from = sender === undefined ? 'unknown' : `pid ${sender.pid ?? 'unknown'}, uid ${sender.uid}, gid ${sender.gid}`
   const fds = message.fds.map(describe).map(({ kind, path, address }) => {

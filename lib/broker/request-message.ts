@@ -1,13 +1,13 @@
 import { constants } from 'node:os'
 import { MAX_INT } from '../base/internal.ts'
 import { systemError } from '../native/internal.ts'
-import type { Opening } from './opening.ts'
+import type { OpenArguments } from './open-beneath.ts'
 
 const { EINVAL, ENAMETOOLONG } = constants.errno
 
 /** What comes over the channel. */
-export type Wish =
-  | ({ readonly operation: 'open' } & Opening)
+export type RequestMessage =
+  | ({ readonly operation: 'open' } & OpenArguments)
   | { readonly operation: 'connect'; readonly address: string }
   | {
       readonly operation: 'listen'
@@ -20,10 +20,10 @@ export type Wish =
 const MAX_PATH = 4096
 
 /** The most bytes of a message in either direction: each character of a path may take six in JSON. */
-export const MAX_WISH = 64 * 1024
+export const MAX_MESSAGE_BYTES = 64 * 1024
 
 /** What is asked for by whoever is at the other end, who may send anything: `EINVAL` for what is no request. */
-export function wishOf(value: unknown): Wish {
+export function parseRequest(value: unknown): RequestMessage {
   if (typeof value !== 'object' || value === null) throw systemError(-EINVAL, 'broker')
   const { operation, path, flags, mode, address, backlog } = value as Record<string, unknown>
   if (operation === 'open') {

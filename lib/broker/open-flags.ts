@@ -44,27 +44,27 @@ export function flagsOf(value: unknown): number {
 }
 
 /** What flags ask for. */
-export function accessIn(flags: number): 'read' | 'write' | 'read-write' {
+export function accessOf(flags: number): 'read' | 'write' | 'read-write' {
   if ((flags & O_ACCMODE) === O_RDONLY) return 'read'
   return (flags & O_ACCMODE) === O_WRONLY ? 'write' : 'read-write'
 }
 
 /** Whether a file is to be created if there is none. */
-export function creates(flags: number): boolean {
+export function hasCreate(flags: number): boolean {
   return (flags & O_CREAT) !== 0
 }
 
 /** Whether a file that is there already is an error. */
-export function isExclusive(flags: number): boolean {
-  return (flags & O_EXCL) !== 0 && creates(flags)
+export function hasExclusive(flags: number): boolean {
+  return (flags & O_EXCL) !== 0 && hasCreate(flags)
 }
 
 /** Whether the file is to be emptied. */
-export function truncates(flags: number): boolean {
+export function hasTruncate(flags: number): boolean {
   return (flags & O_TRUNC) !== 0
 }
 
 /** Whether all that is written goes to the file's end. */
-export function appends(flags: number): boolean {
+export function hasAppend(flags: number): boolean {
   return (flags & O_APPEND) !== 0
 }

@@ -4,9 +4,9 @@ import type { Descriptor } from '../descriptor/index.ts'
 import { takeFd, wrapFd, borrow } from '../descriptor/internal.ts'
 import { pathError } from '../base/internal.ts'
 import { AGAIN, native } from '../native/internal.ts'
-import { accessIn, appends, creates, isExclusive, truncates } from './flags.ts'
+import { accessOf, hasAppend, hasCreate, hasExclusive, hasTruncate } from './open-flags.ts'
 import type { OpenRequest } from './policy.ts'
-import type { Place, Roots } from './roots.ts'
+import type { Candidate, Roots } from './roots.ts'
 
 const { EACCES, EAGAIN, EEXIST, ENOENT, ENOTDIR, ESTALE } = constants.errno
 
@@ -14,7 +14,7 @@ const { EACCES, EAGAIN, EEXIST, ENOENT, ENOTDIR, ESTALE } = constants.errno
 const ATTEMPTS = 8
 
 /** What is to be opened. */
-export interface Opening {
+export interface OpenArguments {
   readonly path: string
   readonly flags: number
   readonly mode: number
@@ -27,28 +27,28 @@ export type Ask = (request: OpenRequest) => Promise<void>
  * Opens a file beneath one of the roots: finds it, asks whether it may be opened, and opens exactly what it has found; or
  * makes it, where there is none.
  */
-export async function openBeneath(roots: Roots, opening: Opening, ask: Ask): Promise<Descriptor> {
-  const { path, flags, mode } = opening
+export async function openBeneath(roots: Roots, args: OpenArguments, ask: Ask): Promise<Descriptor> {
+  const { path, flags, mode } = args
   const failed = (code: number) => pathError(code === AGAIN ? -EAGAIN : code, 'openat2', path)
-  const places = roots.places(path)
-  if (places.length === 0) throw failed(-EACCES)
+  const candidates = roots.candidates(path)
+  if (candidates.length === 0) throw failed(-EACCES)
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-    const { fd, place } = find(places, flags)
+    const { fd, candidate } = find(candidates, flags)
     let code: number
     if (fd >= 0) {
       const found = wrapFd(fd)
       try {
-        await ask(requestFor(opening, place, found)) // first, as whoever may not ask may not know either
-        if (isExclusive(flags)) throw failed(-EEXIST)
-        code = native.openFound(Buffer.from(place.path), place.root.directory[borrow](), found[borrow](), flags)
+        await ask(requestFor(args, candidate, found)) // first, as whoever may not ask may not know either
+        if (hasExclusive(flags)) throw failed(-EEXIST)
+        code = native.openFound(Buffer.from(candidate.path), candidate.root.directory[borrow](), found[borrow](), flags)
       } finally {
         native.close(takeFd(found)) // of an O_PATH descriptor nothing is left to be written: an error would only lose what was opened
       }
       if (code === -ESTALE) continue // it was replaced
-    } else if (fd === -ENOENT && creates(flags)) {
-      await ask(requestFor(opening, place, null))
-      code = native.createBeneath(Buffer.from(place.path), place.root.directory[borrow](), flags, mode)
-      if (code === -EEXIST && !isExclusive(flags)) continue // somebody was faster, or it is a link to nowhere
+    } else if (fd === -ENOENT && hasCreate(flags)) {
+      await ask(requestFor(args, candidate, null))
+      code = native.createBeneath(Buffer.from(candidate.path), candidate.root.directory[borrow](), flags, mode)
+      if (code === -EEXIST && !hasExclusive(flags)) continue // somebody was faster, or it is a link to nowhere
     } else {
       throw failed(fd)
     }
@@ -59,27 +59,27 @@ export async function openBeneath(roots: Roots, opening: Opening, ask: Ask): Pro
 }
 
 /** The first of the places where something is; otherwise the first one, and why nothing is there. */
-function find(places: readonly Place[], flags: number): { fd: number; place: Place } {
-  let missing: { fd: number; place: Place } | undefined
-  for (const place of places) {
-    const fd = native.findBeneath(Buffer.from(place.path), place.root.directory[borrow](), flags)
-    if (fd !== -ENOENT && fd !== -ENOTDIR) return { fd, place }
-    missing ??= { fd, place }
+function find(candidates: readonly Candidate[], flags: number): { fd: number; candidate: Candidate } {
+  let missing: { fd: number; candidate: Candidate } | undefined
+  for (const candidate of candidates) {
+    const fd = native.findBeneath(Buffer.from(candidate.path), candidate.root.directory[borrow](), flags)
+    if (fd !== -ENOENT && fd !== -ENOTDIR) return { fd, candidate }
+    missing ??= { fd, candidate }
   }
   return missing!
 }
 
-function requestFor({ path, flags, mode }: Opening, { root }: Place, found: Descriptor | null): OpenRequest {
+function requestFor({ path, flags, mode }: OpenArguments, { root }: Candidate, found: Descriptor | null): OpenRequest {
   return {
     operation: 'open',
     path,
     root: root.path,
     resolved: found === null ? null : pathOf(found),
     kind: found === null ? null : found.kind,
-    access: accessIn(flags),
-    create: creates(flags),
-    truncate: truncates(flags),
-    append: appends(flags),
+    access: accessOf(flags),
+    create: hasCreate(flags),
+    truncate: hasTruncate(flags),
+    append: hasAppend(flags),
     flags,
     mode
   }

@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from 'commander'
 
 /** A whole number, from `least` on. */
-export function number(least: number) {
+export function integerFrom(least: number) {
   return (text: string): number => {
     const value = Number(text)
     if (!/^\d+$/.test(text) || value < least || !Number.isSafeInteger(value)) {
@@ -12,7 +12,7 @@ export function number(least: number) {
 }
 
 /** A time in seconds, as milliseconds. */
-export function seconds(text: string): number {
+export function parseSeconds(text: string): number {
   const value = Math.round(Number(text) * 1000)
   if (!/^(?:\d+\.?\d*|\.\d+)$/.test(text) || value > 0x7fff_ffff) {
     throw new InvalidArgumentError('It must be a number of seconds.')
@@ -21,13 +21,13 @@ export function seconds(text: string): number {
 }
 
 /** Permissions, in octal. */
-export function octal(text: string): number {
+export function parseOctal(text: string): number {
   if (!/^0?[0-7]{1,3}$/.test(text)) throw new InvalidArgumentError('It must be an octal number, such as 660.')
   return parseInt(text, 8)
 }
 
 /** The values of an option that may be given several times. */
-export function each<T>(valueOf: (text: string) => T) {
+export function repeatable<T>(valueOf: (text: string) => T) {
   return (text: string, before: readonly T[] = []): readonly T[] => [...before, valueOf(text)]
 }
 
@@ -35,6 +35,6 @@ export function each<T>(valueOf: (text: string) => T) {
 export const text = (value: string): string => value
 
 /** A user or a group. */
-export function nameOrNumber(value: string): string | number {
+export function parseIdentity(value: string): string | number {
   return /^\d+$/.test(value) ? Number(value) : value
 }

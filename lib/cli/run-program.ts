@@ -3,15 +3,15 @@ import { once } from 'node:events'
 import { constants } from 'node:os'
 import { isatty } from 'node:tty'
 import type { Descriptor, Message } from 'fdpass'
-import { Failure } from './failure.ts'
-import { decode } from './shown-message.ts'
+import { CliError } from './errors.ts'
+import { decodeUtf8 } from './message-format.ts'
 
 /** What systemd takes for the name of a descriptor: sd_listen_fds(3). */
 const nameOf = /^[ -9;-~]{1,255}$/
 
 /** The names of a message's descriptors: its data, or a line of them for each. */
-export function namesOf({ data, fds }: Message): string[] {
-  const text = decode(data) ?? ''
+export function descriptorNames({ data, fds }: Message): string[] {
+  const text = decodeUtf8(data) ?? ''
   const lines = text.split('\n')
   const each = lines.length === fds.length ? lines : fds.map(() => text)
   return each.map((name) => (nameOf.test(name) ? name : 'unknown'))
@@ -22,13 +22,13 @@ const forwarded = ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const
 const fromTerminals = ['SIGINT', 'SIGQUIT'] as const
 
 /** Runs a program with descriptors, which are closed here, and their names; resolves to its exit code. */
-export async function execute(
+export async function runProgram(
   executable: string,
   args: readonly string[],
   fds: readonly Descriptor[],
   names: readonly string[]
 ): Promise<number> {
-  if (fds.length === 0) throw new Failure('No descriptor has come')
+  if (fds.length === 0) throw new CliError('No descriptor has come')
   const env = {
     ...process.env,
     LISTEN_FDS: `${fds.length}`,

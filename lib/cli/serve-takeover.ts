@@ -1,9 +1,9 @@
 import { type ListenSource, type ServiceOptions, type Superserver, superserve } from 'fdpass/superserver'
 import { type Takeover, type TakeoverOptions, takeover } from 'fdpass/takeover'
-import { Interruption } from './interruption.ts'
+import { SignalError } from './signals.ts'
 
 /** A service, and where it meets the one before and the one after it. */
-export interface Succession {
+export interface TakeoverService {
   readonly path: string
   readonly service: ServiceOptions
   readonly sources: readonly ListenSource[]
@@ -16,7 +16,10 @@ export interface Serving {
 }
 
 /** Serves in the place of whoever listens on the same, without a connection being refused, until another one does so in this one's. */
-export async function succeed({ path, service, sources }: Succession, signal: AbortSignal): Promise<Serving> {
+export async function serveWithTakeover(
+  { path, service, sources }: TakeoverService,
+  signal: AbortSignal
+): Promise<Serving> {
   const listen = Object.fromEntries(sources.map((source, place) => [place, listenerOf(source, service)]))
   const place = await takeover({ path, listen, signal })
   const listeners = Object.values(place.listeners)
@@ -34,17 +37,17 @@ export async function succeed({ path, service, sources }: Succession, signal: Ab
 
 /** Ends when another one serves, and what is open is finished; or by a signal, as the superserver does. */
 async function serveUntilSuperseded(server: Superserver, place: Takeover): Promise<void> {
-  let interruption: Interruption | undefined
+  let signalError: SignalError | undefined
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     // Once, and not on: the superserver ends the process by the signal where nobody else listens to it.
     process.once(signal, () => {
       place.close()
-      interruption = new Interruption(signal)
+      signalError = new SignalError(signal)
     })
   }
   await place.superseded
   await server.close()
-  if (interruption !== undefined) throw interruption
+  if (signalError !== undefined) throw signalError
 }
 
 type Listener = NonNullable<TakeoverOptions['listen']>[string]

@@ -2,12 +2,12 @@ import { optionsOf, invalidType, invalidValue } from '../base/internal.ts'
 import { Channel } from '../channel/index.ts'
 import { serveConnections } from '../socket/internal.ts'
 import { UnixServer, type UnixSocket } from '../socket/index.ts'
-import { Desk } from './desk.ts'
+import { RequestHandler } from './request-handler.ts'
 import { type BrokerPolicy, policyOf } from './policy.ts'
 import { Roots } from './roots.ts'
-import { serviceOf } from './service.ts'
+import { parseService } from './service-address.ts'
 import { type BrokerOffer, rootsOf, servicesOf } from './settings.ts'
-import { MAX_WISH } from './wish.ts'
+import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
 /** Options of {@link serveBroker}. */
 export interface ServeBrokerOptions extends BrokerOffer {
@@ -16,20 +16,20 @@ export interface ServeBrokerOptions extends BrokerOffer {
 }
 
 /** The most requests of one connection that are handled at a time; further ones wait in its socket. */
-const MOST_REQUESTS = 64
+const MAX_PENDING_REQUESTS = 64
 
 /** What {@link serveBroker} does, until it is closed. */
 export class BrokerService implements Disposable {
   readonly #listener: UnixServer
   readonly #roots: Roots
-  readonly #desk: Desk
+  readonly #handler: RequestHandler
   readonly #channels = new Set<Channel>()
 
   /** @internal */
-  constructor(listener: UnixServer, roots: Roots, desk: Desk) {
+  constructor(listener: UnixServer, roots: Roots, handler: RequestHandler) {
     this.#listener = listener
     this.#roots = roots
-    this.#desk = desk
+    this.#handler = handler
     void serveConnections('broker', listener, (socket) => this.#serve(socket))
   }
 
@@ -39,10 +39,10 @@ export class BrokerService implements Disposable {
       return
     }
     try {
-      const channel = new Channel(socket, { maxBytes: MAX_WISH, maxFds: 1, maxPending: MOST_REQUESTS })
+      const channel = new Channel(socket, { maxBytes: MAX_MESSAGE_BYTES, maxFds: 1, maxPending: MAX_PENDING_REQUESTS })
       this.#channels.add(channel)
       void this.#untilClosed(channel)
-      this.#desk.serve(channel)
+      this.#handler.serve(channel)
     } catch {
       socket.close() // it has gone already
     }
@@ -88,6 +88,6 @@ export function serveBroker(listener: UnixServer, options: ServeBrokerOptions): 
   const policy = policyOf('options.allow', allow)
   const names = servicesOf(services)
   const opened = new Roots(rootsOf(roots))
-  const known = names.map((name, index) => serviceOf(`options.services[${index}]`, name, 'connect'))
-  return new BrokerService(listener, opened, new Desk(opened, known, policy))
+  const known = names.map((name, index) => parseService(`options.services[${index}]`, name, 'connect'))
+  return new BrokerService(listener, opened, new RequestHandler(opened, known, policy))
 }
