@@ -125,7 +125,7 @@ fn put_violation(outcome: &mut [i32], error: FrameError) {
     FrameError::NotAFrame => (ProtocolViolation::NotAFrame, 0, 0),
     FrameError::TooLong(length) => (ProtocolViolation::TooLong, length as i32, 0),
     FrameError::TooManyDescriptors(count) => (ProtocolViolation::TooManyDescriptors, count as i32, 0),
-    FrameError::WrongDescriptors { announced, came } => {
+    FrameError::WrongDescriptors { announced, arrived: came } => {
       (ProtocolViolation::WrongDescriptors, announced as i32, came as i32)
     }
     FrameError::EndedInside => (ProtocolViolation::EndedInside, 0, 0),

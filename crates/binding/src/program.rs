@@ -87,7 +87,7 @@ pub(crate) fn program(env: sys::napi_env, value: sys::napi_value) -> Result<Prog
   let strings = |texts: Vec<String>| texts.into_iter().map(string).collect::<Result<Vec<_>, _>>();
   // A float beyond it becomes the highest number there is, which is that of no limit.
   let limit = |ProgramLimit { resource, soft, hard }| ResourceLimit { resource, soft: soft as u64, hard: hard as u64 };
-  let credential = description.credential.map(|ProgramCredential { uid, gid, groups }| RunAs { uid, gid, groups });
+  let run_as = description.credential.map(|ProgramCredential { uid, gid, groups }| RunAs { uid, gid, groups });
   Ok(Program {
     path: string(description.path)?,
     arguments: strings(description.arguments)?,
@@ -95,7 +95,7 @@ pub(crate) fn program(env: sys::napi_env, value: sys::napi_value) -> Result<Prog
     directory: description.directory.map(string).transpose()?,
     umask: description.umask,
     limits: description.limits.into_iter().map(limit).collect(),
-    credential,
+    run_as,
     no_new_privileges: description.no_new_privileges,
   })
 }

@@ -131,7 +131,7 @@ impl Table {
     let was_blocking = set_blocking(self.get(listener)?.fd.as_fd(), false)?;
     self.more(listener)?.came_blocking.get_or_insert(was_blocking);
     let socket = self.socket(listener)?;
-    let (socket_type, receiving) = (socket.socket_type(), socket.receiving());
+    let (socket_type, receiving) = (socket.socket_type(), socket.ancillary());
     let connection = socket.accept()?;
     let number = self.insert(connection);
     self.set_socket(number, socket_type, receiving);

@@ -1,7 +1,6 @@
-//! Opening what is beneath a directory, and nothing else, whatever a path says and whoever renames its components
-//! meanwhile.
+//! Opening files beneath a directory, and no others, even if another process swaps path components concurrently.
 //!
-//! A file is found first, without a side effect, so that it is known what it is; then exactly this file is opened.
+//! A file is found first, without a side effect, so that the caller can inspect it. Then exactly this file is opened.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,10 +13,10 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use crate::fd::{Kind, set_blocking};
 
-/// The bits of the access mode. Not `O_ACCMODE`, in which musl has `O_PATH` too.
+/// Bits of the access mode. musl's `O_ACCMODE` includes `O_PATH`.
 const ACCESS: OFlag = OFlag::O_WRONLY.union(OFlag::O_RDWR);
 
-/// What may be asked for.
+/// Flags that a caller may pass.
 const ACCEPTED: OFlag = ACCESS
   .union(OFlag::O_APPEND)
   .union(OFlag::O_CLOEXEC)
@@ -37,29 +36,34 @@ const NO_ACCESS_TIME: OFlag = OFlag::O_NOATIME;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const NO_ACCESS_TIME: OFlag = OFlag::empty();
 
-/// Opens a place only.
+/// Opens a file without access to its contents.
 #[cfg(not(target_vendor = "apple"))]
 const PLACE: OFlag = OFlag::O_PATH;
 #[cfg(target_vendor = "apple")]
 const PLACE: OFlag = OFlag::from_bits_retain(libc::O_EVTONLY).union(OFlag::O_NONBLOCK);
 
-/// How often openat2(2) is tried again where a rename has raced with it.
+/// How often openat2(2) is tried when a rename races with it.
 #[cfg(target_os = "linux")]
 const ATTEMPTS: usize = 64;
 
-/// How many directories a path that is resolved by component may go down: each is open meanwhile.
-const MOST_DIRECTORIES: usize = 256;
+/// Maximum depth of a path that is resolved by component, because each directory stays open meanwhile.
+const MAX_DIRECTORIES: usize = 256;
 
-/// Opens a directory beneath which others are to be opened, by any path.
+/// Opens the directory beneath which files are opened. Its own path may be any.
 pub fn open_root(path: &Path) -> nix::Result<OwnedFd> {
   nix::fcntl::open(path, PLACE | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Finds what a path names beneath a directory, without opening it: it can be looked at, and then be opened with
-/// [`open_found`].
+/// Finds the file that a path names beneath a directory, without opening it. The caller may inspect the result and then pass
+/// it to [`open_found`].
 ///
-/// Of the flags `O_DIRECTORY` and `O_NOFOLLOW` take part. `EINVAL` for flags that are not supported, `EACCES` where the
-/// path leads out, or through a link that may not be followed; `ENOENT`, `ENOTDIR`, … as open(2).
+/// Only the flags `O_DIRECTORY` and `O_NOFOLLOW` affect the search.
+///
+/// # Errors
+///
+/// - `EINVAL`: unsupported flags.
+/// - `EACCES`: the path leads out of the directory, or through a link that may not be followed.
+/// - `ENOENT`, `ENOTDIR`, …: as open(2).
 pub fn find_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
   let makes_directory = flags.contains(OFlag::O_CREAT | OFlag::O_DIRECTORY);
   if !ACCEPTED.contains(flags) || flags & ACCESS == ACCESS || makes_directory {
@@ -69,10 +73,10 @@ pub fn find_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> nix::Res
   if is(SFlag::S_IFLNK, &fstat(&found)?) { Err(Errno::EACCES) } else { Ok(found) }
 }
 
-/// Opens exactly what [`find_beneath`] has found.
+/// Opens exactly the file that [`find_beneath`] has found.
 ///
-/// It never waits: for the other end of a FIFO `ENXIO` or nothing, as with `O_NONBLOCK`, which is off afterwards unless it is
-/// among the flags. `ESTALE` where the path meanwhile names something else and no other way leads to what was found.
+/// It never waits: a FIFO is opened as with `O_NONBLOCK`, which returns `ENXIO` for writing without a reader. The flag is off
+/// afterwards unless the caller passed it. `ESTALE` if there is no /proc and the path now names another file.
 pub fn open_found(root: BorrowedFd<'_>, path: &Path, found: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
   let wanted = flags - (OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW);
   let may_wait = matches!(Kind::of(found)?, Kind::Fifo | Kind::CharacterDevice | Kind::BlockDevice | Kind::Tty);
@@ -87,17 +91,16 @@ pub fn open_found(root: BorrowedFd<'_>, path: &Path, found: BorrowedFd<'_>, flag
   Ok(opened)
 }
 
-/// Creates a file beneath a directory: `O_CREAT | O_EXCL`. `EEXIST` where the name is taken, by a link that leads
-/// nowhere for instance.
+/// Creates a file beneath a directory: `O_CREAT | O_EXCL`. `EEXIST` if the name exists, even as a dangling link.
 pub fn create_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
   open_beneath(root, path, flags | OFlag::O_CREAT | OFlag::O_EXCL, mode)
 }
 
-/// Opens what a path names beneath a directory: openat2(2) with `RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS`, or by
-/// component where the kernel does not let us call it.
+/// Opens the file that a path names beneath a directory: openat2(2) with `RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS`, or by
+/// component if that call is not available.
 ///
-/// A terminal does not become the process's. `EACCES` where the path leads out of the directory, if only for a component, or
-/// by a link that may not be followed.
+/// A terminal does not become the controlling terminal. `EACCES` if the path leaves the directory, even if it returns, or
+/// contains a link that may not be followed.
 pub fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
   #[cfg(target_os = "linux")]
   if has_openat2() {
@@ -116,7 +119,7 @@ fn open_at_once(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> 
   for _ in 0..ATTEMPTS {
     match openat2(root, path, how) {
       Err(Errno::EINTR) => {}
-      // A lease, or a rename that raced with a `..`, after which the kernel cannot tell where it is.
+      // A lease, or a rename that raced with a `..`, so that the kernel cannot determine the position.
       Err(Errno::EAGAIN) => {}
       Err(Errno::EXDEV | Errno::ELOOP) => return Err(Errno::EACCES),
       result => return result,
@@ -125,7 +128,7 @@ fn open_at_once(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> 
   Err(Errno::EACCES)
 }
 
-/// Whether openat2(2) can be called: from Linux 5.6 on, and unless a seccomp filter that does not know it says `EPERM`.
+/// Returns whether openat2(2) is available: from Linux 5.6 on, unless a seccomp filter refuses it with `EPERM`.
 #[cfg(target_os = "linux")]
 fn has_openat2() -> bool {
   use nix::fcntl::{AT_FDCWD, OpenHow, openat2};
@@ -136,15 +139,15 @@ fn has_openat2() -> bool {
   })
 }
 
-/// The flags with those that every opening has.
+/// Adds the flags of every open.
 fn always(flags: OFlag) -> OFlag {
-  // O_PATH goes with few others: openat2(2).
+  // openat2(2) accepts few other flags with O_PATH.
   let terminal = if flags.contains(PLACE) { OFlag::empty() } else { OFlag::O_NOCTTY };
   flags | terminal | OFlag::O_CLOEXEC
 }
 
-/// As [`open_beneath`], one component after the other, each in the directory that the one before it was: no link is
-/// followed, and `..` is the directory that was come from.
+/// Opens as [`open_beneath`], one component after the other, each in the directory of the one before it. No link is followed,
+/// and `..` is the previous directory of the path.
 pub fn open_by_component(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
   let bytes = path.as_os_str().as_bytes();
   if bytes.is_empty() {
@@ -158,14 +161,14 @@ pub fn open_by_component(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: 
     return Err(Errno::EISDIR);
   }
   let mut components: Vec<_> = bytes.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).collect();
-  // `.` and `..` name no entry that could be opened or made: the directory's own is opened in their place.
+  // `.` and `..` name no entry that could be opened or created: the directory itself is opened instead.
   let last = components.pop_if(|name| !matches!(*name, b"." | b"..")).unwrap_or(b".");
   let mut directories: Vec<OwnedFd> = Vec::new();
   for name in components {
     match name {
       b"." => {}
       b".." => drop(directories.pop().ok_or(Errno::EACCES)?),
-      _ if directories.len() == MOST_DIRECTORIES => return Err(Errno::ENAMETOOLONG),
+      _ if directories.len() == MAX_DIRECTORIES => return Err(Errno::ENAMETOOLONG),
       name => {
         let parent = directories.last().map_or(root, AsFd::as_fd);
         directories.push(open_component(parent, name, PLACE | OFlag::O_DIRECTORY, Mode::empty())?);
@@ -180,9 +183,9 @@ fn open_component(directory: BorrowedFd<'_>, name: &[u8], flags: OFlag, mode: Mo
   let opened = loop {
     match openat(directory, name, always(flags) | OFlag::O_NOFOLLOW, mode) {
       Err(Errno::EINTR) => {}
-      // FreeBSD says EMLINK.
+      // FreeBSD returns EMLINK.
       Err(Errno::ELOOP | Errno::EMLINK) => return Err(Errno::EACCES),
-      // O_DIRECTORY says so of a link, too; where there is a directory now, it has just been swapped.
+      // With O_DIRECTORY also for a link. If it is a directory now, it was swapped in between.
       Err(Errno::ENOTDIR) => {
         let status = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         let refused = status.is_ok_and(|status| is(SFlag::S_IFLNK, &status) || is(SFlag::S_IFDIR, &status));
@@ -199,7 +202,7 @@ fn is(kind: SFlag, status: &FileStat) -> bool {
   SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == kind
 }
 
-/// Opens what an `O_PATH` descriptor is of, by its link in /proc.
+/// Opens the file of an `O_PATH` descriptor by its link in /proc.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn reopen(found: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
   use std::os::fd::AsRawFd;
@@ -217,7 +220,7 @@ fn reopen(_: BorrowedFd<'_>, _: OFlag) -> nix::Result<OwnedFd> {
   Err(Errno::ENOSYS)
 }
 
-/// Opens a path once more, and makes sure that it is what was found before anything happens to it.
+/// Opens the path again, and checks that it is the file that was found before the file is changed.
 fn open_same(root: BorrowedFd<'_>, path: &Path, found: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
   let harmless = (flags - OFlag::O_TRUNC) | OFlag::O_NONBLOCK;
   let opened = open_beneath(root, path, harmless, Mode::empty())?;

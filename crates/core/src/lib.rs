@@ -1,23 +1,22 @@
-//! Descriptors over Unix domain sockets.
+//! Descriptors over Unix domain sockets, as plain Rust on nix.
 //!
-//! [`Socket::send`] and [`Socket::recv`] are `sendmsg(2)` and `recvmsg(2)` with one `SCM_RIGHTS` control message, as
-//! in Stevens' *UNIX Network Programming*, volume 1, section 15.7. Descriptors go in as [`BorrowedFd`] and come out as
-//! [`OwnedFd`]: what a caller does not take is closed, on every path. No call waits: all pass `MSG_DONTWAIT`, so a
-//! socket's blocking mode, which it shares with every process that holds it, is never changed. `accept(2)`, which has no
-//! such flag, is the exception: a listener's owner switches it.
+//! This crate is internal to fdpass: it is not published, and its interface changes with the package. The exceptions are
+//! [`Socket`] and [`Channel`] with the types in their signatures: they are documented for Rust programs at the other end of a
+//! connection, and their examples run as tests. Errors are [`Errno`], because callers act on error numbers.
 //!
-//! Section 15.8, the sender's credentials, is [`peer`], [`peer_pidfd`], [`AncillaryOptions`] and [`SendOptions`]; addresses and
-//! the files of bound sockets are [`Address`] and [`bind`].
+//! - Sockets: [`Socket::send`] and [`Socket::recv`] are `sendmsg(2)` and `recvmsg(2)` with one `SCM_RIGHTS` control message, as
+//!   in Stevens' *UNIX Network Programming*, volume 1, section 15.7. Section 15.8, the sender's credentials, is [`peer`],
+//!   [`peer_pidfd`], [`AncillaryOptions`] and [`SendOptions`]. [`Address`] and [`bind`] are addresses and their files.
+//! - Channels: [`Channel`] keeps the messages of a stream apart, each with its descriptors. [`Decoder`] and [`Outbox`] are its
+//!   two halves, for callers with a socket and an event loop.
+//! - Descriptors: [`Kind`] identifies what was received; [`pipe`], [`memfd`] and [`tcp_listener`] create what can be sent.
+//! - Files beneath a directory: [`find_beneath`], [`open_found`], [`create_beneath`].
+//! - Processes: [`Program`] starts a program with other rights and descriptors; [`restrict`] and [`execute`] give rights up.
+//! - [`superserver`]: accepts connections, which other processes serve.
 //!
-//! [`Channel`] keeps the messages of a stream apart, and each message's descriptors with it; [`Decoder`] and [`Outbox`] are
-//! its two halves, for those who have a socket and a loop of their own.
-//!
-//! [`Kind`] tells what was received; [`pipe`], [`memfd`] and [`tcp_listener`] make what can be sent.
-//!
-//! [`find_beneath`], [`open_found`] and [`create_beneath`] open files for others, beneath a directory and nowhere else;
-//! [`restrict`] and [`execute`] make a process of few rights, which does that.
-//!
-//! [`Program`] executes a program with other rights and descriptors; [`superserver`] accepts for others, who serve.
+//! Descriptors go in as [`BorrowedFd`] and come out as [`OwnedFd`]. Those that a caller does not take are closed on every
+//! path. No call on a socket waits: all pass `MSG_DONTWAIT`, so that the blocking mode, which every process with the socket
+//! shares, does not change. `accept(2)` has no such flag; the owner of a listener switches its mode.
 //!
 //! [`BorrowedFd`]: std::os::fd::BorrowedFd
 //! [`OwnedFd`]: std::os::fd::OwnedFd
@@ -25,16 +24,22 @@
 #![deny(unsafe_code)]
 
 #[cfg(test)]
-extern crate self as fdpass_core; // the fuzz targets that are tests too know it by this name
+extern crate self as fdpass_core; // fuzz targets that are compiled as tests use this name
 
 mod beneath;
 mod channel;
 mod fd;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod internet;
 mod process;
 mod socket;
 pub mod superserver;
-#[allow(unsafe_code, reason = "system calls that neither std nor nix makes")]
+#[allow(
+  unsafe_code,
+  reason = "system calls that neither std nor nix makes, and ownership of the descriptors they return"
+)]
 mod sys;
 
 pub use beneath::{create_beneath, find_beneath, open_beneath, open_by_component, open_found, open_root};
@@ -54,9 +59,6 @@ pub use process::{
   ExitStatus, Identity, Process, Program, ResourceLimit, RunAs, SpawnError, Step, block_signals, execute,
   group_by_name, reap, reap_in_background, resource_by_name, restrict, set_undumpable,
 };
-#[cfg(any(test, fuzzing))]
-#[doc(hidden)]
-pub use socket::fuzzing;
 pub use socket::{
   Address, AncillaryOptions, Capabilities, ControlBuffer, Credentials, Direction, MAX_RECEIVED_FDS, MAX_SENT_FDS, Peer,
   Received, ReceivedFds, SendOptions, Socket, SocketFile, SocketType, bind, peer, peer_pidfd, socket, socketpair,

@@ -221,7 +221,7 @@ impl Model {
       match &fds {
         Some(fds) if fds.len() != header.fds as usize => {
           let (announced, came) = (header.fds, fds.len() as u32);
-          self.broken = Some(FrameError::WrongDescriptors { announced, came });
+          self.broken = Some(FrameError::WrongDescriptors { announced, arrived: came });
         }
         _ => self.whole.push(Expected { header, data, fds }),
       }
@@ -233,7 +233,7 @@ impl Model {
     let came = self.fds.as_ref().map_or(0, Vec::len);
     match self.header().expect("looked at above") {
       Some(Header { fds: announced, .. }) if came > announced as usize => {
-        self.broken = Some(FrameError::WrongDescriptors { announced, came: came as u32 });
+        self.broken = Some(FrameError::WrongDescriptors { announced, arrived: came as u32 });
       }
       None if came > self.limits.max_fds => self.broken = Some(FrameError::TooManyDescriptors(came as u32)),
       _ => {}

@@ -1,11 +1,13 @@
-//! What the fuzz targets do with their input. Each is a function of bytes that panics where a promise is broken: the fuzzer
-//! calls it with what it makes up, and core's tests with what is in `corpus/`.
+//! The fuzz targets. Each is a function of bytes that panics if a property does not hold. The fuzzer calls it with inputs that it
+//! makes up, and core's tests call it with the inputs in `corpus/`.
 
 pub mod address;
 pub mod channel;
-pub mod corpus;
-#[cfg(fuzzing)] // it needs a way into the crate, which nothing else has
+#[cfg(fuzzing)] // only this build exports the internals that it needs
 pub mod control;
+pub mod corpus;
 pub mod frame;
 mod probes;
 pub mod socket;
+#[cfg(fuzzing)] // likewise
+pub mod worker;

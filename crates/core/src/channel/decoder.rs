@@ -7,38 +7,38 @@ use std::os::fd::OwnedFd;
 use super::frame::{FrameError, FrameKind, Header, Limits, MAGIC};
 use crate::socket::{ControlBuffer, ReceivedFds, Socket};
 
-/// How much a first receive takes at most; as much again each time that is filled.
+/// Size in bytes of the buffer for the first receive. It doubles each time it is filled.
 const FIRST_RECEIVE: usize = 4096;
 
-/// How much a receive takes at most.
+/// Maximum size in bytes of one receive.
 const LARGEST_RECEIVE: usize = 65_536;
 
-/// The most memory that an empty decoder keeps.
-const KEPT: usize = 1024 * 1024;
+/// Maximum size in bytes of the buffer that an empty decoder keeps.
+const MAX_IDLE_BUFFER: usize = 1024 * 1024;
 
-/// What came beside the bytes of one receive.
+/// Descriptors of one receive.
 #[derive(Debug)]
 pub enum DescriptorBatch {
-  /// These descriptors, or none.
+  /// All descriptors that were sent; there may be none.
   Complete(Vec<OwnedFd>),
-  /// Descriptors of which some could not be delivered: the table is full, or a security module refused one.
+  /// Some could not be delivered: the descriptor table is full, or a security module refused one.
   Lost,
 }
 
-/// A frame that has arrived whole. Its data are the decoder's until the next receive.
+/// A complete frame. Its data are in the decoder's buffer until the next receive.
 #[derive(Debug)]
 pub struct BorrowedFrame<'a> {
-  /// What it says of itself.
+  /// Its header.
   pub header: Header,
-  /// Its bytes.
+  /// Its data.
   pub data: &'a [u8],
-  /// Its descriptors, in their order; none where they were lost.
+  /// Its descriptors, in the order in which they were sent; none if they were lost.
   pub fds: Vec<OwnedFd>,
-  /// Whether its descriptors could not be delivered. Frames behind it are whole.
+  /// Its descriptors could not be delivered. Later frames are not affected.
   pub lost: bool,
 }
 
-/// The descriptors that have come with a frame.
+/// Descriptors that have arrived with a frame.
 #[derive(Debug, Default)]
 struct Attachments {
   fds: Vec<OwnedFd>,
@@ -53,42 +53,42 @@ impl Attachments {
       DescriptorBatch::Lost => self.lost = true,
     }
     if self.lost {
-      self.fds = Vec::new(); // which of them are missing is not known
+      self.fds = Vec::new(); // it is unknown which of them are missing
     }
   }
 
   fn check(&self, announced: u32) -> Result<(), FrameError> {
-    let came = self.fds.len() as u32;
-    if self.lost || came == announced { Ok(()) } else { Err(FrameError::WrongDescriptors { announced, came }) }
+    let arrived = self.fds.len() as u32;
+    if self.lost || arrived == announced { Ok(()) } else { Err(FrameError::WrongDescriptors { announced, arrived }) }
   }
 }
 
-/// Takes frames out of what a stream delivers, whatever the kernel merged or split.
+/// Decodes frames from what a stream delivers, however the kernel merged or split it.
 ///
-/// A stream delivers at most one batch of descriptors with a receive. On Linux it was sent with the last of the bytes that
-/// came: plain bytes before it are merged with it, and nothing is behind it (`unix_stream_read_generic` in af_unix.c stops
-/// at it). Elsewhere it was sent with the first. As who sends descriptors sends bytes of one frame with them, the
-/// frame that they belong to is known for certain, and no frame can take another's.
+/// A stream delivers at most one batch of descriptors with a receive. On Linux it was sent with the last of the bytes: plain
+/// bytes before it are merged with it, and no bytes follow (`unix_stream_read_generic` in af_unix.c stops there). On other
+/// platforms it was sent with the first byte. A sender sends descriptors with bytes of one frame only. The frame of each
+/// descriptor is therefore unambiguous, and no frame can receive another frame's descriptors.
 #[derive(Debug)]
 pub struct Decoder {
   limits: Limits,
   buffer: Vec<u8>,
-  /// Where in the buffer the first frame begins that was not taken.
+  /// Offset of the first frame that was not returned.
   start: usize,
-  /// Where in the buffer the frame begins that is not whole yet.
+  /// Offset of the incomplete frame.
   partial: usize,
-  /// Where what was received ends.
+  /// Offset of the end of the received bytes.
   end: usize,
-  /// What belongs to that frame.
+  /// Descriptors of the incomplete frame.
   attachments: Attachments,
-  /// The frames that are whole.
-  whole: VecDeque<(Header, Attachments)>,
-  broken: Option<FrameError>,
-  ended: bool,
+  /// Complete frames that were not returned.
+  complete: VecDeque<(Header, Attachments)>,
+  error: Option<FrameError>,
+  has_ended: bool,
 }
 
 impl Decoder {
-  /// One that has received nothing.
+  /// Creates a decoder that has received nothing.
   pub fn new(limits: Limits) -> Self {
     let limits = Limits { max_fds: limits.max_fds.min(Header::MAX_FDS), ..limits };
     Self {
@@ -98,15 +98,16 @@ impl Decoder {
       partial: 0,
       end: 0,
       attachments: Attachments::default(),
-      whole: VecDeque::new(),
-      broken: None,
-      ended: false,
+      complete: VecDeque::new(),
+      error: None,
+      has_ended: false,
     }
   }
 
-  /// Receives once: `recvmsg(2)`, without waiting. Take all frames out first. Nothing happens after an error.
+  /// Receives once: `recvmsg(2)`, without waiting. Call [`Decoder::next_frame`] until it returns none before. After an error
+  /// this does nothing.
   pub fn receive(&mut self, socket: Socket<'_>, control: &mut ControlBuffer) -> nix::Result<()> {
-    if self.broken.is_some() {
+    if self.error.is_some() {
       return Ok(());
     }
     let Some(message) = socket.recv(self.read_buffer(), control, usize::MAX)? else {
@@ -121,18 +122,19 @@ impl Decoder {
     Ok(())
   }
 
-  /// The memory that the next bytes go to, never none. Take all frames out first: theirs is used again.
+  /// Returns the buffer for the next bytes, which is never empty. Call [`Decoder::next_frame`] until it returns none before:
+  /// the buffer of returned frames is reused.
   pub fn read_buffer(&mut self) -> &mut [u8] {
-    debug_assert!(self.whole.is_empty(), "frames have to be taken out first");
+    debug_assert!(self.complete.is_empty(), "next_frame has to return none first");
     self.buffer.copy_within(self.partial..self.end, 0);
     self.end -= self.partial;
     self.start = 0;
     self.partial = 0;
-    if self.end == 0 && self.buffer.len() > KEPT {
+    if self.end == 0 && self.buffer.len() > MAX_IDLE_BUFFER {
       self.buffer = Vec::new();
     }
     let size = match self.partial_header() {
-      // As it comes, and not at once: a header costs nobody 4 GiB. No byte more than its own.
+      // The buffer grows with the received bytes: a header alone cannot make it 4 GiB. It ends with the frame.
       Ok(Some(header)) => (Header::SIZE + header.length as usize).min((self.end * 2).max(LARGEST_RECEIVE)),
       _ => FIRST_RECEIVE,
     };
@@ -142,11 +144,11 @@ impl Decoder {
     &mut self.buffer[self.end..]
   }
 
-  /// Notes that so many bytes have come into that memory, and the descriptors with them.
+  /// Adds `length` bytes that were written to [`Decoder::read_buffer`], and the descriptors that arrived with them.
   pub fn commit(&mut self, length: usize, batch: DescriptorBatch) {
     let filled_up = self.end + length == self.buffer.len();
     self.end += length;
-    let whole_before = self.whole.len();
+    let complete_before = self.complete.len();
     let last_owns = cfg!(any(target_os = "linux", target_os = "android"));
     let mut batch = Some(batch);
     if !last_owns {
@@ -156,67 +158,67 @@ impl Decoder {
       match self.partial_header() {
         Ok(Some(header)) if self.end - self.partial - Header::SIZE >= header.length as usize => {
           self.partial += Header::SIZE + header.length as usize;
-          self.whole.push_back((header, mem::take(&mut self.attachments)));
+          self.complete.push_back((header, mem::take(&mut self.attachments)));
         }
         Ok(_) => break,
-        Err(error) => return self.fail(whole_before, error),
+        Err(error) => return self.fail(complete_before, error),
       }
     }
     if let Some(batch) = batch {
-      match self.whole.back_mut() {
+      match self.complete.back_mut() {
         Some((_, attachments)) if self.partial == self.end => attachments.add(batch),
         _ => self.attachments.add(batch),
       }
     }
     if let Err(error) = self.check_partial() {
-      return self.fail(whole_before, error);
+      return self.fail(complete_before, error);
     }
-    // A large frame's buffer is as long as the frame.
+    // The buffer of a large frame is as long as the frame and does not grow further.
     if filled_up && self.buffer.len() < LARGEST_RECEIVE {
       let twice = self.buffer.len() * 2;
       self.buffer.resize(twice.min(LARGEST_RECEIVE), 0);
     }
-    self.check_whole(whole_before);
+    self.check_complete(complete_before);
   }
 
-  /// Notes that nothing more will come.
+  /// Records the end of the stream.
   pub fn end_of_stream(&mut self) {
-    self.ended = true;
-    if self.end > self.partial && self.broken.is_none() {
-      self.fail(self.whole.len(), FrameError::EndedInside);
+    self.has_ended = true;
+    if self.end > self.partial && self.error.is_none() {
+      self.fail(self.complete.len(), FrameError::EndedInside);
     }
   }
 
-  /// Whether nothing more will come.
+  /// Returns whether the stream has ended.
   pub fn has_ended(&self) -> bool {
-    self.ended
+    self.has_ended
   }
 
-  /// The header of the next frame, if one is whole.
+  /// Returns the header of the next complete frame, if there is one.
   pub fn peek_header(&self) -> Option<&Header> {
-    self.whole.front().map(|(header, _)| header)
+    self.complete.front().map(|(header, _)| header)
   }
 
-  /// Whether [`Decoder::next_frame`] has something to give, a frame or an error, without another receive.
+  /// Returns whether [`Decoder::next_frame`] would return a frame or an error without another receive.
   pub fn has_next(&self) -> bool {
-    !self.whole.is_empty() || self.broken.is_some()
+    !self.complete.is_empty() || self.error.is_some()
   }
 
-  /// The next frame; none where more has to be received, or nothing will come any more.
+  /// Returns the next complete frame; `None` if more has to be received, or the stream has ended.
   pub fn next_frame(&mut self) -> Result<Option<BorrowedFrame<'_>>, FrameError> {
-    let Some((header, Attachments { fds, lost })) = self.whole.pop_front() else {
-      return self.broken.map_or(Ok(None), Err);
+    let Some((header, Attachments { fds, lost })) = self.complete.pop_front() else {
+      return self.error.map_or(Ok(None), Err);
     };
     let data = self.start + Header::SIZE;
     self.start = data + header.length as usize;
     Ok(Some(BorrowedFrame { header, data: &self.buffer[data..self.start], fds, lost }))
   }
 
-  /// The header of the frame that is not whole yet, once it has come; an error if it is none, or over a limit.
+  /// Returns the header of the incomplete frame once it has arrived; an error if it is no header, or exceeds a limit.
   fn partial_header(&self) -> Result<Option<Header>, FrameError> {
     let received = &self.buffer[self.partial..self.end];
     let Some(bytes) = received.first_chunk() else {
-      // Not only once sixteen bytes have come, which somebody who speaks something else may never send.
+      // Checked before sixteen bytes have arrived, which a peer with another protocol may never send.
       let begins = received.first().is_none_or(|&byte| byte == MAGIC);
       return if begins { Ok(None) } else { Err(FrameError::NotAFrame) };
     };
@@ -234,31 +236,33 @@ impl Decoder {
     Ok(Some(header))
   }
 
-  /// That the frame which is not whole has not more than it may have, as far as is known.
+  /// Checks that no more descriptors have arrived with the incomplete frame than it may have.
   fn check_partial(&self) -> Result<(), FrameError> {
-    let came = self.attachments.fds.len() as u32;
+    let arrived = self.attachments.fds.len() as u32;
     match self.partial_header()? {
-      Some(Header { fds: announced, .. }) if came > announced => Err(FrameError::WrongDescriptors { announced, came }),
-      None if came as usize > self.limits.max_fds => Err(FrameError::TooManyDescriptors(came)),
+      Some(Header { fds: announced, .. }) if arrived > announced => {
+        Err(FrameError::WrongDescriptors { announced, arrived })
+      }
+      None if arrived as usize > self.limits.max_fds => Err(FrameError::TooManyDescriptors(arrived)),
       _ => Ok(()),
     }
   }
 
-  /// That each frame which has become whole has what it announced.
-  fn check_whole(&mut self, from: usize) {
-    let wrong = self.whole.iter().enumerate().skip(from);
+  /// Checks that each frame from index `from` on has the descriptors that it announced.
+  fn check_complete(&mut self, from: usize) {
+    let wrong = self.complete.iter().enumerate().skip(from);
     let mut wrong = wrong.filter_map(|(index, (header, own))| Some((index, own.check(header.fds).err()?)));
     if let Some((index, error)) = wrong.next() {
       drop(wrong);
-      self.whole.truncate(index);
+      self.complete.truncate(index);
       self.fail(index, error);
     }
   }
 
-  /// Nothing after the frames that are whole can be trusted.
+  /// Records an error: nothing after the complete frames can be decoded.
   fn fail(&mut self, from: usize, error: FrameError) {
-    self.broken = Some(error);
+    self.error = Some(error);
     self.attachments = Attachments::default();
-    self.check_whole(from);
+    self.check_complete(from);
   }
 }

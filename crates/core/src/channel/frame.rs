@@ -4,67 +4,67 @@ use std::fmt;
 
 use crate::socket::MAX_SENT_FDS;
 
-/// The first byte of each frame: what does not begin with it is no frame.
+/// First byte of each frame.
 pub(super) const MAGIC: u8 = 0xfd;
 
-/// The second byte.
+/// Second byte of each frame.
 const VERSION: u8 = 1;
 
-/// What a frame is for.
+/// Kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
-  /// A message that asks for nothing.
+  /// A message without a response.
   Message,
-  /// A message that asks for an answer with its id.
+  /// A message that requests a response with its id.
   Request,
-  /// The answer to the request with its id.
+  /// The response to the request with its id.
   Response,
-  /// The request with its id failed; the data say why, as JSON: `message`, and if known `code`, `errno`, `syscall`.
+  /// The request with its id failed. The data are the error as JSON: `message`, and if known `code`, `errno`, `syscall`.
   Error,
-  /// Nobody waits for the answer to the request with its id any more.
+  /// The sender no longer waits for the response to the request with its id.
   Cancel,
-  /// The sender ends the connection; the data say why, as in `Error`.
+  /// The sender ends the connection. The data are the error, as in `Error`.
   Close,
 }
 
 const KINDS: [FrameKind; 6] =
   [FrameKind::Message, FrameKind::Request, FrameKind::Response, FrameKind::Error, FrameKind::Cancel, FrameKind::Close];
 
-/// What the data of a frame are.
+/// Format of the data of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-  /// Bytes, as they are.
+  /// Bytes.
   Bytes,
-  /// A value as JSON in UTF-8; no data is no value.
+  /// A value as JSON in UTF-8. No data means no value.
   Json,
 }
 
-/// What a frame says of itself before its data.
+/// Header of a frame. It precedes the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-  /// What it is for.
+  /// Kind of the frame.
   pub kind: FrameKind,
-  /// What its data are.
+  /// Format of its data.
   pub format: Format,
-  /// How many bytes of data follow the header.
+  /// Length of its data in bytes.
   pub length: u32,
-  /// How many descriptors belong to it.
+  /// Number of its descriptors.
   pub fds: u32,
-  /// Which request it is, or is about.
+  /// Id of the request that it is or belongs to; 0 for a message.
   pub id: u32,
 }
 
 impl Header {
-  /// How many bytes a header has.
+  /// Size of a header in bytes.
   pub const SIZE: usize = 16;
 
-  /// The most descriptors of a frame: one call sends 253, and each call needs a byte, of which an empty frame has 16.
+  /// Maximum number of descriptors of a frame. One call sends 253 and needs a byte; an empty frame has 16 bytes.
   pub const MAX_FDS: usize = Self::SIZE * MAX_SENT_FDS;
 
-  /// The most bytes of an error and of a close, also where a message may have less.
+  /// Maximum length in bytes of the data of an error and of a close, even if messages are limited to less.
   pub const MAX_ERROR_BYTES: usize = 65_536;
 
-  /// Its bytes; numbers go most significant byte first.
+  /// Returns its bytes; numbers are big-endian.
   pub fn encode(&self) -> [u8; Self::SIZE] {
     let mut bytes = [0; Self::SIZE];
     bytes[..4].copy_from_slice(&[MAGIC, VERSION, self.kind as u8, self.format as u8]);
@@ -74,7 +74,7 @@ impl Header {
     bytes
   }
 
-  /// What the bytes say, if they are a header.
+  /// Reads a header; `None` if the bytes are none of this version.
   pub fn decode(bytes: &[u8; Self::SIZE]) -> Option<Self> {
     let [MAGIC, VERSION, kind, format, numbers @ ..] = bytes else { return None };
     let number = |index: usize| Some(u32::from_be_bytes(numbers.get(index * 4..index * 4 + 4)?.try_into().ok()?));
@@ -88,12 +88,12 @@ impl Header {
   }
 }
 
-/// How large a frame may be.
+/// Limits of received frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-  /// The most bytes of data; of an error and of a close at least [`Header::MAX_ERROR_BYTES`].
+  /// Maximum length of the data in bytes. For an error and a close at least [`Header::MAX_ERROR_BYTES`]. Default: 16 MiB.
   pub max_bytes: usize,
-  /// The most descriptors, at most [`Header::MAX_FDS`].
+  /// Maximum number of descriptors, at most [`Header::MAX_FDS`]. Default: 1024.
   pub max_fds: usize,
 }
 
@@ -103,36 +103,36 @@ impl Default for Limits {
   }
 }
 
-/// Why nothing can be received any more: where the next frame begins, or which descriptors are its own, is not known.
+/// Error after which nothing can be received: the start of the next frame, or its descriptors, are unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
-  /// What came is no frame of this version.
+  /// The bytes are no frame of this version.
   NotAFrame,
-  /// A frame says that it has so many bytes, more than are accepted.
+  /// A frame announces this many bytes, more than the limit.
   TooLong(u32),
-  /// A frame has so many descriptors, more than are accepted.
+  /// A frame has this many descriptors, more than the limit.
   TooManyDescriptors(u32),
-  /// A frame said that it has descriptors, and another number came with its bytes.
+  /// Another number of descriptors arrived with a frame than its header announces.
   WrongDescriptors {
-    /// What its header says.
+    /// Number in the header.
     announced: u32,
-    /// How many came.
-    came: u32,
+    /// Number that arrived.
+    arrived: u32,
   },
-  /// The connection ended inside of a frame.
+  /// The connection ended within a frame.
   EndedInside,
 }
 
 impl fmt::Display for FrameError {
   fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
     match self {
-      Self::NotAFrame => write!(formatter, "what came is no frame"),
-      Self::TooLong(length) => write!(formatter, "a frame of {length} bytes is longer than is accepted"),
-      Self::TooManyDescriptors(count) => write!(formatter, "a frame has {count} descriptors, more than are accepted"),
-      Self::WrongDescriptors { announced, came } => {
-        write!(formatter, "a frame announced {announced} descriptors, and {came} came")
+      Self::NotAFrame => write!(formatter, "the bytes are no frame"),
+      Self::TooLong(length) => write!(formatter, "a frame of {length} bytes exceeds the limit"),
+      Self::TooManyDescriptors(count) => write!(formatter, "a frame with {count} descriptors exceeds the limit"),
+      Self::WrongDescriptors { announced, arrived } => {
+        write!(formatter, "a frame announced {announced} descriptors, and {arrived} arrived")
       }
-      Self::EndedInside => write!(formatter, "the connection ended inside of a frame"),
+      Self::EndedInside => write!(formatter, "the connection ended within a frame"),
     }
   }
 }

@@ -1,4 +1,4 @@
-//! A channel: messages over a stream socket, each with exactly the descriptors that were sent with it.
+//! Channels: messages over a stream socket, each with exactly the descriptors that were sent with it.
 
 mod decoder;
 mod frame;
@@ -17,54 +17,54 @@ pub use outbox::Outbox;
 
 use crate::socket::{AncillaryOptions, ControlBuffer, Socket, SocketType};
 
-/// The pauses before a call is made again whose success no event announces.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+/// Delays before a call is retried when no event reports that it can succeed. They double.
+const FIRST_DELAY: Duration = Duration::from_millis(1);
+const MAX_DELAY: Duration = Duration::from_millis(64);
 
 /// A message to be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-  /// What it is for.
+  /// Kind of its frame.
   pub kind: FrameKind,
-  /// What its data are.
+  /// Format of its data.
   pub format: Format,
-  /// Which request it is, or is about; 0 for a mere message.
+  /// Id of the request that it is or belongs to; 0 for a message.
   pub id: u32,
-  /// Its bytes.
+  /// Its data.
   pub data: &'a [u8],
 }
 
 impl<'a> Message<'a> {
-  /// Bytes that ask for nothing.
+  /// Creates a message of bytes, without a response.
   pub fn bytes(data: &'a [u8]) -> Self {
     Self { kind: FrameKind::Message, format: Format::Bytes, id: 0, data }
   }
 }
 
-/// A message that has arrived.
+/// A received message.
 #[derive(Debug)]
 pub struct Frame {
-  /// What it is for.
+  /// Kind of its frame.
   pub kind: FrameKind,
-  /// What its data are.
+  /// Format of its data.
   pub format: Format,
-  /// Which request it is, or is about.
+  /// Id of the request that it is or belongs to; 0 for a message.
   pub id: u32,
-  /// Its bytes.
+  /// Its data.
   pub data: Vec<u8>,
   /// Its descriptors, in the order in which they were sent.
   pub fds: Vec<OwnedFd>,
 }
 
-/// Why a channel could not receive.
+/// Error of a receive.
 #[derive(Debug)]
 pub enum ChannelError {
-  /// What the kernel says; `EAGAIN` where nothing is there.
+  /// Error of the system call; `EAGAIN` if no message is queued.
   System(Errno),
-  /// The peer does not keep to the protocol or to the limits: nothing can be received any more.
+  /// The peer violated the protocol or the limits: nothing can be received any more.
   Frame(FrameError),
   /// The descriptors of this message could not be delivered: the table is full, or a security module refused one. Those
-  /// that came are closed, its bytes are here, and the next message can be received.
+  /// that arrived are closed. The message has its data, and the next message can be received.
   DescriptorsLost(Frame),
 }
 
@@ -100,11 +100,28 @@ impl From<FrameError> for ChannelError {
   }
 }
 
-/// A stream socket whose bytes are frames.
+/// A stream socket whose bytes are frames (PROTOCOL.md).
 ///
-/// [`Channel::send`] and [`Channel::receive`] wait; [`Channel::try_send`], [`Channel::flush`] and
-/// [`Channel::try_receive`] do not, for users with a poll loop of their own: ask for the descriptor's
-/// ([`AsFd`]) readability, and for room while [`Channel::waiting`] is not 0. The socket's blocking mode is left as it is.
+/// [`Channel::send`] and [`Channel::receive`] wait. [`Channel::try_send`], [`Channel::flush`] and [`Channel::try_receive`] do
+/// not: they are for callers with an event loop. Wait for the descriptor ([`AsFd`]) to become readable, and writable while
+/// [`Channel::waiting`] is not 0. The socket's blocking mode does not change.
+///
+/// ```
+/// use std::os::fd::AsFd;
+/// use fdpass_core::{Channel, Limits, Message, SocketType, pipe, socketpair};
+///
+/// let (a, b) = socketpair(SocketType::Stream)?;
+/// let mut a = Channel::new(a, Limits::default())?;
+/// let mut b = Channel::new(b, Limits::default())?;
+/// let (reader, writer) = pipe()?;
+/// a.send(Message::bytes(b"both ends of a pipe"), &[reader.as_fd(), writer.as_fd()])?;
+/// drop((reader, writer)); // the message has its own descriptors
+///
+/// let message = b.receive()?.expect("no end of the connection");
+/// assert_eq!(message.data, b"both ends of a pipe");
+/// assert_eq!(message.fds.len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Channel {
   fd: OwnedFd,
@@ -120,7 +137,7 @@ impl AsFd for Channel {
 }
 
 impl Channel {
-  /// Takes a connected stream socket over: as [`Socket::new`] fails, or with `EPROTOTYPE` if it is none.
+  /// Takes over a connected stream socket. Errors: those of [`Socket::new`], and `EPROTOTYPE` for another type.
   pub fn new(fd: OwnedFd, limits: Limits) -> nix::Result<Self> {
     if Socket::new(fd.as_fd())?.socket_type() != SocketType::Stream {
       return Err(Errno::EPROTOTYPE);
@@ -128,22 +145,23 @@ impl Channel {
     Ok(Self { fd, decoder: Decoder::new(limits), outbox: Outbox::default(), control: Box::default() })
   }
 
-  /// How many messages wait for room.
+  /// Returns how many messages wait to be sent.
   pub fn waiting(&self) -> usize {
     self.outbox.len()
   }
 
-  /// Sends a message, or captures what of it cannot go out at once: false then, and [`Channel::flush`] sends the rest.
-  /// The caller's descriptors stay open, and may be closed at once.
+  /// Sends a message, or captures the part that has to wait. Returns false then, and [`Channel::flush`] sends the rest.
+  /// The caller's descriptors stay open and may be closed at once.
   pub fn try_send(&mut self, message: Message<'_>, fds: &[BorrowedFd<'_>]) -> nix::Result<bool> {
     let Message { kind, format, id, data } = message;
     let header = Header { kind, format, id, length: 0, fds: 0 };
     Ok(self.outbox.send(stream(&self.fd), header, data, fds)?.is_none())
   }
 
-  /// Sends what waits, as far as there is available_descriptors; true if nothing waits any more. `ETOOMANYREFS` and `ENOBUFS` can be
-  /// tried again after a pause: too many descriptors of this user are in flight (unix(7)), or memory is short, and no
-  /// event tells of the end of either.
+  /// Sends waiting messages as far as there is room. Returns true if nothing waits any more.
+  ///
+  /// After `ETOOMANYREFS` (too many descriptors of this user are in flight, unix(7)) and `ENOBUFS`, call it again after a
+  /// delay: no event reports recovery.
   pub fn flush(&mut self) -> nix::Result<bool> {
     match self.outbox.flush(stream(&self.fd)).1 {
       None => Ok(true),
@@ -152,10 +170,10 @@ impl Channel {
     }
   }
 
-  /// Sends a message, and waits until the kernel has taken it whole.
+  /// Sends a message, and waits until the kernel has accepted all of it.
   pub fn send(&mut self, message: Message<'_>, fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
     let mut whole = self.try_send(message, fds)?;
-    let mut pause = FIRST_PAUSE;
+    let mut delay = FIRST_DELAY;
     while !whole {
       whole = match self.flush() {
         Ok(true) => true,
@@ -164,8 +182,8 @@ impl Channel {
           false
         }
         Err(Errno::ETOOMANYREFS | Errno::ENOBUFS) => {
-          std::thread::sleep(pause);
-          pause = LONGEST_PAUSE.min(pause * 2);
+          std::thread::sleep(delay);
+          delay = MAX_DELAY.min(delay * 2);
           false
         }
         Err(errno) => return Err(errno),
@@ -174,13 +192,13 @@ impl Channel {
     Ok(())
   }
 
-  /// The next message, if one is there (`EAGAIN` otherwise); `None` at the end of the connection.
+  /// Returns the next message without waiting; `EAGAIN` if none is queued, `None` at the end of the connection.
   pub fn try_receive(&mut self) -> Result<Option<Frame>, ChannelError> {
     loop {
       if self.decoder.peek_header().is_some() {
         return self.take();
       }
-      self.decoder.next_frame()?; // what went wrong, if something did
+      self.decoder.next_frame()?; // returns an error of the decoder
       if self.decoder.has_ended() {
         return Ok(None);
       }
@@ -195,7 +213,7 @@ impl Channel {
     if arrived.lost { Err(ChannelError::DescriptorsLost(frame)) } else { Ok(Some(frame)) }
   }
 
-  /// The next message, when it comes; `None` at the end of the connection.
+  /// Waits for the next message and returns it; `None` at the end of the connection.
   pub fn receive(&mut self) -> Result<Option<Frame>, ChannelError> {
     loop {
       match self.try_receive() {
@@ -213,7 +231,7 @@ impl Channel {
   }
 }
 
-/// The socket of a channel. Whoever made it may have had the kernel tell who sends: that is no reason to refuse a frame.
+/// The socket of a channel. Its creator may have requested control messages; they are no reason to refuse a frame.
 fn stream(fd: &OwnedFd) -> Socket<'_> {
   Socket::from_parts(fd.as_fd(), SocketType::Stream, AncillaryOptions { credentials: true, pidfd: true })
 }

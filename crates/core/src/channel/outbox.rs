@@ -1,4 +1,4 @@
-//! Frames on their way out: those that wait for available_descriptors, in order.
+//! Frames that wait to be sent.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -10,20 +10,20 @@ use super::frame::Header;
 use crate::fd::duplicate;
 use crate::socket::{Direction, MAX_SENT_FDS, SendOptions, Socket};
 
-/// How many waiting frames without descriptors go with one call.
+/// Maximum number of waiting frames without descriptors that one call sends.
 const PER_CALL: usize = 128;
 
-/// How many bytes of such frames: more than a socket's buffer takes at once would be looked at in vain.
+/// Maximum number of their bytes: a socket's buffer accepts no more at once.
 const BYTES_PER_CALL: usize = 65_536;
 
-/// A frame that waits for room.
+/// A waiting frame.
 #[derive(Debug)]
 struct Outgoing {
   header: [u8; Header::SIZE],
   data: Vec<u8>,
-  /// How much of the header and the data has gone.
+  /// How many bytes of the header and the data were sent.
   offset: usize,
-  /// Duplicates of what has not gone yet.
+  /// Duplicates of the descriptors that were not sent yet.
   fds: Vec<OwnedFd>,
 }
 
@@ -37,28 +37,29 @@ impl Outgoing {
   }
 }
 
-/// The frames that wait to be sent over one stream socket.
+/// Queue of frames to be sent over one stream socket.
 #[derive(Debug, Default)]
 pub struct Outbox {
   frames: VecDeque<Outgoing>,
 }
 
 impl Outbox {
-  /// How many frames wait.
+  /// Returns how many frames wait.
   pub fn len(&self) -> usize {
     self.frames.len()
   }
 
-  /// Whether none waits.
+  /// Returns whether no frame waits.
   pub fn is_empty(&self) -> bool {
     self.frames.is_empty()
   }
 
-  /// Sends a frame, or captures what of it cannot go out at once: its bytes, and duplicates of its descriptors, which
-  /// mean what the numbers meant now. The header's `length` and `fds` are set here.
+  /// Sends a frame, or captures the part that has to wait: its bytes, and duplicates of its descriptors. The caller's
+  /// descriptors stay open. The header's `length` and `fds` are ignored: they are set from the arguments.
   ///
-  /// Gives why it waits, `EAGAIN` or `ETOOMANYREFS` (which no event announces the end of), or `None` if it has gone whole.
-  /// An error says that nothing of it has gone or waits; once its first byte has gone an error is the next flush's.
+  /// Returns `None` if the whole frame was sent, otherwise why it waits: `EAGAIN`, `ETOOMANYREFS` or `ENOBUFS`. No event
+  /// reports the end of the latter two. An error means that nothing was sent or captured. Once the first byte was sent, the
+  /// next flush returns the error.
   pub fn send(
     &mut self,
     socket: Socket<'_>,
@@ -87,7 +88,7 @@ impl Outbox {
           break;
         }
         Err(errno) if offset == 0 => return Err(errno),
-        Err(_) => break, // the next flush meets it
+        Err(_) => break, // the next flush returns it
       }
     }
     if offset == whole {
@@ -98,7 +99,7 @@ impl Outbox {
       Ok(fds) => fds,
       Err(errno) if offset == 0 => return Err(errno),
       Err(errno) => {
-        // Half a frame has gone, and the rest of it cannot be captured: nothing can follow it.
+        // A part of the frame was sent and the rest cannot be captured: no other frame can follow.
         let _ = socket.shutdown(Direction::Write);
         return Err(errno);
       }
@@ -107,7 +108,7 @@ impl Outbox {
     Ok(Some(stopped))
   }
 
-  /// Puts a frame without descriptors behind those that wait, so that many small ones go with one call.
+  /// Queues a frame without descriptors, so that one call sends many small ones.
   pub fn push(&mut self, header: Header, data: &[u8]) -> nix::Result<()> {
     let length = u32::try_from(data.len()).map_err(|_| Errno::EMSGSIZE)?;
     let header = Header { length, fds: 0, ..header }.encode();
@@ -115,8 +116,11 @@ impl Outbox {
     Ok(())
   }
 
-  /// Sends what waits, as far as there is room. Gives how many frames have gone whole, and why it stopped: `EAGAIN`,
-  /// `ETOOMANYREFS`, or what ended the connection, which drops what waits; `None` if nothing waits any more.
+  /// Sends waiting frames as far as there is room. Returns how many were sent completely, and why it stopped.
+  ///
+  /// - `None`: nothing waits any more.
+  /// - `EAGAIN`, `ETOOMANYREFS`, `ENOBUFS`: frames still wait.
+  /// - Another error: the connection has failed, and the waiting frames were dropped.
   pub fn flush(&mut self, socket: Socket<'_>) -> (usize, Option<Errno>) {
     let mut done = 0;
     while let Some(first) = self.frames.front() {
@@ -153,7 +157,7 @@ impl Outbox {
     (done, None)
   }
 
-  /// Takes a frame back that waits at this place, if nothing of it has gone.
+  /// Removes the waiting frame at this index, if nothing of it was sent. Returns whether it did.
   pub fn cancel(&mut self, index: usize) -> bool {
     let untouched = self.frames.get(index).is_some_and(|frame| frame.offset == 0);
     if untouched {
@@ -162,7 +166,8 @@ impl Outbox {
     untouched
   }
 
-  /// Notes that so many bytes have gone, and with the first of them as many descriptors as go at once.
+  /// Records that bytes were sent, and with the first of them as many descriptors as one call sends. Returns how many frames
+  /// are complete.
   fn advance(&mut self, sent: usize) -> usize {
     let mut left = sent;
     let mut done = 0;
@@ -184,12 +189,12 @@ impl Outbox {
   }
 }
 
-/// What is left of a header and data behind an offset.
+/// Returns the parts of a header and its data behind an offset.
 fn rest<'a>(header: &'a [u8; Header::SIZE], data: &'a [u8], offset: usize) -> [&'a [u8]; 2] {
   [&header[offset.min(Header::SIZE)..], &data[offset.saturating_sub(Header::SIZE)..]]
 }
 
-/// Sends what is left of a frame, with its descriptors; where they are more than go at once, one byte with as many as do.
+/// Sends the rest of a frame with its descriptors. If they are too many for one call, sends one byte with as many as it can.
 fn send_part(socket: Socket<'_>, [header, data]: [&[u8]; 2], fds: &[BorrowedFd<'_>]) -> nix::Result<usize> {
   if fds.len() > MAX_SENT_FDS {
     return socket.send(&header[..1], &fds[..MAX_SENT_FDS], SendOptions::default());

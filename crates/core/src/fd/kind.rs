@@ -1,5 +1,4 @@
-//! What a descriptor is, told by the kernel: its file type, the options of a socket, and on Linux the name that /proc has
-//! for what has none in a file system.
+//! Kind of a descriptor: its file type, the options of a socket, and on Linux its link in /proc/self/fd.
 
 use std::io::IsTerminal;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -12,14 +11,14 @@ use nix::sys::stat::{SFlag, fstat};
 use crate::fd::memfd;
 use crate::sys::sockopt;
 
-/// What a descriptor is.
+/// Kind of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-  /// A regular file, and a memfd or a pidfd where /proc is missing.
+  /// A regular file; without /proc also a memfd and a pidfd.
   File,
   /// A directory.
   Directory,
-  /// A pipe's end, with a name or without.
+  /// An end of a pipe, or a named pipe.
   Fifo,
   /// A character device other than a terminal.
   CharacterDevice,
@@ -51,18 +50,18 @@ pub enum Kind {
   Eventfd,
   /// An interest list: epoll(7).
   Epoll,
-  /// A socket of another family or protocol, and one that is only a place in the file system (`O_PATH`).
+  /// A socket of another family or protocol, or a socket's file opened with `O_PATH`.
   Socket,
-  /// Something else.
+  /// Any other file.
   Other,
 }
 
 impl Kind {
-  /// Finds out what a descriptor is: fstat(2), isatty(3), getsockopt(2), and the links of /proc/self/fd.
+  /// Returns the kind of a descriptor: fstat(2), isatty(3), getsockopt(2), and the links of /proc/self/fd.
   pub fn of(fd: BorrowedFd<'_>) -> nix::Result<Self> {
     let status = fstat(fd)?;
     Ok(match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
-      // A file of a tmpfs has seals too, and its path can be that of a memfd, which is in no folder.
+      // A file of a tmpfs has seals too, and its path can look like a memfd's. Only a memfd is in no folder.
       SFlag::S_IFREG => special(fd).filter(|&kind| kind != Self::Memfd || status.st_nlink == 0).unwrap_or(Self::File),
       SFlag::S_IFDIR => Self::Directory,
       SFlag::S_IFIFO => Self::Fifo,
@@ -80,7 +79,7 @@ fn socket(fd: BorrowedFd<'_>) -> nix::Result<Kind> {
   let socket_type = net::getsockopt(&fd, net::sockopt::SockType)?;
   let listens = net::getsockopt(&fd, net::sockopt::AcceptConn)?;
   let address: SockaddrStorage = net::getsockname(fd.as_raw_fd())?;
-  // An SCTP association is a stream too, and a socket that pings sends datagrams.
+  // An SCTP association is a stream too, and an ICMP socket is a datagram socket.
   let is = |known: &[libc::c_int]| sockopt::protocol(fd).is_none_or(|protocol| known.contains(&protocol));
   Ok(match (address.family(), socket_type) {
     (Some(AddressFamily::Unix), SockType::Stream | SockType::SeqPacket) if listens => Kind::UnixListener,
@@ -101,10 +100,10 @@ fn socket(fd: BorrowedFd<'_>) -> nix::Result<Kind> {
   })
 }
 
-/// What has no name in a file system: proc(5) shows its kind in the place of a path.
+/// Returns the kind of a file without a path: its link in /proc/self/fd shows the kind instead (proc(5)).
 ///
-/// A path begins with a slash, so that it is never taken for one of these; a memfd's name does too, and so its seals tell
-/// it from a file of that name.
+/// A path begins with a slash, so it is distinct from these kinds. A memfd's link begins with one too; seals distinguish it
+/// from a file with the same path.
 fn special(fd: BorrowedFd<'_>) -> Option<Kind> {
   let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
   match link.to_str()? {
@@ -117,21 +116,21 @@ fn special(fd: BorrowedFd<'_>) -> Option<Kind> {
   }
 }
 
-/// What a descriptor may be used for.
+/// Access mode of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-  /// Nothing but to name a place in the file system (`O_PATH`).
+  /// Neither reading nor writing: it names a place in the file system (`O_PATH`).
   Path,
   /// Reading.
   Read,
   /// Writing.
   Write,
-  /// Both.
+  /// Reading and writing.
   Both,
 }
 
 impl Access {
-  /// The access mode with which a descriptor was opened: `fcntl(F_GETFL)`.
+  /// Returns the access mode with which a descriptor was opened: `fcntl(F_GETFL)`.
   pub fn of(fd: BorrowedFd<'_>) -> nix::Result<Self> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]

@@ -1,4 +1,4 @@
-//! Memory that can be passed, and seals that say what nobody will do to it any more.
+//! Memory that can be passed, and its seals.
 
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -6,9 +6,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 use nix::errno::Errno;
 
-/// Makes memory behind a descriptor, empty, close-on-exec, and open to seals: `memfd_create(2)`.
+/// Creates a memfd, empty, close-on-exec, and open to seals: `memfd_create(2)`.
 ///
-/// The name, of at most 249 bytes, is only shown, by /proc for one. `ENOSYS` on macOS.
+/// The name has at most 249 bytes and is for display only, for example in /proc. `ENOSYS` on macOS.
 pub fn memfd(name: &CStr) -> nix::Result<OwnedFd> {
   #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
   {
@@ -22,7 +22,7 @@ pub fn memfd(name: &CStr) -> nix::Result<OwnedFd> {
   }
 }
 
-/// The seals of memory, `F_SEAL_*` bits: `fcntl(F_GET_SEALS)`. `EINVAL` of what has none.
+/// Returns the seals of memory as `F_SEAL_*` bits: `fcntl(F_GET_SEALS)`. `EINVAL` for a file that cannot have seals.
 pub fn seals(fd: BorrowedFd<'_>) -> nix::Result<i32> {
   #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
   return nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GET_SEALS);
@@ -33,10 +33,12 @@ pub fn seals(fd: BorrowedFd<'_>) -> nix::Result<i32> {
   }
 }
 
-/// Adds seals, for ever and for all who share the memory: `fcntl(F_ADD_SEALS)`.
+/// Adds seals to memory: `fcntl(F_ADD_SEALS)`. They apply to every process that shares it and cannot be removed.
 ///
-/// `EPERM` where it is sealed against further seals or the descriptor was not opened for writing; `EBUSY` where somebody
-/// has mapped the memory for writing.
+/// # Errors
+///
+/// - `EPERM`: the memory is sealed against further seals, or the descriptor was not opened for writing.
+/// - `EBUSY`: a process has mapped the memory for writing.
 pub fn seal(fd: BorrowedFd<'_>, seals: i32) -> nix::Result<()> {
   #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
   {

@@ -1,4 +1,4 @@
-//! Executing programs: fork(2), what has to be done as whom, execve(2), and their end.
+//! Executing programs: fork(2), execve(2), waitpid(2).
 
 use std::ffi::{CString, c_char};
 use std::io::Read;
@@ -17,45 +17,45 @@ use crate::sys::child::{Child, ChildUser, REPORT, decode_report};
 use crate::sys::fds::highest;
 use crate::sys::wait::exit_descriptor;
 
-/// Whom a program runs as.
+/// User and groups that a program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunAs {
-  /// The user: setuid(2).
+  /// User id: setuid(2).
   pub uid: u32,
-  /// The group: setgid(2).
+  /// Group id: setgid(2).
   pub gid: u32,
-  /// The supplementary groups, and no others: setgroups(2).
+  /// All supplementary groups: setgroups(2).
   pub groups: Vec<u32>,
 }
 
-/// A program to be executed: everything that its process needs is made beforehand, as nothing may be between fork(2) and
-/// execve(2).
+/// A program to be executed. Everything that its process needs is allocated before fork(2), because nothing may be
+/// allocated between fork(2) and execve(2).
 #[derive(Clone, Debug, Default)]
 pub struct Program {
-  /// The path of the executable; no search takes place.
+  /// Path of the executable. `PATH` is not searched.
   pub path: CString,
-  /// Its arguments, its own name among them.
+  /// Arguments, the program's name first.
   pub arguments: Vec<CString>,
-  /// Its environment, as `NAME=value`.
+  /// Environment, each entry `NAME=value`.
   pub environment: Vec<CString>,
-  /// Its working directory, entered with the rights that it will have. Without it that of this process.
+  /// Working directory, entered with the rights of `run_as`. Default: that of this process.
   pub directory: Option<CString>,
-  /// Its file mode creation mask. Without it that of this process.
+  /// File mode creation mask. Default: that of this process.
   pub umask: Option<u32>,
-  /// Limits, set before the rights are given up that raising them takes.
+  /// Resource limits, set before the user changes, because raising a limit takes privileges.
   pub limits: Vec<ResourceLimit>,
-  /// Whom it runs as. Without it as this process.
-  pub credential: Option<RunAs>,
-  /// Gain no rights by executing anything, for good: `PR_SET_NO_NEW_PRIVS` (Linux).
+  /// User and groups. Default: those of this process.
+  pub run_as: Option<RunAs>,
+  /// It can gain no rights by executing other programs: `PR_SET_NO_NEW_PRIVS`. Linux only.
   pub no_new_privileges: bool,
 }
 
-/// Why a program was not executed.
+/// Error of starting a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpawnError {
-  /// What failed.
+  /// Step that failed.
   pub step: Step,
-  /// Why.
+  /// Error of its system call.
   pub errno: Errno,
 }
 
@@ -64,67 +64,67 @@ impl SpawnError {
     Self { step: Step::Fork, errno }
   }
 
-  /// Whether this machine or process lacks something now that it may have again: the program is not to blame.
+  /// Returns whether a resource of this machine or process is exhausted, so that a retry may succeed.
   pub fn is_temporary(&self) -> bool {
     self.step != Step::Execute && matches!(self.errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
   }
 }
 
-/// How a program has ended.
+/// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
-  /// With this code.
+  /// It exited with this code.
   Code(i32),
-  /// By this signal.
+  /// This signal killed it.
   Signal(i32),
 }
 
-/// A process that was started here. Dropping it before its end was seen leaves that to a thread.
+/// A child process. If it is dropped before it was reaped, a thread reaps it.
 #[derive(Debug)]
 pub struct Process {
   pid: Pid,
-  /// Readable from the process's end on: a pidfd, or a kqueue with this one event.
+  /// Becomes readable when the process ends: a pidfd, or a kqueue with this one event.
   exit: Option<OwnedFd>,
-  reaped: bool,
+  is_reaped: bool,
 }
 
 impl AsFd for Process {
-  /// What becomes readable at the process's end.
+  /// Returns the descriptor that becomes readable when the process ends.
   fn as_fd(&self) -> BorrowedFd<'_> {
-    self.exit.as_ref().expect("taken by `into_parts` only").as_fd()
+    self.exit.as_ref().expect("only `into_parts` takes it").as_fd()
   }
 }
 
 impl Process {
-  /// Its number, which is no other process's until [`Process::reap`] has told its end.
+  /// Returns its pid. No other process has it until [`Process::reap`] has returned its exit status.
   pub fn pid(&self) -> i32 {
     self.pid.as_raw()
   }
 
-  /// How it has ended, once it has: waitpid(2), without waiting. None while it runs.
+  /// Returns how it ended: waitpid(2), without waiting. `None` while it runs.
   pub fn reap(&mut self) -> nix::Result<Option<ExitStatus>> {
     let ending = reap(self.pid.as_raw());
-    // Where somebody else has waited for it, its number can be another one's already.
-    self.reaped = ending != Ok(None);
+    // After an error other code has reaped it, and another process may have its pid.
+    self.is_reaped = ending != Ok(None);
     ending
   }
 
-  /// Its number, to be given to [`reap`], and the descriptor that becomes readable at its end.
+  /// Returns its pid, for [`reap`], and the descriptor that becomes readable when it ends. The caller has to reap it.
   pub fn into_parts(mut self) -> (i32, OwnedFd) {
-    self.reaped = true; // it is the caller's to do
-    (self.pid.as_raw(), self.exit.take().expect("taken here only"))
+    self.is_reaped = true; // the caller reaps it
+    (self.pid.as_raw(), self.exit.take().expect("only this method takes it"))
   }
 }
 
 impl Drop for Process {
   fn drop(&mut self) {
-    if !self.reaped {
+    if !self.is_reaped {
       reap_in_background(self.pid.as_raw());
     }
   }
 }
 
-/// How a process of ours has ended, once it has: waitpid(2), without waiting. None while it runs.
+/// Returns how a child process ended: waitpid(2), without waiting. `None` while it runs.
 pub fn reap(pid: i32) -> nix::Result<Option<ExitStatus>> {
   loop {
     match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
@@ -137,35 +137,35 @@ pub fn reap(pid: i32) -> nix::Result<Option<ExitStatus>> {
   }
 }
 
-/// Has this thread handle no signals of the process.
+/// Blocks all signals in this thread, so that other threads handle them.
 pub fn block_signals() {
-  // It fails only for an unknown set.
+  // It fails only for an invalid set.
   let _ = SigSet::all().thread_block();
 }
 
-/// Leaves the end of a process to a thread, so that it does not stay a zombie.
+/// Reaps a child process in a thread, so that it does not remain a zombie.
 pub fn reap_in_background(pid: i32) {
   let wait = move || while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {};
-  // Without a thread it stays one until this process ends.
+  // Without a thread it remains a zombie until this process ends.
   let _ = std::thread::Builder::new().name("fdpass-reaper".into()).stack_size(65_536).spawn(wait);
 }
 
 impl Program {
-  /// Starts it in a process of its own: with these descriptors as its numbers from 0 on and no others, in a session of its
-  /// own, with every signal as it is by default and none blocked.
+  /// Starts the program in a new process and a new session. It has these descriptors as its numbers from 0 on, and no
+  /// others. Signals have their default actions, and none is blocked.
   ///
-  /// Returns when it executes the program, or could not. The caller's descriptors stay open.
+  /// Returns after execve(2) has succeeded or a step has failed. The caller's descriptors stay open.
   pub fn spawn(&self, fds: &[BorrowedFd<'_>]) -> Result<Process, SpawnError> {
     let (report, reporter) = pipe().map_err(SpawnError::before)?;
-    // What lies where another one belongs would be replaced by it.
+    // dup2(2) in the child would replace a descriptor that has one of the target numbers.
     let moved = fds.iter().copied().chain([reporter.as_fd()]).map(|fd| AtLeast::new(fd, fds.len()));
     let moved = moved.collect::<nix::Result<Vec<_>>>().map_err(SpawnError::before)?;
     let lent: Vec<BorrowedFd<'_>> = moved.iter().map(AsFd::as_fd).collect();
-    let (reporter_above, fds) = lent.split_last().expect("the reporter at least");
+    let (reporter_above, fds) = lent.split_last().expect("the reporter is among them");
     let arguments = pointers(&self.arguments);
     let environment = pointers(&self.environment);
     let limits: Vec<_> = self.limits.iter().map(child_limit).collect();
-    let user = self.credential.as_ref().map(|RunAs { uid, gid, groups }| ChildUser { uid: *uid, gid: *gid, groups });
+    let user = self.run_as.as_ref().map(|RunAs { uid, gid, groups }| ChildUser { uid: *uid, gid: *gid, groups });
     let child = Child {
       path: &self.path,
       arguments: &arguments,
@@ -185,13 +185,13 @@ impl Program {
     let exit = exit_descriptor(pid);
     let reported = read_report(report);
     match (reported, exit) {
-      (None, Ok(exit)) => Ok(Process { pid: Pid::from_raw(pid), exit: Some(exit), reaped: false }),
+      (None, Ok(exit)) => Ok(Process { pid: Pid::from_raw(pid), exit: Some(exit), is_reaped: false }),
       (Some(error), _) => {
         while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
         Err(error)
       }
       (None, Err(errno)) => {
-        // Nobody could tell its end.
+        // Its end could not be observed.
         let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
         Err(SpawnError::before(errno))
@@ -200,7 +200,7 @@ impl Program {
   }
 }
 
-/// What the new process has written where it failed; nothing where execve(2) has closed its end.
+/// Reads the failure report of the child; `None` after execve(2) has closed its end of the pipe.
 fn read_report(report: OwnedFd) -> Option<SpawnError> {
   let mut bytes = [0; REPORT];
   std::fs::File::from(report).read_exact(&mut bytes).ok()?;
@@ -208,7 +208,7 @@ fn read_report(report: OwnedFd) -> Option<SpawnError> {
   Some(SpawnError { step, errno })
 }
 
-/// An array as execve(2) wants it.
+/// Returns the array that execve(2) takes, which ends with a null pointer.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
   strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }

@@ -1,4 +1,4 @@
-//! A process that gives rights up: before it executes another program, and for good.
+//! Giving up rights permanently, before executing another program.
 
 use std::convert::Infallible;
 use std::ffi::CStr;
@@ -8,12 +8,12 @@ use nix::unistd::{Group, User};
 
 use crate::sys::fds::close_on_exec_from;
 
-/// A user of this machine, and the group that is theirs.
+/// A user of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-  /// The user.
+  /// User id.
   pub uid: u32,
-  /// The group that the user database has for it.
+  /// Primary group id.
   pub gid: u32,
 }
 
@@ -40,12 +40,14 @@ pub fn group_by_name(name: &str) -> nix::Result<Option<u32>> {
   Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()))
 }
 
-/// Has the next program that this thread executes run with fewer rights: without any that it would gain by being executed
-/// (`PR_SET_NO_NEW_PRIVS`), and of root's capabilities with those alone that open files, take low ports, and, if it is
-/// to change its user, do that.
+/// Restricts the rights of the next program that this thread executes.
 ///
-/// The thread itself keeps what it has. Nothing happens on other systems than Linux. `EPERM` where root may not give
-/// capabilities up.
+/// - It gains no rights by execve(2) (`PR_SET_NO_NEW_PRIVS`).
+/// - Of root's capabilities it keeps those that open files and bind low ports, and with `changes_user` those that change
+///   its user and groups.
+///
+/// The thread itself keeps its rights. On other platforms than Linux this does nothing. `EPERM` if root may not drop
+/// capabilities.
 pub fn restrict(changes_user: bool) -> nix::Result<()> {
   #[cfg(any(target_os = "linux", target_os = "android"))]
   {
@@ -69,15 +71,16 @@ pub fn restrict(changes_user: bool) -> nix::Result<()> {
   }
 }
 
-/// Executes a program in this one's place, with those descriptors alone whose numbers are below `first`: execv(3). It
-/// returns only where that fails; the descriptors are close-on-exec then.
+/// Replaces this process's program: execv(3). The new program inherits the descriptors whose numbers are below `first`.
+///
+/// It returns only after a failure. All other descriptors are close-on-exec then.
 pub fn execute(path: &CStr, arguments: &[&CStr], first: RawFd) -> nix::Result<Infallible> {
   close_on_exec_from(first)?;
   nix::unistd::execv(path, arguments)
 }
 
-/// Keeps other processes of this user from tracing this one, and from reading its memory: `PR_SET_DUMPABLE`. Nothing
-/// happens on other systems than Linux.
+/// Prevents other processes of this user from tracing this one and reading its memory: `PR_SET_DUMPABLE`. On other platforms
+/// than Linux this does nothing.
 pub fn set_undumpable() -> nix::Result<()> {
   #[cfg(any(target_os = "linux", target_os = "android"))]
   nix::sys::prctl::set_dumpable(false)?;

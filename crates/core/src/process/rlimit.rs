@@ -2,25 +2,26 @@
 
 use crate::sys::child::ChildLimit;
 
-/// A limit on what a program may use: setrlimit(2).
+/// Resource limit of a program: setrlimit(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResourceLimit {
-  /// `RLIMIT_*`
+  /// `RLIMIT_*`; see [`resource_by_name`].
   pub resource: i32,
-  /// What the kernel holds it to; `u64::MAX` for no limit.
+  /// Limit that the kernel enforces; `u64::MAX` for none.
   pub soft: u64,
-  /// How far it may raise that; likewise.
+  /// Maximum to which the program may raise the soft limit; `u64::MAX` for none.
   pub hard: u64,
 }
 
 /// Converts a limit to what setrlimit(2) takes.
 pub(super) fn child_limit(&ResourceLimit { resource, soft, hard }: &ResourceLimit) -> ChildLimit {
-  // RLIM_INFINITY is all ones on Linux, and the highest that is no negative number elsewhere.
+  // RLIM_INFINITY is all ones on Linux, and the highest positive number on other platforms.
   let value = |limit: u64| if limit == u64::MAX { libc::RLIM_INFINITY } else { limit as libc::rlim_t };
   ChildLimit { resource, limit: libc::rlimit { rlim_cur: value(soft), rlim_max: value(hard) } }
 }
 
-/// The number of a limit by its name in lower case, `nofile` for `RLIMIT_NOFILE`; none where this system has no such.
+/// Returns the number of a resource by its name in lower case, `nofile` for `RLIMIT_NOFILE`; `None` if the platform has no
+/// such resource.
 pub fn resource_by_name(name: &str) -> Option<i32> {
   #[allow(clippy::unnecessary_cast, reason = "an unsigned enum on glibc, an integer elsewhere")]
   let resource = match name {

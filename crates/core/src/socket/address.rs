@@ -1,4 +1,4 @@
-//! Addresses of sockets: paths, and names in Linux' abstract space.
+//! Addresses of `AF_UNIX` sockets: paths, and names in Linux' abstract namespace.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -9,19 +9,21 @@ use nix::sys::socket::UnixAddr;
 
 use crate::sys::sockaddr::{SUN_PATH, sun_path};
 
-/// The address of a socket, as in unix(7).
+/// Address of a socket, as in unix(7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(UnixAddr);
 
 impl Address {
-  /// The most bytes of a path (`sun_path` less its final NUL), or of an abstract address with its leading NUL.
+  /// Maximum length in bytes of a path (`sun_path` less its final NUL), or of an abstract address with its leading NUL.
   pub const MAX_PATH: usize = SUN_PATH - 1;
 
-  /// The address of a path, or, where the bytes begin with a NUL, of a name in Linux' abstract space, which may hold
-  /// any bytes.
+  /// Creates the address of a path, or of an abstract name if the bytes begin with a NUL. An abstract name may hold any
+  /// bytes.
   ///
-  /// `ENAMETOOLONG` for more than the platform takes: nothing is cut. `EINVAL` for an empty path, for a NUL inside a
-  /// path, which would end it there, and for an abstract name where there are none.
+  /// # Errors
+  ///
+  /// - `ENAMETOOLONG`: longer than the platform supports. Nothing is truncated.
+  /// - `EINVAL`: an empty path, a path with a NUL in it, or an abstract name on a platform without any.
   pub fn new(bytes: &[u8]) -> nix::Result<Self> {
     match bytes {
       [] => Err(Errno::EINVAL),
@@ -31,7 +33,7 @@ impl Address {
     }
   }
 
-  /// What `bind(2)` takes to let the kernel choose an abstract name; `None` where it cannot.
+  /// Creates the address with which `bind(2)` lets the kernel choose an abstract name; `None` on other platforms than Linux.
   pub fn autobind() -> Option<Self> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return Some(Self(UnixAddr::new_unnamed()));
@@ -39,13 +41,13 @@ impl Address {
     return None;
   }
 
-  /// An address that the kernel gave; `None` for that of an unnamed socket.
-  pub(crate) fn named(address: UnixAddr) -> Option<Self> {
+  /// Wraps an address that the kernel returned; `None` for that of an unnamed socket.
+  pub(super) fn named(address: UnixAddr) -> Option<Self> {
     let address = Self(address);
     (!address.bytes().is_empty()).then_some(address)
   }
 
-  /// The bytes as [`Address::new`] takes them. Empty for [`Address::autobind`].
+  /// Returns the bytes as [`Address::new`] takes them. Empty for [`Address::autobind`].
   pub fn bytes(&self) -> &[u8] {
     let bytes = sun_path(&self.0);
     if cfg!(any(target_os = "linux", target_os = "android")) && bytes.first() == Some(&0) {
@@ -55,13 +57,13 @@ impl Address {
     bytes.split(|&byte| byte == 0).next().unwrap_or(&[])
   }
 
-  /// The path, where it is one.
+  /// Returns the path, unless the address is abstract.
   pub fn path(&self) -> Option<&Path> {
     let bytes = self.bytes();
     (!bytes.is_empty() && bytes[0] != 0).then(|| Path::new(OsStr::from_bytes(bytes)))
   }
 
-  pub(crate) fn raw(&self) -> &UnixAddr {
+  pub(super) fn raw(&self) -> &UnixAddr {
     &self.0
   }
 }

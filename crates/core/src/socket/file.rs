@@ -1,4 +1,4 @@
-//! The file that a socket bound to a path leaves in the file system.
+//! The file that `bind(2)` creates for a path.
 
 use std::fs;
 use std::io;
@@ -15,8 +15,9 @@ use super::{Address, Socket};
 use crate::sys::errno::of_io_error;
 use crate::sys::fds::{lock, set_close_on_exec, unlock};
 
-/// The file of a bound socket. Dropping it removes the file, if it still is this one and this process made it; the
-/// socket must still be open then, which keeps the file's inode number from being used again.
+/// The file of a bound socket. Dropping it removes the file, if the path still names it and this process created it.
+///
+/// Drop it before the socket is closed: an open socket keeps the file's inode number from being reused.
 #[derive(Debug)]
 pub struct SocketFile {
   path: PathBuf,
@@ -32,20 +33,20 @@ impl SocketFile {
     Ok(Self { path, device: metadata.dev(), inode: metadata.ino(), process: std::process::id() })
   }
 
-  /// Leaves the file where it is.
+  /// Keeps the file when this owner is dropped.
   pub fn keep(mut self) {
     self.path = PathBuf::new();
   }
 
-  /// Leaves the file to a process that takes the socket over; the result is for its [`SocketFile::claim`].
+  /// Keeps the file for a process that takes the socket over. Pass the result to its [`SocketFile::claim`].
   pub fn hand_over(self) -> [u8; 16] {
     let id = (u128::from(self.device) << 64) | u128::from(self.inode);
     self.keep();
     id.to_be_bytes()
   }
 
-  /// Takes over the file of a socket that another process has bound and handed on; none where the socket's path leads to
-  /// another one by now, or to nothing.
+  /// Takes over the file of a socket that another process has bound and handed over. `None` if the socket's path now names
+  /// another file, or none.
   pub fn claim(socket: Socket<'_>, id: [u8; 16]) -> nix::Result<Option<Self>> {
     let address = socket.local_address()?;
     let Some(path) = address.as_ref().and_then(Address::path) else { return Ok(None) };
@@ -65,21 +66,23 @@ impl SocketFile {
 impl Drop for SocketFile {
   fn drop(&mut self) {
     let still_there = fs::symlink_metadata(&self.path).is_ok_and(|metadata| self.is(&metadata));
-    // After a fork the child has the socket too, but the file is its parent's.
+    // After a fork the child has the socket too, but the parent owns the file.
     if still_there && self.process == std::process::id() {
       let _ = fs::remove_file(&self.path);
     }
   }
 }
 
-/// Gives a socket its address: `bind(2)`. For a path, the result is its file.
+/// Binds a socket to an address: `bind(2)`. For a path, returns the owner of its file.
 ///
-/// `mode` is the file's, exactly; without one it is what the umask leaves of 0777. At no moment is it open to more than
-/// that.
+/// `mode` is the exact mode of the file. Default: 0777 less the umask. The file never has more permissions than that.
 ///
-/// A file that a socket left behind is replaced if nothing is bound to it any more. `EADDRINUSE` where something is,
-/// where the file is no socket, and where that cannot be told; `EAGAIN` while another process is finding out: its lock
-/// beside the file (`PATH.fdpass-lock`) sees to it that of many at once only one replaces it.
+/// A stale file, to which no socket is bound any more, is replaced.
+///
+/// # Errors
+///
+/// - `EADDRINUSE`: a socket is bound to the file, the file is no socket, or its state cannot be determined.
+/// - `EAGAIN`: another process is about to replace the file. A lock beside it (`PATH.fdpass-lock`) lets only one do so.
 pub fn bind(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<Option<SocketFile>> {
   let Some(path) = address.path() else {
     net::bind(socket.as_fd().as_raw_fd(), address.raw())?;
@@ -87,7 +90,7 @@ pub fn bind(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Re
   };
   bind_path(socket, path, address, mode)?;
   let file = SocketFile::find(path).inspect_err(|_| {
-    let _ = fs::remove_file(path); // it was made just now
+    let _ = fs::remove_file(path); // bind(2) has just created it
   })?;
   if let Some(mode) = mode {
     widen(&file, mode)?;
@@ -106,9 +109,9 @@ fn bind_path(socket: Socket<'_>, path: &Path, address: &Address, mode: Option<u3
       Found::InUse => return Err(Errno::EADDRINUSE),
       Found::Stale => {}
     }
-    let _lock = Lock::take(path)?;
-    // Once more under the lock: a free path is given out without it. What this attempt meets is bound or stale, not about
-    // to be bound, because the kernel makes the file and binds it under the folder's lock, which the attempt takes too.
+    let _lock = Lock::acquire(path)?;
+    // Once more under the lock, because a free path is bound without it. The kernel creates the file and binds it under the
+    // folder's lock, which this attempt takes too. A file that it meets is therefore bound or stale, not about to be bound.
     match bind_file(socket, address, mode) {
       Err(Errno::EADDRINUSE) => {}
       result => return result,
@@ -122,7 +125,7 @@ fn bind_path(socket: Socket<'_>, path: &Path, address: &Address, mode: Option<u3
   }
 }
 
-/// Linux makes the file with the mode that the socket itself has, less the umask (`unix_bind_bsd` in af_unix.c).
+/// Binds to a path. Linux creates the file with the mode of the socket itself, less the umask (`unix_bind_bsd` in af_unix.c).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<()> {
   if let Some(mode) = mode {
@@ -131,8 +134,8 @@ fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::R
   net::bind(socket.as_fd().as_raw_fd(), address.raw())
 }
 
-/// Elsewhere only the umask decides. It is the whole process's: a file that another thread makes at this moment is open
-/// to fewer, never to more.
+/// Binds to a path. On other platforms only the umask decides the mode. It applies to the whole process: a file that another
+/// thread creates at this moment has fewer permissions, never more.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<()> {
   use nix::sys::stat::umask;
@@ -144,12 +147,12 @@ fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::R
   result
 }
 
-/// Adds to the file's mode what the umask took away.
+/// Adds the permissions to the file's mode that the umask removed.
 fn widen(file: &SocketFile, mode: u32) -> nix::Result<()> {
-  // By way of a descriptor: between two calls by name, the name can come to mean another file.
+  // By a descriptor: between two calls by path, the path can come to name another file.
   #[cfg(any(target_os = "linux", target_os = "android"))]
   {
-    // Not by std's OpenOptions: musl's O_ACCMODE holds O_PATH, so that std takes it out of `custom_flags`.
+    // std's OpenOptions removes O_PATH from `custom_flags` on musl, whose O_ACCMODE includes it.
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened = fs::File::from(fcntl::open(&file.path, flags, Mode::empty())?);
     let metadata = opened.metadata().map_err(of_io_error)?;
@@ -165,20 +168,20 @@ fn widen(file: &SocketFile, mode: u32) -> nix::Result<()> {
   Ok(())
 }
 
-/// What is found at the path of a socket.
+/// State of a path that a socket is to be bound to.
 #[derive(PartialEq, Eq)]
 enum Found {
-  /// Nothing, any more.
+  /// There is no file any more.
   Gone,
-  /// What a socket left that is closed.
+  /// The file of a closed socket.
   Stale,
-  /// Something else, or a socket's file of which that cannot be told.
+  /// Another file, or the file of a socket that is or may be bound.
   InUse,
 }
 
 impl Found {
-  /// Connecting a datagram socket tells without disturbing anybody: to a stream or seqpacket socket, listening or about
-  /// to, it fails with `EPROTOTYPE`, and a datagram socket does not notice.
+  /// Determines the state by connecting a datagram socket, which no process notices. With a stream or seqpacket socket,
+  /// listening or not, it fails with `EPROTOTYPE`; a datagram socket is not informed.
   fn at(path: &Path, address: &Address) -> nix::Result<Self> {
     match fs::symlink_metadata(path) {
       Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Gone),
@@ -196,20 +199,20 @@ impl Found {
   }
 }
 
-/// The right to replace a file, held by one process at a time: an `flock(2)` on a file beside it.
+/// Lock for replacing a file, held by one process at a time: an `flock(2)` on a file beside it.
 struct Lock {
   path: PathBuf,
   file: fs::File,
 }
 
 impl Lock {
-  /// `EAGAIN` while another process holds it; `EADDRINUSE` where something that is no lock has its name.
-  fn take(path: &Path) -> nix::Result<Self> {
+  /// Acquires the lock. `EAGAIN` while another process holds it; `EADDRINUSE` if a file that is no lock has its name.
+  fn acquire(path: &Path) -> nix::Result<Self> {
     let mut name = path.as_os_str().to_owned();
     name.push(".fdpass-lock");
     let path = PathBuf::from(name);
     loop {
-      // Without waiting for a writer, should it be a FIFO.
+      // O_NONBLOCK: if it is a FIFO, do not wait for a writer.
       let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
       let file = fs::File::from(fcntl::open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
       let metadata = file.metadata().map_err(of_io_error)?;
@@ -217,7 +220,7 @@ impl Lock {
         return Err(Errno::EADDRINUSE);
       }
       lock(file.as_fd())?;
-      // Its last holder may have removed it between the two calls.
+      // The previous holder may have removed it between the two calls.
       if file.metadata().map_err(of_io_error)?.nlink() > 0 {
         return Ok(Self { path, file });
       }

@@ -1,12 +1,10 @@
-//! `AF_UNIX` sockets: made, connected, accepted; `sendmsg`, `recvmsg`, `shutdown`.
+//! `AF_UNIX` sockets: creating, connecting, accepting, sending, receiving.
 
 mod address;
 mod capabilities;
 mod credentials;
 mod file;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzing;
-mod recv;
+pub(crate) mod recv;
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -27,14 +25,14 @@ use crate::sys::socket::{CLOSE_ON_EXEC, accept, listen};
 use crate::sys::{msg, sockaddr, sockopt};
 use credentials::SentCredentials;
 
-/// The type of a socket, which decides what a message is.
+/// Type of a socket. It decides what one message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketType {
   /// `SOCK_STREAM`: bytes without boundaries.
   Stream,
   /// `SOCK_SEQPACKET`: packets over a connection.
   Seqpacket,
-  /// `SOCK_DGRAM`: packets without one.
+  /// `SOCK_DGRAM`: packets without a connection.
   Dgram,
 }
 
@@ -48,46 +46,46 @@ impl From<SocketType> for SockType {
   }
 }
 
-/// Which half of a connection `shutdown(2)` ends.
+/// Half of a connection that `shutdown(2)` ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-  /// No more is received (`SHUT_RD`).
+  /// Nothing more is received (`SHUT_RD`).
   Read,
-  /// No more is sent; the peer sees the end (`SHUT_WR`).
+  /// Nothing more is sent; the peer sees the end (`SHUT_WR`).
   Write,
   /// Both (`SHUT_RDWR`).
   Both,
 }
 
-/// What a socket asks the kernel to tell with each message.
+/// Control messages that a socket requests with each received message.
 ///
-/// Ask before the first byte can arrive: what was sent before comes without, or as from nobody (no process, user 65534
-/// on Linux).
+/// Enable them before the first message can arrive: a message that was sent before has none, or names no sender (no process,
+/// user 65534 on Linux).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AncillaryOptions {
-  /// The sender's credentials: `SO_PASSCRED`, on FreeBSD `LOCAL_CREDS_PERSISTENT`.
+  /// Credentials of the sender: `SO_PASSCRED`, on FreeBSD `LOCAL_CREDS_PERSISTENT`.
   pub credentials: bool,
-  /// A pidfd of the sender: `SO_PASSPIDFD`, from Linux 6.5 on.
+  /// Pidfd of the sender: `SO_PASSPIDFD`, from Linux 6.5 on.
   pub pidfd: bool,
 }
 
-/// What goes with a message beside its bytes and descriptors.
+/// Options of one send.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SendOptions<'a> {
-  /// Where a datagram goes; without it to the socket's peer.
+  /// Destination of a datagram. Default: the socket's peer.
   pub to: Option<&'a Address>,
-  /// Who is said to have sent it. The kernel refuses a lie with `EPERM`, except from root.
+  /// Credentials to send. The kernel refuses other than true ones with `EPERM`, except from root.
   pub credentials: Option<Credentials>,
 }
 
-/// A new socket, without a name and not connected, close-on-exec and in blocking mode: `socket(2)`.
+/// Creates a socket, close-on-exec and in blocking mode: `socket(2)`.
 pub fn socket(socket_type: SocketType) -> nix::Result<OwnedFd> {
   let fd = net::socket(AddressFamily::Unix, socket_type.into(), CLOSE_ON_EXEC, None)?;
   prepare(fd.as_fd())?;
   Ok(fd)
 }
 
-/// Two connected sockets, close-on-exec and in blocking mode: `socketpair(2)`.
+/// Creates two connected sockets, close-on-exec and in blocking mode: `socketpair(2)`.
 pub fn socketpair(socket_type: SocketType) -> nix::Result<(OwnedFd, OwnedFd)> {
   let (a, b) = net::socketpair(AddressFamily::Unix, socket_type.into(), None, CLOSE_ON_EXEC)?;
   prepare(a.as_fd())?;
@@ -95,8 +93,8 @@ pub fn socketpair(socket_type: SocketType) -> nix::Result<(OwnedFd, OwnedFd)> {
   Ok((a, b))
 }
 
-/// What every socket of ours is: close-on-exec, and a send to a peer that is gone fails with `EPIPE` and does not end the
-/// process. Elsewhere than on macOS each send says so by `MSG_NOSIGNAL`.
+/// Makes a new socket close-on-exec, and its sends fail with `EPIPE` without `SIGPIPE`. On other platforms than macOS each
+/// send passes `MSG_NOSIGNAL`.
 fn prepare(socket: BorrowedFd<'_>) -> nix::Result<()> {
   set_close_on_exec(socket)?;
   #[cfg(target_vendor = "apple")]
@@ -104,12 +102,33 @@ fn prepare(socket: BorrowedFd<'_>) -> nix::Result<()> {
   Ok(())
 }
 
-/// A borrowed `AF_UNIX` socket, its type, and what it asks for.
+/// A borrowed `AF_UNIX` socket, with its type and the control messages that it requests.
+///
+/// ```
+/// use std::fs::File;
+/// use std::io::Write;
+/// use std::os::fd::AsFd;
+/// use fdpass_core::{ControlBuffer, MAX_RECEIVED_FDS, ReceivedFds, SendOptions, Socket, SocketType, pipe, socketpair};
+///
+/// let (a, b) = socketpair(SocketType::Seqpacket)?;
+/// let (a, b) = (Socket::new(a.as_fd())?, Socket::new(b.as_fd())?);
+/// let (reader, writer) = pipe()?;
+/// a.send(b"a pipe", &[writer.as_fd()], SendOptions::default())?;
+/// drop(writer); // the message has its own descriptor
+///
+/// let mut buffer = [0; 64];
+/// let message = b.recv(&mut buffer, &mut ControlBuffer::default(), MAX_RECEIVED_FDS)?.expect("no end of the connection");
+/// assert_eq!(&buffer[..message.length], b"a pipe");
+/// let ReceivedFds::Complete(mut fds) = message.fds else { panic!("{message:?}") };
+/// File::from(fds.remove(0)).write_all(b"hello")?;
+/// assert_eq!(std::io::read_to_string(File::from(reader))?, "hello");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Socket<'fd> {
   fd: BorrowedFd<'fd>,
   socket_type: SocketType,
-  receiving: AncillaryOptions,
+  ancillary: AncillaryOptions,
 }
 
 impl AsFd for Socket<'_> {
@@ -119,8 +138,13 @@ impl AsFd for Socket<'_> {
 }
 
 impl<'fd> Socket<'fd> {
-  /// Finds out what a descriptor is: `ENOTSOCK` if no socket, `EAFNOSUPPORT` if of another family than `AF_UNIX`,
-  /// `EPROTONOSUPPORT` if of a type that carries no descriptors.
+  /// Borrows a descriptor after checking that it is an `AF_UNIX` socket. It requests no control messages.
+  ///
+  /// # Errors
+  ///
+  /// - `ENOTSOCK`: the descriptor is no socket.
+  /// - `EAFNOSUPPORT`: the socket is of another family.
+  /// - `EPROTONOSUPPORT`: the socket is of a type that carries no descriptors.
   pub fn new(fd: BorrowedFd<'fd>) -> nix::Result<Self> {
     let socket_type = match net::getsockopt(&fd, net::sockopt::SockType)? {
       SockType::Stream => SocketType::Stream,
@@ -135,42 +159,43 @@ impl<'fd> Socket<'fd> {
     }
     #[cfg(target_vendor = "apple")]
     sockopt::set_no_sigpipe(fd)?;
-    Ok(Self { fd, socket_type, receiving: AncillaryOptions::default() })
+    Ok(Self { fd, socket_type, ancillary: AncillaryOptions::default() })
   }
 
-  /// A socket that [`Socket::new`] or [`socketpair`] has already seen, and what was asked of it.
-  pub fn from_parts(fd: BorrowedFd<'fd>, socket_type: SocketType, receiving: AncillaryOptions) -> Self {
-    Self { fd, socket_type, receiving }
+  /// Borrows a socket whose type is known from [`Socket::new`] or [`socketpair`], with the options that
+  /// [`Socket::enable_ancillary`] enabled. It makes no system call.
+  pub fn from_parts(fd: BorrowedFd<'fd>, socket_type: SocketType, ancillary: AncillaryOptions) -> Self {
+    Self { fd, socket_type, ancillary }
   }
 
-  /// Has the kernel tell with each message what `receiving` asks for. What is already told goes on.
+  /// Enables control messages with each received message. Those that are already enabled stay so.
   ///
-  /// `ENOPROTOOPT` where the platform cannot.
-  pub fn enable_ancillary(&self, receiving: AncillaryOptions) -> nix::Result<()> {
-    // First what fewer kernels have, so that nothing is on after a failure.
-    if receiving.pidfd {
+  /// `ENOPROTOOPT` if the platform does not support one of them; then none is newly enabled.
+  pub fn enable_ancillary(&self, options: AncillaryOptions) -> nix::Result<()> {
+    // First the option that fewer kernels have, so that a failure leaves both off.
+    if options.pidfd {
       sockopt::pass_pidfd(self.fd)?;
     }
-    if receiving.credentials {
+    if options.credentials {
       sockopt::pass_credentials(self.fd)?;
     }
     Ok(())
   }
 
-  /// Its type.
+  /// Returns its type.
   pub fn socket_type(&self) -> SocketType {
     self.socket_type
   }
 
-  /// What it asks the kernel to tell.
-  pub fn receiving(&self) -> AncillaryOptions {
-    self.receiving
+  /// Returns the control messages that it requests.
+  pub fn ancillary(&self) -> AncillaryOptions {
+    self.ancillary
   }
 
-  /// Connects to a listening socket, or gives a datagram socket its peer: `connect(2)`, without waiting.
+  /// Connects to a listening socket, or sets the peer of a datagram socket: `connect(2)`, without waiting.
   ///
-  /// `EAGAIN` where the listener's backlog is full, which no event announces the end of; the BSDs say `ECONNREFUSED`,
-  /// as they do where nobody listens.
+  /// `EAGAIN` if the listener's backlog is full; no event reports when it has room. The BSDs return `ECONNREFUSED` for it,
+  /// as they do if no process listens.
   pub fn connect(&self, address: &Address) -> nix::Result<()> {
     without_blocking(self.fd, || {
       loop {
@@ -182,33 +207,32 @@ impl<'fd> Socket<'fd> {
     })
   }
 
-  /// Lets others connect: `listen(2)`. The kernel cuts the backlog to its own limit.
+  /// Starts listening for connections: `listen(2)`. The kernel reduces the backlog to its own limit.
   pub fn listen(&self, backlog: i32) -> nix::Result<()> {
     listen(self.fd, backlog)
   }
 
-  /// Whether it listens: such a socket accepts, and neither sends nor receives.
+  /// Returns whether the socket listens. Such a socket accepts, and neither sends nor receives.
   pub fn is_listening(&self) -> nix::Result<bool> {
     net::getsockopt(&self.fd, net::sockopt::AcceptConn)
   }
 
-  /// Takes a connection off the backlog, close-on-exec and in blocking mode: `accept(2)`. It asks for what the listener
-  /// asks for.
+  /// Accepts a connection, close-on-exec and in blocking mode: `accept(2)`. It has the listener's [`AncillaryOptions`].
   ///
-  /// There is no `MSG_DONTWAIT` here: with the listener in blocking mode the call waits where there is none. `EAGAIN`
-  /// otherwise. After `EMFILE` the connection is still in the backlog.
+  /// accept(2) has no `MSG_DONTWAIT`: a listener in blocking mode waits, one in non-blocking mode returns `EAGAIN`. After
+  /// `EMFILE` the connection is still in the backlog.
   pub fn accept(&self) -> nix::Result<OwnedFd> {
     loop {
       match accept(self.fd) {
-        // The second: accept(2), of a connection whose peer has gone meanwhile.
+        // ECONNABORTED: the peer has closed the connection before it was accepted.
         Err(Errno::EINTR | Errno::ECONNABORTED) => {}
         Err(errno) => return Err(errno),
         Ok(connection) => {
           #[cfg(not(any(target_os = "linux", target_os = "android")))]
           {
             prepare(connection.as_fd())?;
-            Socket::from_parts(connection.as_fd(), self.socket_type, self.receiving)
-              .enable_ancillary(self.receiving)?;
+            Socket::from_parts(connection.as_fd(), self.socket_type, self.ancillary)
+              .enable_ancillary(self.ancillary)?;
           }
           return Ok(connection);
         }
@@ -216,60 +240,66 @@ impl<'fd> Socket<'fd> {
     }
   }
 
-  /// Has peers that send descriptors refused with `EPERM`: `SO_PASSRIGHTS`, from Linux 6.16 on. On a listener it holds
-  /// for connections that are made from then on. `ENOPROTOOPT` elsewhere.
+  /// Makes sends of descriptors to this socket fail with `EPERM`: `SO_PASSRIGHTS`, from Linux 6.16 on. On a listener it
+  /// applies to later connections. `ENOPROTOOPT` on other platforms.
   pub fn refuse_descriptors(&self) -> nix::Result<()> {
     sockopt::refuse_rights(self.fd)
   }
 
-  /// Its own address, if it has one: `getsockname(2)`.
+  /// Returns its own address, if it has one: `getsockname(2)`.
   pub fn local_address(&self) -> nix::Result<Option<Address>> {
     sockaddr::unix_address(&net::getsockname(self.fd.as_raw_fd())?).map(Address::named)
   }
 
-  /// Its peer's address, if it has one: `getpeername(2)`. `ENOTCONN` without a peer.
+  /// Returns its peer's address, if the peer has one: `getpeername(2)`. `ENOTCONN` without a peer.
   pub fn peer_address(&self) -> nix::Result<Option<Address>> {
     sockaddr::unix_address(&net::getpeername(self.fd.as_raw_fd())?).map(Address::named)
   }
 
-  /// Sends bytes, and with the first of them the descriptors: `sendmsg(2)`, without waiting and without `SIGPIPE`.
+  /// Sends bytes, and the descriptors with the first of them: `sendmsg(2)`, without waiting and without `SIGPIPE`.
   ///
-  /// Gives the number of bytes that the kernel took. On a stream that may be fewer than `data` holds; the descriptors
-  /// have gone all the same and must not be sent again with the rest. The caller's descriptors stay open.
+  /// Returns how many bytes the kernel accepted. On a stream it may be fewer than `data` has. The descriptors were sent all
+  /// the same: send the rest without them. The caller's descriptors stay open.
   ///
-  /// Errors, besides those of sendmsg(2): `EINVAL` for descriptors without a byte on a stream, which would lose them
-  /// without a word (unix(7): at least one byte of real data), and for more than [`MAX_SENT_FDS`]; `ENOPROTOOPT` for
-  /// credentials where the platform sends none, or only the true ones. `EAGAIN` for a datagram to an address of its own
-  /// can mean that the receiver's queue is full, which no event announces the end of. `ETOOMANYREFS`, likewise, has the
-  /// kernel collect what nobody can receive any more, and may be gone at the next try.
-  pub fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>], envelope: SendOptions<'_>) -> nix::Result<usize> {
-    self.send_slices(&[IoSlice::new(data)], fds, envelope)
+  /// # Errors
+  ///
+  /// Besides those of sendmsg(2):
+  ///
+  /// - `EINVAL`: more than [`MAX_SENT_FDS`] descriptors, or descriptors without a byte on a stream. The kernel would drop
+  ///   those silently (unix(7): at least one byte of real data).
+  /// - `ENOPROTOOPT`: credentials that the platform cannot send.
+  /// - `EAGAIN`: no room. For a datagram with an address it can mean that the receiver's queue is full; no event reports
+  ///   when that has room.
+  /// - `ETOOMANYREFS`: too many descriptors of this user are in flight; no event reports when there are fewer. The kernel was
+  ///   made to collect unreachable ones, so the next attempt may succeed.
+  pub fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>], options: SendOptions<'_>) -> nix::Result<usize> {
+    self.send_slices(&[IoSlice::new(data)], fds, options)
   }
 
-  /// As [`Socket::send`], gathering the bytes from several places.
+  /// Sends the bytes of several slices, as [`Socket::send`].
   pub(crate) fn send_slices(
     &self,
     data: &[IoSlice<'_>],
     fds: &[BorrowedFd<'_>],
-    envelope: SendOptions<'_>,
+    options: SendOptions<'_>,
   ) -> nix::Result<usize> {
     let empty = data.iter().all(|slice| slice.is_empty());
     if fds.len() > MAX_SENT_FDS || (!fds.is_empty() && empty && self.socket_type == SocketType::Stream) {
       return Err(Errno::EINVAL);
     }
-    let credentials = envelope.credentials.map(SentCredentials::new).transpose()?;
+    let credentials = options.credentials.map(SentCredentials::new).transpose()?;
     #[cfg(not(target_vendor = "apple"))]
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     #[cfg(target_vendor = "apple")]
     let flags = MsgFlags::MSG_DONTWAIT;
-    let to = envelope.to.map(Address::raw);
+    let to = options.to.map(Address::raw);
     loop {
       match msg::send(self.fd, data, fds, credentials.as_ref().map(SentCredentials::message), to, flags) {
         Err(Errno::EINTR) => {}
         Err(Errno::ETOOMANYREFS) => {
-          // Sockets on their way over nothing but each other count for their sender until Linux collects them: when any
-          // AF_UNIX socket is closed (unix_release_sock); a send has it look only beyond thousands (wait_for_unix_gc:
-          // 16,000 on their way in all; unix_schedule_gc of later kernels: 2,024 of a user).
+          // Sockets that are in flight over each other only count for their sender until Linux collects them. It does so when
+          // any AF_UNIX socket is closed (unix_release_sock). A send starts it only beyond thousands in flight: 16,000 in
+          // all (wait_for_unix_gc), in later kernels 2,024 of a user (unix_schedule_gc).
           let _ = socket(SocketType::Stream);
           return Err(Errno::ETOOMANYREFS);
         }
@@ -278,15 +308,13 @@ impl<'fd> Socket<'fd> {
     }
   }
 
-  /// Ends one half of the connection, or both: `shutdown(2)`.
+  /// Shuts one half of the connection down, or both: `shutdown(2)`.
   pub fn shutdown(&self, direction: Direction) -> nix::Result<()> {
-    net::shutdown(
-      self.fd.as_raw_fd(),
-      match direction {
-        Direction::Read => Shutdown::Read,
-        Direction::Write => Shutdown::Write,
-        Direction::Both => Shutdown::Both,
-      },
-    )
+    let how = match direction {
+      Direction::Read => Shutdown::Read,
+      Direction::Write => Shutdown::Write,
+      Direction::Both => Shutdown::Both,
+    };
+    net::shutdown(self.fd.as_raw_fd(), how)
   }
 }

@@ -1,4 +1,4 @@
-//! AncillaryOptions one message.
+//! Receiving one message.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -75,7 +75,7 @@ impl Socket<'_> {
         result => break result?,
       }
     };
-    let decoded = Decoded::new(control.written(message.control), self.receiving());
+    let decoded = Decoded::new(control.written(message.control), self.ancillary());
     let truncated = message.flags.contains(MsgFlags::MSG_CTRUNC);
     let bytes = message.bytes;
     #[cfg(target_vendor = "apple")]
@@ -131,18 +131,18 @@ impl Socket<'_> {
 
 /// The control messages of one receive.
 #[derive(Default)]
-pub(super) struct Decoded {
-  pub(super) rights: Vec<OwnedFd>,
-  pub(super) credentials: Option<Credentials>,
-  pub(super) pidfd: Option<OwnedFd>,
+pub(crate) struct Decoded {
+  pub(crate) rights: Vec<OwnedFd>,
+  pub(crate) credentials: Option<Credentials>,
+  pub(crate) pidfd: Option<OwnedFd>,
   /// There was a control message that was not requested.
-  pub(super) unexpected: bool,
+  pub(crate) unexpected: bool,
   /// A descriptor could not be installed: the table is full, or a security module refused it.
-  pub(super) lost: bool,
+  pub(crate) lost: bool,
 }
 
 impl Decoded {
-  pub(super) fn new(control: &[u8], requested: AncillaryOptions) -> Self {
+  pub(crate) fn new(control: &[u8], requested: AncillaryOptions) -> Self {
     let mut decoded = Self::default();
     cmsg::own_control(control, |message| match message {
       cmsg::ControlMessage::Rights { mut fds, withheld } => {

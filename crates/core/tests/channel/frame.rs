@@ -190,7 +190,7 @@ fn every_number_of_descriptors_arrives_in_order_with_and_without_data() {
 
 #[test]
 fn a_frame_that_lies_about_its_descriptors_ends_it_all_and_nothing_stays_open() {
-  let wrong = |announced, came| Some(FrameError::WrongDescriptors { announced, came });
+  let wrong = |announced, came| Some(FrameError::WrongDescriptors { announced, arrived: came });
   for (announced, came) in [(0, 1), (1, 0), (1, 2), (2, 1), (253, 252), (600, 253)] {
     let (fds, probes) = probes(came);
     let mut decoder = Decoder::new(ALL);
@@ -208,7 +208,7 @@ fn a_lie_in_the_middle_is_found_where_the_last_frame_has_its_descriptors() {
   let mut decoder = Decoder::new(ALL);
   let bytes = [frame(b"before", 0), frame(b"lies", 1), frame(b"true", 1)].concat();
   fill(&mut decoder, &bytes, fds);
-  let error = FrameError::WrongDescriptors { announced: 1, came: 0 };
+  let error = FrameError::WrongDescriptors { announced: 1, arrived: 0 };
   assert_eq!(taken(&mut decoder), (vec![(b"before".to_vec(), 0)], Some(error)));
   assert_all_closed(&probes);
 }
@@ -219,7 +219,7 @@ fn a_lie_before_what_is_no_frame_is_told_first() {
   let bytes = [frame(b"before", 0), frame(b"lies", 1), frame(b"behind", 0), b"garbage".to_vec()].concat();
   let (fds, probes) = probes(1);
   fill(&mut decoder, &bytes, fds);
-  let error = FrameError::WrongDescriptors { announced: 1, came: 0 };
+  let error = FrameError::WrongDescriptors { announced: 1, arrived: 0 };
   assert_eq!(taken(&mut decoder), (vec![(b"before".to_vec(), 0)], Some(error)));
   assert_all_closed(&probes);
 }

@@ -305,7 +305,7 @@ fn a_program_runs_as_whom_it_shall_with_no_group_and_no_capability_of_ours_s48()
     return;
   }
   for groups in [&[][..], &[7], &[5, 6, 70_000]] {
-    let text = output(&Program { credential: as_nobody(groups), ..status() });
+    let text = output(&Program { run_as: as_nobody(groups), ..status() });
     assert_eq!(field(&text, "Uid").split_whitespace().collect::<Vec<_>>(), ["65534"; 4]);
     assert_eq!(field(&text, "Gid").split_whitespace().collect::<Vec<_>>(), ["65533"; 4]);
     let told: Vec<u32> = field(&text, "Groups").split_whitespace().map(|group| group.parse().unwrap()).collect();
@@ -332,7 +332,7 @@ fn a_program_for_another_user_has_none_of_the_ambient_capabilities_that_made_it(
       let raised = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) };
       Errno::result(raised).unwrap();
     }
-    let text = output(&Program { credential: as_nobody(&[]), ..status() });
+    let text = output(&Program { run_as: as_nobody(&[]), ..status() });
     assert_eq!(field(&text, "Uid").split_whitespace().collect::<Vec<_>>(), ["65534"; 4]);
     for set in ["CapPrm", "CapEff", "CapAmb"] {
       assert_eq!(field(&text, set), "0".repeat(16), "{set}");
@@ -356,7 +356,7 @@ fn limits_are_raised_before_the_rights_are_given_up_that_this_takes() {
     return;
   }
   let cat = program("/bin/cat", &["cat", "/proc/self/limits"]);
-  let text = output(&Program { limits, credential: as_nobody(&[]), ..cat });
+  let text = output(&Program { limits, run_as: as_nobody(&[]), ..cat });
   let line = text.lines().find(|line| line.starts_with("Max pending signals")).unwrap();
   assert!(line.contains(&(hard + 1).to_string()), "{line}");
 }
@@ -370,7 +370,7 @@ fn a_directory_is_entered_with_the_rights_that_the_program_will_have() {
   fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
   let directory = Some(string(folder.path().to_str().unwrap()));
   let program = Program { directory, ..sh("") };
-  assert_eq!(failure(&Program { credential: as_nobody(&[]), ..program }), (Step::Directory, Errno::EACCES));
+  assert_eq!(failure(&Program { run_as: as_nobody(&[]), ..program }), (Step::Directory, Errno::EACCES));
 }
 
 #[test]
@@ -407,7 +407,7 @@ fn whoever_may_not_become_another_user_is_told_at_which_step() {
   for (capabilities, step) in [(&[][..], Step::Groups), (&[CAP_SETUID], Step::Groups), (&[CAP_SETGID], Step::User)] {
     in_thread(move || {
       set_capabilities(capabilities);
-      assert_eq!(failure(&Program { credential: as_nobody(&[]), ..sh("") }), (step, Errno::EPERM));
+      assert_eq!(failure(&Program { run_as: as_nobody(&[]), ..sh("") }), (step, Errno::EPERM));
     });
   }
 }
@@ -419,7 +419,7 @@ fn all_ones_which_mean_unchanged_to_the_kernel_are_nobodys_number() {
   }
   for (uid, gid, step) in [(u32::MAX, NOBODY, Step::User), (NOBODY, u32::MAX, Step::Group)] {
     let credential = Some(RunAs { uid, gid, groups: Vec::new() });
-    assert_eq!(failure(&Program { credential, ..sh("") }), (step, Errno::EINVAL));
+    assert_eq!(failure(&Program { run_as: credential, ..sh("") }), (step, Errno::EINVAL));
   }
 }
 

@@ -99,7 +99,7 @@ fn a_program_that_is_not_executed_leaves_no_descriptor_and_no_zombie() {
   let before = open_descriptors();
   let null = File::open("/dev/null").unwrap();
   let elsewhere = Program { directory: Some(CString::from(c"/nowhere")), ..sh("") };
-  let nobody = Program { credential: Some(RunAs { uid: u32::MAX, gid: 0, groups: Vec::new() }), ..sh("") };
+  let nobody = Program { run_as: Some(RunAs { uid: u32::MAX, gid: 0, groups: Vec::new() }), ..sh("") };
   for _ in 0..10 {
     for failing in [&program("/nowhere/at/all", &["x"]), &elsewhere, &nobody] {
       failing.spawn(&[null.as_fd(); 3]).unwrap_err();

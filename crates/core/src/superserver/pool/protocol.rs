@@ -20,7 +20,7 @@ pub struct Assigned<C> {
 }
 
 /// Change that a frame of a worker makes.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Change<C> {
   /// The worker is ready to be assigned connections.
   Ready,
