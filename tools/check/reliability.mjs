@@ -241,21 +241,21 @@ function writeReport() {
   )
   const text = `# Reliability
 
-What \`npm run test:reliability -- --minutes ${minutes} --seed ${seed}\` has found of fdpass ${version}, on ${new Date().toISOString().slice(0, 10)}:
+Results of \`npm run test:reliability -- --minutes ${minutes} --seed ${seed}\` for fdpass ${version}, on ${new Date().toISOString().slice(0, 10)}:
 ${machine}. ${passed} passed, ${failed} failed.
 
 | part | what was done | time | result |
 | --- | --- | --- | --- |
 ${table.join('\n')}
 
-- **fuzzing**: \`npm run fuzz\` feeds what may come from outside with bytes that coverage guides.
+- **fuzzing**: \`npm run fuzz\` feeds the parsers of foreign input with bytes that coverage guides.
 - **sanitizers**: \`npm run test:sanitizers\` runs core's tests under AddressSanitizer, ThreadSanitizer and valgrind, and the addon.
-- **faults**: \`npm run test:faults\` fails one system call in each run of a scenario, and looks at what becomes of it.
-- **soak**: \`npm run test:soak\` has a superserver, channels, a broker, a store and take-overs work at once, amid kills, reloads and full descriptor
-  tables; clients count their answers, and descriptors, threads and memory have to be level.
-- **teardown**: \`npm run test:teardown\` ends Workers and processes at random moments of their I/O, on each Node and back end.
-- **conformance**: the tests that prove \`docs/proof\`: what other suites and specifications demand, what is promised
-  about security, peers that do what they should not, and programs that end at any moment.
+- **faults**: \`npm run test:faults\` fails one system call in each run of a scenario, and checks the outcome.
+- **soak**: \`npm run test:soak\` runs a superserver, channels, a broker, a store and take-overs at once, under kills, reloads and full descriptor
+  tables. Clients count their answers; descriptors, threads and memory have to stay constant.
+- **teardown**: \`npm run test:teardown\` ends Workers and processes at random moments of their I/O, on each version of Node and back end.
+- **conformance**: the tests of \`docs/proof\`: cases of other test suites and specifications, security promises, hostile peers, and programs
+  that exit at any moment.
 `
   const path = join(root, 'docs', 'reliability.md')
   // Longer runs of single parts are recorded by hand below the table.
