@@ -22,7 +22,7 @@ mkdirSync(folder, { recursive: true })
 writeFileSync(join(folder, 'package.json'), '{ "private": true }\n')
 const args = ['install', '--no-save', '--no-audit', '--no-fund', '--ignore-scripts', `${name}@${version}`]
 const { status } = spawnSync('npm', args, { cwd: folder, stdio: ['ignore', 2, 2] })
-if (status !== 0) fail(`cargo is missing, and npm could not install a prebuilt binary of version ${version}.`)
+if (status !== 0) fail(`npm could not install the binary that was published with version ${version}.`)
 
 const packages = join(folder, 'node_modules')
 const published = join(packages, name)
