@@ -74,7 +74,7 @@ for (const [program, fixture] of [
     `where the table of ${program} is full, a descriptor is refused, and taken when there is room again`,
     async (t) => {
       const isNode = fixture === 'node-child'
-      const script = 'ulimit -n 64 && exec "$@"'
+      const script = 'ulimit -n 256 && exec "$@"'
       const args = [process.execPath, ...process.execArgv, fixturePath(fixture), ...(isNode ? [] : ['3'])]
       const env = isNode ? { ...process.env, NODE_CHANNEL_FD: '3' } : process.env
       const { socket, child, done } = startProgram('sh', ['-c', script, 'sh', ...args], { env })

@@ -43,6 +43,7 @@ export class Queue<T> {
   remove(item: T): boolean {
     const index = this.indexOf(item)
     if (index < 0) return false
+    if (index === 0) return this.shift() !== undefined
     this.#items.splice(this.#head + index, 1)
     this.#tail--
     return true

@@ -11,8 +11,6 @@ export interface Waiter<T> {
   abortion: Disposable | undefined
 }
 
-export type Pending<T> = Waiter<T>
-
 // One executor for all promises: a closure for each would be an allocation for each.
 let lastResolve: Waiter<unknown>['resolve']
 const keepResolve = (resolve: Waiter<unknown>['resolve']): void => {
@@ -67,6 +65,13 @@ export class Waiters<W extends Waiter<any>> {
   /** The position of a waiter, 0 for the first; negative if it is not in the queue. */
   indexOf(waiter: W): number {
     return this.#queue.indexOf(waiter)
+  }
+
+  /** Removes a waiter and settles it with a value; returns false if it has settled. */
+  resolve<T>(waiter: W & Waiter<T>, value: T): boolean {
+    if (!this.#queue.remove(waiter)) return false
+    settle(waiter, value)
+    return true
   }
 
   /** Removes a waiter and rejects it; returns false if it has settled. */

@@ -1,9 +1,11 @@
 import { withCode } from '../base/internal.ts'
 
-/** A descriptor that the other end of a Node channel could not receive, however often it was sent. */
+/** The peer could not receive a descriptor in any attempt. */
 export function notReceived(): Error {
   return withCode(
-    new Error('The other end could not receive the descriptor: its table is full, or a security module refused it'),
+    new Error(
+      'The peer could not receive the descriptor: its descriptor table is full, or a security module refused the descriptor'
+    ),
     'ERR_HANDLE_NOT_RECEIVED'
   )
 }

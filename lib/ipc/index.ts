@@ -1,5 +1,5 @@
 /**
- * The channel between a Node process and its child, spoken by any process: handles go to and come from `process.send()` and
+ * The channel between a Node process and its child, for any process: exchanges messages and handles with `process.send()` and
  * `process.on('message')`.
  *
  * - {@link NodeChannel}, {@link NodeMessage}

@@ -1,18 +1,18 @@
 const LINE_FEED = 0x0a
 
-/** Lines out of what a stream delivers. */
-export class Lines {
-  /** The parts of a line whose end has not come. */
+/** Splits the bytes of a stream into lines. */
+export class LineSplitter {
+  /** The parts of a line whose end has not arrived. */
   #parts: Uint8Array[] = []
   #length = 0
 
-  /** How many bytes of a line have come whose end has not. */
-  get pending(): number {
+  /** The number of bytes of a line whose end has not arrived. */
+  get pendingBytes(): number {
     return this.#length
   }
 
-  /** The lines that end in this part, without their line feeds. */
-  *take(part: Uint8Array): Generator<Buffer, void> {
+  /** Yields the lines that end in this part of the stream, without their line feeds. */
+  *split(part: Uint8Array): Generator<Buffer, void> {
     let from = 0
     for (let end = part.indexOf(LINE_FEED); end >= 0; end = part.indexOf(LINE_FEED, from)) {
       const line = Buffer.concat([...this.#parts, part.subarray(from, end)])

@@ -1,0 +1,116 @@
+import { Queue, type Waiter, Waiters } from '../base/internal.ts'
+import type { Descriptor } from '../descriptor/index.ts'
+import { closeQuietly } from '../descriptor/internal.ts'
+import type { UnixSocket } from '../socket/index.ts'
+import { notReceived } from './errors.ts'
+
+/** How often a descriptor is sent again after the peer failed to receive it: as often as Node does. */
+const MAX_RETRIES = 3
+
+/** A pending send. */
+interface PendingSend extends Waiter<void> {
+  readonly line: Buffer
+  /** A duplicate, which is kept until the peer has acknowledged it. */
+  readonly descriptor: Descriptor | undefined
+  retries: number
+}
+
+/** Sends messages in order. Messages after a descriptor wait until the peer has acknowledged it. */
+export class Sender {
+  readonly #socket: UnixSocket
+  readonly #onChange: () => void
+  readonly #pending = new Waiters<PendingSend>((send) => this.#aborted(send))
+  /** The pending sends that were not passed to the socket. */
+  readonly #unwritten = new Queue<PendingSend>()
+  #unacknowledged: PendingSend | undefined
+
+  /** @param onChange called when an acknowledgement may be awaited that was not before, or no longer */
+  constructor(socket: UnixSocket, onChange: () => void) {
+    this.#socket = socket
+    this.#onChange = onChange
+  }
+
+  /** Whether an acknowledgement is awaited. */
+  get awaitsAcknowledgement(): boolean {
+    return this.#unacknowledged !== undefined
+  }
+
+  /**
+   * Sends a line.
+   *
+   * @param descriptor a duplicate, which the sender owns from now on
+   * @param signal withdraws a line that was not passed to the socket; of one that was, it only ends the waiting
+   */
+  send(line: Buffer, descriptor: Descriptor | undefined, signal: AbortSignal | undefined): Promise<void> {
+    const send: PendingSend = { line, descriptor, retries: 0, resolve: undefined!, abortion: undefined }
+    const sent = this.#pending.add<void>(send, signal)
+    this.#unwritten.push(send)
+    this.#flush()
+    return sent
+  }
+
+  #aborted(send: PendingSend): void {
+    if (this.#unwritten.remove(send)) closeQuietly(send.descriptor)
+  }
+
+  /** Passes lines to the socket, up to and including one with a descriptor. */
+  #flush(): void {
+    while (this.#unacknowledged === undefined) {
+      const send = this.#unwritten.shift()
+      if (send === undefined) break
+      void this.#write(send)
+    }
+    this.#onChange()
+  }
+
+  async #write(send: PendingSend): Promise<void> {
+    const { descriptor, line } = send
+    if (descriptor !== undefined) this.#unacknowledged = send
+    try {
+      // Without the signal: an abort within a line would end the stream.
+      await this.#socket.send(line, { fds: descriptor === undefined ? [] : [descriptor] })
+      if (descriptor === undefined) this.#finish(send)
+    } catch (error) {
+      this.#finish(send, () => error as Error)
+      if (this.#unacknowledged !== send) return
+      this.#unacknowledged = undefined
+      if (!this.#socket.closed) this.#flush()
+    }
+  }
+
+  #finish(send: PendingSend, error?: () => Error): void {
+    closeQuietly(send.descriptor)
+    if (error === undefined) this.#pending.resolve(send, undefined)
+    else this.#pending.reject(send, error)
+  }
+
+  /** Called when the peer has received the descriptor. */
+  acknowledge(): void {
+    this.#finishUnacknowledged()
+  }
+
+  /** Called when the peer could not receive the descriptor: sends it again, or rejects it. */
+  retry(): void {
+    const send = this.#unacknowledged
+    if (send === undefined) return
+    if (send.retries++ < MAX_RETRIES) void this.#write(send)
+    else this.#finishUnacknowledged(notReceived)
+  }
+
+  #finishUnacknowledged(error?: () => Error): void {
+    const send = this.#unacknowledged
+    if (send === undefined) return
+    this.#unacknowledged = undefined
+    this.#finish(send, error)
+    this.#flush()
+  }
+
+  /** Rejects the sends that wait for an acknowledgement, or for their turn. Sends in the socket settle by themselves. */
+  fail(error: () => Error): void {
+    if (this.#unacknowledged !== undefined) this.#finish(this.#unacknowledged, error)
+    this.#unacknowledged = undefined
+    for (let send = this.#unwritten.shift(); send !== undefined; send = this.#unwritten.shift()) {
+      this.#finish(send, error)
+    }
+  }
+}
