@@ -1,5 +1,7 @@
 //! Frames out of the bytes and descriptors that a stream delivers.
 
+#![deny(clippy::indexing_slicing)] // a panic ends the process, and a peer must not cause one
+
 use std::collections::VecDeque;
 use std::mem;
 use std::os::fd::OwnedFd;
@@ -141,7 +143,8 @@ impl Decoder {
     if self.buffer.len() < size {
       self.buffer.resize(size, 0);
     }
-    &mut self.buffer[self.end..]
+    debug_assert!(self.end < self.buffer.len());
+    self.buffer.get_mut(self.end..).unwrap_or_default()
   }
 
   /// Adds `length` bytes that were written to [`Decoder::read_buffer`], and the descriptors that arrived with them.
@@ -211,12 +214,14 @@ impl Decoder {
     };
     let data = self.start + Header::SIZE;
     self.start = data + header.length as usize;
-    Ok(Some(BorrowedFrame { header, data: &self.buffer[data..self.start], fds, lost }))
+    let data = self.buffer.get(data..self.start);
+    debug_assert!(data.is_some(), "a complete frame is in the buffer");
+    Ok(Some(BorrowedFrame { header, data: data.unwrap_or_default(), fds, lost }))
   }
 
   /// Returns the header of the incomplete frame once it has arrived; an error if it is no header, or exceeds a limit.
   fn partial_header(&self) -> Result<Option<Header>, FrameError> {
-    let received = &self.buffer[self.partial..self.end];
+    let received = self.buffer.get(self.partial..self.end).unwrap_or_default();
     let Some(bytes) = received.first_chunk() else {
       // Checked before sixteen bytes have arrived, which a peer with another protocol may never send.
       let begins = received.first().is_none_or(|&byte| byte == MAGIC);

@@ -1,5 +1,7 @@
 //! Frames: messages of a stream with their descriptors. PROTOCOL.md describes them.
 
+#![deny(clippy::indexing_slicing)] // a panic ends the process, and a peer must not cause one
+
 use std::fmt;
 
 use crate::socket::MAX_SENT_FDS;

@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::sys::socket as net;
 
-use super::{
-  Address, AncillaryOptions, ControlBuffer, SendOptions, Socket, SocketType, peer_pidfd, socket, socketpair,
-};
+use super::address::Address;
+use super::credentials::peer_pidfd;
+use super::unix::{AncillaryOptions, SendOptions, Socket, SocketType, socket, socketpair};
+use crate::sys::cmsg::ControlBuffer;
 use crate::sys::sockopt::refuse_rights;
 
 /// Features that this kernel supports.

@@ -11,7 +11,8 @@ use nix::fcntl::{self, OFlag};
 use nix::sys::socket::{self as net, AddressFamily, SockFlag, SockType};
 use nix::sys::stat::Mode;
 
-use super::{Address, Socket};
+use super::address::Address;
+use super::unix::Socket;
 use crate::sys::errno::of_io_error;
 use crate::sys::fds::{lock, set_close_on_exec, unlock};
 

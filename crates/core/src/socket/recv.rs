@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
-use super::{Address, AncillaryOptions, Credentials, Socket, SocketType};
+use super::address::Address;
+use super::credentials::Credentials;
+use super::unix::{AncillaryOptions, Socket, SocketType};
 use crate::sys::cmsg::{self, ControlBuffer, MAX_RECEIVED_FDS};
 use crate::sys::msg;
 

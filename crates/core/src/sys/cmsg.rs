@@ -1,5 +1,7 @@
 //! Control messages: the buffer that receives them, and the walker that takes ownership of their descriptors.
 
+#![deny(clippy::indexing_slicing)] // a panic ends the process, and a peer must not cause one
+
 use std::mem::size_of;
 use std::os::fd::{OwnedFd, RawFd};
 
@@ -47,7 +49,7 @@ impl ControlBuffer {
 
   /// The first `length` bytes, which the kernel has written.
   pub(crate) fn written(&self, length: usize) -> &[u8] {
-    &self.bytes[..length.min(self.bytes.len())]
+    self.bytes.get(..length).unwrap_or(&self.bytes)
   }
 }
 
@@ -157,6 +159,7 @@ pub(crate) fn own_all(control: &[u8]) -> Vec<OwnedFd> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
   use std::fs::File;
   use std::os::fd::{AsRawFd, IntoRawFd};

@@ -3,6 +3,8 @@
 //! The pool sends each connection as a request. The worker answers it, which acknowledges the connection, or returns the
 //! connection with an error. Messages from the worker report that it is ready, and the ids of connections that have ended.
 
+#![deny(clippy::indexing_slicing)] // a panic ends the process, and a peer must not cause one
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! One worker: its channel, and the state of its protocol.
 
+#![deny(clippy::indexing_slicing)] // a panic ends the process, and a peer must not cause one
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
