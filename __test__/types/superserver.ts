@@ -6,7 +6,7 @@ import type {
   CloseOptions,
   ConnectionCounters,
   ConnectionsOptions,
-  Ending,
+  ExitStatus,
   ExitEvent,
   FailureEvent,
   ListenSource,
@@ -59,7 +59,7 @@ export async function supervise(): Promise<void> {
   server.on('spawn', (event) => exactly<ProcessEvent>()(event)).on('ready', ({ pid }) => exactly<number>()(pid))
   server.once('exit', (event) => {
     exactly<ExitEvent>()(event)
-    const ending: Ending = event
+    const status: ExitStatus = event
     exactly<number | null>()(ending.code)
     exactly<NodeJS.Signals | null>()(ending.signal)
     exactly<number>()(event.lost)

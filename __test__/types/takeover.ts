@@ -3,7 +3,7 @@ import type { Server, Socket } from 'node:net'
 import type { Credentials, Descriptor } from 'fdpass'
 import * as takeovers from 'fdpass/takeover'
 import type {
-  Knowledge,
+  ConnectionInfo,
   ListenSource,
   SuccessorHandOverOptions,
   TakenConnection,
@@ -16,7 +16,7 @@ import { exactly, same } from './exactly.ts'
 same<keyof typeof takeovers, 'Predecessor' | 'Successor' | 'Takeover' | 'takeover'>()
 same<ListenSource, string | Descriptor>()
 
-export type Types = [Knowledge, SuccessorHandOverOptions, TakenConnectionsOptions, TakeoverState]
+export type Types = [ConnectionInfo, SuccessorHandOverOptions, TakenConnectionsOptions, TakeoverState]
 
 declare const descriptor: Descriptor
 declare const http: HttpServer

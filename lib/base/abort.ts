@@ -26,6 +26,19 @@ function isSignal(value: unknown): value is AbortSignal {
   return typeof state === 'boolean' && typeof add === 'function' && typeof remove === 'function'
 }
 
+/** Resolves or rejects as a promise does, or rejects with an `AbortError` if the signal aborts first. The operation goes on. */
+export function raceAbort<T>(promise: T | PromiseLike<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return Promise.resolve(promise)
+  return new Promise((resolve, reject) => {
+    const fail = () => reject(aborted(signal))
+    if (signal.aborted) fail()
+    const abortion = onAbort(signal, fail)!
+    Promise.resolve(promise)
+      .then(resolve, reject)
+      .finally(() => abortion[Symbol.dispose]())
+  })
+}
+
 /** What the operations of one signal do at its abort. */
 const abortions = new WeakMap<AbortSignal, { readonly callbacks: Set<() => void>; readonly listener: Disposable }>()
 

@@ -1,5 +1,5 @@
 // What this room offers to the rooms above it, and not to users.
-export { onAbort, signalOf } from './abort.ts'
+export { onAbort, raceAbort, signalOf } from './abort.ts'
 export { Iteration, end } from './async-iterator.ts'
 export { descriptorNameOf, isDescriptorName } from './descriptor-name.ts'
 export { aborted } from './errors/abort.ts'
@@ -9,5 +9,6 @@ export { pathError, protocolError, timedOut, tooLarge, undecodable } from './err
 export { type Identity, groupOf, identityOf } from './identity.ts'
 export { Queue } from './queue.ts'
 export { rejection } from './rejection.ts'
+export { RestartBackoff } from './restart-backoff.ts'
 export { MAX_INT, boolean, bytesOf, integer, optionsOf } from './validate.ts'
 export { type Waiter, Waiters, settle } from './waiters.ts'

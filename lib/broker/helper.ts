@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { onAbort, aborted } from '../base/internal.ts'
+import { onAbort, aborted, RestartBackoff } from '../base/internal.ts'
 import { KeepAlive } from '../event-loop/internal.ts'
 import { Channel } from '../channel/index.ts'
 import { socketpair } from '../socket/index.ts'
@@ -13,11 +13,6 @@ import type { Settings } from './settings.ts'
 import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
 const program = fileURLToPath(new URL('helper-program.js', import.meta.url))
-
-/** A helper that dies sooner is started again only after a pause. */
-const SHORT_LIFE = 1000
-const FIRST_PAUSE = 50
-const LONGEST_PAUSE = 10_000
 
 /** What of the environment the helper gets: nothing that could be a secret. */
 const variables = ['PATH', 'LD_LIBRARY_PATH', 'LANG', 'TZ', 'FDPASS_BACKEND', 'NAPI_RS_NATIVE_LIBRARY_PATH']
@@ -47,9 +42,9 @@ export class Helper implements Backend {
   #timer: NodeJS.Timeout | undefined
   /** Ends the pause. */
   #wake: (() => void) | undefined
-  #begun = 0
-  /** How many have died soon, one after the other. */
-  #shortLives = 0
+  /** When the last helper was started; undefined before the first. */
+  #startedAt: number | undefined
+  readonly #backoff = new RestartBackoff()
   readonly keepAlive = new KeepAlive((on) => {
     if (on) {
       this.#channel?.ref()
@@ -95,10 +90,10 @@ export class Helper implements Backend {
   }
 
   async #start(): Promise<Session> {
-    this.#shortLives = Date.now() - this.#begun < SHORT_LIFE ? this.#shortLives + 1 : 0
-    if (this.#shortLives > 1) await this.#sleep(Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (this.#shortLives - 2)))
+    const delay = this.#startedAt === undefined ? 0 : this.#backoff.next(Date.now() - this.#startedAt)
+    if (delay > 0) await this.#sleep(delay)
     if (this.closed) throw brokerClosed()
-    this.#begun = Date.now()
+    this.#startedAt = Date.now()
     const [socket, theirs] = socketpair()
     const number = theirs.release()
     const channel = new Channel(socket, { maxBytes: MAX_MESSAGE_BYTES, maxFds: 1 })

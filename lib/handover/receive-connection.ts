@@ -1,9 +1,8 @@
 import type { Socket } from 'node:net'
-import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
+import { type Abortable, raceAbort, signalOf } from '../base/abort.ts'
 import { boolean, optionsOf } from '../base/validate.ts'
 import { HEADER, MAX_HEAD } from './connection-frame.ts'
 import type { Descriptor } from '../descriptor/descriptor.ts'
-import { aborted } from '../base/errors/abort.ts'
 import { isControlError } from '../socket/errors.ts'
 import { protocolError } from '../base/errors/system.ts'
 import type { Endpoint } from '../socket/endpoint.ts'
@@ -39,26 +38,26 @@ export async function receiveConnection(
   const signal = signalOf(optionsOf(options))
   const { allowHalfOpen = false } = options ?? {}
   boolean('options.allowHalfOpen', allowHalfOpen)
-  const arrived = await nextArrival(channel, signal)
-  return arrived === null ? null : openArrived(arrived, allowHalfOpen)
+  const received = await receiveNext(channel, signal)
+  return received === null ? null : openReceived(received, allowHalfOpen)
 }
 
 /** A connection that has come through a channel, and what came with it. */
-export interface Arrived {
+export interface ReceivedConnection {
   readonly connection: Descriptor
   readonly head: Uint8Array
 }
 
 /** The next connection that comes through a channel; null at its end. */
-export function nextArrival(channel: UnixSocket, signal: AbortSignal | undefined): Promise<Arrived | null> {
+export function receiveNext(channel: UnixSocket, signal: AbortSignal | undefined): Promise<ReceivedConnection | null> {
   const endpoint = endpointOf('channel', channel)
-  let arrivals = arrivalsOf.get(channel)
-  if (arrivals === undefined) arrivalsOf.set(channel, (arrivals = new Arrivals(endpoint)))
-  return arrivals.next(channel, signal)
+  let receiver = receivers.get(channel)
+  if (receiver === undefined) receivers.set(channel, (receiver = new ConnectionReceiver(endpoint)))
+  return receiver.next(channel, signal)
 }
 
 /** Makes a socket of a connection, whose first bytes are its head. What throws has closed the connection. */
-export function openArrived({ connection, head }: Arrived, allowHalfOpen: boolean): Socket {
+export function openReceived({ connection, head }: ReceivedConnection, allowHalfOpen: boolean): Socket {
   try {
     const socket = connection.toSocket({ allowHalfOpen })
     if (head.length > 0) socket.unshift(head)
@@ -69,10 +68,10 @@ export function openArrived({ connection, head }: Arrived, allowHalfOpen: boolea
   }
 }
 
-const arrivalsOf = new WeakMap<UnixSocket, Arrivals>()
+const receivers = new WeakMap<UnixSocket, ConnectionReceiver>()
 
 /** The connections that come through a channel. What a call has received of one when it is aborted is the next call's. */
-class Arrivals {
+class ConnectionReceiver {
   readonly #endpoint: Endpoint
   readonly #isStream: boolean
   /** Settles when the calls before have. */
@@ -92,14 +91,14 @@ class Arrivals {
   }
 
   /** The next connection, when the calls before have had theirs. */
-  next(channel: UnixSocket, signal: AbortSignal | undefined): Promise<Arrived | null> {
+  next(channel: UnixSocket, signal: AbortSignal | undefined): Promise<ReceivedConnection | null> {
     const before = this.#last
-    const result = orAborted(before, signal).then(() => this.#receive(channel, signal))
+    const result = raceAbort(before, signal).then(() => this.#receive(channel, signal))
     this.#last = Promise.allSettled([before, result])
     return result
   }
 
-  async #receive(channel: UnixSocket, signal: AbortSignal | undefined): Promise<Arrived | null> {
+  async #receive(channel: UnixSocket, signal: AbortSignal | undefined): Promise<ReceivedConnection | null> {
     while (this.#broken === undefined && this.#missing > 0) {
       try {
         const message = await channel.recv({ maxBytes: this.#missing, maxFds: 1, signal })
@@ -154,7 +153,7 @@ class Arrivals {
   }
 
   /** What was received; the next message begins behind it. */
-  #take(): Arrived {
+  #take(): ReceivedConnection {
     const error = this.#broken ?? this.#lost
     const connection = this.#connection
     const head = Buffer.concat(this.#head)
@@ -165,12 +164,4 @@ class Arrivals {
     connection?.closeSync()
     throw error
   }
-}
-
-/** A promise, or its signal's abort if that comes first. */
-function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const abortion = onAbort(signal, () => reject(aborted(signal!)))
-    promise.then(resolve, reject).finally(() => abortion?.[Symbol.dispose]())
-  })
 }

@@ -4,7 +4,7 @@ import { systemError, AGAIN, type ProgramDescription, describeStep, native, fds,
 import { Handle } from '../event-loop/internal.ts'
 
 /** How a process has ended: with a code, or by a signal. */
-export interface Ending {
+export interface ExitStatus {
   /** Its exit code; null if a signal ended it. */
   readonly code: number | null
   /** The signal that ended it, or null. */
@@ -14,7 +14,7 @@ export interface Ending {
 const signals = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name as NodeJS.Signals]))
 
 /** What the native side's number for an end means. */
-export function endingOf(number: number): Ending {
+export function exitStatusOf(number: number): ExitStatus {
   return number < 256 ? { code: number, signal: null } : { code: null, signal: signals.get(number - 256) ?? null }
 }
 
@@ -29,8 +29,8 @@ export function spawnError(code: number, step: number, program: ProgramDescripti
 export class Child extends Handle {
   readonly pid: number
   /** Resolves at its end. */
-  readonly ended: Promise<Ending>
-  #end!: (ending: Ending) => void
+  readonly ended: Promise<ExitStatus>
+  #end!: (status: ExitStatus) => void
 
   private constructor(pid: number, exit: number) {
     super(exit)
@@ -71,11 +71,11 @@ export class Child extends Handle {
   }
 
   protected flushInput(): void {
-    const ending = native.reap(this.pid)
-    if (ending === AGAIN) return
+    const status = native.reap(this.pid)
+    if (status === AGAIN) return
     this.close()
     // Somebody else in this process has waited for it where that failed.
-    this.#end(ending < 0 ? { code: null, signal: null } : endingOf(ending))
+    this.#end(status < 0 ? { code: null, signal: null } : exitStatusOf(status))
   }
 
   protected fail(): void {

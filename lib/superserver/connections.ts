@@ -5,7 +5,7 @@ import { wrapFd, trackConnections } from '../descriptor/internal.ts'
 import { drainHttp, isHttp } from '../handover/internal.ts'
 import { native } from '../native/internal.ts'
 import { noSockets } from './errors.ts'
-import { type Duty, type Given, openDuty } from './duty.ts'
+import { type WorkerChannel, type Assignment, openWorkerChannel } from './worker-channel.ts'
 
 /** Options of {@link connections}. */
 export interface ConnectionsOptions {
@@ -25,7 +25,7 @@ export interface WorkerListener {
 const AHEAD = 16
 
 /** What was taken and is still to be given to whoever iterates. */
-class Supply<T> {
+class AsyncQueue<T> {
   readonly #items = new Queue<T>()
   readonly #waiting = new Queue<(result: IteratorResult<T, undefined>) => void>()
   /** Told of how many are there. */
@@ -67,7 +67,7 @@ class Supply<T> {
 }
 
 /** Connections that wait, and of which the program knows nothing yet. One that fails meanwhile is gone, as one is that was never accepted. */
-class Connections extends Supply<Socket> {
+class SocketQueue extends AsyncQueue<Socket> {
   protected override keep(socket: Socket): void {
     super.keep(socket.on('error', ignore))
   }
@@ -82,11 +82,11 @@ class Connections extends Supply<Socket> {
 function ignore(): void {}
 
 /** Takes connections, those that it is given and those of the listeners that it is given. */
-class Reception {
+class ConnectionIntake {
   readonly #connected: (socket: Socket) => void
   readonly #options: { readonly allowHalfOpen: boolean }
   readonly #servers = new Set<Server>()
-  readonly duty: Duty
+  readonly channel: WorkerChannel
   #open = 0
   /** Resolves when there will be nothing more. */
   readonly drained: Promise<void>
@@ -101,7 +101,7 @@ class Reception {
     let drain!: () => void
     this.drained = new Promise((resolve) => (drain = resolve))
     this.finished = new Promise((resolve) => (this.#finish = resolve))
-    this.duty = openDuty(
+    this.channel = openWorkerChannel(
       (given) => this.#take(given),
       () => {
         for (const server of this.#servers) server.close()
@@ -109,10 +109,10 @@ class Reception {
         this.#finishIfDone()
       }
     )
-    this.duty.begin()
+    this.channel.begin()
   }
 
-  #take({ fd, id }: Given): void {
+  #take({ fd, id }: Assignment): void {
     if (id === undefined) void this.#listen(wrapFd(fd))
     else this.#connect(fd, id)
   }
@@ -124,11 +124,11 @@ class Reception {
       socket = new NetSocket({ fd, readable: true, writable: true, ...this.#options })
     } catch (error) {
       native.close(fd)
-      this.duty.tellEnd(id)
+      this.channel.reportClosed(id)
       throw error
     }
     native.release(fd)
-    this.#serve(socket, () => this.duty.tellEnd(id))
+    this.#serve(socket, () => this.channel.reportClosed(id))
   }
 
   async #listen(listener: Descriptor): Promise<void> {
@@ -138,7 +138,7 @@ class Reception {
     })
     server.on('connection', (socket) => this.#serve(socket))
     this.#servers.add(server)
-    if (this.duty.draining) server.close()
+    if (this.channel.draining) server.close()
   }
 
   #serve(socket: Socket, ended?: () => void): void {
@@ -152,11 +152,11 @@ class Reception {
   }
 
   #finishIfDone(): void {
-    if (this.duty.draining && this.#open === 0) this.#finish()
+    if (this.channel.draining && this.#open === 0) this.#finish()
   }
 }
 
-let iterated: Connections | undefined
+let iterated: SocketQueue | undefined
 
 /**
  * Take the connections that a superserver gives this worker, whether it hands over each one or the listener.
@@ -176,11 +176,11 @@ export function connections(options?: ConnectionsOptions): AsyncIterableIterator
   const { allowHalfOpen = false } = optionsOf(options) ?? {}
   boolean('options.allowHalfOpen', allowHalfOpen)
   if (iterated === undefined) {
-    const supply = new Connections()
-    const reception = new Reception({ allowHalfOpen }, (socket) => supply.push(socket))
-    supply.onLength = (length) => (reception.duty.paused = length >= AHEAD)
-    void reception.drained.then(() => supply.end())
-    iterated = supply
+    const queue = new SocketQueue()
+    const intake = new ConnectionIntake({ allowHalfOpen }, (socket) => queue.push(socket))
+    queue.onLength = (length) => (intake.channel.paused = length >= AHEAD)
+    void intake.drained.then(() => queue.end())
+    iterated = queue
   }
   return iterated.iterate()
 }
@@ -202,16 +202,16 @@ export async function serve(server: Server): Promise<void> {
   if (!(server instanceof NetServer)) throw invalidType('server', 'an instance of net.Server', server)
   const { allowHalfOpen = false, noDelay = false } = server as Server & { allowHalfOpen?: boolean; noDelay?: boolean }
   trackConnections(server)
-  const reception = new Reception({ allowHalfOpen }, (socket) => {
+  const intake = new ConnectionIntake({ allowHalfOpen }, (socket) => {
     if (noDelay) socket.setNoDelay(true)
     server.emit('connection', socket)
   })
-  await reception.drained
+  await intake.drained
   using _draining = isHttp(server) ? drainHttp(server) : undefined
-  await reception.finished
+  await intake.finished
 }
 
-let listened: Supply<WorkerListener> | undefined
+let listened: AsyncQueue<WorkerListener> | undefined
 
 /**
  * Take what a superserver listens on, with `handoff: 'listener'`: for workers that accept themselves, or receive datagrams.
@@ -224,13 +224,13 @@ let listened: Supply<WorkerListener> | undefined
  */
 export function listeners(): AsyncIterableIterator<WorkerListener, undefined> {
   if (listened === undefined) {
-    const supply = new Supply<WorkerListener>()
-    const duty = openDuty(
-      ({ name, fd }) => supply.push({ name, fd: wrapFd(fd) }),
-      () => supply.end()
+    const queue = new AsyncQueue<WorkerListener>()
+    const channel = openWorkerChannel(
+      ({ name, fd }) => queue.push({ name, fd: wrapFd(fd) }),
+      () => queue.end()
     )
-    duty.begin()
-    listened = supply
+    channel.begin()
+    listened = queue
   }
   return listened.iterate()
 }

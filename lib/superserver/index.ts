@@ -9,7 +9,7 @@
  */
 import '../socket/index.ts' // adds the casts to Descriptor
 export type { ListenSource } from '../socket/internal.ts'
-export type { Ending } from './child.ts'
+export type { ExitStatus } from './child.ts'
 export { type ConnectionsOptions, type WorkerListener, connections, listeners, serve } from './connections.ts'
 export type {
   ConnectionCounters,

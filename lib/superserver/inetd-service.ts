@@ -1,7 +1,7 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { MAX_INT } from '../base/internal.ts'
 import { native } from '../native/internal.ts'
-import { endingOf, spawnError } from './child.ts'
+import { exitStatusOf, spawnError } from './child.ts'
 import { NativeService } from './native-service.ts'
 import { type Events, type SuperserverStats, countersOf } from './service.ts'
 import type { Settings } from './settings.ts'
@@ -19,11 +19,11 @@ export class InetdService extends NativeService {
   }
 
   protected override programFailed(code: number, step: number): void {
-    this.tellFailed(spawnError(code, step, this.settings.program))
+    this.reportFailure(spawnError(code, step, this.settings.program))
   }
 
-  protected override programEnded(pid: number, ending: number): void {
-    this.tellExited(pid, endingOf(ending), 0)
+  protected override programEnded(pid: number, status: number): void {
+    this.reportExit(pid, exitStatusOf(status), 0)
   }
 
   protected begin(): Promise<void> {
@@ -43,16 +43,16 @@ export class InetdService extends NativeService {
   /** What runs when no time is left goes on by itself: each program has a session of its own, and only its connection. */
   protected async end(): Promise<void> {
     const late = new Promise<void>((resolve) => (this.#letGo = resolve))
-    this.hurried()
+    this.deadlineChanged()
     await Promise.race([this.untilIdle(), late])
     clearTimeout(this.#timer)
     this.closeNative()
   }
 
-  protected hurried(): void {
+  protected deadlineChanged(): void {
     clearTimeout(this.#timer)
     // The longest that a timer takes; nobody waits for it then.
-    this.#timer = setTimeout(() => this.#letGo(), Math.min(this.left, MAX_INT)).unref()
+    this.#timer = setTimeout(() => this.#letGo(), Math.min(this.remaining, MAX_INT)).unref()
   }
 
   stats(): SuperserverStats {

@@ -2,10 +2,10 @@ import { Channel } from '../channel/index.ts'
 import { protocolError } from '../base/internal.ts'
 import { native } from '../native/internal.ts'
 import { openSocket } from '../socket/internal.ts'
-import { Crew } from './crew.ts'
+import { WorkerGroup } from './worker-group.ts'
 import { type Events, Service, type SuperserverStats, countersOf } from './service.ts'
 import type { Settings } from './settings.ts'
-import type { Line, Worker } from './worker.ts'
+import type { Worker, WorkerTransport } from './worker.ts'
 
 /** The native codes of the type 'stream', and of the half that sends. */
 const STREAM = 0
@@ -13,17 +13,21 @@ const WRITE = 1
 
 /** A service whose workers accept themselves. */
 export class ListenerService extends Service {
-  readonly #crew: Crew
+  readonly #workerGroup: WorkerGroup
   /** Gives the listeners to workers that came before `accept`; undefined from then on. */
   #held: (() => void)[] | undefined = []
 
   constructor(settings: Settings, events: Events) {
     super(settings, events)
-    this.#crew = new Crew(settings, (channel, worker) => this.#attach(channel, worker), this.crewEvents)
+    this.#workerGroup = new WorkerGroup(
+      settings,
+      (channel, worker) => this.#connect(channel, worker),
+      this.workerEvents
+    )
   }
 
   /** Sends a worker the listeners, once they are to be accepted from. */
-  #attach(number: number, worker: Worker): Line {
+  #connect(number: number, worker: Worker): WorkerTransport {
     const socket = openSocket(number, STREAM).unref()
     const channel = new Channel(socket, { maxFds: 1 })
     const give = () => {
@@ -40,24 +44,24 @@ export class ListenerService extends Service {
       drain: () => {
         if (!socket.closed) native.shutdown(number, WRITE)
       },
-      forget: () => channel.close()
+      release: () => channel.close()
     }
   }
 
   protected begin(): Promise<void> {
-    return this.#crew.start()
+    return this.#workerGroup.start()
   }
 
   protected change(settings: Settings): Promise<void> {
-    return this.#crew.replace(settings)
+    return this.#workerGroup.replace(settings)
   }
 
   protected end(): Promise<void> {
-    return this.#crew.dismiss(this.left)
+    return this.#workerGroup.stop(this.remaining)
   }
 
-  protected hurried(): void {
-    this.#crew.hurry(this.left)
+  protected deadlineChanged(): void {
+    this.#workerGroup.shortenDeadline(this.remaining)
   }
 
   override accept(): void {
@@ -70,7 +74,7 @@ export class ListenerService extends Service {
   protected closed(): void {}
 
   stats(): SuperserverStats {
-    const workers = [...this.#crew.all].map(({ child, phase }) => {
+    const workers = [...this.#workerGroup.all].map(({ child, phase }) => {
       return { service: this.name, pid: child.pid, state: phase, connections: null, unacknowledged: 0 }
     })
     return { ...countersOf(undefined), spawned: this.spawned, workers }
@@ -82,7 +86,7 @@ async function hear(channel: Channel, worker: Worker): Promise<void> {
   try {
     for await (using message of channel) {
       if (message.fds.length > 0) throw protocolError('a worker sent descriptors')
-      worker.isReady()
+      worker.markReady()
     }
   } catch {
     worker.kill()

@@ -2,7 +2,7 @@ import { clearTimeout, setTimeout } from 'node:timers'
 import { putName } from '../address/internal.ts'
 import { systemError, type ServiceState, native, fds } from '../native/internal.ts'
 import type { ListeningSocket } from '../socket/internal.ts'
-import { listenToBell } from './bell.ts'
+import { onServiceEvents } from './notifier.ts'
 import { Service } from './service.ts'
 
 // What the native side tells, by its numbers.
@@ -37,7 +37,7 @@ export abstract class NativeService extends Service {
 
   /** Opens it there. */
   protected open(open: () => number): void {
-    const silence = listenToBell(() => this.hear())
+    const silence = onServiceEvents(() => this.hear())
     const service = open()
     if (service < 0) {
       silence()
@@ -104,7 +104,7 @@ export abstract class NativeService extends Service {
         return this.workerGone(first, second)
       case SHORT:
         if (second < 0) this.programFailed(first, third)
-        else this.tellFailed(systemError(first, SHORT_CALLS[second]!))
+        else this.reportFailure(systemError(first, SHORT_CALLS[second]!))
         return this.retryIn(SHORT_PAUSE)
       case TOO_FAST:
         this.events.emit('pause', { service: this.name, milliseconds: this.settings.pause })
@@ -112,7 +112,7 @@ export abstract class NativeService extends Service {
       case FAILED:
         return this.programFailed(first, second)
       case STARTED:
-        return this.tellSpawned(first)
+        return this.reportSpawn(first)
       case ENDED:
         return this.programEnded(first, second)
       case BROKEN:

@@ -1,15 +1,15 @@
 import { clearInterval, setInterval } from 'node:timers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { systemError, native } from '../native/internal.ts'
-import { Crew } from './crew.ts'
+import { WorkerGroup } from './worker-group.ts'
 import { NativeService } from './native-service.ts'
 import { type Events, type SuperserverStats, countersOf } from './service.ts'
 import type { Settings } from './settings.ts'
-import type { Line, Worker } from './worker.ts'
+import type { Worker, WorkerTransport } from './worker.ts'
 
 /** A service whose workers are given connections. */
 export class PoolService extends NativeService {
-  readonly #crew: Crew
+  readonly #workerGroup: WorkerGroup
   /** The workers by their numbers in the pool, and those numbers. */
   readonly #workers = new Map<number, Worker>()
   readonly #numbers = new Map<Worker, number>()
@@ -19,10 +19,14 @@ export class PoolService extends NativeService {
     super(settings, events)
     const { maxConnections, maxPerWorker, maxPerClient } = settings
     this.open(() => native.openPool(maxConnections, maxPerWorker, maxPerClient))
-    this.#crew = new Crew(settings, (channel, worker) => this.#attach(channel, worker), this.crewEvents)
+    this.#workerGroup = new WorkerGroup(
+      settings,
+      (channel, worker) => this.#connect(channel, worker),
+      this.workerEvents
+    )
   }
 
-  #attach(channel: number, worker: Worker): Line {
+  #connect(channel: number, worker: Worker): WorkerTransport {
     const number = native.addWorker(this.native, channel)
     if (number < 0) {
       worker.kill()
@@ -34,7 +38,7 @@ export class PoolService extends NativeService {
       drain: () => {
         if (this.native >= 0) native.drainWorker(this.native, number)
       },
-      forget: () => {
+      release: () => {
         if (this.native >= 0) native.forgetWorker(this.native, number)
         this.hear()
       }
@@ -42,7 +46,7 @@ export class PoolService extends NativeService {
   }
 
   protected override workerReady(number: number): void {
-    this.#workers.get(number)?.isReady()
+    this.#workers.get(number)?.markReady()
   }
 
   /** What it was given goes to others when its process has ended, which it may be reading of until then. */
@@ -62,7 +66,7 @@ export class PoolService extends NativeService {
 
   protected async begin(): Promise<void> {
     this.#watchOver(this.settings)
-    await this.#crew.start()
+    await this.#workerGroup.start()
   }
 
   /** Ends workers that hang: what they have not acknowledged goes to others. */
@@ -77,7 +81,7 @@ export class PoolService extends NativeService {
   }
 
   protected async change(settings: Settings): Promise<void> {
-    await this.#crew.replace(settings)
+    await this.#workerGroup.replace(settings)
     const { maxConnections, maxPerWorker, maxPerClient } = settings
     native.limitPool(this.native, maxConnections, maxPerWorker, maxPerClient)
     this.#watchOver(settings)
@@ -86,25 +90,25 @@ export class PoolService extends NativeService {
 
   protected async end(): Promise<void> {
     const idle = this.untilIdle()
-    await this.#crew.dismiss(this.left)
+    await this.#workerGroup.stop(this.remaining)
     // The last ones may have died before they acknowledged what they were given.
-    while (this.#isLeftBehind && this.left > 0) {
+    while (this.#isLeftBehind && this.remaining > 0) {
       try {
-        const worker = await this.#crew.relieve()
-        while (this.#isLeftBehind && this.left > 0 && !worker.child.closed) await sleep(10)
+        const worker = await this.#workerGroup.spawnReplacement()
+        while (this.#isLeftBehind && this.remaining > 0 && !worker.child.closed) await sleep(10)
       } catch (error) {
-        this.tellFailed(error)
-        await sleep(Math.min(this.left, 100))
+        this.reportFailure(error)
+        await sleep(Math.min(this.remaining, 100))
       }
-      await this.#crew.dismiss(this.left)
+      await this.#workerGroup.stop(this.remaining)
     }
     if (!this.#isLeftBehind) await idle
     clearInterval(this.#watch)
     this.closeNative()
   }
 
-  protected hurried(): void {
-    this.#crew.hurry(this.left)
+  protected deadlineChanged(): void {
+    this.#workerGroup.shortenDeadline(this.remaining)
   }
 
   /** Whether connections wait although no worker is left. */
@@ -114,7 +118,7 @@ export class PoolService extends NativeService {
 
   stats(): SuperserverStats {
     const state = this.state()
-    const workers = [...this.#crew.all].map((worker) => {
+    const workers = [...this.#workerGroup.all].map((worker) => {
       const told = state?.workers.find(({ worker: number }) => number === this.#numbers.get(worker))
       return {
         service: this.name,

@@ -1,8 +1,8 @@
 import { EventEmitter } from 'node:events'
 import { superserverClosed } from './errors.ts'
 import { warnOfService, ListeningSocket, type Source } from '../socket/internal.ts'
-import type { Ending } from './child.ts'
-import type { CrewEvents } from './crew.ts'
+import type { ExitStatus } from './child.ts'
+import type { WorkerGroupEvents } from './worker-group.ts'
 import type { Settings } from './settings.ts'
 
 /** What a process of a service is doing. */
@@ -59,7 +59,7 @@ export interface ProcessEvent {
 }
 
 /** The end of a process. */
-export interface ExitEvent extends ProcessEvent, Ending {
+export interface ExitEvent extends ProcessEvent, ExitStatus {
   /** How many connections were lost with it: see {@link ConnectionCounters.lost}. */
   readonly lost: number
 }
@@ -124,7 +124,7 @@ export abstract class Service {
   }
 
   /** Whether it can become what these settings say by `reload`. */
-  isLike(settings: Settings): boolean {
+  canBecome(settings: Settings): boolean {
     return this.settings.handoff === settings.handoff
   }
 
@@ -171,13 +171,13 @@ export abstract class Service {
   }
 
   /** Gives what is left no more than so many milliseconds, after `stop`. */
-  hurry(timeout: number): void {
+  shortenDeadline(timeout: number): void {
     this.#deadline = Math.min(this.#deadline, performance.now() + timeout)
-    this.hurried()
+    this.deadlineChanged()
   }
 
   /** How many milliseconds are left to what was taken. */
-  protected get left(): number {
+  protected get remaining(): number {
     return Math.max(this.#deadline - performance.now(), 0)
   }
 
@@ -191,7 +191,7 @@ export abstract class Service {
   /** Serves no more, and ends what is not done when no time is left. */
   protected abstract end(): Promise<void>
   /** Less time is left than there was. */
-  protected abstract hurried(): void
+  protected abstract deadlineChanged(): void
   /** Takes connections of a listener, or no more. */
   protected abstract opened(listening: ListeningSocket): void
   protected abstract closed(listening: ListeningSocket): void
@@ -226,7 +226,7 @@ export abstract class Service {
   }
 
   /** Leaves what it shares with another service to that one. */
-  surrender(other: Service): void {
+  releaseShared(other: Service): void {
     for (const [name, listening] of this.listening) {
       if (other.listening.get(name) !== listening) continue
       this.listening.delete(name)
@@ -242,25 +242,25 @@ export abstract class Service {
     listening.close()
   }
 
-  protected tellSpawned(pid: number): void {
+  protected reportSpawn(pid: number): void {
     this.spawned++
     this.events.emit('spawn', { service: this.name, pid })
   }
 
   /** Tells what happens to workers. */
-  protected readonly crewEvents: CrewEvents = {
-    spawned: ({ child }) => this.tellSpawned(child.pid),
+  protected readonly workerEvents: WorkerGroupEvents = {
+    spawned: ({ child }) => this.reportSpawn(child.pid),
     ready: ({ child }) => this.events.emit('ready', { service: this.name, pid: child.pid }),
-    exited: ({ child, lost }, ending) => this.tellExited(child.pid, ending, lost),
-    failed: (error) => this.tellFailed(error)
+    exited: ({ child, lost }, status) => this.reportExit(child.pid, status, lost),
+    failed: (error) => this.reportFailure(error)
   }
 
-  protected tellExited(pid: number, { code, signal }: Ending, lost: number): void {
+  protected reportExit(pid: number, { code, signal }: ExitStatus, lost: number): void {
     this.events.emit('exit', { service: this.name, pid, code, signal, lost })
   }
 
-  protected tellFailed(error: unknown): void {
-    tellFailure(this.events, this.name, error)
+  protected reportFailure(error: unknown): void {
+    emitFailure(this.events, this.name, error)
   }
 }
 
@@ -268,7 +268,7 @@ export abstract class Service {
  * Tells of something that has gone wrong. Where nobody listens it is a warning, once: a program that cannot be executed would
  * look like one that says nothing, and a file that is broken like one that was taken.
  */
-export function tellFailure(events: Events, service: string, error: unknown): void {
+export function emitFailure(events: Events, service: string, error: unknown): void {
   if (events.emit('failure', { service, error: error as Error })) return
   warnOfService(service, error)
 }

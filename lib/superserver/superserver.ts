@@ -6,6 +6,7 @@ import type { Abortable } from '../base/index.ts'
 import {
   boolean,
   onAbort,
+  raceAbort,
   signalOf,
   MAX_INT,
   integer,
@@ -20,7 +21,7 @@ import { type ServiceState, notify } from '../systemd/index.ts'
 import { InetdService } from './inetd-service.ts'
 import { ListenerService } from './listener-service.ts'
 import { PoolService } from './pool-service.ts'
-import { type Events, type Service, type SuperserverEventMap, type SuperserverStats, tellFailure } from './service.ts'
+import { type Events, type Service, type SuperserverEventMap, type SuperserverStats, emitFailure } from './service.ts'
 import { type ServiceOptions, type Settings, folderOf, settingsOf } from './settings.ts'
 
 /** What {@link superserve} can be told beside its services. */
@@ -113,16 +114,11 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     }
     const signal = signalOf(options)
     const server = new Superserver(read, notifies, made)
-    let abort!: () => void
-    const abortion = new Promise<void>((resolve) => (abort = resolve))
-    using _abortListener = onAbort(signal, () => {
-      void server.close({ timeout: 0 })
-      abort()
-    })
+    using _abortion = onAbort(signal, () => void server.close({ timeout: 0 }))
     server.#hold()
     try {
       await server.#inOrder(async () => server.#prepare(await read()))
-      await Promise.race([beforeAccept?.(), abortion])
+      await raceAbort(beforeAccept?.(), signal)
       server.#accept()
     } catch (error) {
       await server.close({ timeout: 0 })
@@ -196,7 +192,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
       this.#tell({ stopping: true })
       this.#closing = this.#end(timeout)
     } else if (timeout !== undefined) {
-      for (const service of this.#all) service.hurry(timeout)
+      for (const service of this.#all) service.shortenDeadline(timeout)
     }
     await this.#closing
   }
@@ -223,7 +219,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
   async #end(timeout: number | undefined): Promise<void> {
     // A start or a reload that is going on fails where its workers end.
     await Promise.allSettled([this.#last, ...this.#all.map((service) => service.stop(timeout))])
-    for (const service of this.#retiring) service.hurry(timeout ?? service.drainTimeout)
+    for (const service of this.#retiring) service.shortenDeadline(timeout ?? service.drainTimeout)
     await Promise.allSettled(this.#all.map((service) => service.stop(timeout)))
     this.#unlisten()
     this.#hold(true)
@@ -262,7 +258,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     for (const settings of all) {
       if (this.#closing !== undefined) throw superserverClosed()
       const running = this.#services.get(settings.name)
-      if (running?.isLike(settings) === true) await running.reload(settings)
+      if (running?.canBecome(settings) === true) await running.reload(settings)
       else await this.#begin(settings, running)
     }
     const names = new Set(all.map(({ name }) => name))
@@ -278,12 +274,12 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
       service.accept()
     } catch (error) {
       if (running === undefined) this.#services.delete(service.name)
-      else service.surrender(running)
+      else service.releaseShared(running)
       await service.stop(0)
       throw error
     }
     if (running === undefined) return
-    running.surrender(service)
+    running.releaseShared(service)
     this.#services.set(service.name, service)
     this.#retire(running)
   }
@@ -310,13 +306,13 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
 
   #tell(state: ServiceState): void {
     if (!this.#notifies) return
-    notify(state).catch((error: unknown) => tellFailure(this, ALL, error))
+    notify(state).catch((error: unknown) => emitFailure(this, ALL, error))
   }
 
   /** Does what a service manager expects on its signals. */
   #listen(): void {
     const reload = () => {
-      this.reload().catch((error: unknown) => tellFailure(this, ALL, error))
+      this.reload().catch((error: unknown) => emitFailure(this, ALL, error))
     }
     const end = async (signal: NodeJS.Signals) => {
       const isSecond = this.closed

@@ -1,22 +1,22 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { closeFds, systemError, fds, native } from '../native/internal.ts'
 import { workerFailed } from './errors.ts'
-import { Child, type Ending } from './child.ts'
+import { Child, type ExitStatus } from './child.ts'
 import type { Settings } from './settings.ts'
 
 /** What a worker is doing. */
 export type WorkerPhase = 'starting' | 'ready' | 'draining'
 
 /** The way to a worker, by which it is given what it serves. */
-export interface Line {
+export interface WorkerTransport {
   /** Gives it nothing more: it sees the end. */
   drain(): void
   /** Notes the end of its process. */
-  forget(): void
+  release(): void
 }
 
 /** Makes the way to a worker out of this end's number, which is the line's from then on. */
-export type Attach = (channel: number, worker: Worker) => Line
+export type ConnectWorker = (channel: number, worker: Worker) => WorkerTransport
 
 /** The native code of the type 'stream'. */
 const STREAM = 0
@@ -26,7 +26,7 @@ export class Worker {
   readonly child: Child
   /** What it was started with. */
   readonly settings: Settings
-  readonly #line: Line
+  readonly #transport: WorkerTransport
   phase: WorkerPhase = 'starting'
   /** How many connections it had acknowledged and not ended when it died. */
   lost = 0
@@ -34,12 +34,12 @@ export class Worker {
   readonly ready: Promise<void>
   #becomeReady!: () => void
   /** Resolves at its end. */
-  readonly ended: Promise<Ending>
+  readonly ended: Promise<ExitStatus>
   /** When it could serve: not yet, at first. */
   readySince = Infinity
   #killer: NodeJS.Timeout | undefined
 
-  constructor(settings: Settings, attach: Attach) {
+  constructor(settings: Settings, connect: ConnectWorker) {
     this.settings = settings
     const code = native.socketpair(STREAM)
     if (code < 0) throw systemError(code, 'socketpair')
@@ -53,22 +53,22 @@ export class Worker {
       closeFds([theirs])
     }
     const isReady = new Promise<void>((resolve) => (this.#becomeReady = resolve))
-    this.#line = attach(ours, this)
-    this.ended = this.child.ended.then((ending) => {
+    this.#transport = connect(ours, this)
+    this.ended = this.child.ended.then((status) => {
       clearTimeout(this.#killer)
-      this.#line.forget()
-      return ending
+      this.#transport.release()
+      return status
     })
-    const failed = this.ended.then((ending) => {
-      throw workerFailed(settings.program.arguments.join(' '), ending)
+    const failed = this.ended.then((status) => {
+      throw workerFailed(settings.program.arguments.join(' '), status)
     })
     this.ready = Promise.race([isReady, failed])
     this.ready.catch(() => {})
-    this.#killIn(settings.readyTimeout)
+    this.#killAfter(settings.readyTimeout)
   }
 
   /** Notes that it can serve. */
-  isReady(): void {
+  markReady(): void {
     if (this.phase !== 'starting') return
     this.phase = 'ready'
     this.readySince = performance.now()
@@ -78,9 +78,9 @@ export class Worker {
 
   /** Gives it nothing more: it finishes what it has, and ends, or is killed when its time is up. */
   drain(timeout = this.settings.drainTimeout): void {
-    if (this.phase !== 'draining') this.#line.drain()
+    if (this.phase !== 'draining') this.#transport.drain()
     this.phase = 'draining'
-    this.#killIn(timeout)
+    this.#killAfter(timeout)
   }
 
   /** Ends it, and what it has started. */
@@ -88,7 +88,7 @@ export class Worker {
     this.child.kill('SIGKILL', true)
   }
 
-  #killIn(milliseconds: number): void {
+  #killAfter(milliseconds: number): void {
     clearTimeout(this.#killer)
     if (this.child.closed) return
     this.#killer = setTimeout(() => this.kill(), milliseconds)

@@ -1,12 +1,12 @@
 import type { Bytes } from '../base/index.ts'
 import { bytesOf, invalidType, protocolError } from '../base/internal.ts'
-import { type Arrived, frame } from '../handover/internal.ts'
+import { type ReceivedConnection, frame } from '../handover/internal.ts'
 
 /** The length of the name, and that of the state. */
 const HEADER = 8
 
 /** What goes with a connection before its head: what the sender calls it, and what it knows of it. */
-export interface Knowledge {
+export interface ConnectionInfo {
   /** What the predecessor calls it, `'/chat'` for one. */
   readonly name: string
   /** What the predecessor knows of it. */
@@ -24,7 +24,7 @@ export function connectionMessage(name: unknown, state: Bytes): (head: Uint8Arra
 }
 
 /** Takes what is known of a connection out of what came before its head. */
-export function knowledgeOf({ connection, head }: Arrived): [Arrived, Knowledge] {
+export function parseConnection({ connection, head }: ReceivedConnection): [ReceivedConnection, ConnectionInfo] {
   const bytes = Buffer.from(head.buffer, head.byteOffset, head.length)
   const nameEnd = HEADER + (bytes.length < HEADER ? Infinity : bytes.readUInt32BE())
   const stateEnd = nameEnd + (nameEnd > bytes.length ? 0 : bytes.readUInt32BE(HEADER / 2))
@@ -32,9 +32,9 @@ export function knowledgeOf({ connection, head }: Arrived): [Arrived, Knowledge]
     connection.closeSync()
     throw protocolError('a connection came without its name and state')
   }
-  const knowledge = {
+  const info = {
     name: bytes.toString('utf8', HEADER, nameEnd),
     state: Uint8Array.prototype.slice.call(bytes, nameEnd, stateEnd)
   }
-  return [{ connection, head: bytes.subarray(stateEnd) }, knowledge]
+  return [{ connection, head: bytes.subarray(stateEnd) }, info]
 }

@@ -9,7 +9,7 @@
  */
 import '../socket/index.ts' // adds the casts to Descriptor
 export type { ListenSource } from '../socket/internal.ts'
-export type { Knowledge } from './connection-message.ts'
+export type { ConnectionInfo } from './connection-message.ts'
 export { Predecessor, type TakenConnection, type TakenConnectionsOptions } from './predecessor.ts'
 export type { TakeoverOptions, TakeoverState } from './settings.ts'
 export { Successor, type SuccessorHandOverOptions } from './successor.ts'

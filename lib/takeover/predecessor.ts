@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import type { Abortable } from '../base/index.ts'
 import { boolean, signalOf, optionsOf, protocolError, Iteration, end } from '../base/internal.ts'
-import { nextArrival, openArrived } from '../handover/internal.ts'
+import { receiveNext, openReceived } from '../handover/internal.ts'
 import { Channel, type ChannelMessage } from '../channel/index.ts'
 import type { Descriptor, Kind } from '../descriptor/index.ts'
 import { borrow } from '../descriptor/internal.ts'
@@ -11,13 +11,13 @@ import { deserializeError } from '../channel/internal.ts'
 import { yieldToLoop } from '../event-loop/internal.ts'
 import type { UnixSocket } from '../socket/index.ts'
 import { takeoverState } from './errors.ts'
-import { type Knowledge, knowledgeOf } from './connection-message.ts'
-import { Holdings } from './holdings.ts'
-import { LIMITS, VERSION, type Wish, isGift, isObject } from './protocol.ts'
+import { type ConnectionInfo, parseConnection } from './connection-message.ts'
+import { HandoverSockets } from './handover-sockets.ts'
+import { LIMITS, VERSION, type SuccessorRequest, isListenersReply, isObject } from './protocol.ts'
 import type { Settings } from './settings.ts'
 
 /** A live connection that a predecessor has handed over. */
-export interface TakenConnection extends Knowledge {
+export interface TakenConnection extends ConnectionInfo {
   /** The connection, which is the caller's to close; its first bytes are what the predecessor's Node had read. */
   readonly socket: Socket
 }
@@ -61,10 +61,10 @@ export class Predecessor {
     const channel = this.#connections
     if (channel === undefined) throw takeoverState("Connections were not asked for: takeover's connections option")
     const take = async (): Promise<IteratorResult<TakenConnection, undefined>> => {
-      const arrived = await nextArrival(channel, signal)
-      if (arrived === null) return end
-      const [connection, knowledge] = knowledgeOf(arrived)
-      return { done: false, value: { socket: openArrived(connection, allowHalfOpen), ...knowledge } }
+      const received = await receiveNext(channel, signal)
+      if (received === null) return end
+      const [connection, info] = parseConnection(received)
+      return { done: false, value: { socket: openReceived(connection, allowHalfOpen), ...info } }
     }
     return new Iteration(channel, take, signal)
   }
@@ -76,8 +76,8 @@ export class Predecessor {
 }
 
 /** What came from a predecessor, as long as it is not settled whose it is. */
-export class Inheritance {
-  readonly holdings: Holdings
+export class InheritedState {
+  readonly sockets: HandoverSockets
   readonly predecessor: Predecessor
   readonly #channel: Channel
   /** The sockets whose files are to be this process's. */
@@ -87,38 +87,38 @@ export class Inheritance {
 
   private constructor(
     channel: Channel,
-    holdings: Holdings,
+    sockets: HandoverSockets,
     predecessor: Predecessor,
     files: readonly (readonly [fd: number, file: FileId])[]
   ) {
     this.#channel = channel.unref()
-    this.holdings = holdings
+    this.sockets = sockets
     this.predecessor = predecessor
     this.#files = files
     void this.#listen()
   }
 
   /** Asks whoever serves now for all that it has; null where it has gone before it answered. */
-  static async ask(socket: UnixSocket, settings: Settings, signal: AbortSignal): Promise<Inheritance | null> {
+  static async ask(socket: UnixSocket, settings: Settings, signal: AbortSignal): Promise<InheritedState | null> {
     const channel = new Channel(socket, LIMITS)
     try {
-      const wish: Wish = {
+      const request: SuccessorRequest = {
         ask: 'listeners',
         version: VERSION,
         listen: [...settings.sources].map(([name, { name: source }]) => ({ name, source })),
         connections: settings.connections
       }
-      const gift = await channel.request(wish, null, { signal })
+      const reply = await channel.request(request, null, { signal })
       try {
         const state = await channel.request({ ask: 'state' }, null, { signal })
         try {
-          return Inheritance.#take(channel, gift, state, settings)
+          return InheritedState.#take(channel, reply, state, settings)
         } catch (error) {
           state.close()
           throw error
         }
       } catch (error) {
-        gift.close()
+        reply.close()
         throw error
       }
     } catch (error) {
@@ -129,15 +129,15 @@ export class Inheritance {
     }
   }
 
-  static #take(channel: Channel, gift: ChannelMessage, state: ChannelMessage, settings: Settings): Inheritance {
+  static #take(channel: Channel, reply: ChannelMessage, state: ChannelMessage, settings: Settings): InheritedState {
     const sources = [...settings.sources]
-    const { value } = gift
-    if (!isGift(value, sources.length)) throw protocolError('a predecessor answered with something unknown')
+    const { value } = reply
+    if (!isListenersReply(value, sources.length)) throw protocolError('a predecessor answered with something unknown')
     const inherited = sources.flatMap(([name, source], place) => {
       const given = value.listeners[place]!
       return given === null ? [] : [{ name, source, file: given.file }]
     })
-    const [control, ...others] = gift.fds
+    const [control, ...others] = reply.fds
     const connections = settings.connections ? others.pop() : undefined
     const fits =
       control?.kind === 'unix-listener' &&
@@ -145,18 +145,18 @@ export class Inheritance {
       inherited.every(({ source }, place) => isOf(source, others[place]!.kind)) &&
       (connections === undefined ? !settings.connections : connections.kind === 'unix-stream')
     if (!fits) throw protocolError('a predecessor gave other descriptors than were asked for')
-    const holdings = new Holdings(control.toUnixServer())
+    const sockets = new HandoverSockets(control.toUnixServer())
     try {
-      const files: [number, FileId][] = [[holdings.control[borrow](), value.control]]
+      const files: [number, FileId][] = [[sockets.control[borrow](), value.control]]
       inherited.forEach(({ name, source, file }, place) => {
         const listening = ListeningSocket.adopt(source.name, others[place]!)
-        holdings.listeners.set(name, listening)
+        sockets.listeners.set(name, listening)
         files.push([listening.fd, file])
       })
       const predecessor = new Predecessor(value.pid, state, connections?.toUnixSocket())
-      return new Inheritance(channel, holdings, predecessor, files)
+      return new InheritedState(channel, sockets, predecessor, files)
     } catch (error) {
-      holdings.close()
+      sockets.close()
       throw error
     }
   }

@@ -8,7 +8,7 @@ export const VERSION = 1
 export const LIMITS = { maxBytes: 0x7fff_ffff, maxFds: 4048, maxPending: 16 } as const
 
 /** What a successor asks for, in this order. */
-export type Wish =
+export type SuccessorRequest =
   | {
       readonly ask: 'listeners'
       readonly version: number
@@ -18,8 +18,8 @@ export type Wish =
   | { readonly ask: 'state' }
   | { readonly ask: 'ready' }
 
-/** The answer to the first wish; its descriptors are the control socket, the listeners, and the socket for connections. */
-export interface Gift {
+/** The answer to the first request; its descriptors are the control socket, the listeners, and the socket for connections. */
+export interface ListenersReply {
   readonly pid: number
   /** The file of the control socket. */
   readonly control: FileId
@@ -37,8 +37,8 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** Whether a value is a wish, of whatever version. */
-export function isWish(value: unknown): value is Wish {
+/** Whether a value is a request, of whatever version. */
+export function isSuccessorRequest(value: unknown): value is SuccessorRequest {
   if (!isObject(value)) return false
   if (value.ask === 'state' || value.ask === 'ready') return true
   if (value.ask !== 'listeners' || !Array.isArray(value.listen)) return false
@@ -47,8 +47,8 @@ export function isWish(value: unknown): value is Wish {
   )
 }
 
-/** Whether a value answers the first wish, which asked for so many listeners. */
-export function isGift(value: unknown, count: number): value is Gift {
+/** Whether a value answers the first request, which asked for so many listeners. */
+export function isListenersReply(value: unknown, count: number): value is ListenersReply {
   if (!isObject(value) || typeof value.pid !== 'number' || !isFileId(value.control)) return false
   const { listeners } = value
   if (!Array.isArray(listeners) || listeners.length !== count) return false

@@ -12,8 +12,16 @@ import { type FileId, claimFile, handFileOn } from '../address/internal.ts'
 import { serializeError } from '../channel/internal.ts'
 import { notReadyInTime, takeoverState } from './errors.ts'
 import { connectionMessage } from './connection-message.ts'
-import type { Holdings } from './holdings.ts'
-import { type Cancellation, type Gift, LIMITS, VERSION, type Wish, isObject, isWish } from './protocol.ts'
+import type { HandoverSockets } from './handover-sockets.ts'
+import {
+  type Cancellation,
+  type ListenersReply,
+  LIMITS,
+  VERSION,
+  type SuccessorRequest,
+  isObject,
+  isSuccessorRequest
+} from './protocol.ts'
 import type { Settings, TakeoverState } from './settings.ts'
 
 /** Options of {@link Successor.handOver}. */
@@ -65,25 +73,25 @@ export class Successor {
 }
 
 /** The attempt of a process to become the successor of this one. */
-export class Attempt {
+export class TakeoverAttempt {
   /** Resolves when it is the successor; to null where it is not, and everything here is as it was. */
   readonly outcome: Promise<Successor | null>
   readonly #channel: Channel
   readonly #credentials: Credentials
-  readonly #holdings: Holdings
+  readonly #sockets: HandoverSockets
   readonly #settings: Settings
   readonly #timer: NodeJS.Timeout
   readonly #abortion = new AbortController()
   #settle!: (successor: Successor | null) => void
   /** Why it cannot succeed any more. */
   #failure: Error | undefined
-  #given = false
+  #listenersSent = false
   /** The sockets whose files were left to it. */
   #handed: (readonly [fd: number, file: FileId])[] = []
   #connections: UnixSocket | undefined
 
-  constructor(socket: UnixSocket, credentials: Credentials, holdings: Holdings, settings: Settings) {
-    this.#holdings = holdings
+  constructor(socket: UnixSocket, credentials: Credentials, sockets: HandoverSockets, settings: Settings) {
+    this.#sockets = sockets
     this.#settings = settings
     this.#credentials = credentials
     this.outcome = new Promise((resolve) => (this.#settle = resolve))
@@ -125,37 +133,37 @@ export class Attempt {
 
   async #answer(request: ChannelRequest): Promise<ChannelReply | void> {
     request.close() // nobody wants its descriptors
-    const { value: wish } = request
+    const { value } = request
     if (this.#failure !== undefined) throw this.#failure
-    if (!isWish(wish)) throw protocolError('a successor asked for something unknown')
-    if (wish.ask === 'listeners') return this.#give(wish)
-    if (!this.#given) throw protocolError('a successor asked for it too early')
-    return wish.ask === 'state' ? this.#tellState() : this.#succeed()
+    if (!isSuccessorRequest(value)) throw protocolError('a successor asked for something unknown')
+    if (value.ask === 'listeners') return this.#sendListeners(value)
+    if (!this.#listenersSent) throw protocolError('a successor asked for it too early')
+    return value.ask === 'state' ? this.#sendState() : this.#succeed()
   }
 
-  #give(wish: Wish & { ask: 'listeners' }): ChannelReply {
-    if (wish.version !== VERSION) {
-      throw protocolError(`this process speaks version ${VERSION} of the protocol, not ${wish.version}`)
+  #sendListeners(request: SuccessorRequest & { ask: 'listeners' }): ChannelReply {
+    if (request.version !== VERSION) {
+      throw protocolError(`this process speaks version ${VERSION} of the protocol, not ${request.version}`)
     }
-    if (this.#given) throw protocolError('a successor asked for listeners twice')
-    this.#given = true
-    const chosen = choose(this.#holdings.listeners, wish.listen)
-    const { control } = this.#holdings
-    const numbers = [control[borrow](), ...chosen.flatMap((listening) => listening?.fd ?? [])]
+    if (this.#listenersSent) throw protocolError('a successor asked for listeners twice')
+    this.#listenersSent = true
+    const matched = matchListeners(this.#sockets.listeners, request.listen)
+    const { control } = this.#sockets
+    const numbers = [control[borrow](), ...matched.flatMap((listening) => listening?.fd ?? [])]
     this.#handed = numbers.map((fd) => [fd, handFileOn(fd)])
     const files = this.#handed.map(([, file]) => file)
-    const value: Gift = {
+    const value: ListenersReply = {
       pid: process.pid,
       control: files.shift()!,
-      listeners: chosen.map((listening) => (listening === undefined ? null : { file: files.shift()! }))
+      listeners: matched.map((listening) => (listening === undefined ? null : { file: files.shift()! }))
     }
-    if (!wish.connections) return { value, fds: numbers }
+    if (!request.connections) return { value, fds: numbers }
     const [ours, theirs] = socketpair()
     this.#connections = ours.unref()
     return { value, fds: [...numbers, Descriptor.from(theirs.release())] }
   }
 
-  async #tellState(): Promise<ChannelReply> {
+  async #sendState(): Promise<ChannelReply> {
     const state = (await this.#settings.state?.(this.#abortion.signal)) ?? ''
     if (isObject(state) && !(state instanceof Uint8Array)) {
       const { data = '', fds } = state as TakeoverState
@@ -172,13 +180,13 @@ export class Attempt {
   }
 }
 
-/** For each wish what is the same, under that name rather than under another. */
-function choose(
+/** For each request what is the same, under that name rather than under another. */
+function matchListeners(
   listeners: ReadonlyMap<string, ListeningSocket>,
-  wishes: readonly { readonly name: string; readonly source: string }[]
+  requests: readonly { readonly name: string; readonly source: string }[]
 ): (ListeningSocket | undefined)[] {
   const left = new Set(listeners.values())
-  return wishes.map(({ name, source }) => {
+  return requests.map(({ name, source }) => {
     const named = listeners.get(name)
     const candidates = named === undefined ? [...left] : [named, ...left]
     const chosen = candidates.find((listening) => listening.name === source && left.has(listening))

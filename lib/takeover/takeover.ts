@@ -12,11 +12,11 @@ import { notAllowed, untrusted, ListeningSocket, type Source } from '../socket/i
 import { drainHttp, isHttp } from '../handover/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 import { takeoverState } from './errors.ts'
-import { Holdings } from './holdings.ts'
-import { Inheritance, type Predecessor } from './predecessor.ts'
+import { HandoverSockets } from './handover-sockets.ts'
+import { InheritedState, type Predecessor } from './predecessor.ts'
 import { LIMITS } from './protocol.ts'
 import { type Settings, type TakeoverOptions, settingsOf } from './settings.ts'
-import { Attempt, type Successor } from './successor.ts'
+import { TakeoverAttempt, type Successor } from './successor.ts'
 
 const made = Symbol('made')
 
@@ -45,8 +45,8 @@ export class Takeover implements Disposable {
   /** Resolves when another process serves in this one's place: finish what is open, and end. It never rejects. */
   readonly superseded: Promise<Successor>
   readonly #settings: Settings
-  readonly #holdings: Holdings
-  readonly #inheritance: Inheritance | null
+  readonly #sockets: HandoverSockets
+  readonly #inherited: InheritedState | null
   readonly #closing: Promise<void>
   readonly #began: Promise<void>
   #setSuperseded!: (successor: Successor) => void
@@ -54,22 +54,22 @@ export class Takeover implements Disposable {
   #begin!: () => void
   #closed = false
   #becoming: Promise<void> | undefined
-  #attempt: Attempt | undefined
+  #attempt: TakeoverAttempt | undefined
   #successor: Successor | undefined
 
   /** Use {@link takeover}. */
   private constructor(
     settings: Settings,
-    holdings: Holdings,
-    inheritance: Inheritance | null,
+    sockets: HandoverSockets,
+    inherited: InheritedState | null,
     listeners: Readonly<Record<string, Descriptor>>,
     key: symbol
   ) {
     if (key !== made) throw invalidValue('key', 'is private: use takeover()')
     this.#settings = settings
-    this.#holdings = holdings
-    this.#inheritance = inheritance
-    this.predecessor = inheritance?.predecessor ?? null
+    this.#sockets = sockets
+    this.#inherited = inherited
+    this.predecessor = inherited?.predecessor ?? null
     this.superseded = new Promise((resolve) => (this.#setSuperseded = resolve))
     this.#closing = new Promise((resolve) => (this.#setClosing = resolve))
     this.#began = new Promise((resolve) => (this.#begin = resolve))
@@ -77,18 +77,18 @@ export class Takeover implements Disposable {
   }
 
   /** @internal Opens what did not come from a predecessor. */
-  static async open(settings: Settings, holdings: Holdings, inheritance: Inheritance | null): Promise<Takeover> {
+  static async open(settings: Settings, sockets: HandoverSockets, inherited: InheritedState | null): Promise<Takeover> {
     const listeners: Record<string, Descriptor> = {}
     try {
       for (const [name, source] of settings.sources) {
-        if (!holdings.listeners.has(name)) holdings.listeners.set(name, await ListeningSocket.open(source, BACKLOG))
-        listeners[name] = holdings.listeners.get(name)!.duplicate()
+        if (!sockets.listeners.has(name)) sockets.listeners.set(name, await ListeningSocket.open(source, BACKLOG))
+        listeners[name] = sockets.listeners.get(name)!.duplicate()
       }
-      return new Takeover(settings, holdings, inheritance, listeners, made)
+      return new Takeover(settings, sockets, inherited, listeners, made)
     } catch (error) {
-      closeFds(takeFds([...Object.values(listeners), ...(inheritance?.predecessor.fds ?? [])]))
-      inheritance?.close()
-      holdings.close()
+      closeFds(takeFds([...Object.values(listeners), ...(inherited?.predecessor.fds ?? [])]))
+      inherited?.close()
+      sockets.close()
       throw error
     }
   }
@@ -107,7 +107,7 @@ export class Takeover implements Disposable {
 
   async #become(): Promise<void> {
     if (this.#closed) throw closed()
-    await this.#inheritance?.settle()
+    await this.#inherited?.settle()
     if (this.#closed) throw closed()
     this.#begin()
     void this.#meetSuccessors()
@@ -159,9 +159,9 @@ export class Takeover implements Disposable {
     if (this.#closed) return
     this.#closed = true
     this.#attempt?.abandon()
-    this.#inheritance?.close()
+    this.#inherited?.close()
     this.#successor?.close()
-    this.#holdings.close()
+    this.#sockets.close()
     this.#setClosing()
   }
 
@@ -172,7 +172,7 @@ export class Takeover implements Disposable {
 
   /** Lets one process after the other try to become the successor, until one has. */
   async #meetSuccessors(): Promise<void> {
-    const { control } = this.#holdings
+    const { control } = this.#sockets
     control.unref()
     while (!this.#closed && this.#successor === undefined) {
       try {
@@ -188,7 +188,7 @@ export class Takeover implements Disposable {
       const credentials = socket.peer()
       const { allow, path } = this.#settings
       if (!(await allow(credentials))) throw notAllowed(path, credentials.uid)
-      this.#attempt = new Attempt(socket, credentials, this.#holdings, this.#settings)
+      this.#attempt = new TakeoverAttempt(socket, credentials, this.#sockets, this.#settings)
     } catch (error) {
       refuse(socket, error)
       return
@@ -198,8 +198,8 @@ export class Takeover implements Disposable {
     if (successor === null) return
     this.#successor = successor
     if (this.#closed) successor.close()
-    this.#inheritance?.close()
-    this.#holdings.close() // the successor has its own
+    this.#inherited?.close()
+    this.#sockets.close() // the successor has its own
     this.#setSuperseded(successor)
   }
 }
@@ -258,10 +258,10 @@ async function tryOnce(settings: Settings, signal: AbortSignal): Promise<Takeove
   const socket = await reach(settings, signal)
   if (socket === null) {
     const control = await listen(settings.path, { mode: settings.mode })
-    return Takeover.open(settings, new Holdings(control), null)
+    return Takeover.open(settings, new HandoverSockets(control), null)
   }
-  const inheritance = await Inheritance.ask(socket, settings, signal)
-  return inheritance && Takeover.open(settings, inheritance.holdings, inheritance)
+  const inherited = await InheritedState.ask(socket, settings, signal)
+  return inherited && Takeover.open(settings, inherited.sockets, inherited)
 }
 
 /** Connects to the process that serves; null where there is none. */

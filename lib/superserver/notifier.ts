@@ -2,8 +2,8 @@ import { systemError, native } from '../native/internal.ts'
 import { Handle } from '../event-loop/internal.ts'
 
 /** What rings where one of the native services has news; the services hear it all. It does not hold the process. */
-class Bell extends Handle {
-  readonly hearers = new Set<() => void>()
+class Notifier extends Handle {
+  readonly listeners = new Set<() => void>()
 
   constructor(fd: number) {
     super(fd)
@@ -17,7 +17,7 @@ class Bell extends Handle {
 
   protected flushInput(): void {
     native.hearServices()
-    for (const hear of this.hearers) hear()
+    for (const hear of this.listeners) hear()
   }
 
   protected fail(): void {
@@ -29,16 +29,16 @@ class Bell extends Handle {
   }
 }
 
-let bell: Bell | undefined
+let notifier: Notifier | undefined
 
 /** Has the native services run, and calls back where there is news; the result ends that. */
-export function listenToBell(hear: () => void): () => void {
-  if (bell === undefined) {
+export function onServiceEvents(hear: () => void): () => void {
+  if (notifier === undefined) {
     const fd = native.startServices()
     if (fd < 0) throw systemError(fd, 'pipe')
-    bell = new Bell(fd)
+    notifier = new Notifier(fd)
   }
-  const { hearers } = bell
-  hearers.add(hear)
-  return () => hearers.delete(hear)
+  const { listeners } = notifier
+  listeners.add(hear)
+  return () => listeners.delete(hear)
 }

@@ -20,8 +20,8 @@ import { Handle, openReactor } from '../event-loop/internal.ts'
 import { notAWorker } from './errors.ts'
 import { WORKER } from './worker-environment.ts'
 
-/** Something that a worker was given. */
-export interface Given {
+/** Something that a worker was assignment. */
+export interface Assignment {
   /** What is listened on, as the superserver's options name it. */
   readonly name: string
   /** A connection or a listener, by its number; the native side owns it. */
@@ -40,25 +40,25 @@ const ID = 4
 const STREAM = 0
 
 /** A connection whose acknowledgement has not gone yet, or a frame that nobody waits for. */
-type Unsent = Given | undefined
+type Unsent = Assignment | undefined
 
 /**
  * A worker's side of its channel. A connection is acknowledged when it is taken, and served when the kernel has the
  * acknowledgement: whoever was not told would give it to another one too.
  */
-export class Duty extends Handle {
-  readonly #take: (given: Given) => void
+export class WorkerChannel extends Handle {
+  readonly #take: (assignment: Assignment) => void
   readonly #end: () => void
   /** The frames that wait to be sent, in order. */
   readonly #unsent: Unsent[] = []
   /** The connections whose end is still to be told. */
-  #ended: number[] = []
-  #telling = false
+  #closedIds: number[] = []
+  #reporting = false
   #draining = false
   #paused = false
   #open = 0
 
-  constructor(fd: number, take: (given: Given) => void, end: () => void) {
+  constructor(fd: number, take: (assignment: Assignment) => void, end: () => void) {
     super(fd)
     this.#take = take
     this.#end = end
@@ -79,29 +79,29 @@ export class Duty extends Handle {
   }
 
   /** Tells the end of a connection. With the next acknowledgements, or when this turn of the loop is over. */
-  tellEnd(id: number): void {
+  reportClosed(id: number): void {
     this.#open--
-    this.#ended.push(id)
-    if (this.#telling) return
-    this.#telling = true
+    this.#closedIds.push(id)
+    if (this.#reporting) return
+    this.#reporting = true
     setImmediate(() => {
-      this.#telling = false
+      this.#reporting = false
       if (this.closed) return
-      this.#pushEnds()
+      this.#queueClosed()
       this.#flush()
       this.update()
       this.#closeIfDone()
     })
   }
 
-  #pushEnds(): void {
-    for (let from = 0; from < this.#ended.length; from += MOST_BYTES / ID) {
-      const ids = this.#ended.slice(from, from + MOST_BYTES / ID)
+  #queueClosed(): void {
+    for (let from = 0; from < this.#closedIds.length; from += MOST_BYTES / ID) {
+      const ids = this.#closedIds.slice(from, from + MOST_BYTES / ID)
       ids.forEach((id, index) => text.writeUInt32BE(id, index * ID))
       native.channelPush(this.fd, MESSAGE, BYTES, 0, ids.length * ID)
       this.#unsent.push(undefined)
     }
-    this.#ended = []
+    this.#closedIds = []
   }
 
   /** Sends what waits, and serves what is acknowledged. */
@@ -110,7 +110,7 @@ export class Duty extends Handle {
     const gone = native.channelFlush(this.fd)
     const code = gone < 0 ? gone : outcome[0]!
     if (code !== 0 && code !== AGAIN && code !== BUSY) return this.#lose(() => systemError(code, 'sendmsg'))
-    for (const given of this.#unsent.splice(0, gone)) if (given !== undefined) this.#serve(given)
+    for (const assignment of this.#unsent.splice(0, gone)) if (assignment !== undefined) this.#serve(assignment)
   }
 
   /** Takes nothing, for the time being. */
@@ -152,7 +152,7 @@ export class Duty extends Handle {
       more = outcome[5] !== 0 // otherwise the reactor tells of more
       this.#receive(length)
     }
-    if (this.#ended.length > 0) this.#pushEnds()
+    if (this.#closedIds.length > 0) this.#queueClosed()
     this.#flush()
     this.#closeIfDone()
   }
@@ -174,9 +174,9 @@ export class Duty extends Handle {
     }
   }
 
-  #serve(given: Given): void {
+  #serve(assignment: Assignment): void {
     try {
-      this.#take(given)
+      this.#take(assignment)
     } catch (error) {
       // Nobody here can handle it, and the others have to be served.
       queueMicrotask(() => {
@@ -202,7 +202,7 @@ export class Duty extends Handle {
   }
 
   #fail(): void {
-    for (const given of this.#unsent.splice(0)) if (given !== undefined) closeFds([given.fd])
+    for (const assignment of this.#unsent.splice(0)) if (assignment !== undefined) closeFds([assignment.fd])
     this.#open = 0
     const wasDraining = this.#draining
     this.#draining = true
@@ -211,7 +211,7 @@ export class Duty extends Handle {
   }
 
   #closeIfDone(): void {
-    if (this.#draining && this.#open === 0 && this.#unsent.length === 0 && this.#ended.length === 0) this.close()
+    if (this.#draining && this.#open === 0 && this.#unsent.length === 0 && this.#closedIds.length === 0) this.close()
   }
 
   protected fail(error: () => Error): void {
@@ -219,12 +219,12 @@ export class Duty extends Handle {
   }
 
   protected end(): number[] {
-    return this.#unsent.flatMap((given) => given?.fd ?? [])
+    return this.#unsent.flatMap((assignment) => assignment?.fd ?? [])
   }
 }
 
 /** Opens this worker's channel, once in a process: the environment tells its number. */
-export function openDuty(take: (given: Given) => void, end: () => void): Duty {
+export function openWorkerChannel(take: (assignment: Assignment) => void, end: () => void): WorkerChannel {
   openReactor()
   const value = process.env[WORKER]
   delete process.env[WORKER] // what this process starts is no worker
@@ -232,5 +232,5 @@ export function openDuty(take: (given: Given) => void, end: () => void): Duty {
   if (!Number.isInteger(fd) || native.socketType(fd) !== STREAM) throw notAWorker()
   adopt(WORKER, fd)
   native.socketType(fd) // known as a socket that is owned here, from now on
-  return new Duty(fd, take, end)
+  return new WorkerChannel(fd, take, end)
 }

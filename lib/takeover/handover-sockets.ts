@@ -2,7 +2,7 @@ import type { ListeningSocket } from '../socket/internal.ts'
 import type { UnixServer } from '../socket/index.ts'
 
 /** What a process keeps for its successor. */
-export class Holdings {
+export class HandoverSockets {
   /** Where they meet. */
   readonly control: UnixServer
   /** Second descriptors of the listeners, by name. */
