@@ -254,7 +254,7 @@ test('a superserver in a Worker thread that is terminated lets its workers go, a
 onLinux(
   'what there is no descriptor for is told by its system call, and the client served once there is room',
   async (t) => {
-    const { socket, done } = startLimited(64, 'superserver-table', [join(folder, 'full')])
+    const { socket, done } = startLimited(256, 'superserver-table', [join(folder, 'full')])
     socket.close()
     t.is(await done, 'EMFILE accept\nEMFILE fork\nserved\n')
   }

@@ -3,7 +3,7 @@ import { constants } from 'node:os'
 import { systemError, AGAIN, type ProgramDescription, describeStep, native, fds, outcome } from '../native/internal.ts'
 import { Handle } from '../event-loop/internal.ts'
 
-/** How a process has ended: with a code, or by a signal. */
+/** The exit status of a process. Both are null if other code in the superserver's process has reaped it. */
 export interface ExitStatus {
   /** Its exit code; null if a signal ended it. */
   readonly code: number | null
@@ -13,22 +13,22 @@ export interface ExitStatus {
 
 const signals = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name as NodeJS.Signals]))
 
-/** What the native side's number for an end means. */
+/** Decodes an exit status of the native side. */
 export function exitStatusOf(number: number): ExitStatus {
   return number < 256 ? { code: number, signal: null } : { code: null, signal: signals.get(number - 256) ?? null }
 }
 
-/** The error of a program that could not be executed, from a negative error number and the step that failed. */
+/** Returns the error of a program that could not be executed, from a negative error number and the step that failed. */
 export function spawnError(code: number, step: number, program: ProgramDescription): Error {
   const syscall = describeStep(step)
   const path = syscall === 'chdir' ? program.directory : program.path
   return Object.assign(systemError(code, syscall, path), { path })
 }
 
-/** A process that was started here. It does not hold this one. */
+/** A child process. It does not keep this process alive. */
 export class Child extends Handle {
   readonly pid: number
-  /** Resolves at its end. */
+  /** Resolves when the process has exited and was reaped. */
   readonly ended: Promise<ExitStatus>
   #end!: (status: ExitStatus) => void
 
@@ -41,8 +41,8 @@ export class Child extends Handle {
   }
 
   /**
-   * Starts a worker: standard input is empty, standard output and error are this process's, and its descriptor 3 is the channel,
-   * any number of this process's, which stays open here.
+   * Spawns a worker. Its standard input is empty, and its standard output and error are this process's. Its descriptor 3 is a
+   * duplicate of `channel`, which stays open here.
    */
   static spawn(program: ProgramDescription, channel: number): Child {
     const empty = openSync('/dev/null', 'r+')
@@ -56,13 +56,13 @@ export class Child extends Handle {
     }
   }
 
-  /** Sends a signal; `group`: to the processes that it has started too, unless they have left its group. */
+  /** Sends a signal; with `group` to its whole process group. */
   kill(signal: NodeJS.Signals, group = false): void {
-    if (this.closed) return // its number may be another's
+    if (this.closed) return // its pid may have been reused
     try {
       process.kill(group ? -this.pid : this.pid, signal)
     } catch {
-      // It is a zombie, or of another user after it has executed something with more rights.
+      // It is a zombie, or runs as another user since it executed a set-user-ID program.
     }
   }
 
@@ -74,7 +74,7 @@ export class Child extends Handle {
     const status = native.reap(this.pid)
     if (status === AGAIN) return
     this.close()
-    // Somebody else in this process has waited for it where that failed.
+    // Reaping fails if other code in this process has reaped the child.
     this.#end(status < 0 ? { code: null, signal: null } : exitStatusOf(status))
   }
 

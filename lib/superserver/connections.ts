@@ -9,26 +9,26 @@ import { type WorkerChannel, type Assignment, openWorkerChannel } from './worker
 
 /** Options of {@link connections}. */
 export interface ConnectionsOptions {
-  /** Whether the sockets stay writable when their peer has ended its half (default false). */
+  /** Whether the sockets stay writable after their peer has ended its sending half (default false). */
   allowHalfOpen?: boolean | undefined
 }
 
-/** A listener, or a socket of datagrams, that a worker was given. */
+/** A listener or datagram socket that the superserver has sent to this worker. */
 export interface WorkerListener {
-  /** What the superserver's options call it, `'tcp:0.0.0.0:80'` for one. */
+  /** Its `listen` source in the superserver's options, such as `'tcp:0.0.0.0:80'`. */
   readonly name: string
-  /** The socket, which is the worker's to close. */
+  /** The socket. The caller owns it and must close it. */
   readonly fd: Descriptor
 }
 
-/** How many connections are taken ahead of an iteration. */
+/** The number of queued connections at which the worker stops receiving. */
 const AHEAD = 16
 
-/** What was taken and is still to be given to whoever iterates. */
+/** A queue of received items with an async iterator. */
 class AsyncQueue<T> {
   readonly #items = new Queue<T>()
   readonly #waiting = new Queue<(result: IteratorResult<T, undefined>) => void>()
-  /** Told of how many are there. */
+  /** Called with the number of queued items after each change. */
   onLength: (length: number) => void = () => {}
   #ended = false
   readonly closed = false
@@ -66,7 +66,7 @@ class AsyncQueue<T> {
   }
 }
 
-/** Connections that wait, and of which the program knows nothing yet. One that fails meanwhile is gone, as one is that was never accepted. */
+/** A queue of connections. A connection that fails while it is queued is dropped, as if it had never been accepted. */
 class SocketQueue extends AsyncQueue<Socket> {
   protected override keep(socket: Socket): void {
     super.keep(socket.on('error', ignore))
@@ -81,16 +81,16 @@ class SocketQueue extends AsyncQueue<Socket> {
 
 function ignore(): void {}
 
-/** Takes connections, those that it is given and those of the listeners that it is given. */
+/** Receives connections: those that the superserver passes, and those accepted from the listeners that it passes. */
 class ConnectionIntake {
   readonly #connected: (socket: Socket) => void
   readonly #options: { readonly allowHalfOpen: boolean }
   readonly #servers = new Set<Server>()
   readonly channel: WorkerChannel
   #open = 0
-  /** Resolves when there will be nothing more. */
+  /** Resolves when the superserver will send nothing more. */
   readonly drained: Promise<void>
-  /** Resolves when all connections have ended, too. */
+  /** Resolves when all connections are closed as well. */
   readonly finished: Promise<void>
   #finish!: () => void
 
@@ -109,7 +109,7 @@ class ConnectionIntake {
         this.#finishIfDone()
       }
     )
-    this.channel.begin()
+    this.channel.sendReady()
   }
 
   #take({ fd, id }: Assignment): void {
@@ -159,18 +159,19 @@ class ConnectionIntake {
 let iterated: SocketQueue | undefined
 
 /**
- * Take the connections that a superserver gives this worker, whether it hands over each one or the listener.
+ * Iterates over the connections that a superserver passes to this worker, with either `handoff`.
  *
- * From the first call on the superserver knows that this worker is ready. The iteration ends when the superserver wants the worker
- * to go, or has gone itself: finish what is open, and let the process end. Leaving it loses nothing: the next call goes on.
+ * The first call reports to the superserver that this worker is ready. The iteration ends when the superserver drains this worker,
+ * or has exited: finish the open connections, and let the process exit. Leaving the loop early loses nothing: the next call
+ * continues.
  *
- * A connection that comes out has been acknowledged: it is this worker's. Its end is told when the socket is closed. One that has ended or was
- * reset before it is asked for does not come out.
+ * A connection that the iterator returns was acknowledged, and belongs to this worker. The worker reports its end when the socket is
+ * closed. A connection that was closed or reset while it was queued is skipped.
  *
  * @param options `allowHalfOpen`
- * @returns the connections, each the caller's to close
- * @throws ERR_INVALID_STATE in a process that is no worker, and where `serve` or `listeners` has been called;
- *   ERR_INVALID_ARG_TYPE; ERR_UNSUPPORTED_PLATFORM, on Bun too: its sockets are made of no descriptor
+ * @returns the connections. The caller owns each one and must close it
+ * @throws ERR_INVALID_STATE in a process that is not a worker, or after `serve` or `listeners` was called; ERR_INVALID_ARG_TYPE;
+ *   ERR_UNSUPPORTED_PLATFORM, also on Bun, whose sockets cannot be made of a descriptor
  */
 export function connections(options?: ConnectionsOptions): AsyncIterableIterator<Socket, undefined> {
   const { allowHalfOpen = false } = optionsOf(options) ?? {}
@@ -186,16 +187,16 @@ export function connections(options?: ConnectionsOptions): AsyncIterableIterator
 }
 
 /**
- * Serve the connections that a superserver gives this worker by a server that does not listen itself: of `node:http`, `node:https`,
- * `node:net`, … Each is its `'connection'`.
+ * Serves the connections that a superserver passes to this worker with a server that does not listen itself, such as one of
+ * `node:http`, `node:https` or `node:net`. The server emits `'connection'` for each one.
  *
- * When the superserver wants the worker to go, or has gone itself, an HTTP server ends each connection with its next answer, and what
- * stays idle after its `keepAliveTimeout`: a client does not ask over a connection that is about to be closed.
+ * When the superserver drains this worker, or has exited, an HTTP server closes each connection after its next response, and idle
+ * connections after its `keepAliveTimeout`. A client therefore never sends a request over a connection that is being closed.
  *
- * @param server the server, which stays the caller's
- * @returns resolves when there will be nothing more, and all connections have ended
+ * @param server the server, which the caller keeps
+ * @returns resolves when the superserver will send nothing more, and all connections are closed
  *
- *   Rejects with ERR_INVALID_STATE, ERR_INVALID_ARG_TYPE, ERR_UNSUPPORTED_PLATFORM, as {@link connections} throws.
+ *   Rejects with ERR_INVALID_STATE, ERR_INVALID_ARG_TYPE or ERR_UNSUPPORTED_PLATFORM, as {@link connections} throws.
  */
 export async function serve(server: Server): Promise<void> {
   const { Server: NetServer } = process.getBuiltinModule('node:net')
@@ -214,12 +215,13 @@ export async function serve(server: Server): Promise<void> {
 let listened: AsyncQueue<WorkerListener> | undefined
 
 /**
- * Take what a superserver listens on, with `handoff: 'listener'`: for workers that accept themselves, or receive datagrams.
+ * Iterates over the sockets that a superserver listens on, with `handoff: 'listener'`: for workers that accept connections or receive
+ * datagrams themselves.
  *
- * From the first call on the superserver knows that this worker is ready. The iteration ends when the superserver wants the worker
- * to go, or has gone itself: close the listeners, finish what is open, and let the process end.
+ * The first call reports to the superserver that this worker is ready. The iteration ends when the superserver drains this worker,
+ * or has exited: close the listeners, finish the open connections, and let the process exit.
  *
- * @returns the listeners, each the caller's to close
+ * @returns the listeners. The caller owns each one and must close it
  * @throws as {@link connections}
  */
 export function listeners(): AsyncIterableIterator<WorkerListener, undefined> {
@@ -229,7 +231,7 @@ export function listeners(): AsyncIterableIterator<WorkerListener, undefined> {
       ({ name, fd }) => queue.push({ name, fd: wrapFd(fd) }),
       () => queue.end()
     )
-    channel.begin()
+    channel.sendReady()
     listened = queue
   }
   return listened.iterate()

@@ -1,6 +1,6 @@
 import { withCode } from '../base/internal.ts'
 
-/** A worker that has ended before it was ready to serve. */
+/** Returns the error of a worker that exited before it was ready. */
 export function workerFailed(command: string, { code, signal }: { code: number | null; signal: string | null }): Error {
   const how = signal === null ? `with code ${code}` : `by ${signal}`
   return Object.assign(
@@ -9,12 +9,12 @@ export function workerFailed(command: string, { code, signal }: { code: number |
   )
 }
 
-/** A call on a superserver that is closed. */
+/** Returns the error of a call on a closed superserver. */
 export function superserverClosed(): Error {
   return withCode(new Error('The superserver is closed'), 'ERR_SERVER_CLOSED')
 }
 
-/** A call of a worker's in a process that is none. */
+/** Returns the error of a worker's call in a process that is not a worker. */
 export function notAWorker(): Error {
   return withCode(
     new Error('This process is no worker of a superserver, or its channel has been taken already'),
@@ -22,7 +22,7 @@ export function notAWorker(): Error {
   )
 }
 
-/** A worker on a runtime whose sockets are made of no descriptor. */
+/** Returns the error of a worker on a runtime whose sockets cannot be made of a descriptor. */
 export function noSockets(): Error {
   return withCode(
     new Error("Bun's net.Socket is made of no descriptor: run workers on Node or Deno"),

@@ -1,6 +1,6 @@
 /**
- * A superserver listens, and has others serve: a program for each connection, as inetd does, or workers with fewer rights, as nginx
- * does: what a worker has not taken on when it dies goes to another one.
+ * A superserver listens on sockets and passes the connections to other processes: to a program for each connection, as inetd does, or
+ * to unprivileged workers, as nginx does. Connections that a worker has not acknowledged when it dies go to another worker.
  *
  * - The superserver: {@link superserve} with {@link ServiceOptions}, {@link Superserver}, {@link SuperserverStats}
  * - A worker: {@link connections}, {@link serve}, {@link listeners}, {@link isWorker}
@@ -21,14 +21,7 @@ export type {
   SuperserverStats,
   WorkerState
 } from './service.ts'
-export type { ResourceLimit, ServiceOptions } from './settings.ts'
-export {
-  type CloseOptions,
-  type Services,
-  type SuperserveOptions,
-  Superserver,
-  type SuperserverAddress,
-  type SuperserverOptions,
-  superserve
-} from './superserver.ts'
+export type { ResourceLimit, ServiceOptions } from './service-options.ts'
+export { type Services, type SuperserveOptions, superserve } from './superserve.ts'
+export { type CloseOptions, Superserver, type SuperserverAddress, type SuperserverOptions } from './superserver.ts'
 export { isWorker } from './worker-environment.ts'

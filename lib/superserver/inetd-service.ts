@@ -6,10 +6,10 @@ import { NativeService } from './native-service.ts'
 import { type Events, type SuperserverStats, countersOf } from './service.ts'
 import type { Settings } from './settings.ts'
 
-/** A service that starts a program for each connection, or for the listener. */
+/** A service that runs a program for each connection (`nowait`), or one program for the listener (`wait`). */
 export class InetdService extends NativeService {
   #timer: NodeJS.Timeout | undefined
-  #letGo: () => void = () => {}
+  #giveUp: () => void = () => {}
 
   constructor(settings: Settings, events: Events) {
     super(settings, events)
@@ -26,33 +26,33 @@ export class InetdService extends NativeService {
     this.reportExit(pid, exitStatusOf(status), 0)
   }
 
-  protected begin(): Promise<void> {
+  protected startWorkers(): Promise<void> {
     return Promise.resolve()
   }
 
-  protected change({ program, maxConnections, maxPerClient, maxSpawns }: Settings): Promise<void> {
+  protected apply({ program, maxConnections, maxPerClient, maxSpawns }: Settings): Promise<void> {
     native.setProgram(program, this.native, maxConnections, maxPerClient, maxSpawns)
     return Promise.resolve()
   }
 
-  /** Its programs end when they are done. */
+  /** Waits for its programs without a limit. */
   override retire(): Promise<void> {
     return this.stop(Infinity)
   }
 
-  /** What runs when no time is left goes on by itself: each program has a session of its own, and only its connection. */
-  protected async end(): Promise<void> {
-    const late = new Promise<void>((resolve) => (this.#letGo = resolve))
+  /** Leaves programs running that exceed the deadline: each has a session of its own and nothing of this process but its socket. */
+  protected async shutDown(): Promise<void> {
+    const timedOut = new Promise<void>((resolve) => (this.#giveUp = resolve))
     this.deadlineChanged()
-    await Promise.race([this.untilIdle(), late])
+    await Promise.race([this.untilIdle(), timedOut])
     clearTimeout(this.#timer)
     this.closeNative()
   }
 
   protected deadlineChanged(): void {
     clearTimeout(this.#timer)
-    // The longest that a timer takes; nobody waits for it then.
-    this.#timer = setTimeout(() => this.#letGo(), Math.min(this.remaining, MAX_INT)).unref()
+    // An unlimited deadline becomes the longest delay of a timer.
+    this.#timer = setTimeout(() => this.#giveUp(), Math.min(this.remaining, MAX_INT)).unref()
   }
 
   stats(): SuperserverStats {

@@ -11,11 +11,11 @@ import type { Worker, WorkerTransport } from './worker.ts'
 const STREAM = 0
 const WRITE = 1
 
-/** A service whose workers accept themselves. */
+/** A service whose workers receive the listeners and accept connections themselves. */
 export class ListenerService extends Service {
   readonly #workerGroup: WorkerGroup
-  /** Gives the listeners to workers that came before `accept`; undefined from then on. */
-  #held: (() => void)[] | undefined = []
+  /** Sends the listeners to workers that were started before `accept`; undefined after `accept`. */
+  #deferred: (() => void)[] | undefined = []
 
   constructor(settings: Settings, events: Events) {
     super(settings, events)
@@ -26,20 +26,20 @@ export class ListenerService extends Service {
     )
   }
 
-  /** Sends a worker the listeners, once they are to be accepted from. */
+  /** Opens a worker's channel, and sends the listeners as soon as `accept` has been called. */
   #connect(number: number, worker: Worker): WorkerTransport {
     const socket = openSocket(number, STREAM).unref()
     const channel = new Channel(socket, { maxFds: 1 })
-    const give = () => {
+    const send = () => {
       for (const { name } of worker.settings.sources) {
         const listening = this.listening.get(name)
-        if (listening === undefined) continue // closed meanwhile
-        channel.send(Buffer.from(name), [listening.fd]).catch(() => {}) // it has ended, which is noticed
+        if (listening === undefined) continue // closed in the meantime
+        channel.send(Buffer.from(name), [listening.fd]).catch(() => {}) // the worker has exited, which its group handles
       }
     }
-    if (this.#held === undefined) give()
-    else this.#held.push(give)
-    void hear(channel, worker)
+    if (this.#deferred === undefined) send()
+    else this.#deferred.push(send)
+    void receiveReady(channel, worker)
     return {
       drain: () => {
         if (!socket.closed) native.shutdown(number, WRITE)
@@ -48,15 +48,15 @@ export class ListenerService extends Service {
     }
   }
 
-  protected begin(): Promise<void> {
+  protected startWorkers(): Promise<void> {
     return this.#workerGroup.start()
   }
 
-  protected change(settings: Settings): Promise<void> {
+  protected apply(settings: Settings): Promise<void> {
     return this.#workerGroup.replace(settings)
   }
 
-  protected end(): Promise<void> {
+  protected shutDown(): Promise<void> {
     return this.#workerGroup.stop(this.remaining)
   }
 
@@ -65,13 +65,13 @@ export class ListenerService extends Service {
   }
 
   override accept(): void {
-    const held = this.#held ?? []
-    this.#held = undefined
-    for (const give of held) give()
+    const deferred = this.#deferred ?? []
+    this.#deferred = undefined
+    for (const send of deferred) send()
   }
 
-  protected opened(): void {}
-  protected closed(): void {}
+  protected startAccepting(): void {}
+  protected stopAccepting(): void {}
 
   stats(): SuperserverStats {
     const workers = [...this.#workerGroup.all].map(({ child, phase }) => {
@@ -81,8 +81,8 @@ export class ListenerService extends Service {
   }
 }
 
-/** Hears that a worker is ready; whatever else it says means nothing. One that does not keep to the protocol is ended. */
-async function hear(channel: Channel, worker: Worker): Promise<void> {
+/** Marks a worker as ready at its first message, and ignores further ones. Kills a worker that violates the protocol. */
+async function receiveReady(channel: Channel, worker: Worker): Promise<void> {
   try {
     for await (using message of channel) {
       if (message.fds.length > 0) throw protocolError('a worker sent descriptors')

@@ -5,7 +5,7 @@ import type { ListeningSocket } from '../socket/internal.ts'
 import { onServiceEvents } from './notifier.ts'
 import { Service } from './service.ts'
 
-// What the native side tells, by its numbers.
+// The kinds of the native side's events.
 const READY = 0
 const GONE = 1
 const SHORT = 2
@@ -16,87 +16,87 @@ const ENDED = 6
 const IDLE = 7
 const BROKEN = 8
 
-/** What something was short for, by its numbers; below these, the start of a program. */
+/** The system calls that failed for want of a resource, by the native side's number; negative for the start of a program. */
 const SHORT_CALLS = ['accept', 'fcntl', 'sendmsg', 'uv_poll_start']
 
-/** How many integers each takes. */
+/** The number of integers of an event. */
 const NEWS = 4
 
-/** How long something that is short is waited for, in milliseconds. */
+/** The delay before calls are retried after a resource was exhausted, in milliseconds. */
 const SHORT_PAUSE = 100
 
-/** A service whose connections are the native side's. */
+/** A service whose connections the native thread accepts and distributes. */
 export abstract class NativeService extends Service {
-  /** Its number there; -1 until it is open, and when it is closed. */
+  /** The native service's number; -1 before it is opened and after it is closed. */
   protected native = -1
   readonly #listeners = new Map<ListeningSocket, number>()
   #timer: NodeJS.Timeout | undefined
   #idle: (() => void) | undefined
   #last: ServiceState | undefined
-  #silence: () => void = () => {}
+  #unsubscribe: () => void = () => {}
 
-  /** Opens it there. */
+  /** Opens the native service. */
   protected open(open: () => number): void {
-    const silence = onServiceEvents(() => this.hear())
+    const unsubscribe = onServiceEvents(() => this.drainEvents())
     const service = open()
     if (service < 0) {
-      silence()
+      unsubscribe()
       throw systemError(service, 'getrlimit')
     }
     this.native = service
-    this.#silence = silence
+    this.#unsubscribe = unsubscribe
   }
 
-  protected opened(listening: ListeningSocket): void {
+  protected startAccepting(listening: ListeningSocket): void {
     const listener = native.addListener(this.native, listening.fd, putName(Buffer.from(listening.name)))
     if (listener < 0) throw systemError(listener, 'uv_poll_start', listening.name)
     this.#listeners.set(listening, listener)
   }
 
-  protected closed(listening: ListeningSocket): void {
+  protected stopAccepting(listening: ListeningSocket): void {
     const listener = this.#listeners.get(listening)
     if (listener === undefined || this.native < 0) return
     this.#listeners.delete(listening)
     native.removeListener(this.native, listener)
   }
 
-  /** Takes nothing more; resolves when nothing is left. */
+  /** Stops accepting; resolves when no connection and no program is left. */
   protected untilIdle(): Promise<void> {
     const idle = new Promise<void>((resolve) => (this.#idle = resolve))
     native.stopService(this.native)
-    this.hear()
+    this.drainEvents()
     return idle
   }
 
-  /** Closes what is open there. */
+  /** Closes the native service and what it owns. */
   protected closeNative(): void {
     if (this.native < 0) return
     clearTimeout(this.#timer)
     this.#last = this.state()
-    this.#silence()
+    this.#unsubscribe()
     native.closeService(this.native)
     this.native = -1
   }
 
-  /** What the native side tells of itself; of one that is closed what it told last. */
+  /** Returns the native service's state; after it was closed, its last state. */
   protected state(): ServiceState | undefined {
     if (this.native < 0) return this.#last && { ...this.#last, active: 0, waiting: 0, workers: [], programs: [] }
     const state = native.serviceState(this.native)
     return typeof state === 'number' ? undefined : state
   }
 
-  /** Hears what there is to tell. */
-  protected hear(): void {
+  /** Handles all pending events of the native service. */
+  protected drainEvents(): void {
     while (this.native >= 0) {
       const count = native.serviceNews(this.native)
       if (count <= 0) return
-      // What is done about one piece can use the shared numbers.
+      // Copied: handling an event can overwrite the shared array.
       const news = fds.slice(0, count * NEWS)
-      for (let i = 0; i < news.length; i += NEWS) this.#tell(news[i]!, news[i + 1]!, news[i + 2]!, news[i + 3]!)
+      for (let i = 0; i < news.length; i += NEWS) this.#handle(news[i]!, news[i + 1]!, news[i + 2]!, news[i + 3]!)
     }
   }
 
-  #tell(kind: number, first: number, second: number, third: number): void {
+  #handle(kind: number, first: number, second: number, third: number): void {
     switch (kind) {
       case READY:
         return this.workerReady(first)
@@ -122,13 +122,13 @@ export abstract class NativeService extends Service {
     }
   }
 
-  /** Has the native side go on after a pause. */
+  /** Resumes the native service after a delay. */
   protected retryIn(milliseconds: number): void {
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => {
       if (this.native < 0) return
       native.retryService(this.native)
-      this.hear()
+      this.drainEvents()
     }, milliseconds)
     this.#timer.unref()
   }

@@ -1,7 +1,7 @@
 import { systemError, native } from '../native/internal.ts'
 import { Handle } from '../event-loop/internal.ts'
 
-/** What rings where one of the native services has news; the services hear it all. It does not hold the process. */
+/** The descriptor by which the services' thread reports events. One serves all services, and it does not keep the process alive. */
 class Notifier extends Handle {
   readonly listeners = new Set<() => void>()
 
@@ -17,7 +17,7 @@ class Notifier extends Handle {
 
   protected flushInput(): void {
     native.hearServices()
-    for (const hear of this.listeners) hear()
+    for (const drain of this.listeners) drain()
   }
 
   protected fail(): void {
@@ -31,14 +31,14 @@ class Notifier extends Handle {
 
 let notifier: Notifier | undefined
 
-/** Has the native services run, and calls back where there is news; the result ends that. */
-export function onServiceEvents(hear: () => void): () => void {
+/** Starts the services' thread if necessary, and calls `drain` whenever a service may have events. Returns a function that stops that. */
+export function onServiceEvents(drain: () => void): () => void {
   if (notifier === undefined) {
     const fd = native.startServices()
     if (fd < 0) throw systemError(fd, 'pipe')
     notifier = new Notifier(fd)
   }
   const { listeners } = notifier
-  listeners.add(hear)
-  return () => listeners.delete(hear)
+  listeners.add(drain)
+  return () => listeners.delete(drain)
 }

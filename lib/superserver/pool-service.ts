@@ -7,10 +7,10 @@ import { type Events, type SuperserverStats, countersOf } from './service.ts'
 import type { Settings } from './settings.ts'
 import type { Worker, WorkerTransport } from './worker.ts'
 
-/** A service whose workers are given connections. */
+/** A service that passes each connection to one of its workers. */
 export class PoolService extends NativeService {
   readonly #workerGroup: WorkerGroup
-  /** The workers by their numbers in the pool, and those numbers. */
+  /** The workers by their numbers in the native pool, and the reverse. */
   readonly #workers = new Map<number, Worker>()
   readonly #numbers = new Map<Worker, number>()
   #watch: NodeJS.Timeout | undefined
@@ -40,7 +40,7 @@ export class PoolService extends NativeService {
       },
       release: () => {
         if (this.native >= 0) native.forgetWorker(this.native, number)
-        this.hear()
+        this.drainEvents()
       }
     }
   }
@@ -49,7 +49,7 @@ export class PoolService extends NativeService {
     this.#workers.get(number)?.markReady()
   }
 
-  /** What it was given goes to others when its process has ended, which it may be reading of until then. */
+  /** Kills a worker whose channel failed before its connections are reassigned, because it may already be reading from them. */
   protected override workerBroken(number: number): void {
     this.#workers.get(number)?.kill()
   }
@@ -60,49 +60,49 @@ export class PoolService extends NativeService {
     this.#workers.delete(number)
     this.#numbers.delete(worker)
     worker.lost = lost
-    // It can be told nothing any more, and tell nothing. One that was let go has done what it had, and may take its time.
+    // No channel is left to it. A draining worker without lost connections has finished its work, and exits by itself.
     if (lost > 0 || worker.phase !== 'draining') worker.kill()
   }
 
-  protected async begin(): Promise<void> {
-    this.#watchOver(this.settings)
+  protected async startWorkers(): Promise<void> {
+    this.#watchAcknowledgements(this.settings)
     await this.#workerGroup.start()
   }
 
-  /** Ends workers that hang: what they have not acknowledged goes to others. */
-  #watchOver({ acknowledgeTimeout }: Settings): void {
+  /** Kills workers that exceed `acknowledgeTimeout`; their unacknowledged connections are reassigned. */
+  #watchAcknowledgements({ acknowledgeTimeout }: Settings): void {
     clearInterval(this.#watch)
     if (this.native < 0) return
-    const look = () => {
+    const check = () => {
       const number = native.overdueWorker(this.native, acknowledgeTimeout)
       if (number >= 0) this.#workers.get(number)?.kill()
     }
-    this.#watch = setInterval(look, Math.max(acknowledgeTimeout / 4, 10)).unref()
+    this.#watch = setInterval(check, Math.max(acknowledgeTimeout / 4, 10)).unref()
   }
 
-  protected async change(settings: Settings): Promise<void> {
+  protected async apply(settings: Settings): Promise<void> {
     await this.#workerGroup.replace(settings)
     const { maxConnections, maxPerWorker, maxPerClient } = settings
     native.limitPool(this.native, maxConnections, maxPerWorker, maxPerClient)
-    this.#watchOver(settings)
-    this.hear()
+    this.#watchAcknowledgements(settings)
+    this.drainEvents()
   }
 
-  protected async end(): Promise<void> {
+  protected async shutDown(): Promise<void> {
     const idle = this.untilIdle()
     await this.#workerGroup.stop(this.remaining)
-    // The last ones may have died before they acknowledged what they were given.
-    while (this.#isLeftBehind && this.remaining > 0) {
+    // The last workers may have died before they acknowledged their connections.
+    while (this.#hasWaiting && this.remaining > 0) {
       try {
         const worker = await this.#workerGroup.spawnReplacement()
-        while (this.#isLeftBehind && this.remaining > 0 && !worker.child.closed) await sleep(10)
+        while (this.#hasWaiting && this.remaining > 0 && !worker.child.closed) await sleep(10)
       } catch (error) {
         this.reportFailure(error)
         await sleep(Math.min(this.remaining, 100))
       }
       await this.#workerGroup.stop(this.remaining)
     }
-    if (!this.#isLeftBehind) await idle
+    if (!this.#hasWaiting) await idle
     clearInterval(this.#watch)
     this.closeNative()
   }
@@ -111,21 +111,21 @@ export class PoolService extends NativeService {
     this.#workerGroup.shortenDeadline(this.remaining)
   }
 
-  /** Whether connections wait although no worker is left. */
-  get #isLeftBehind(): boolean {
+  /** Whether connections wait for a worker. */
+  get #hasWaiting(): boolean {
     return (this.state()?.waiting ?? 0) > 0
   }
 
   stats(): SuperserverStats {
     const state = this.state()
     const workers = [...this.#workerGroup.all].map((worker) => {
-      const told = state?.workers.find(({ worker: number }) => number === this.#numbers.get(worker))
+      const known = state?.workers.find(({ worker: number }) => number === this.#numbers.get(worker))
       return {
         service: this.name,
         pid: worker.child.pid,
         state: worker.phase,
-        connections: told?.connections ?? 0,
-        unacknowledged: told?.unacknowledged ?? 0
+        connections: known?.connections ?? 0,
+        unacknowledged: known?.unacknowledged ?? 0
       }
     })
     return { ...countersOf(state), spawned: this.spawned, workers }

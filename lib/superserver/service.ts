@@ -5,106 +5,106 @@ import type { ExitStatus } from './child.ts'
 import type { WorkerGroupEvents } from './worker-group.ts'
 import type { Settings } from './settings.ts'
 
-/** What a process of a service is doing. */
+/** The state of a process of a service. */
 export interface WorkerState {
   /** The service's name. */
   readonly service: string
-  /** The process. */
+  /** The process's pid. */
   readonly pid: number
-  /** Whether it is being started, serves, or finishes what it has; a program that was started for connections serves. */
+  /** `'starting'` until it is ready; `'draining'` while it finishes its last connections. A program of `nowait` or `wait` is `'ready'`. */
   readonly state: 'starting' | 'ready' | 'draining'
-  /** How many connections it has; null where it accepts itself. */
+  /** The number of its connections; null if it accepts connections itself. */
   readonly connections: number | null
-  /** How many of these it has not acknowledged yet. */
+  /** The number of its connections that it has not acknowledged. */
   readonly unacknowledged: number
 }
 
-/** What became of connections since the start. Those that workers accept themselves are not known. */
+/** Counters since the start. Connections that workers accept themselves are not counted. */
 export interface ConnectionCounters {
-  /** Connections taken off the backlog. */
+  /** Connections accepted. */
   accepted: number
-  /** That a worker has acknowledged as its own, or for which a program was started. */
+  /** Connections that a worker has acknowledged, or for which a program was started. */
   acknowledged: number
-  /** That have ended in order: the worker has told it, or the program has ended. */
+  /** Connections that ended normally: the worker reported the end, or the program exited. */
   completed: number
   /**
-   * That a worker had acknowledged which died before it ended them; they were reset (TCP) or closed. Also those for which no
-   * program could be executed.
+   * Connections of a worker that died after it had acknowledged them; they were reset (TCP) or closed. Also connections for which
+   * the program could not be executed.
    */
   lost: number
-  /** Closed at once, because their client had as many as it may, or no worker would have them. */
+  /** Connections closed immediately, because their client had reached `maxPerClient` or every worker returned them. */
   refused: number
-  /** Given to another worker, because the first one died before it acknowledged them, or gave them back. */
+  /** Connections reassigned, because a worker died before it acknowledged them or returned them. */
   handedOn: number
-  /** Processes that were started. */
+  /** Processes started. */
   spawned: number
 }
 
-/** How a service, or a whole superserver, is doing. */
+/** Statistics of a superserver. */
 export interface SuperserverStats extends ConnectionCounters {
-  /** Connections that workers or programs have. */
+  /** Connections that workers or programs hold now. */
   active: number
-  /** Connections that were accepted, and for which no worker or program is there yet. */
+  /** Connections that were accepted and wait for a worker or program. */
   waiting: number
-  /** The processes that run. */
+  /** The running processes. */
   workers: WorkerState[]
 }
 
-/** A process of a service. */
+/** An event about a process of a service. */
 export interface ProcessEvent {
   /** The service's name. */
   readonly service: string
-  /** The process. */
+  /** The process's pid. */
   readonly pid: number
 }
 
-/** The end of a process. */
+/** An event about the exit of a process. */
 export interface ExitEvent extends ProcessEvent, ExitStatus {
-  /** How many connections were lost with it: see {@link ConnectionCounters.lost}. */
+  /** The number of connections lost with it: see {@link ConnectionCounters.lost}. */
   readonly lost: number
 }
 
-/** A service that starts nothing for some time. */
+/** An event about a service that starts no process for a while. */
 export interface PauseEvent {
   /** The service's name. */
   readonly service: string
-  /** For how long. */
+  /** The length of the pause. */
   readonly milliseconds: number
 }
 
-/** Something that has gone wrong. */
+/** An event about a failure. */
 export interface FailureEvent {
-  /** The service's name; `'superserver'` for what concerns no single one. */
+  /** The service's name; `'superserver'` for a failure of the whole superserver. */
   readonly service: string
-  /** What. */
+  /** The error. */
   readonly error: Error
 }
 
-/** What happens in a superserver. */
+/** The events of a {@link Superserver}. */
 export interface SuperserverEventMap {
-  /** A worker was started, or a program that listens itself. */
+  /** A worker, or the program of a `wait` service, was started. */
   spawn: [ProcessEvent]
-  /** A worker can serve. */
+  /** A worker is ready. */
   ready: [ProcessEvent]
-  /** A worker has ended, a program that listens itself, or one that has ended badly. */
+  /** A worker or the program of a `wait` service exited, or the program of a `nowait` service failed. */
   exit: [ExitEvent]
-  /** Too many programs were started. */
+  /** A service has reached `maxSpawns` and pauses. */
   pause: [PauseEvent]
   /**
-   * Something has gone wrong: a program could not be executed, a descriptor was missing, a reload by SIGHUP failed. Where nobody
-   * listens it is a process warning, once.
+   * An operation failed: a program could not be executed, the descriptor table was full, or a reload by SIGHUP failed. Without a
+   * listener for this event, each distinct failure is emitted once as a process warning.
    */
   failure: [FailureEvent]
 }
 
-/** Where services tell what happens. */
+/** The emitter of a superserver's events. */
 export type Events = EventEmitter<SuperserverEventMap>
 
-/** A service of a superserver: its listeners, and who serves. */
+/** A service of a superserver: its listeners and its processes. */
 export abstract class Service {
   protected settings: Settings
   protected readonly events: Events
-  /** What it listens on, by name. */
+  /** Its listening sockets, by source name. */
   readonly listening = new Map<string, ListeningSocket>()
   protected spawned = 0
   #deadline = Infinity
@@ -123,29 +123,29 @@ export abstract class Service {
     return this.settings.drainTimeout
   }
 
-  /** Whether it can become what these settings say by `reload`. */
+  /** Whether `reload` can apply these settings; otherwise a new service replaces this one. */
   canBecome(settings: Settings): boolean {
     return this.settings.handoff === settings.handoff
   }
 
-  /** Listens, on what another one has open too, and has workers ready; takes nothing yet. */
+  /** Opens its listeners, sharing those that `other` has open, and starts its workers. Accepts nothing yet. */
   async prepare(other?: Service): Promise<void> {
     if (other !== undefined) this.#share(other)
     await this.#listen(this.settings)
-    await this.begin()
+    await this.startWorkers()
   }
 
-  /** Takes what comes, after `prepare`. */
+  /** Starts to accept connections, after `prepare`. */
   accept(): void {
-    for (const listening of this.listening.values()) this.opened(listening)
+    for (const listening of this.listening.values()) this.startAccepting(listening)
   }
 
-  /** Serves as these settings say; where that fails, nothing has changed. */
+  /** Applies new settings. If that fails, nothing has changed. */
   async reload(settings: Settings): Promise<void> {
     const opened = await this.#listen(settings)
     try {
-      for (const name of opened) this.opened(this.listening.get(name)!)
-      await this.change(settings)
+      for (const name of opened) this.startAccepting(this.listening.get(name)!)
+      await this.apply(settings)
     } catch (error) {
       for (const name of opened) this.#close(name)
       throw error
@@ -155,48 +155,49 @@ export abstract class Service {
     for (const name of this.listening.keys()) if (!kept.has(name)) this.#close(name)
   }
 
-  /** Takes no more; resolves when all that was taken has ended, or was ended after so many milliseconds. */
+  /** Stops accepting; resolves when all connections have ended. After the timeout, in milliseconds, processes are killed or left. */
   stop(timeout = this.settings.drainTimeout): Promise<void> {
     if (this.#stopped === undefined) {
       for (const name of this.listening.keys()) this.#close(name)
       this.#deadline = performance.now() + timeout
-      this.#stopped = this.end()
+      this.#stopped = this.shutDown()
     }
     return this.#stopped
   }
 
-  /** As `stop`, of a service that is not wanted any more while the others go on. */
+  /** Stops a service that was removed by a reload, while the others continue. */
   retire(): Promise<void> {
     return this.stop()
   }
 
-  /** Gives what is left no more than so many milliseconds, after `stop`. */
+  /** Shortens the time until the deadline of `stop`, in milliseconds. */
   shortenDeadline(timeout: number): void {
     this.#deadline = Math.min(this.#deadline, performance.now() + timeout)
     this.deadlineChanged()
   }
 
-  /** How many milliseconds are left to what was taken. */
+  /** The time until the deadline, in milliseconds. */
   protected get remaining(): number {
     return Math.max(this.#deadline - performance.now(), 0)
   }
 
-  /** How it is doing. */
+  /** Returns statistics. */
   abstract stats(): SuperserverStats
 
-  /** Makes ready to serve what is listened on already. */
-  protected abstract begin(): Promise<void>
-  /** Serves as these settings say from now on. */
-  protected abstract change(settings: Settings): Promise<void>
-  /** Serves no more, and ends what is not done when no time is left. */
-  protected abstract end(): Promise<void>
-  /** Less time is left than there was. */
+  /** Starts the workers. */
+  protected abstract startWorkers(): Promise<void>
+  /** Applies new settings to the workers or programs. */
+  protected abstract apply(settings: Settings): Promise<void>
+  /** Stops the workers or programs; resolves when all have exited or the deadline has passed. */
+  protected abstract shutDown(): Promise<void>
+  /** Called when the deadline was shortened. */
   protected abstract deadlineChanged(): void
-  /** Takes connections of a listener, or no more. */
-  protected abstract opened(listening: ListeningSocket): void
-  protected abstract closed(listening: ListeningSocket): void
+  /** Starts to accept from a listener. */
+  protected abstract startAccepting(listening: ListeningSocket): void
+  /** Stops accepting from a listener. */
+  protected abstract stopAccepting(listening: ListeningSocket): void
 
-  /** Opens what is not open yet; gives the names. */
+  /** Opens the sources that are not open yet; returns their names. */
   async #listen({ sources, backlog, socketMode }: Settings): Promise<readonly string[]> {
     const opened: string[] = []
     const isNew = ({ name }: Source) => !this.listening.has(name)
@@ -217,7 +218,7 @@ export abstract class Service {
     }
   }
 
-  /** Listens on what another service listens on, as far as this one should. */
+  /** Shares the listeners of another service that this one's settings name. */
   #share(other: Service): void {
     for (const { name } of this.settings.sources) {
       const listening = other.listening.get(name)
@@ -225,20 +226,20 @@ export abstract class Service {
     }
   }
 
-  /** Leaves what it shares with another service to that one. */
+  /** Stops using the listeners that it shares with another service, and leaves them open. */
   releaseShared(other: Service): void {
     for (const [name, listening] of this.listening) {
       if (other.listening.get(name) !== listening) continue
       this.listening.delete(name)
-      this.closed(listening)
+      this.stopAccepting(listening)
     }
   }
 
   #close(name: string): void {
     const listening = this.listening.get(name)
-    if (listening === undefined) return // it was stopped while another one was being opened
+    if (listening === undefined) return // `stop` has closed it while the next one was being opened
     this.listening.delete(name)
-    this.closed(listening)
+    this.stopAccepting(listening)
     listening.close()
   }
 
@@ -247,7 +248,7 @@ export abstract class Service {
     this.events.emit('spawn', { service: this.name, pid })
   }
 
-  /** Tells what happens to workers. */
+  /** Reports the events of a worker group. */
   protected readonly workerEvents: WorkerGroupEvents = {
     spawned: ({ child }) => this.reportSpawn(child.pid),
     ready: ({ child }) => this.events.emit('ready', { service: this.name, pid: child.pid }),
@@ -264,16 +265,13 @@ export abstract class Service {
   }
 }
 
-/**
- * Tells of something that has gone wrong. Where nobody listens it is a warning, once: a program that cannot be executed would
- * look like one that says nothing, and a file that is broken like one that was taken.
- */
+/** Emits `'failure'`, or a process warning if the event has no listener, so that no failure passes unnoticed. */
 export function emitFailure(events: Events, service: string, error: unknown): void {
   if (events.emit('failure', { service, error: error as Error })) return
   warnOfService(service, error)
 }
 
-/** What is counted of a service; all zero where nothing is known. */
+/** Returns the counters of a service's state; zeros without a state. */
 export function countersOf(state?: Partial<Counters>): Counters {
   const { accepted = 0, acknowledged = 0, completed = 0, lost = 0 } = state ?? {}
   const { refused = 0, handedOn = 0, active = 0, waiting = 0 } = state ?? {}

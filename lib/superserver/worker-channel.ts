@@ -20,38 +20,40 @@ import { Handle, openReactor } from '../event-loop/internal.ts'
 import { notAWorker } from './errors.ts'
 import { WORKER } from './worker-environment.ts'
 
-/** Something that a worker was assignment. */
+/** A connection or a listener that the superserver has sent to this worker. */
 export interface Assignment {
-  /** What is listened on, as the superserver's options name it. */
+  /** The `listen` source in the superserver's options that it came from. */
   readonly name: string
-  /** A connection or a listener, by its number; the native side owns it. */
+  /** The descriptor number, which the environment's table owns. */
   readonly fd: number
-  /** Which connection; undefined for a listener. */
+  /** The connection's id; undefined for a listener. */
   readonly id: number | undefined
 }
 
-/** How many frames one wake takes. */
+/** The most frames that one event receives. */
 const PER_WAKE = 64
 
-/** How many bytes an id takes. */
+/** The length of an id in bytes. */
 const ID = 4
 
-/** The native code of the type 'stream'. */
+/** The native code of socket type 'stream'. */
 const STREAM = 0
 
-/** A connection whose acknowledgement has not gone yet, or a frame that nobody waits for. */
+/** A queued frame: the acknowledgement of a connection, or undefined for any other frame. */
 type Unsent = Assignment | undefined
 
 /**
- * A worker's side of its channel. A connection is acknowledged when it is taken, and served when the kernel has the
- * acknowledgement: whoever was not told would give it to another one too.
+ * A worker's end of its channel.
+ *
+ * A connection is served only after the kernel has taken its acknowledgement. Otherwise the superserver could reassign a
+ * connection that this worker is reading from.
  */
 export class WorkerChannel extends Handle {
   readonly #take: (assignment: Assignment) => void
   readonly #end: () => void
-  /** The frames that wait to be sent, in order. */
+  /** The frames that are queued to be sent, in order. */
   readonly #unsent: Unsent[] = []
-  /** The connections whose end is still to be told. */
+  /** The ids of closed connections that are not reported yet. */
   #closedIds: number[] = []
   #reporting = false
   #draining = false
@@ -65,20 +67,20 @@ export class WorkerChannel extends Handle {
     native.channelOpen(fd, MOST_BYTES, 1)
   }
 
-  /** Tells that this worker is ready: by the first message, which may be empty. */
-  begin(): void {
+  /** Sends the first message, which is empty: it reports that this worker is ready. */
+  sendReady(): void {
     native.channelPush(this.fd, MESSAGE, BYTES, 0, 0)
     this.#unsent.push(undefined)
     this.#flush()
     this.update()
   }
 
-  /** Whether there will be nothing more. */
+  /** Whether the superserver will send nothing more. */
   get draining(): boolean {
     return this.#draining
   }
 
-  /** Tells the end of a connection. With the next acknowledgements, or when this turn of the loop is over. */
+  /** Reports that a connection was closed: with the next acknowledgements, or at the end of this loop iteration. */
   reportClosed(id: number): void {
     this.#open--
     this.#closedIds.push(id)
@@ -104,16 +106,16 @@ export class WorkerChannel extends Handle {
     this.#closedIds = []
   }
 
-  /** Sends what waits, and serves what is acknowledged. */
+  /** Sends queued frames, and serves the connections whose acknowledgements were sent. */
   #flush(): void {
     if (this.closed || this.#unsent.length === 0) return
     const gone = native.channelFlush(this.fd)
     const code = gone < 0 ? gone : outcome[0]!
-    if (code !== 0 && code !== AGAIN && code !== BUSY) return this.#lose(() => systemError(code, 'sendmsg'))
+    if (code !== 0 && code !== AGAIN && code !== BUSY) return this.#failWith(() => systemError(code, 'sendmsg'))
     for (const assignment of this.#unsent.splice(0, gone)) if (assignment !== undefined) this.#serve(assignment)
   }
 
-  /** Takes nothing, for the time being. */
+  /** Stops or resumes receiving. */
   set paused(on: boolean) {
     this.#paused = on
     this.update()
@@ -146,10 +148,10 @@ export class WorkerChannel extends Handle {
         break
       }
       if (length < 0)
-        return this.#lose(() =>
+        return this.#failWith(() =>
           length === BROKEN ? protocolError('what came is no frame') : systemError(length, 'recvmsg')
         )
-      more = outcome[5] !== 0 // otherwise the reactor tells of more
+      more = outcome[5] !== 0 // otherwise the event loop reports further frames
       this.#receive(length)
     }
     if (this.#closedIds.length > 0) this.#queueClosed()
@@ -165,9 +167,9 @@ export class WorkerChannel extends Handle {
       this.#open++
       this.#unsent.push({ name, fd, id })
     } else if (kind === REQUEST) {
-      // The table is full: another worker may have room.
-      const told = '{"message":"the descriptor was lost"}'
-      native.channelPush(this.fd, ERROR, JSON_TEXT, id, text.write(told))
+      // The descriptor table was full: another worker may have room for the connection.
+      const reason = '{"message":"the descriptor was lost"}'
+      native.channelPush(this.fd, ERROR, JSON_TEXT, id, text.write(reason))
       this.#unsent.push(undefined)
     } else if (count === 1) {
       this.#serve({ name, fd, id: undefined })
@@ -178,21 +180,21 @@ export class WorkerChannel extends Handle {
     try {
       this.#take(assignment)
     } catch (error) {
-      // Nobody here can handle it, and the others have to be served.
+      // The program's error: it becomes an uncaught exception, and other connections are still served.
       queueMicrotask(() => {
         throw error
       })
     }
   }
 
-  /** Nothing more will come: what is there is finished. */
+  /** Handles end-of-stream: the superserver sends nothing more. */
   #drain(): void {
     this.#draining = true
     this.#end()
   }
 
-  /** The channel is of no use any more. Where the superserver has gone, nobody is to be told; anything else nobody here can handle. */
-  #lose(error: () => SystemError): void {
+  /** Closes a channel that failed. Unless the superserver has exited, its error becomes an uncaught exception. */
+  #failWith(error: () => SystemError): void {
     this.#fail()
     const failure = error()
     if (failure.code === 'EPIPE' || failure.code === 'ECONNRESET') return
@@ -215,7 +217,7 @@ export class WorkerChannel extends Handle {
   }
 
   protected fail(error: () => Error): void {
-    this.#lose(error as () => SystemError)
+    this.#failWith(error as () => SystemError)
   }
 
   protected end(): number[] {
@@ -223,14 +225,14 @@ export class WorkerChannel extends Handle {
   }
 }
 
-/** Opens this worker's channel, once in a process: the environment tells its number. */
+/** Opens this worker's channel, whose descriptor number is in the environment. Works once in a process. */
 export function openWorkerChannel(take: (assignment: Assignment) => void, end: () => void): WorkerChannel {
   openReactor()
   const value = process.env[WORKER]
-  delete process.env[WORKER] // what this process starts is no worker
+  delete process.env[WORKER] // its own child processes are not workers
   const fd = value === undefined ? Number.NaN : Number(value)
   if (!Number.isInteger(fd) || native.socketType(fd) !== STREAM) throw notAWorker()
   adopt(WORKER, fd)
-  native.socketType(fd) // known as a socket that is owned here, from now on
+  native.socketType(fd) // registers it as a socket of this environment
   return new WorkerChannel(fd, take, end)
 }

@@ -1,4 +1,4 @@
-/** The variable that tells a worker the number of its channel. */
+/** The environment variable with the descriptor number of a worker's channel. */
 export const WORKER = 'FDPASS_WORKER'
 
 /** Whether this process was started as a worker of a superserver. */

@@ -5,23 +5,23 @@ import type { ExitStatus } from './child.ts'
 import type { Settings } from './settings.ts'
 import { type ConnectWorker, Worker } from './worker.ts'
 
-/** What happens to workers. */
+/** Callbacks of a {@link WorkerGroup}. */
 export interface WorkerGroupEvents {
   spawned(worker: Worker): unknown
   ready(worker: Worker): unknown
   exited(worker: Worker, status: ExitStatus): unknown
-  /** One could not be started. */
+  /** A worker could not be started. */
   failed(error: unknown): unknown
 }
 
-/** The workers of a service: as many as there should be, whichever die. */
+/** The workers of a service. Restarts workers that die. */
 export class WorkerGroup {
   readonly #connect: ConnectWorker
   readonly #events: WorkerGroupEvents
   #settings: Settings
-  /** Those that serve, or are about to. */
+  /** The workers that serve or are starting. */
   #current = new Set<Worker>()
-  /** All that have not ended. */
+  /** All workers whose processes have not exited. */
   readonly all = new Set<Worker>()
   readonly #delays = new Set<NodeJS.Timeout>()
   readonly #backoff = new RestartBackoff()
@@ -33,12 +33,12 @@ export class WorkerGroup {
     this.#events = events
   }
 
-  /** Starts them; resolves when all are ready. Where one fails, none is left. */
+  /** Starts the workers; resolves when all are ready. If one fails, all are killed. */
   async start(): Promise<void> {
     this.#install(await this.#startAll(this.#settings))
   }
 
-  /** Starts others in their place, and lets those go when these are ready. Where one fails, nothing has changed. */
+  /** Starts a new set of workers, and drains the old ones when the new ones are ready. If one fails, nothing changes. */
   async replace(settings: Settings): Promise<void> {
     const started = await this.#startAll(settings)
     const old = this.#current
@@ -51,11 +51,11 @@ export class WorkerGroup {
 
   #install(started: Set<Worker>): void {
     this.#current = started
-    // Some may have died while the others came up.
+    // Some may have died while the others were starting.
     for (const worker of started) if (!this.all.has(worker)) this.#replaceEnded(worker)
   }
 
-  /** Lets all go; resolves when they have ended. */
+  /** Drains all workers, and kills those that exceed the timeout; resolves when all have exited. */
   async stop(timeout: number): Promise<void> {
     this.#stopping = true
     for (const delay of this.#delays) clearTimeout(delay)
@@ -64,12 +64,12 @@ export class WorkerGroup {
     while (this.all.size > 0) await Promise.all([...this.all].map((worker) => worker.ended))
   }
 
-  /** Lets all go that have not been told so, and gives them no more than so many milliseconds. */
+  /** Drains the workers that are not draining yet, and sets the time after which all are killed, in milliseconds. */
   shortenDeadline(timeout: number): void {
     for (const worker of this.all) worker.drain(timeout)
   }
 
-  /** Starts one more while they are let go, for what they have left behind. */
+  /** Starts one more worker during `stop`, for connections that the others left unacknowledged; resolves when it is ready. */
   async spawnReplacement(): Promise<Worker> {
     const worker = this.#spawn(this.#settings)
     await worker.ready
@@ -98,11 +98,11 @@ export class WorkerGroup {
     return worker
   }
 
-  /** Tells what becomes of a worker. */
+  /** Reports a worker's readiness and exit, and replaces it. */
   async #follow(worker: Worker): Promise<void> {
     await worker.ready.then(
       () => this.#events.ready(worker),
-      () => {} // its end says why
+      () => {} // `exited` reports the reason
     )
     const status = await worker.ended
     this.all.delete(worker)
@@ -110,7 +110,7 @@ export class WorkerGroup {
     this.#replaceEnded(worker)
   }
 
-  /** Starts another one in the place of one that has died, at once if it has served for some time. */
+  /** Replaces a worker that has died, immediately if it served for a while. */
   #replaceEnded(worker: Worker): void {
     if (!this.#current.delete(worker) || this.#stopping) return
     this.#scheduleSpawn(performance.now() - worker.readySince)

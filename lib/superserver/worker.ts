@@ -4,38 +4,38 @@ import { workerFailed } from './errors.ts'
 import { Child, type ExitStatus } from './child.ts'
 import type { Settings } from './settings.ts'
 
-/** What a worker is doing. */
+/** The state of a worker. */
 export type WorkerPhase = 'starting' | 'ready' | 'draining'
 
-/** The way to a worker, by which it is given what it serves. */
+/** The superserver's end of a worker's channel. */
 export interface WorkerTransport {
-  /** Gives it nothing more: it sees the end. */
+  /** Ends the channel's sending half: the worker receives end-of-stream. */
   drain(): void
-  /** Notes the end of its process. */
+  /** Releases the channel after the worker's process has exited. */
   release(): void
 }
 
-/** Makes the way to a worker out of this end's number, which is the line's from then on. */
+/** Makes the transport from the channel's descriptor number, whose ownership it takes. */
 export type ConnectWorker = (channel: number, worker: Worker) => WorkerTransport
 
-/** The native code of the type 'stream'. */
+/** The native code of socket type 'stream'. */
 const STREAM = 0
 
-/** A worker: its process, and the way to it. */
+/** A worker: its process and its channel. */
 export class Worker {
   readonly child: Child
-  /** What it was started with. */
+  /** The settings that it was started with. */
   readonly settings: Settings
   readonly #transport: WorkerTransport
   phase: WorkerPhase = 'starting'
-  /** How many connections it had acknowledged and not ended when it died. */
+  /** The number of connections that it had acknowledged and not finished when it died. */
   lost = 0
-  /** Resolves when it can serve; rejects if it ends before. */
+  /** Resolves when the worker is ready; rejects with ERR_WORKER_FAILED if it exits before. */
   readonly ready: Promise<void>
   #becomeReady!: () => void
-  /** Resolves at its end. */
+  /** Resolves when its process has exited. */
   readonly ended: Promise<ExitStatus>
-  /** When it could serve: not yet, at first. */
+  /** When it became ready, on the clock of `performance.now()`; Infinity before. */
   readySince = Infinity
   #killer: NodeJS.Timeout | undefined
 
@@ -67,7 +67,7 @@ export class Worker {
     this.#killAfter(settings.readyTimeout)
   }
 
-  /** Notes that it can serve. */
+  /** Marks the worker as ready. */
   markReady(): void {
     if (this.phase !== 'starting') return
     this.phase = 'ready'
@@ -76,14 +76,14 @@ export class Worker {
     this.#becomeReady()
   }
 
-  /** Gives it nothing more: it finishes what it has, and ends, or is killed when its time is up. */
+  /** Sends the worker nothing more: it finishes its connections and exits, or is killed after the timeout, in milliseconds. */
   drain(timeout = this.settings.drainTimeout): void {
     if (this.phase !== 'draining') this.#transport.drain()
     this.phase = 'draining'
     this.#killAfter(timeout)
   }
 
-  /** Ends it, and what it has started. */
+  /** Kills the worker and its process group. */
   kill(): void {
     this.child.kill('SIGKILL', true)
   }
