@@ -113,7 +113,7 @@ for (const type of types) {
   }
 }
 
-test('a path of letters beyond ASCII is bound and told as it is [F3.1]', async (t) => {
+test('a path with non-ASCII letters is bound and returned unchanged [F3.1]', async (t) => {
   const path = join(folder, 'Grüße-文-😀')
   const server = await listen(path)
   t.true(statSync(path).isSocket())
@@ -162,7 +162,7 @@ onLinux('a socket bound to null gets an abstract address of its own, by which it
   b.close()
 })
 
-test('a pair has no addresses, and a datagram from a socket without one says so [F1.3]', async (t) => {
+test('a pair has no addresses, and a datagram from an unbound socket has a null address [F1.3]', async (t) => {
   for (const type of types) {
     const [a, b] = socketpair({ type })
     t.deepEqual([a.localAddress, a.remoteAddress], [null, null])
@@ -173,7 +173,7 @@ test('a pair has no addresses, and a datagram from a socket without one says so 
   }
 })
 
-test('connecting to nobody, to what is no socket, and to another type fails at once', async (t) => {
+test('connecting without a listener, to a file that is not a socket, and to another type fails at once', async (t) => {
   const path = newPath()
   const missing = await t.throwsAsync<NodeJS.ErrnoException & { address: string }>(connect(path), { code: 'ENOENT' })
   t.is(missing.syscall, 'connect')
@@ -254,7 +254,7 @@ test('datagrams and packets without a byte arrive, with and without a descriptor
   receiver.close()
 })
 
-test('a datagram longer than maxBytes is cut, tells its size and keeps its descriptors and its address', async (t) => {
+test('a datagram longer than maxBytes is cut, reports its size and keeps its descriptors and its address', async (t) => {
   const [address, from] = [newPath(), newPath()]
   const receiver = bind(address)
   const sender = await connect(address, { type: 'dgram', localAddress: from })
@@ -270,7 +270,7 @@ test('a datagram longer than maxBytes is cut, tells its size and keeps its descr
   receiver.close()
 })
 
-test('a datagram to nobody, and one without a peer, are refused [A1.1] [E3.1]', async (t) => {
+test('a datagram to an address without a receiver, and one without a peer, are refused [A1.1] [E3.1]', async (t) => {
   const socket = bind(isLinux ? null : newPath())
   const path = newPath()
   const error = await t.throwsAsync<NodeJS.ErrnoException & { address: string }>(socket.send('x', { to: path }), {

@@ -111,7 +111,7 @@ test.serial('a folder that is missing, and one that is none', async (t) => {
   sender.close()
 })
 
-test.serial('connect to nobody and to what does not fit leaves no local address behind', async (t) => {
+test.serial('a failed connect leaves no local address behind', async (t) => {
   const folder = newFolder()
   const others = putOthers(folder)
   const stream = await listen(join(folder, 'stream'))
@@ -162,7 +162,7 @@ onLinux('a seqpacket socket and a stream do not connect', async (t) => {
   packets.close()
 })
 
-onLinux('what the permissions and the kernel refuse says so', async (t) => {
+onLinux('refusals by permissions and by the kernel are reported with their codes', async (t) => {
   const folder = newFolder()
   chmodSync(folder, 0o755)
   const closed = join(folder, 'closed')

@@ -136,7 +136,7 @@ test('closing removes the file only while it is still that file [F3.3]', async (
   t.deepEqual(besides(path), ['socket-renamed'])
 })
 
-test('a file that somebody has removed is not missed', async (t) => {
+test('a file that was removed by another process does not fail the close', async (t) => {
   const server = await listen(newPath())
   rmSync(server.address)
   t.notThrows(() => server.close())

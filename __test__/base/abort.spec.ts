@@ -131,7 +131,7 @@ test.serial('a send with an aborted signal sends nothing [D6]', async (t) => {
   b.close()
 })
 
-test.serial('an abort before the first byte sends nothing, and lets go of what was captured [D6]', async (t) => {
+test.serial('an abort before the first byte sends nothing, and closes the captured descriptors [D6]', async (t) => {
   const { read, write } = openPipe()
   const [a, b] = socketpair()
   const filling = a.send(large)

@@ -92,7 +92,7 @@ test.serial('an object that has only the prototype of one of ours is not taken f
   })
 })
 
-test.serial('methods that give a promise reject where they are called on something else', async (t) => {
+test.serial('methods that return a promise reject when called on another object', async (t) => {
   const [a, b] = socketpair()
   const descriptor = Descriptor.from(openFile())
   for (const other of [undefined, null, {}, b.recv, Object.create(UnixSocket.prototype)]) {
@@ -116,7 +116,7 @@ test.serial('methods that give a promise reject where they are called on somethi
   b.close()
 })
 
-test.serial('socketpair knows three types', (t) => {
+test.serial('socketpair accepts three types', (t) => {
   const before = countFds()
   for (const type of [
     'raw',
@@ -138,7 +138,7 @@ test.serial('socketpair knows three types', (t) => {
   t.is(countFds(), before)
 })
 
-test.serial('shutdown knows three ways', async (t) => {
+test.serial('shutdown accepts three directions', async (t) => {
   await withPair(t, (a) => {
     for (const how of ['sideways', '', 'READ', 'length', null, 0, 1, true, {}, ['write'], Symbol('write')]) {
       t.throws(() => loose(a, 'shutdown')(how), { code: VALUE }, String(how))
@@ -217,7 +217,7 @@ test.serial('the constructors are private, and take nothing over', (t) => {
   closeSync(file)
 })
 
-test.serial('argument errors name the argument, what it must be, and what came, in the words of Node', async (t) => {
+test.serial('argument errors name the argument, its type and the received value, worded as in Node', async (t) => {
   const [a, b] = socketpair()
   const cases: [() => unknown, string][] = [
     [() => loose(a, 'sendFd')('3'), 'The "fd" argument must be of type number or an instance of '],

@@ -64,7 +64,7 @@ test('a broker connects to its services and listens for them, and for no others 
   t.like(error, { code: 'EACCES', syscall: 'listen', address: 'tcp:0.0.0.0:80' })
 })
 
-test('a service at none of whose addresses anybody listens is told to refuse', async (t) => {
+test('a service without a listener at any of its addresses is reported as refused', async (t) => {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as { port: number }
@@ -110,18 +110,21 @@ test.serial('nothing that a client sends is trusted [S38]', async (t) => {
   t.is(countFds(), before + 1)
 })
 
-onlyIf(runs('true'), 'needs Linux')('a broker keeps nobody alive, and its helper ends with its caller', async (t) => {
-  const { stdout, status } = spawnSync(process.execPath, [fixturePath('broker-owner')], {
-    encoding: 'utf8',
-    timeout: 20_000
-  })
-  t.is(status, 0)
-  const pid = Number(stdout)
-  const isRunning = () =>
-    existsSync(`/proc/${pid}/exe`) && !/State:\s+Z/.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
-  for (let wait = 0; wait < 200 && isRunning(); wait++) await setTimeout(20)
-  t.false(isRunning())
-})
+onlyIf(runs('true'), 'needs Linux')(
+  'a broker keeps no process alive, and its helper exits with its caller',
+  async (t) => {
+    const { stdout, status } = spawnSync(process.execPath, [fixturePath('broker-owner')], {
+      encoding: 'utf8',
+      timeout: 20_000
+    })
+    t.is(status, 0)
+    const pid = Number(stdout)
+    const isRunning = () =>
+      existsSync(`/proc/${pid}/exe`) && !/State:\s+Z/.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+    for (let wait = 0; wait < 200 && isRunning(); wait++) await setTimeout(20)
+    t.false(isRunning())
+  }
+)
 
 test('a client meets the end of its service', async (t) => {
   const { folder, root } = makeFolder()

@@ -81,7 +81,7 @@ asRoot('the helper has no descriptor and no variable of its caller (needs root) 
   t.false(environ.includes('FDPASS_TEST_SECRET'))
 })
 
-test('a helper that is killed is an error to all who wait, and is started again', async (t) => {
+test('a killed helper rejects all pending calls, and is started again', async (t) => {
   const { root } = makeFolder()
   const stuck: BrokerRequest[] = []
   const allow = (request: BrokerRequest) => {

@@ -98,7 +98,7 @@ test('a policy allows creating, emptying, writing and what is no file [S102]', a
   t.is(await codeOf(broker.open('file', 0o20000000)), 'EINVAL')
 })
 
-test('a policy that says no, throws, or gives no boolean refuses [S41]', async (t) => {
+test('a policy that returns false, throws, or returns no boolean refuses [S41]', async (t) => {
   const { root } = makeFolder()
   const answers: (() => unknown)[] = [() => false, () => Promise.resolve(false), () => 1, () => 'yes', () => undefined]
   answers.push(() => Promise.reject(new Error('policy')))

@@ -52,7 +52,7 @@ test('an abort of a request aborts the handler’s signal, and its listener is g
   t.is((await other).value, 'somebody waits')
 })
 
-test('a request that waits for room is taken back by its abort, and the other end never hears of it', async (t) => {
+test('an abort withdraws a request that waits for room, and the peer never receives it', async (t) => {
   const [a, b] = openChannels(t)
   const requests = asked(b)
   const filler = a.send(large)
@@ -89,7 +89,7 @@ test('a timeout ends a request and aborts its handler [S69]', async (t) => {
   t.true(signal.aborted)
 })
 
-test('requests reject with ECONNRESET when the other end closes, and handlers are told', async (t) => {
+test('requests reject with ECONNRESET when the peer closes, and handlers are aborted', async (t) => {
   const [a, b] = openChannels(t)
   const [ofA, ofB] = [asked(a), asked(b)]
   const waiting = Array.from({ length: 3 }, () => a.request('x'))
@@ -105,7 +105,7 @@ test('requests reject with ECONNRESET when the other end closes, and handlers ar
   t.is(await a.closed, null)
 })
 
-test('who only sends no more gets the answers', async (t) => {
+test('a peer that has only ended its sending side receives the answers', async (t) => {
   const [a, bare] = openBare(t)
   const requests = asked(a)
   await bare.send(Buffer.concat([frame(REQUEST, '', { id: 1 }), frame(REQUEST, '', { id: 4_000_000_000 })]))

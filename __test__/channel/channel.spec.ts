@@ -105,7 +105,7 @@ test('messages that come with a receive that takes only some of them are there f
   t.true(await isPending(a.receive()))
 })
 
-test('an iteration gives the messages until the end; leaving it leaves the channel open and loses nothing', async (t) => {
+test('an iteration yields the messages until the end; leaving it leaves the channel open and loses nothing', async (t) => {
   const [a, b] = openChannels<number>(t)
   for (let i = 0; i < 10; i++) await a.send(i, [0])
   const seen: number[] = []
@@ -148,7 +148,7 @@ test('a message that came while only an answer was waited for is there for the n
   t.is((await a.receive())!.value, 'second')
 })
 
-test('sends wait while nobody receives, and all arrives when somebody does', async (t) => {
+test('sends wait while the peer does not receive, and all arrive when it does', async (t) => {
   const [a, b] = openChannels<Uint8Array>(t)
   let resolved = 0
   const sending = Array.from({ length: 200 }, async (_, i) => {
@@ -164,7 +164,7 @@ test('sends wait while nobody receives, and all arrives when somebody does', asy
   await Promise.all(sending)
 })
 
-test('a channel with a handler takes no more of the messages that nobody receives than the limits of one [S13]', async (t) => {
+test('a channel with a handler holds no more unreceived messages than the limits of one [S13]', async (t) => {
   const [a, b] = openChannels<Uint8Array>(t, {}, { maxBytes: 100_000 })
   b.onRequest(() => {})
   let resolved = 0
@@ -202,7 +202,7 @@ withPython('messages go through a buffer that is smaller than they are, with the
   file.closeSync()
 })
 
-test('descriptors come to whoever waits, and work', async (t) => {
+test('descriptors reach a pending receive, and work', async (t) => {
   const [a, b] = openChannels(t)
   const [read, write] = pipe()
   const waiting = b.receive()
@@ -220,7 +220,7 @@ test('descriptors come to whoever waits, and work', async (t) => {
 })
 
 for (const told of [{ credentials: true }, { pidfd: true }] as const) {
-  test(`a socket that is told of ${Object.keys(told)[0]} can be a channel's, which keeps none of it`, async (t) => {
+  test(`a socket that reports ${Object.keys(told)[0]} can back a channel, which keeps none of it`, async (t) => {
     let ends
     try {
       ends = socketpair(told)

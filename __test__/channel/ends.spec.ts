@@ -68,7 +68,7 @@ test.serial('an abort of a receive loses nothing', async (t) => {
   t.is((await b.receive())!.value, 2)
 })
 
-test.serial('close rejects all that waits, ends the iteration, and tells that it was in order', async (t) => {
+test.serial('close rejects pending operations, ends the iteration, and reports an orderly end', async (t) => {
   const [a, b] = openChannels<unknown>(t)
   const { closed } = a
   const iterate = async () => {
@@ -117,31 +117,34 @@ test.serial('a peer that closed without reading all is ECONNRESET, once', async 
 
 for (const how of ['close', 'dispose', 'asyncDispose', 'socket.close'] as const) {
   for (const first of ['this end', 'the other end'] as const) {
-    test.serial(`${how} closes what is held and nobody took, after ${first} ended the channel`, async (t) => {
-      const { read, write } = openPipe()
-      const [a, b] = openChannels(t)
-      const { closed } = b
-      for (let i = 0; i < 3; i++) await a.send(i, [write, write])
-      closeSync(write)
-      await turns(10)
-      if (first === 'the other end') {
+    test.serial(
+      `${how} closes held descriptors that were not received, after ${first} ended the channel`,
+      async (t) => {
+        const { read, write } = openPipe()
+        const [a, b] = openChannels(t)
+        const { closed } = b
+        for (let i = 0; i < 3; i++) await a.send(i, [write, write])
+        closeSync(write)
+        await turns(10)
+        if (first === 'the other end') {
+          a.close()
+          t.is(await closed, null)
+        }
+        t.true(hasWriter(read))
+        if (how === 'close') b.close()
+        else if (how === 'socket.close') b.socket.close()
+        else if (how === 'dispose') b[Symbol.dispose]()
+        else await b[Symbol.asyncDispose]()
         a.close()
+        t.false(hasWriter(read))
+        closeSync(read)
         t.is(await closed, null)
       }
-      t.true(hasWriter(read))
-      if (how === 'close') b.close()
-      else if (how === 'socket.close') b.socket.close()
-      else if (how === 'dispose') b[Symbol.dispose]()
-      else await b[Symbol.asyncDispose]()
-      a.close()
-      t.false(hasWriter(read))
-      closeSync(read)
-      t.is(await closed, null)
-    })
+    )
   }
 }
 
-test.serial('what came before the end can still be received after it', async (t) => {
+test.serial('messages that arrived before the end can be received after it', async (t) => {
   const [a, b] = openChannels(t)
   const { closed } = b
   await a.send('kept', [0])
@@ -198,7 +201,7 @@ for (const [scenario, [ends, title]] of Object.entries(alive)) {
   })
 }
 
-test.serial('a channel that nobody uses is collected, and closed with a warning', async (t) => {
+test.serial('an unused channel is collected, and closed with a warning', async (t) => {
   const { socket, done } = startFixture('channel-ends', ['collected'], {
     execArgv: ['--expose-gc'],
     standard: ['ignore', 'pipe', 'ignore']
@@ -295,7 +298,7 @@ test.serial('a request that waits for its turn is closed with the channel', asyn
   t.is(handled, 1)
 })
 
-test.serial('a socket on which somebody else has asked for credentials makes a channel all the same', async (t) => {
+test.serial('a socket on which another process enabled credentials can still back a channel', async (t) => {
   const [a, b] = socketpair({ credentials: true })
   const { read, write } = openPipe()
   const [from, to] = [new Channel(UnixSocket.from(a.release())), new Channel(UnixSocket.from(b.release()))]

@@ -58,7 +58,7 @@ const tooLarge: Record<string, [options: ChannelOptions<Uint8Array>, value: Uint
   'descriptors where none are accepted': [{ maxFds: 0 }, new Uint8Array(1), [0]]
 }
 for (const [what, [limits, value, fds]] of Object.entries(tooLarge)) {
-  test(`a message with too many ${what} ends the channel with EMSGSIZE at both ends, after what came before it`, async (t) => {
+  test(`a message with too many ${what} ends the channel with EMSGSIZE at both ends, after the messages before it`, async (t) => {
     const { read, write } = openPipe()
     const [a, b] = openChannels<Uint8Array>(t, {}, limits)
     await a.send(Uint8Array.of(1))
@@ -83,7 +83,7 @@ for (const [what, [limits, value, fds]] of Object.entries(tooLarge)) {
   })
 }
 
-test('a send that waits rejects with the reason that the other end gives', async (t) => {
+test('a pending send rejects with the reason that the peer sent', async (t) => {
   const [a, b] = openChannels<Uint8Array>(t, {}, { maxBytes: 10 })
   const waiting = [a.send(large), a.send(large), a.request(large)]
   const codes = codesOf(waiting)
@@ -142,7 +142,7 @@ const malformed: Record<string, Uint8Array | string> = {
   'a frame without the descriptors that it announced': frame(MESSAGE, 'x', { fds: 1 })
 }
 for (const [what, data] of Object.entries(malformed)) {
-  test(`${what} ends the channel with EPROTO, which the other end is told [S26]`, async (t) => {
+  test(`${what} ends the channel with EPROTO, which is reported to the peer [S26]`, async (t) => {
     const [a, bare] = openBare(t)
     await bare.send(frame(MESSAGE, '"before"', { format: 1 }))
     await bare.send(data)
@@ -180,7 +180,7 @@ for (const length of [1, 15, 16, 18]) {
   })
 }
 
-test('a close tells its reason to all that waits, after what came before it', async (t) => {
+test('a close rejects pending operations with its reason, after the messages before it', async (t) => {
   const [a, bare] = openBare(t)
   const waiting = [a.request('x'), a.request('y')]
   const handled: AbortSignal[] = []
@@ -203,7 +203,7 @@ test('a header that announces all that is accepted takes no memory before it com
   t.true(process.memoryUsage().rss - before < 200 * 1024 * 1024)
 })
 
-onLinux('descriptors without room take only their message along, whose bytes are kept', async (t) => {
+onLinux('descriptors without room fail only their message, whose bytes are kept', async (t) => {
   const { socket, done } = startLimited(64, 'channel-table', [])
   const channel = new Channel<string>(socket)
   const { read, write } = openPipe()
@@ -321,7 +321,7 @@ test('arguments of the methods are checked', async (t) => {
   t.is(await other, null)
 })
 
-test('the socket of a channel can only tell who is at the other end, and be closed', async (t) => {
+test('the socket of a channel only reports its peer, and can be closed', async (t) => {
   const [a, b] = openChannels(t)
   const { socket } = a
   const state = { code: 'ERR_INVALID_STATE' }

@@ -88,7 +88,7 @@ const refused: Record<string, string> = {
   unannounced: 'descriptors that were not announced'
 }
 for (const [scene, title] of Object.entries(refused)) {
-  withPython(`${title} end the channel, which tells the peer why [S22]`, async (t) => {
+  withPython(`${title} end the channel, which reports the reason to the peer [S22]`, async (t) => {
     const before = countFds()
     const { channel, done } = startHostile(t, scene)
     await t.throwsAsync(channel.receive(), { code: 'EPROTO' })
@@ -135,7 +135,7 @@ withPython('descriptors without end are refused at what was announced, and close
 })
 
 withPython(
-  'descriptors without end are refused at the limit before the frame says how many it has [S13]',
+  'endless descriptors are refused at the limit before the frame has announced their number [S13]',
   async (t) => {
     const { channel, done } = startHostile(t, 'endless', { maxFds: 300 })
     await t.throwsAsync(channel.receive(), { code: 'EMSGSIZE' })

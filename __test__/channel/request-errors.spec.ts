@@ -41,7 +41,7 @@ const thrown: Record<string, () => unknown> = {
 }
 
 for (const [title, make] of Object.entries(thrown)) {
-  test(`a handler that throws ${title} gives an error, and the next request an answer`, async (t) => {
+  test(`a handler that throws ${title} rejects the request, and the next request is answered`, async (t) => {
     const [a, b] = openChannels(t, { maxBytes: 20 })
     b.onRequest(({ value }) => {
       // oxlint-disable-next-line no-throw-literal -- anything can be thrown
@@ -69,7 +69,7 @@ const rubbish: Record<string, unknown> = {
 }
 
 for (const [title, reply] of Object.entries(rubbish)) {
-  test(`a handler that gives ${title} gives an error, and the next request an answer`, async (t) => {
+  test(`a handler that returns ${title} rejects the request, and the next request is answered`, async (t) => {
     const [a, b] = openChannels(t, { maxBytes: 1000, maxFds: 10 })
     b.onRequest(({ value }) => (value === 'rubbish' ? (reply as ChannelReply) : { value }))
     const error = (await t.throwsAsync(a.request('rubbish'))) as SystemError
@@ -78,7 +78,7 @@ for (const [title, reply] of Object.entries(rubbish)) {
   })
 }
 
-test('a request is told at once of what was wrong behind a message that came before it', async (t) => {
+test('a request rejects at once for an invalid frame behind a message that was not received yet', async (t) => {
   const [a, bare] = openBare(t)
   await bare.send(Buffer.concat([frame(0, 'x'), Buffer.from('garbage')]))
   await a.receive()

@@ -36,7 +36,7 @@ test('fdpass cat complains as cat does, goes on with the next file, and ends wit
 const isRoot = process.getuid?.() === 0
 
 onlyIf(isRoot, 'needs root, to be somebody else')(
-  'fdpass cat tells of a file that may not be opened as cat does',
+  'fdpass cat reports a file that may not be opened as cat does',
   async (t) => {
     const cwd = sandbox()
     writeFileSync(join(cwd, 'secret'), 'secret')
@@ -123,7 +123,7 @@ test('fdpass cat copies a file of 1 GiB in constant memory', async (t) => {
   t.true(Number(stderr) < 200 * 1024, `${stderr} KiB`)
 })
 
-test('fdpass cat ends without a word when nobody reads on', async (t) => {
+test('fdpass cat exits silently when its reader is gone', async (t) => {
   const cwd = sandbox()
   writeFileSync(join(cwd, 'file'), 'x'.repeat(4 * 1024 * 1024))
   const { child, ended } = begin(t, 'fdpass', ['cat', 'file'], { cwd })

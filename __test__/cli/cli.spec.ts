@@ -182,7 +182,7 @@ const failures: Readonly<Record<string, readonly [code: number, ...args: string[
 
 for (const [message, [code, ...args]] of Object.entries(failures)) {
   onlyIf(isLinux, 'needs Linux')(
-    `A failure is told in plain words: ${args.join(' ').replace(/x{9,}/, 'x…')}`,
+    `A failure is reported in plain words: ${args.join(' ').replace(/x{9,}/, 'x…')}`,
     async (t) => {
       const cwd = sandbox()
       writeFileSync(join(cwd, 'file'), '')

@@ -172,7 +172,7 @@ test('All examples of the help are known here, and each command has one', (t) =>
 let count = 0
 for (const [title, text] of found) {
   const { stdout, stderr = /^$/, shell = 'sh', needs = [true, ''], files = {}, ask, after } = expected[title] ?? {}
-  onlyIf(...needs)(`The example of the help does what it says: ${title}`, async (t) => {
+  onlyIf(...needs)(`The example of the help works as described: ${title}`, async (t) => {
     const folder = resolve('build', 'cli', `${count++}`) // inside the package, whose name is found there
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder, { recursive: true })

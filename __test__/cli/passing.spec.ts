@@ -127,7 +127,7 @@ test('send - sends standard input, and --fd what the shell has opened, under a n
   )
 })
 
-onLinux('send --fd refuses what is open in it, but nobody has given it', async (t) => {
+onLinux('send --fd refuses its own descriptors that were not inherited', async (t) => {
   const cwd = files()
   for (let fd = 3; fd < 20; fd++) {
     const { code, stderr } = await fdpass(t, ['send', './x.sock', '--fd', `${fd}`], { cwd })
@@ -140,7 +140,7 @@ onLinux('send --fd refuses what is open in it, but nobody has given it', async (
   }
 })
 
-onLinux('recv tells what each descriptor is', async (t) => {
+onLinux('recv prints the kind of each descriptor', async (t) => {
   const cwd = files()
   const running = receiver(t, cwd, ['--json'])
   const server = createServer().listen(0, '127.0.0.1')
@@ -194,7 +194,7 @@ test('recv --count takes messages of several connections, and ends where one con
 })
 
 onlyIf(hasPython, 'needs Python 3.9')(
-  'recv --count is not held up by a connection that says nothing more',
+  'recv --count is not held up by a connection that sends nothing more',
   async (t) => {
     const cwd = files()
     const running = receiver(t, cwd, ['--count', '2'])

@@ -21,7 +21,7 @@ async function printedBy(t: ExecutionContext, options: readonly string[], text: 
   return ask(join(cwd, 'x.sock'))
 }
 
-test('serve runs a program of PATH for each connection, tells where it listens, and ends by SIGTERM', async (t) => {
+test('serve runs a program of PATH for each connection, prints where it listens, and ends by SIGTERM', async (t) => {
   const cwd = folder()
   const bin = join(cwd, 'bin')
   mkdirSync(bin)
@@ -41,7 +41,7 @@ test('serve runs a program of PATH for each connection, tells where it listens, 
   t.false(existsSync(join(cwd, 'x.sock')))
 })
 
-onLinux('serve gives connections to a module of Node, in as many workers as it is told', async (t) => {
+onLinux('serve passes connections to a Node module, in the given number of workers', async (t) => {
   const cwd = withWorker()
   const running = serve(t, cwd, ['--listen', 'unix:./x.sock', '--workers', '3', '--', 'worker.mjs', '--an', 'argument'])
   await running.printed(/Listening/)
@@ -82,7 +82,7 @@ onLinux('serve hands workers the listener with --handoff listener', async (t) =>
   t.is(Buffer.from(message!.data).toString(), `unix:${name}`)
 })
 
-test('serve gives programs their environment, directory, umask and limits', async (t) => {
+test('serve sets the environment of programs, and their, directory, umask and limits', async (t) => {
   const cwd = folder()
   const options = [
     '--env',
@@ -106,7 +106,7 @@ test('serve gives programs their environment, directory, umask and limits', asyn
 })
 
 onlyIf(isRoot && isLinux, 'needs root on Linux')(
-  'serve runs programs as another user, who can gain no rights unless it is let',
+  'serve runs programs as another user, which can gain no rights unless allowed',
   async (t) => {
     const text = 'id -u; id -g; id -G; grep NoNewPrivs /proc/self/status'
     t.is(await printedBy(t, ['--user', 'nobody'], text), '65534\n65534\n65534\nNoNewPrivs:\t1\n')
@@ -174,7 +174,7 @@ onLinux('SIGTERM lets serve finish what is open, and a second one ends it at onc
   }
 })
 
-onLinux('serve gives what is open no longer than --drain-timeout', async (t) => {
+onLinux('serve drains open connections for no longer than --drain-timeout', async (t) => {
   const cwd = withWorker()
   const args = ['--listen', 'unix:./x.sock', '--workers', '1', '--drain-timeout', '0.3', '--', 'worker.mjs']
   const running = serve(t, cwd, args)
@@ -236,7 +236,7 @@ onLinux('serve --json prints a line of JSON for all that happens', async (t) => 
   )
 })
 
-onLinux('serve --json serves on when nobody reads what it prints', async (t) => {
+onLinux('serve --json continues when its output has no reader', async (t) => {
   const cwd = withWorker()
   const running = serve(t, cwd, ['--json', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])
   await running.printed(/listening/)
@@ -250,7 +250,7 @@ onLinux('serve --json serves on when nobody reads what it prints', async (t) => 
   t.is((await running.ended).signal, 'SIGTERM')
 })
 
-test('serve tells what it cannot listen on, and what does not start, and ends with 1', async (t) => {
+test('serve reports a failed listen and a failed start, and exits with 1', async (t) => {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as { port: number }

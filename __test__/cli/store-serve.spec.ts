@@ -13,7 +13,7 @@ const onLinux = onlyIf(isLinux, 'needs Linux')
 
 const asRoot = onlyIf(isRoot && isLinux, 'needs root, to be somebody else')
 
-test('serve keeps no more than it is told to', async (t) => {
+test('serve keeps no more than its limits', async (t) => {
   const cwd = await withStore(t, '--max-fds', '3')
   t.is((await ask(t, cwd, 'put', 'x', 'a', 'a')).code, 0)
   const { code, stderr } = await ask(t, cwd, 'put', 'y', 'a', 'a')
@@ -48,7 +48,7 @@ asRoot('What others may do is what --mode says, and --max-per-user is a limit to
   t.deepEqual(await other('put', 'more', 'a'), { ...done, code: 1, stderr: limit })
 })
 
-asRoot('serve --allow-uid refuses others, and goes on where nobody reads of it [S10]', async (t) => {
+asRoot('serve --allow-uid refuses others, and continues when its output has no reader [S10]', async (t) => {
   const cwd = sandbox()
   writeFileSync(join(cwd, 'a'), 'content of a')
   chmodSync(cwd, 0o755)
@@ -82,7 +82,7 @@ for (const [title, args] of [
   ['', []],
   [' at --takeover', ['--takeover', './place']]
 ] as const) {
-  test(`A second store takes over${title}: nobody who asks notices, and the first one ends with 0`, async (t) => {
+  test(`A second store takes over${title}: no client notices, and the first one exits with 0`, async (t) => {
     const cwd = sandbox()
     writeFileSync(join(cwd, 'a'), 'content of a')
     let running = await serve(t, cwd, args)
@@ -130,7 +130,7 @@ onLinux('A store at an abstract address serves, and takes over', async (t) => {
   t.is((await second.ended).signal, 'SIGTERM')
 })
 
-onLinux('serve tells a service manager when it is ready, and when it ends', async (t) => {
+onLinux('serve notifies a service manager when it is ready, and when it ends', async (t) => {
   const cwd = sandbox()
   using manager = bind(join(cwd, 'notify'))
   const running = await serve(t, cwd, [], { env: { ...installed, NOTIFY_SOCKET: join(cwd, 'notify') } })

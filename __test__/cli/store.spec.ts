@@ -99,7 +99,7 @@ test('put opens files as send does, and takes what the shell has opened', async 
   )
 })
 
-test('put keeps what is kept under a name, unless it is told to replace it', async (t) => {
+test('put keeps an existing entry, unless --replace is given', async (t) => {
   const cwd = await withStore(t)
   t.is((await ask(t, cwd, 'put', 'x', 'a')).code, 0)
   const stderr = 'fdpass: store put: x: Something is kept under the name\n'
@@ -126,7 +126,7 @@ test('A name or a group that cannot be is an error of the command line', async (
   }
 })
 
-onLinux('get says why something cannot be printed, and --remove loses nothing then', async (t) => {
+onLinux('get reports why an entry cannot be printed, and --remove loses nothing then', async (t) => {
   const cwd = await withStore(t)
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -231,7 +231,7 @@ test('delete deletes what it can, and reports the rest', async (t) => {
   t.deepEqual(await ask(t, cwd, 'delete', 'y'), done)
 })
 
-test('--wait waits for the store, and no longer than it is told to', async (t) => {
+test('--wait waits for the store, and no longer than its limit', async (t) => {
   const cwd = sandbox()
   writeFileSync(join(cwd, 'a'), 'content of a')
   const waiting = ask(t, cwd, 'put', '--wait', '20', 'x', 'a')

@@ -15,7 +15,7 @@ const types: readonly SocketType[] = isLinux ? ['stream', 'seqpacket', 'dgram'] 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
 onlyIf(hasPython, 'needs Python 3.9')(
-  'recv ends in order when its peer was killed, and has what came before',
+  'recv exits in order when its peer was killed, with what arrived before',
   async (t) => {
     const cwd = files()
     const running = receiver(t, cwd, [])
@@ -29,7 +29,7 @@ onlyIf(hasPython, 'needs Python 3.9')(
   }
 )
 
-test('send that waits for room tells when its peer is gone', async (t) => {
+test('send that waits for room reports that its peer is gone', async (t) => {
   const cwd = files()
   await using server = await listen(join(cwd, 'x.sock'))
   const sending = send(
@@ -46,7 +46,7 @@ test('send that waits for room tells when its peer is gone', async (t) => {
   t.regex(stderr, /^fdpass: send: \.\/x\.sock: (?:Broken pipe|Connection reset by peer)\n$/)
 })
 
-test('send --wait waits for whoever listens, and no longer than it is told to', async (t) => {
+test('send --wait waits for a listener, and no longer than its limit', async (t) => {
   const cwd = files()
   const sending = send(t, cwd, ['a'])
   await new Promise((wake) => setTimeout(wake, 1000))
@@ -76,7 +76,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   })
 }
 
-test('recv ends quietly where nobody reads what it prints, and its socket’s file is removed', async (t) => {
+test('recv exits silently when its reader is gone, and its socket’s file is removed', async (t) => {
   const cwd = files()
   const running = receiver(t, cwd, ['--count', '9'])
   running.child.stdout!.destroy()
@@ -87,7 +87,7 @@ test('recv ends quietly where nobody reads what it prints, and its socket’s fi
   t.false(existsSync(join(cwd, 'x.sock')))
 })
 
-onLinux('recv tells of descriptors that it had no room for, and goes on', async (t) => {
+onLinux('recv reports descriptors that it had no room for, and continues', async (t) => {
   const cwd = files()
   const text = 'ulimit -n 60; exec fdpass recv ./x.sock'
   const running = script(t, text, { cwd })

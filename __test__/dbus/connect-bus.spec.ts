@@ -32,7 +32,7 @@ async function reached(address: string, path: string): Promise<string> {
   }
 }
 
-test('connectBus finds a socket by its path, with escapes, and by the first of several addresses that somebody listens on', async (t) => {
+test('connectBus finds a socket by its path, with escapes, and by the first of several addresses with a listener', async (t) => {
   for (const [made, address] of [
     [newPath(), (at: string) => `unix:path=${at}`],
     [newPath(), (at: string) => `unix:guid=00,path=${at},other=1;`],
@@ -48,7 +48,7 @@ onLinux('connectBus finds a socket by its abstract name', async (t) => {
   t.is(await reached(`unix:abstract=${name.replace(' ', '%20')}`, `\0${name}`), 'here')
 })
 
-test.serial('connectBus finds the session and the system bus where the environment says', async (t) => {
+test.serial('connectBus finds the session and the system bus by the environment', async (t) => {
   const { env } = process
   const before = { ...env }
   try {

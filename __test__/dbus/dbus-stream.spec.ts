@@ -74,7 +74,7 @@ test('a write is called back when the kernel has taken it, and not before', asyn
   await written
 })
 
-test('what comes while a listener runs comes after what came before, and after a turn of the event loop', async (t) => {
+test('data that arrives while a listener runs is emitted after earlier data, in a later turn of the event loop', async (t) => {
   const [first, second] = [openStream(t), openStream(t)]
   const order: string[] = []
   second.stream.on('data', (data: Buffer) => order.push(String(data)))
@@ -122,7 +122,7 @@ test("'fds' comes before its bytes can be read, with numbers that are close-on-e
   ;[file, ...numbers].forEach((fd) => closeSync(fd))
 })
 
-test("descriptors are closed where nobody listens to 'fds' [S15]", async (t) => {
+test("descriptors are closed where 'fds' has no listener [S15]", async (t) => {
   const { stream, socket } = openStream(t)
   const { read, write } = openPipe()
   await socket.send('bytes', { fds: Array.from({ length: 253 }, () => write) })
@@ -166,7 +166,7 @@ test('only a connected stream socket becomes a stream', (t) => {
   t.throws(() => new DBusStream({} as never), { code: 'ERR_INVALID_ARG_TYPE' })
 })
 
-test('end sends what waits and then the end; what the peer still says is read', async (t) => {
+test('end sends pending data and then the end; what the peer still sends is read', async (t) => {
   const { stream, socket } = openStream(t)
   const file = openFile('last')
   stream.write(Buffer.alloc(2 * 1024 * 1024))
@@ -221,7 +221,7 @@ test('writing after the end, or after destroy, is the error of any stream, and n
   }
 })
 
-test('destroy closes what was captured and waits, and what came and was not given out', async (t) => {
+test('destroy closes captured descriptors of pending writes, and received ones that were not emitted', async (t) => {
   const { stream, socket } = openStream(t)
   const { read, write } = openPipe()
   stream.write(Buffer.alloc(4 * 1024 * 1024)) // fills the socket

@@ -60,7 +60,7 @@ for (const make of kinds) {
   const name = make === dbus ? 'DBusStream' : 'USocket'
   test.serial(`a transfer over a ${name} leaves nothing open [D2]`, leavesNothing, () => transfer(make))
 
-  test.serial(`a ${name} that nobody reads leaves nothing open [D3]`, leavesNothing, () =>
+  test.serial(`a ${name} without a reader leaves nothing open [D3]`, leavesNothing, () =>
     transfer(make, async (a) => {
       write(a, 'x', [file, file])
       await turn()

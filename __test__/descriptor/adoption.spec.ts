@@ -73,7 +73,7 @@ onLinux('UnixSocket.from() refuses sockets of other families [D9]', async (t) =>
   await new Promise((resolve) => server.close(resolve))
 })
 
-onLinux('release() of a socket gives the number back in the mode in which it came [D9]', async (t) => {
+onLinux('release() of a socket returns the number in the mode in which it was adopted [D9]', async (t) => {
   const [a, b] = socketpair()
   const waiting = b.recv() // the event loop watches the socket from now on
   await a.send('x')
@@ -98,20 +98,23 @@ onLinux('release() of a socket gives the number back in the mode in which it cam
   a.close()
 })
 
-onLinux('the mode of a socket is the same while an operation waits, and for those who share it [D9]', async (t) => {
-  const [a, b] = socketpair()
-  await a.sendFd(b)
-  const copy = (await b.recvFd())!.fd!
-  const before = statusFlags(copy.fd)
-  const waiting = b.recv()
-  t.is(statusFlags(copy.fd), before)
-  await a.send('x')
-  await waiting
-  t.is(statusFlags(copy.fd), before)
-  copy.closeSync()
-  a.close()
-  b.close()
-})
+onLinux(
+  'the mode of a socket is unchanged while an operation waits, also for processes that share it [D9]',
+  async (t) => {
+    const [a, b] = socketpair()
+    await a.sendFd(b)
+    const copy = (await b.recvFd())!.fd!
+    const before = statusFlags(copy.fd)
+    const waiting = b.recv()
+    t.is(statusFlags(copy.fd), before)
+    await a.send('x')
+    await waiting
+    t.is(statusFlags(copy.fd), before)
+    copy.closeSync()
+    a.close()
+    b.close()
+  }
+)
 
 onLinux('a socket that came in non-blocking mode is given back in it [D9]', async (t) => {
   const path = `${temporaryFolder()}/s`

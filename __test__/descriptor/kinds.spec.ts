@@ -19,7 +19,7 @@ const { things, missing, end: endThings } = await everyKind(isLinux && hasPython
 test.after.always(endThings)
 
 for (const { kind, title, descriptor } of things) {
-  test(`another process's ${title} is told to be '${kind}' [S16]`, (t) => {
+  test(`another process's ${title} is of kind '${kind}' [S16]`, (t) => {
     t.is(descriptor.kind, kind)
     t.is(descriptor.kind, kind)
     using duplicate = descriptor.duplicate()
@@ -27,7 +27,7 @@ for (const { kind, title, descriptor } of things) {
   })
 }
 for (const [kind, title, reason] of missing) {
-  onlyIf(false, reason)(`another process's ${title} is told to be '${kind}' [S16]`, (t) => t.fail())
+  onlyIf(false, reason)(`another process's ${title} is of kind '${kind}' [S16]`, (t) => t.fail())
 }
 
 test('what the package makes has a kind', async (t) => {
@@ -98,7 +98,7 @@ test('what only has the prototype of a Descriptor is refused', (t) => {
   throws(t, 'setBlocking', TYPE, () => prototype.setBlocking(true))
 })
 
-test('an address is what a server would tell', async (t) => {
+test('an address is what address() of a server returns', async (t) => {
   for (const host of ['127.0.0.1', '::1']) {
     const server = new Server().listen(0, host)
     await once(server, 'listening')

@@ -96,7 +96,7 @@ for (const [seal, change] of forbids) {
   })
 }
 
-onLinux('seals are told in one order, and are never taken back', (t) => {
+onLinux('seals are listed in one order, and are never removed', (t) => {
   using memory = memfd({ seals: ['write', 'shrink'] })
   const before = memory.seals
   t.deepEqual(
@@ -157,7 +157,7 @@ const tried = async (seals: Seal[]) => {
   return answer
 }
 
-withPython('who receives memory sees its seals, and cannot break them [S18]', async (t) => {
+withPython('the receiver of memory sees its seals, and cannot break them [S18]', async (t) => {
   const EPERM = 'EPERM'
   const [sealed, bits] = await tried(['seal', 'shrink', 'grow', 'write'])
   t.deepEqual(sealed, { write: EPERM, map: EPERM, grow: EPERM, shrink: EPERM, seal: EPERM })

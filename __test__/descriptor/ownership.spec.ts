@@ -69,7 +69,7 @@ onLinux('a received descriptor is close-on-exec [D1] [S9]', async (t) => {
   b.close()
 })
 
-onLinux('both ends of a pair, and what release() gives back, are close-on-exec [D10]', (t) => {
+onLinux('both ends of a pair, and numbers from release(), are close-on-exec [D10]', (t) => {
   for (const type of ['stream', 'seqpacket', 'dgram'] as const) {
     const pair = socketpair({ type })
     const numbers = pair.map((socket) => socket.release())
@@ -84,7 +84,7 @@ onLinux('both ends of a pair, and what release() gives back, are close-on-exec [
   }
 })
 
-onLinux('a duplicate, and what Descriptor.release() gives back, are close-on-exec [D10]', (t) => {
+onLinux('a duplicate, and numbers from Descriptor.release(), are close-on-exec [D10]', (t) => {
   const path = temporaryFile()
   const descriptor = Descriptor.from(openSync(path, 'r'))
   const duplicate = descriptor.duplicate()
@@ -158,7 +158,7 @@ test.serial('disposal closes: a Message, a ReceivedFd, a Descriptor, a UnixSocke
   closeSync(read)
 })
 
-test.serial('close() of a socket closes what it has received ahead, and what nobody received [D3]', async (t) => {
+test.serial('close() of a socket closes descriptors received ahead, and those not received [D3]', async (t) => {
   for (const end of ['close', 'asyncDispose'] as const) {
     const ahead = openPipe()
     const unread = openPipe()
@@ -186,7 +186,7 @@ test.serial('close() of a socket closes what it has received ahead, and what nob
   }
 })
 
-test.serial('release() hands the number over, and the object lets go of it [D4]', (t) => {
+test.serial('release() hands the number over, and the object no longer owns it [D4]', (t) => {
   const fd = openFile('mine')
   const descriptor = Descriptor.from(fd)
   t.is(descriptor.release(), fd)

@@ -16,7 +16,7 @@ const onLinux = onlyIf(isNode && isLinux, "needs Node's own handles, and Linux")
 
 const strict = { execArgv: ['--throw-deprecation', '--pending-deprecation'] }
 
-onNode('a UDP socket that is a descriptor 0, as inetd gives it, is taken over', async (t) => {
+onNode('a UDP socket that is a descriptor 0, as passed by inetd, is taken over', async (t) => {
   const [a, b] = socketpair()
   const udp = createSocket('udp4').bind(0, '127.0.0.1')
   await once(udp, 'listening')

@@ -212,7 +212,7 @@ for (const [scenario, [title, output]] of Object.entries(failures)) {
   })
 }
 
-test.serial('a rejection that nobody handles ends a program with its error [E7]', async (t) => {
+test.serial('an unhandled rejection ends a program with its error [E7]', async (t) => {
   const args = [...process.execArgv, fixturePath('failures'), 'unwatched']
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let errors = ''

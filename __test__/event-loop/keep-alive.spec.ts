@@ -54,7 +54,7 @@ for (const type of ['stream', 'seqpacket', 'dgram'] as const) {
 }
 
 for (const scenario of ['accepting', 'connecting', 'sendingTo'] as const) {
-  onLinux(`what waits keeps the process alive: ${scenario} [E9]`, async (t) => {
+  onLinux(`a pending operation keeps the process alive: ${scenario} [E9]`, async (t) => {
     const { socket, child, done } = startFixture('exits', [scenario])
     t.is(text(await socket.recv()), 'ready')
     await delay(100) // longer than any pause between two attempts

@@ -145,7 +145,7 @@ async function handOverInPart(t: ExecutionContext, signal?: AbortSignal) {
   return { a, b, pair, handing, fd: fds[0]! }
 }
 
-test('a connection whose message has gone in part is not read any more, and goes with the rest', async (t) => {
+test('a connection whose message was sent in part is not read any more, and goes with the rest', async (t) => {
   const { b, pair, handing, fd } = await handOverInPart(t)
   t.false(pair.connection.destroyed)
   await drain(b, 4 * MEBIBYTE)

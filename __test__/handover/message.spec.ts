@@ -89,7 +89,7 @@ test('what message closes, ends or sends meanwhile is noticed', async (t) => {
   t.is(await b.recv(), null)
 })
 
-test('handOver refuses what cannot be handed over, and says why', async (t) => {
+test('handOver refuses what cannot be handed over, and reports why', async (t) => {
   const [a] = openChannel(t)
   const { connection } = await open(t, 'head')
   const refusals: [string, Socket, RegExp][] = [

@@ -38,7 +38,7 @@ test('an aborted receiveConnection loses nothing, whatever has come of a message
   }
 })
 
-test('the end of the channel gives null, to each who waits', async (t) => {
+test('the end of the channel resolves each pending receive to null', async (t) => {
   const [a, b] = openChannel(t)
   const waiting = [receiveConnection(b), receiveConnection(b)]
   a.close()

@@ -4,7 +4,7 @@ import { text } from '../helpers/messages.ts'
 import { receive } from '../helpers/programs.ts'
 import { isPending } from '../helpers/promises.ts'
 
-test('the end of the channel is seen on both sides as Node tells it', async (t) => {
+test('the end of the channel is seen on both sides as in Node', async (t) => {
   const one = startChild(t)
   await one.channel.send(['echo', 1])
   await one.next()
@@ -22,7 +22,7 @@ test('the end of the channel is seen on both sides as Node tells it', async (t) 
   for await (const message of two.channel) t.fail(String(message))
 })
 
-test('where the other end ends, what waits rejects, and descriptors are closed', async (t) => {
+test('when the peer ends, pending operations reject, and descriptors are closed', async (t) => {
   const { channel, peer } = pair(t)
   const things = Array.from({ length: 3 }, () => thing(t))
   const sent = things.map(({ sent: each }) => channel.send('lost', each))
@@ -55,7 +55,7 @@ test('a child that is killed midway loses what it had, and nothing stays open he
   await t.throwsAsync(done, { message: /SIGKILL/ })
 })
 
-test('an abort takes back what waits, and loses nothing', async (t) => {
+test('an abort withdraws a pending operation, and loses nothing', async (t) => {
   const { channel, peer } = pair(t)
   const cause = new Error('enough')
   const ending = new AbortController()
@@ -83,7 +83,7 @@ test('an abort takes back what waits, and loses nothing', async (t) => {
   t.throws(() => channel.messages({ signal: AbortSignal.abort() }), { name: 'AbortError' })
 })
 
-test('close rejects what waits, ends an iteration, and closes what nobody has received', async (t) => {
+test('close rejects pending operations, ends an iteration, and closes descriptors not received', async (t) => {
   const { channel, peer } = pair(t)
   const [sent, came] = [thing(t), thing(t)]
   const sending = channel.send('waits', sent.sent)
@@ -113,7 +113,7 @@ test('close rejects what waits, ends an iteration, and closes what nobody has re
   await t.throwsAsync(receiving, { code: 'ERR_SOCKET_CLOSED' })
 })
 
-test('a channel that nobody reads takes no more than it may hold [S85]', async (t) => {
+test('a channel without a receiver reads no more than its limit [S85]', async (t) => {
   const { channel, peer } = pair(t, { maxBytes: 10_000 })
   const { sent } = thing(t)
   const sending = channel.send('waits', sent)

@@ -18,7 +18,7 @@ onlyIf(
   'needs Python 3.9 on Linux',
   test.serial
 )(
-  `${COUNT} connections, ${CONCURRENCY} at a time, while ${KILLS} workers are killed and ${RELOADS} reloads go on: none refused, each that was not lost with its worker answered once, and as many lost as are told (seed ${seed})`,
+  `${COUNT} connections, ${CONCURRENCY} at a time, while ${KILLS} workers are killed and ${RELOADS} reloads go on: none refused, each that was not lost with its worker answered once, and as many lost as are reported (seed ${seed})`,
   async (t) => {
     t.timeout(30 * 60_000)
     const args = [COUNT, KILLS, RELOADS, seed].map(String)

@@ -74,7 +74,7 @@ for (const type of ['stream', 'seqpacket', 'dgram'] as const) {
   })
 }
 
-test('bytes without a descriptor give null in its place, and the end gives null', async (t) => {
+test('bytes without a descriptor resolve with a null descriptor, and the end resolves to null', async (t) => {
   const [a, b] = socketpair()
   await a.send('only bytes')
   t.is((await recvFd(b))!.fd, null)
@@ -96,7 +96,7 @@ test('253 descriptors go in one message, and 254 are refused', async (t) => {
   b.close()
 })
 
-test('an iteration gives every message, until the end', async (t) => {
+test('an iteration yields every message, until the end', async (t) => {
   const [a, b] = socketpair({ type: process.platform === 'darwin' ? 'stream' : 'seqpacket' })
   const sending = (async () => {
     for (let i = 0; i < 1000; i++) await a.sendFd(a, `${i}`.padStart(4))
@@ -113,7 +113,7 @@ test('an iteration gives every message, until the end', async (t) => {
   b.close()
 })
 
-test('an aborted receive loses nothing, and close() ends what waits', async (t) => {
+test('an aborted receive loses nothing, and close() rejects pending receives', async (t) => {
   const [a, b] = socketpair()
   const controller = new AbortController()
   const aborted = b.recv({ signal: controller.signal })

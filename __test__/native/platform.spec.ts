@@ -32,7 +32,7 @@ const everyCall = `
     cause: errors[0].cause?.message
   }))`
 
-test('importing on Windows never throws, and every call says why it cannot work', (t) => {
+test('importing on Windows never throws, and every call reports why it cannot work', (t) => {
   const windows = "Object.defineProperty(process, 'platform', { value: 'win32' })"
   const { isSupported, codes, message } = run(windows, everyCall) as Record<string, unknown>
   t.false(isSupported)
@@ -78,7 +78,7 @@ onlyIf(process.platform === 'linux', 'a system with two C libraries')(
   }
 )
 
-test('a binary that is there and cannot be loaded is told with the reason', (t) => {
+test('a binary that cannot be loaded is reported with the reason', (t) => {
   const broken =
     "(await import('node:module')).Module._extensions['.node'] = () => { throw new Error('no glibc like this') }"
   const { isSupported, codes, message } = run(broken, everyCall) as Record<string, unknown>

@@ -105,7 +105,7 @@ test('mycat copies a file of 1 GiB in constant memory', async (t) => {
   t.true(Number(stderr) < 200 * 1024, `${stderr} KiB`)
 })
 
-test('mycat ends without a word when nobody reads on, as a cat that SIGPIPE ends', async (t) => {
+test('mycat exits silently when its reader is gone, as a cat that SIGPIPE ends', async (t) => {
   const path = temporaryFile('x'.repeat(4 * 1024 * 1024))
   const child = spawn(process.execPath, [program, path])
   let stderr = ''
@@ -119,7 +119,7 @@ test('mycat ends without a word when nobody reads on, as a cat that SIGPIPE ends
 
 const onLinux = process.platform === 'linux' ? test : test.skip
 
-onLinux('mycat tells of a standard output that takes nothing as cat does (needs /dev/full: Linux)', async (t) => {
+onLinux('mycat reports a full standard output as cat does (needs /dev/full: Linux)', async (t) => {
   const path = temporaryFile('x')
   const full = openSync('/dev/full', 'w')
   const { code, stderr } = await mycat([path], { stdio: ['ignore', full, 'pipe'] })
@@ -127,7 +127,7 @@ onLinux('mycat tells of a standard output that takes nothing as cat does (needs 
 })
 
 onlyIf(root && isLinux, 'needs root on Linux')(
-  'broker lets nobody, and no one else, read the logs in a folder (needs root)',
+  'broker lets the user nobody, and no other user, read the logs in a folder (needs root)',
   async (t) => {
     const [outer, logs] = [temporaryFolder(), temporaryFolder()]
     chmodSync(outer, 0o755)
@@ -184,7 +184,7 @@ async function terminate(t: ExecutionContext, child: ChildProcess): Promise<void
 }
 
 onlyIf(root && isLinux, 'needs root on Linux')(
-  'http-server listens on a privileged port, and nobody answers (needs root)',
+  'http-server listens on a privileged port, and answers as the user nobody (needs root)',
   async (t) => {
     const PORT = 81 // 80 may be taken
     const server = await begin(t, 'http-server', [PORT])

@@ -41,7 +41,7 @@ const examples = readFileSync('README.md', 'utf8')
 for (const section of examples) {
   const title = section.slice(0, section.indexOf('\n'))
   const [condition, reason, surround] = needs[title] ?? [true, '']
-  onlyIf(condition, reason)(`README's example prints what README says: ${title}`, async (t) => {
+  onlyIf(condition, reason)(`README's example prints the documented output: ${title}`, async (t) => {
     const folder = join('build', 'readme', title) // inside the package, so that `fdpass` is found by its own name
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder, { recursive: true })

@@ -51,14 +51,14 @@ for (const { folder: typesOfNode, version } of nodes) {
   const folder = consumer(typesOfNode)
   for (const exact of [true, false]) {
     const optional = exact ? 'exact' : 'loose'
-    test(`TypeScript ${ours.version} tells right calls from wrong ones, with @types/node ${version} and ${optional} optional properties`, (t) => {
+    test(`TypeScript ${ours.version} accepts right calls and rejects wrong ones, with @types/node ${version} and ${optional} optional properties`, (t) => {
       const { stdout, status } = compile(ours.folder, folder, ['*.ts', '*.cts'], exact)
       t.deepEqual({ stdout, status }, { stdout: '', status: 0 })
     })
   }
 
   // Before 5.8 TypeScript lets no CommonJS module require an ES module, as Node before 20.19 did not.
-  test(`TypeScript ${oldest.version} tells right calls from wrong ones, with @types/node ${version} and exact optional properties`, (t) => {
+  test(`TypeScript ${oldest.version} accepts right calls and rejects wrong ones, with @types/node ${version} and exact optional properties`, (t) => {
     const { stdout, status } = compile(oldest.folder, folder, ['*.ts'], true)
     t.deepEqual({ stdout, status }, { stdout: '', status: 0 })
   })

@@ -64,7 +64,7 @@ for (const socketAt of [3, 7]) {
   })
 }
 
-withC("UNP's read_fd gives -1 where only bytes were sent, and sees the end", async (t) => {
+withC("UNP's read_fd returns -1 where only bytes were sent, and sees the end", async (t) => {
   const { socket, done } = startProgram(program, ['3', 'receive'])
   const file = openFile('with it')
   await socket.sendFd(file, 'A')

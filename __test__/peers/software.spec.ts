@@ -75,7 +75,7 @@ const states = ['--ready', '--status=of all: 100 %', `--pid=${process.pid}`]
 const assignments = new Set(['READY=1', 'STATUS=of all: 100 %', `MAINPID=${process.pid}`])
 
 for (const kind of kinds) {
-  withNotify(`systemd-notify tells its states to bind, and waits until its barrier is closed (${kind})`, async (t) => {
+  withNotify(`systemd-notify sends its states to bind, and waits until its barrier is closed (${kind})`, async (t) => {
     const { socket, env } = manage(t, kind)
     const { child, done } = start(t, 'systemd-notify', states, { env })
     const message = await receive(socket)

@@ -51,7 +51,7 @@ function identify(fds: readonly Descriptor[], reads: readonly number[]): number[
 
 for (const type of types) {
   withPython(
-    `a ${type} peer that refuses descriptors is EPERM to each who sends some, and bytes go (Linux scm_rights disabled) [F5.1]`,
+    `a ${type} peer that refuses descriptors fails each send of some with EPERM, and bytes go (Linux scm_rights disabled) [F5.1]`,
     async (t) => {
       const [a, b] = socketpair({ type })
       const { read, write } = openPipe()
@@ -75,29 +75,26 @@ for (const type of types) {
   )
 }
 
-withPython(
-  'a count of bytes that nobody asked for closes the descriptors of its message (Linux scm_inq) [B11.2]',
-  async (t) => {
-    const [a, b] = socketpair()
-    const { read, write } = openPipe()
-    const { socket, done } = play('set_option', 'inq', '1')
-    await socket.sendFd(b)
-    const outcome = text(await socket.recv())
-    await done
-    await a.send('counted', { fds: [write] })
-    closeSync(write)
-    if (outcome === 'set') {
-      const error = await t.throwsAsync(b.recv(), { code: 'ERR_UNEXPECTED_CONTROL' })
-      t.is(text(error as unknown as { data: Uint8Array }), 'counted')
-    } else {
-      t.regex(outcome!, /not available/) // before Linux 6.17
-      ;(await b.recv())!.close()
-    }
-    t.false(hasWriter(read))
-    closeSync(read)
-    for (const each of [a, b, socket]) each.close()
+withPython('an unrequested count of bytes closes the descriptors of its message (Linux scm_inq) [B11.2]', async (t) => {
+  const [a, b] = socketpair()
+  const { read, write } = openPipe()
+  const { socket, done } = play('set_option', 'inq', '1')
+  await socket.sendFd(b)
+  const outcome = text(await socket.recv())
+  await done
+  await a.send('counted', { fds: [write] })
+  closeSync(write)
+  if (outcome === 'set') {
+    const error = await t.throwsAsync(b.recv(), { code: 'ERR_UNEXPECTED_CONTROL' })
+    t.is(text(error as unknown as { data: Uint8Array }), 'counted')
+  } else {
+    t.regex(outcome!, /not available/) // before Linux 6.17
+    ;(await b.recv())!.close()
   }
-)
+  t.false(hasWriter(read))
+  closeSync(read)
+  for (const each of [a, b, socket]) each.close()
+})
 
 for (const type of connections) {
   onLinux(
@@ -157,7 +154,7 @@ for (const [name, steps, data, came] of outOfBand) {
 }
 
 serialWithPython(
-  'a byte out of band that nobody can receive does not keep the event loop busy (Linux msg_oob oob) [B14] [S21]',
+  'a byte out of band that cannot be received does not keep the event loop busy (Linux msg_oob oob) [B14] [S21]',
   async (t) => {
     const { read, write } = openPipe()
     const { socket, child, done } = play('lone_out_of_band')
@@ -181,7 +178,7 @@ serialWithPython(
 
 for (const type of ['stream', 'dgram'] as const) {
   withPidfds(
-    `a message of a process that has ended since tells who that was, and no other process (Linux scm_pidfd ${type}) [F4.2] [S32]`,
+    `a message of a process that has exited since identifies that process, and no other (Linux scm_pidfd ${type}) [F4.2] [S32]`,
     async (t) => {
       const [ours, theirs] = socketpair({ type, credentials: true, pidfd: true })
       const number = theirs.release()
@@ -269,7 +266,7 @@ for (const [name, size, most] of [
 }
 
 withPython(
-  'who shares our socket and peeks gets duplicates, and we get all (tokio-seqpacket ancillary_fds_peek, CPython testRecvmsgPeek) [D7.1]',
+  'a process that shares a socket and peeks gets duplicates, and this process gets all (tokio-seqpacket ancillary_fds_peek, CPython testRecvmsgPeek) [D7.1]',
   async (t) => {
     const [a, b] = socketpair()
     const { read, write } = openPipe()
@@ -289,15 +286,18 @@ withPython(
   }
 )
 
-withPython('the path of a sender that is no UTF-8 is told with U+FFFD (CPython testBytesAddr) [F3.2]', async (t) => {
-  const receiver = bind(newPath())
-  const { socket, done } = play('bytes_path', folder, receiver.localAddress!)
-  const message = (await receiver.recv())!
-  t.is(message.address, join(folder, 'caf\ufffd'))
-  await done
-  receiver.close()
-  socket.close()
-})
+withPython(
+  'the path of a sender that is not UTF-8 is decoded with U+FFFD (CPython testBytesAddr) [F3.2]',
+  async (t) => {
+    const receiver = bind(newPath())
+    const { socket, done } = play('bytes_path', folder, receiver.localAddress!)
+    const message = (await receiver.recv())!
+    t.is(message.address, join(folder, 'caf\ufffd'))
+    await done
+    receiver.close()
+    socket.close()
+  }
+)
 
 for (const type of connections) {
   test(`1,024 questions with a descriptor over a ${type} socket get theirs back (tokio-seqpacket echo_loop) [E6.1]`, async (t) => {

@@ -14,7 +14,7 @@ const NOBODY = 65_534
 
 const asRoot = onlyIf(isLinux && process.getuid!() === 0, 'needs root, to become another user, and Linux')
 
-asRoot('peer() of a connection that was passed on names who connected, a message who sent it [S28]', async (t) => {
+asRoot('peer() of a passed connection names the connecting process, a message its sender [S28]', async (t) => {
   const server = await listen(newPath(), { credentials: true, pidfd: capabilities().messagePidfd })
   const [client, connection] = await Promise.all([connect(server.address), server.accept()])
   const { socket, child, done } = startStranger('speak')
@@ -45,7 +45,7 @@ asRoot("over a connection to a broker that was passed on, its maker's rights are
 onlyIf(
   hasPython && capabilities().peerPidfd && process.getuid!() === 0,
   'needs root, Python 3.9, and peerPidfd() (Linux 6.5)'
-)("who gets a pidfd can signal its process, another user's only as root [S36]", async (t) => {
+)("the receiver of a pidfd can signal its process, another user's only as root [S36]", async (t) => {
   using server = await listen(newPath())
   const connecting =
     'import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); time.sleep(60)'
@@ -74,7 +74,7 @@ except OSError as error:
   t.deepEqual(await ended, [null, 'SIGTERM'])
 })
 
-asRoot('the peer of a client is who called listen, whoever accepts [S28]', async (t) => {
+asRoot('the peer of a client is the process that called listen, whichever process accepts [S28]', async (t) => {
   const server = await listen(newPath(), { mode: 0o666 })
   const { socket, done } = startStranger('accept')
   await socket.sendFd(server)

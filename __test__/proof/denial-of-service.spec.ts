@@ -62,7 +62,7 @@ onLinux(
   }
 )
 
-onLinux('a client of a broker that asks and takes no answer keeps nobody else waiting [S46]', async (t) => {
+onLinux('a client of a broker that reads no answers keeps no other client waiting [S46]', async (t) => {
   const root = temporaryFolder()
   writeFileSync(join(root, 'file'), 'content')
   const address = newPath()
@@ -82,7 +82,7 @@ onLinux('a client of a broker that asks and takes no answer keeps nobody else wa
   }
 })
 
-onLinux('a broker whose listener refuses descriptors gets none, and gives them [S45]', async (t) => {
+onLinux('a broker whose listener refuses descriptors receives none, and sends them [S45]', async (t) => {
   const root = temporaryFolder()
   writeFileSync(join(root, 'file'), 'content')
   const path = newPath()

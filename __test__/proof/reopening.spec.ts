@@ -8,7 +8,7 @@ import { folder, startStranger, tell } from '../helpers/strangers.ts'
 const asRoot = onlyIf(isLinux && process.getuid!() === 0, 'needs root, to become another user, and Linux')
 
 asRoot(
-  'who gets a descriptor can open its file anew for whatever the permissions of the file give, without its path [S33]',
+  'the receiver of a descriptor can reopen its file for all that its permissions allow, without its path [S33]',
   async (t) => {
     const hidden = join(folder, 'hidden')
     mkdirSync(hidden, { mode: 0o700 })
@@ -70,7 +70,7 @@ asRoot('memory that is sent for reading is opened anew for writing, unless it is
 })
 
 asRoot(
-  'who gets a directory has all beneath it that the permissions give, though its own folder is closed [S35]',
+  'the receiver of a directory reaches all beneath it that permissions allow, though its own folder is closed [S35]',
   async (t) => {
     const closed = join(folder, 'closed-above')
     const open = join(closed, 'open')

@@ -50,7 +50,7 @@ for (const [name, graph] of Object.entries(graphs)) {
     )
   }
   onLinux(
-    `listeners that were sent over connections that nobody accepted are freed with what they carry (Linux scm_rights ${name}) [D11.4]`,
+    `listeners that were sent over unaccepted connections are freed with what they carry (Linux scm_rights ${name}) [D11.4]`,
     async (t) => {
       await release(t, graph, async () => {
         const receiver = await listen(newPath())
@@ -99,7 +99,7 @@ withPython(
   }
 )
 
-withPython('a device that nobody received is closed with both ends (FreeBSD devfs_orphan) [A9.1]', async (t) => {
+withPython('a device that was not received is closed with both ends (FreeBSD devfs_orphan) [A9.1]', async (t) => {
   const [master, slave] = await openPty()
   const [a, b] = socketpair()
   await a.sendFd(slave)

@@ -93,7 +93,7 @@ asRoot('an abstract address is there for its network namespace alone (needs root
   await Promise.all(greetings)
 })
 
-asRoot('a free abstract address is for whoever takes it: peer() tells a client who that was [S6]', async (t) => {
+asRoot('any process can take a free abstract address: peer() identifies it to a client [S6]', async (t) => {
   const name = newName()
   const { socket, done } = startStranger('squat', name)
   t.is(text(await socket.recv()), 'listens\n')
@@ -106,7 +106,7 @@ asRoot('a free abstract address is for whoever takes it: peer() tells a client w
 })
 
 asRoot(
-  'at abstract addresses anybody may use a store, within its limits, and nobody but its user takes over [S57] [S61] [S89]',
+  'at abstract addresses any user may use a store, within its limits, and only its own user takes over [S57] [S61] [S89]',
   async (t) => {
     const name = newName()
     await t.throwsAsync(serveStore({ path: addressOf(name), mode: 0o600 }), { code: 'ERR_INVALID_ARG_VALUE' })

@@ -215,7 +215,7 @@ test('using and await using close a server', async (t) => {
   t.false(existsSync(path))
 })
 
-test('a full descriptor table is told, the connection waits, and is accepted once there is room [S70]', async (t) => {
+test('a full descriptor table is reported, the connection waits, and is accepted once there is room [S70]', async (t) => {
   const { socket, done } = startLimited(64, 'full-table', [newPath()])
   socket.close()
   t.is(await done, 'EMFILE\nEMFILE\naccepted 1\naccepted 2\n')

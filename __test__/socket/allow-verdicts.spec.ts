@@ -62,7 +62,7 @@ for (const [when, later] of [
   ['at once', false],
   ['in a promise', true]
 ] as const) {
-  test.serial(`allow that gives no boolean, ${when}: the connection is closed, and the server goes on`, async (t) => {
+  test.serial(`allow that returns no boolean, ${when}: the connection is closed, and the server goes on`, async (t) => {
     const folder = newFolder()
     const { server, decide, asked } = await deciding(folder, later)
     await unchanged(t, folder, async () => {

@@ -179,7 +179,7 @@ test('descriptors: false refuses descriptors and lets bytes through [F5] [S19]',
 })
 
 withPythonOnLinux(
-  'where the kernel delivers descriptors that were refused, they are closed and told [F5] [S19]',
+  'where the kernel delivers descriptors that were refused, they are closed and reported [F5] [S19]',
   async (t) => {
     const server = await listen(newPath(), { descriptors: false })
     const [client, connection] = await Promise.all([connect(server.address), server.accept()])

@@ -67,7 +67,7 @@ for (const type of packets) {
 const withSeqpacket = onlyIf(!isDarwin, 'macOS has no seqpacket sockets')
 
 withSeqpacket(
-  'a seqpacket connection that ends with descriptors without a byte gives them, and then the end [B8]',
+  'a seqpacket connection that ends with descriptors without a byte yields them, and then the end [B8]',
   async (t) => {
     const [a, b] = socketpair({ type: 'seqpacket' })
     const file = openFile('the last')
@@ -83,7 +83,7 @@ withSeqpacket(
 )
 
 for (const type of types) {
-  test(`no descriptors, said in any way, is a plain ${type} send [B9]`, async (t) => {
+  test(`no descriptors, written in any way, is a plain ${type} send [B9]`, async (t) => {
     const [a, b] = socketpair({ type })
     for (const options of [undefined, {}, { fds: [] }, { fds: undefined }, { fds: null }]) {
       await a.send('plain', options)
@@ -114,7 +114,7 @@ for (const type of packets) {
     b.close()
   })
 
-  test(`a ${type} message longer than maxBytes is cut, says so, and keeps its descriptors; the next is whole [B15] [S11]`, async (t) => {
+  test(`a ${type} message longer than maxBytes is cut, reports it, and keeps its descriptors; the next is whole [B15] [S11]`, async (t) => {
     const [a, b] = socketpair({ type })
     const file = openFile('kept')
     for (let i = 0; i < 4; i++) await a.send('0123456789', { fds: [file] })

@@ -37,7 +37,7 @@ for (const [option, type] of unexpected) {
   for (const [name, receive] of Object.entries(receives)) {
     if (type !== 'stream' && name !== 'recv') continue
     withPythonOnLinux(
-      `${option} that nobody asked for on a ${type} socket: ${name} rejects, keeps the bytes, closes the descriptors, and goes on [B11] [S27]`,
+      `${option} unrequested on a ${type} socket: ${name} rejects, keeps the bytes, closes the descriptors, and goes on [B11] [S27]`,
       async (t) => {
         const { socket, done } = startPython('unexpected', [option, type])
         const [theirs, read] = (await socket.recv())!.fds as [Descriptor, Descriptor]
@@ -64,19 +64,16 @@ for (const [option, type] of unexpected) {
   }
 }
 
-withPythonOnLinux(
-  'a full message and credentials that nobody asked for fit together: nothing is truncated [B11]',
-  async (t) => {
-    const { socket, done } = startPython('truncated', ['253'])
-    const [theirs, read] = (await socket.recv())!.fds as [Descriptor, Descriptor]
-    const received = UnixSocket.from(theirs)
-    const error = await t.throwsAsync<Error & { data: Uint8Array }>(received.recv(), { code: 'ERR_UNEXPECTED_CONTROL' })
-    t.is(text(error), 'full')
-    t.false(hasWriter(read.fd))
-    await socket.send('!')
-    await done
-    read.closeSync()
-    received.close()
-    socket.close()
-  }
-)
+withPythonOnLinux('a full message and unrequested credentials fit together: nothing is truncated [B11]', async (t) => {
+  const { socket, done } = startPython('truncated', ['253'])
+  const [theirs, read] = (await socket.recv())!.fds as [Descriptor, Descriptor]
+  const received = UnixSocket.from(theirs)
+  const error = await t.throwsAsync<Error & { data: Uint8Array }>(received.recv(), { code: 'ERR_UNEXPECTED_CONTROL' })
+  t.is(text(error), 'full')
+  t.false(hasWriter(read.fd))
+  await socket.send('!')
+  await done
+  read.closeSync()
+  received.close()
+  socket.close()
+})

@@ -29,35 +29,38 @@ const own = { pid: process.pid, uid: process.getuid!(), gid: process.getgid!() }
 
 const NOBODY = 65_534
 
-withCredentials('peer and message credentials tell who connected and who sent, of two users [F4] [S29]', async (t) => {
-  const users = isRoot
-    ? [
-        { uid: 0, gid: 0, groups: [] },
-        { uid: NOBODY, gid: NOBODY, groups: [20, 27] }
-      ]
-    : [{ uid: own.uid, gid: own.gid, groups: process.getgroups!() }]
-  const server = await listen(newPath(), { mode: 0o666, credentials: true, pidfd: can.messagePidfd })
-  for (const user of users) {
-    const { socket: pair, child, done } = startCitizen(user, server.address, 'hello')
-    const connection = await server.accept()
-    const pid = child.pid!
-    const peer = connection.peer()
-    t.deepEqual([peer.pid, peer.uid, peer.gid], [pid, user.uid, user.gid])
-    t.deepEqual(peer.groups!.toSorted(), user.groups.toSorted())
-    const message = (await connection.recv())!
-    t.is(text(message), 'hello')
-    t.deepEqual(message.credentials, { pid, uid: user.uid, gid: user.gid })
-    if (can.messagePidfd) t.is(pidOf(message.pidfd!), pid)
-    message.close()
-    // The pair was made here: this process is the peer of both its ends, whoever holds the other one.
-    t.deepEqual([pair.peer().pid, pair.peer().uid], [process.pid, process.geteuid!()])
-    connection.close()
-    pair.close()
-    // Root may claim anything; others are told.
-    t.is(await done, user.uid === 0 ? '' : 'EPERM: operation not permitted, sendmsg\n'.repeat(3))
+withCredentials(
+  'peer credentials name the connecting user, message credentials the sending user [F4] [S29]',
+  async (t) => {
+    const users = isRoot
+      ? [
+          { uid: 0, gid: 0, groups: [] },
+          { uid: NOBODY, gid: NOBODY, groups: [20, 27] }
+        ]
+      : [{ uid: own.uid, gid: own.gid, groups: process.getgroups!() }]
+    const server = await listen(newPath(), { mode: 0o666, credentials: true, pidfd: can.messagePidfd })
+    for (const user of users) {
+      const { socket: pair, child, done } = startCitizen(user, server.address, 'hello')
+      const connection = await server.accept()
+      const pid = child.pid!
+      const peer = connection.peer()
+      t.deepEqual([peer.pid, peer.uid, peer.gid], [pid, user.uid, user.gid])
+      t.deepEqual(peer.groups!.toSorted(), user.groups.toSorted())
+      const message = (await connection.recv())!
+      t.is(text(message), 'hello')
+      t.deepEqual(message.credentials, { pid, uid: user.uid, gid: user.gid })
+      if (can.messagePidfd) t.is(pidOf(message.pidfd!), pid)
+      message.close()
+      // The pair was made here: this process is the peer of both its ends, whoever holds the other one.
+      t.deepEqual([pair.peer().pid, pair.peer().uid], [process.pid, process.geteuid!()])
+      connection.close()
+      pair.close()
+      // Root may claim anything; others are told.
+      t.is(await done, user.uid === 0 ? '' : 'EPERM: operation not permitted, sendmsg\n'.repeat(3))
+    }
+    server.close()
   }
-  server.close()
-})
+)
 
 withCredentials(
   'a socket that a child inherited: the pair names its maker, each message its sender [S28]',
@@ -80,7 +83,7 @@ withCredentials(
   }
 )
 
-test('the client of a connection knows its server', async (t) => {
+test('the client of a connection sees the credentials of its server', async (t) => {
   const server = await listen(newPath())
   const [client, connection] = await Promise.all([connect(server.address), server.accept()])
   for (const socket of [client, connection]) {
@@ -93,7 +96,7 @@ test('the client of a connection knows its server', async (t) => {
   for (const socket of [client, connection, server]) socket.close()
 })
 
-onLinux('nobody is the peer of a datagram socket that is not half of a pair', async (t) => {
+onLinux('a datagram socket that is not half of a pair has no peer', async (t) => {
   const receiver = bind(null)
   const sender = await connect(receiver.localAddress!, { type: 'dgram' })
   for (const socket of [receiver, sender]) {
@@ -109,7 +112,7 @@ onLinux('nobody is the peer of a datagram socket that is not half of a pair', as
 
 for (const type of types) {
   withPidfds(
-    `each message tells its sender, with its descriptors, by every way to make a socket, type ${type} [B11.3] [F4.1]`,
+    `each message names its sender, with its descriptors, on sockets of every origin, type ${type} [B11.3] [F4.1]`,
     async (t) => {
       const receiving = { credentials: true, pidfd: true }
       const path = newPath()
@@ -182,7 +185,7 @@ test('without asking, a message has neither', async (t) => {
   b.close()
 })
 
-withCredentials('what was sent before the socket was taken over comes as from nobody [S30]', async (t) => {
+withCredentials('data sent before the socket was adopted has no sender [S30]', async (t) => {
   const [a, b] = socketpair()
   await a.send('early')
   const c = UnixSocket.from(b.release(), { credentials: true })
@@ -194,7 +197,7 @@ withCredentials('what was sent before the socket was taken over comes as from no
   c.close()
 })
 
-onLinux("own credentials may be said, and root may say anybody's [F4.3] [S29]", async (t) => {
+onLinux('a process may claim its own credentials, and root those of any user [F4.3] [S29]', async (t) => {
   const [a, b] = socketpair({ credentials: true, pidfd: can.messagePidfd })
   for (const credentials of [true, { ...own, pid: null }] as const) {
     await a.send('x', { credentials })
@@ -217,7 +220,7 @@ onLinux("own credentials may be said, and root may say anybody's [F4.3] [S29]", 
   b.close()
 })
 
-onLinux('all parts of a long message on a stream come with the credentials that were said [B11.1]', async (t) => {
+onLinux('all parts of a long message on a stream come with the claimed credentials [B11.1]', async (t) => {
   const [a, b] = socketpair({ credentials: true })
   const length = 2 * 1024 * 1024
   const said = isRoot ? { pid: 1, uid: 5, gid: 6 } : own
@@ -241,7 +244,7 @@ onLinux('all parts of a long message on a stream come with the credentials that 
 })
 
 withCredentials(
-  'empty packets at the end of a seqpacket connection are told from the end by their credentials',
+  'empty packets at the end of a seqpacket connection are distinguished from the end by their credentials',
   async (t) => {
     const [a, b] = socketpair({ type: 'seqpacket', credentials: true })
     await a.send('')
@@ -292,7 +295,7 @@ withCredentials('two senders on one stream are never taken for one [S31]', async
   for (const each of [a, b, socket]) each.close()
 })
 
-asRootOnLinux('the example prints who connected and who sent, for two users', async (t) => {
+asRootOnLinux('the example prints the connecting and the sending process, for two users', async (t) => {
   const path = newPath()
   const script = join(fixturePath('.'), '..', '..', '..', 'examples', 'read-cred.js')
   const example = spawn(process.execPath, [...process.execArgv, script, path], { stdio: ['ignore', 'pipe', 'inherit'] })

@@ -152,7 +152,7 @@ test('a stream peer that closes with unread data: its last message, then ECONNRE
   a.close()
 })
 
-test('an iteration of a stream gives what came and throws ECONNRESET where the peer resets the connection [E2]', async (t) => {
+test('an iteration of a stream yields what arrived and throws ECONNRESET where the peer resets the connection [E2]', async (t) => {
   const [a, b] = socketpair()
   await a.send('never read')
   const seen: (string | null)[] = []
@@ -195,7 +195,7 @@ withSeqpacket(
   }
 )
 
-test('half-closing a socket with sends that wait rejects them with EPIPE, although nobody reads [E10]', async (t) => {
+test('half-closing a socket with sends that wait rejects them with EPIPE, although the peer does not read [E10]', async (t) => {
   for (const how of ['write', 'both'] as const) {
     const { read, write } = openPipe()
     const [a, b] = socketpair()

@@ -33,7 +33,7 @@ test.before('what the first socket opens stays open', async () => {
   for (const socket of [server, client, connection]) socket.close()
 })
 
-test.serial('capabilities takes nothing, tells the same each time, and cannot be changed', (t) => {
+test.serial('capabilities takes no argument, returns the same each time, and is frozen', (t) => {
   const first = capabilities()
   const copy = { ...first }
   const open = countFds()

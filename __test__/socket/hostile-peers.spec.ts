@@ -161,7 +161,7 @@ withPython('a peer that was stopped gets all that has waited when it goes on', a
 })
 
 withPython(
-  '253 descriptors with each message for ever are refused by whoever takes one, and the table stays level',
+  'endless messages with 253 descriptors are refused where maxFds is 1, and the table stays level',
   async (t) => {
     const fixture = start(t, 'crowd')
     const { socket } = fixture
@@ -183,7 +183,7 @@ withPython(
 )
 
 withPython(
-  '253 descriptors with each message for ever fill no more than a quarter of the table of whoever iterates',
+  'endless messages with 253 descriptors fill at most a quarter of the table of an iterating process',
   async (t) => {
     const { socket } = start(t, 'crowd')
     const before = countFds()
@@ -210,15 +210,12 @@ async function assertClosesBeside(t: ExecutionContext, fd: Descriptor): Promise<
   t.true(turns > 50, `${turns} turns`)
 }
 
-withPython(
-  'close of a descriptor that waits for what nobody reads does not keep the event loop from going on [S19]',
-  async (t) => {
-    const { socket } = await startThere(t, 'lingering', '1', '2')
-    await assertClosesBeside(t, (await socket.recvFd())!.fd!)
-  }
-)
+withPython('close of a descriptor that blocks on unread data does not block the event loop [S19]', async (t) => {
+  const { socket } = await startThere(t, 'lingering', '1', '2')
+  await assertClosesBeside(t, (await socket.recvFd())!.fd!)
+})
 
-withPython('closeSync of such a descriptor waits, as it says [S19]', async (t) => {
+withPython('closeSync of such a descriptor blocks, as documented [S19]', async (t) => {
   const { socket } = await startThere(t, 'lingering', '1', '1')
   const { fd } = (await socket.recvFd())!
   const since = performance.now()
@@ -231,7 +228,7 @@ onlyIf(
   canMount,
   'needs Python 3.9 on Linux, and the right to mount FUSE',
   test.serial
-)('close of a file of FUSE whose server takes its time does not keep the event loop from going on [S19]', async (t) => {
+)('close of a FUSE file with a slow server does not block the event loop [S19]', async (t) => {
   const fixture = startProgram('python3', [fixtureSource('fuse.py'), temporaryFolder(), '2'])
   fixture.done.catch(() => {}) // it is killed
   t.teardown(() => fixture.child.kill('SIGKILL'))

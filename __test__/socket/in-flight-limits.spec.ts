@@ -135,7 +135,7 @@ test.serial(
 )
 
 withPythonOnLinux(
-  'a pidfd that nobody asked for is closed with the other descriptors of its message [B11] [F4] [S15]',
+  'an unrequested pidfd is closed with the other descriptors of its message [B11] [F4] [S15]',
   async (t) => {
     const { socket, done } = startPython('unexpected', ['pidfd', 'stream'])
     const first = (await socket.recv())!

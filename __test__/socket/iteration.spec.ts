@@ -9,7 +9,7 @@ import { runs, start } from '../helpers/programs.ts'
 import { isPending } from '../helpers/promises.ts'
 
 for (const type of process.platform === 'darwin' ? (['stream'] as const) : (['stream', 'seqpacket'] as const)) {
-  test.serial(`an iteration of a ${type} socket gives every message in order, until the end [E1]`, async (t) => {
+  test.serial(`an iteration of a ${type} socket yields every message in order, until the end [E1]`, async (t) => {
     const files = Array.from({ length: 5 }, (_, i) => openFile(`file ${i}`))
     const [a, b] = socketpair({ type })
     const count = 1000
@@ -35,7 +35,7 @@ for (const type of process.platform === 'darwin' ? (['stream'] as const) : (['st
 }
 
 test.serial(
-  'what is received ahead tells what a receive tells: the address, the size of what was cut, the credentials',
+  'a message received ahead reports what a receive reports: the address, the size of what was cut, the credentials',
   async (t) => {
     const address = isLinux ? `\0fdpass-iteration-${process.pid}` : null
     const [socket, sender] = [bind(address), bind(isLinux ? `${address}-sender` : null)]
@@ -76,7 +76,7 @@ const withoutProc = onlyIf(
 )
 
 withoutProc(
-  'without /proc, where nobody tells how much room there is, messages with descriptors are iterated all the same',
+  'without /proc, where the room in the table is unknown, messages with descriptors are still iterated',
   async (t) => {
     const program = `
     import { pipe, socketpair } from 'fdpass'

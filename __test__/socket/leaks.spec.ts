@@ -61,7 +61,7 @@ for (const type of types) {
     }, type)
   )
 
-  test.serial(`descriptors that nobody received from a ${type} pair leave nothing open [D3]`, leavesNothing, () =>
+  test.serial(`descriptors not received from a ${type} pair leave nothing open [D3]`, leavesNothing, () =>
     withPair(async (a) => {
       for (let i = 0; i < 3; i++) await a.send('x', { fds: [file, file, file] })
     }, type)

@@ -141,7 +141,7 @@ test.serial('what is left of a refused message on a stream is received as plain 
 })
 
 test.serial(
-  'as many descriptors as maxFds says are received, and more may be allowed than can come [C4] [S76]',
+  'up to maxFds descriptors are received, and maxFds may exceed what a message can carry [C4] [S76]',
   async (t) => {
     const [a, b] = socketpair()
     const file = openFile()

@@ -96,7 +96,7 @@ serialWithPidfds('pidfds that were received ahead, refused, or left in a message
 })
 
 withPidfds(
-  'a message whose pidfd finds no room in the descriptor table is told as truncated, and keeps its bytes',
+  'a message whose pidfd finds no room in the descriptor table is reported as truncated, and keeps its bytes',
   async (t) => {
     const { socket, done } = startLimited(64, 'no-room', [])
     socket.close()

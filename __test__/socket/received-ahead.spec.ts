@@ -74,7 +74,7 @@ test.serial('what was received ahead is cut to a smaller maxBytes: a stream keep
 })
 
 test.serial(
-  'what was received ahead is cut to a smaller maxBytes: a packet loses the rest and tells its size [E6]',
+  'what was received ahead is cut to a smaller maxBytes: a packet loses the rest and reports its size [E6]',
   async (t) => {
     const file = openFile('kept')
     const [a, b] = socketpair({ type: packets })
@@ -176,7 +176,7 @@ test.serial('recv and recvFd receive nothing ahead [E6]', async (t) => {
   a.close()
 })
 
-test.serial('an iteration holds at most 64 messages beyond the one it gave [E6] [S77]', async (t) => {
+test.serial('an iteration holds at most 64 messages beyond the one it yielded [E6] [S77]', async (t) => {
   const file = openFile()
   const [a, b] = socketpair()
   await sendNumbered(a, file, 200)
@@ -198,7 +198,7 @@ test.serial('an iteration holds at most 64 messages beyond the one it gave [E6] 
   b.close()
 })
 
-test.serial('an iteration that waited holds at most 64 messages beyond the one it gave [E6]', async (t) => {
+test.serial('an iteration that waited holds at most 64 messages beyond the one it yielded [E6]', async (t) => {
   const file = openFile()
   const [a, b] = socketpair()
   const before = countFds()
@@ -218,7 +218,7 @@ test.serial('an iteration that waited holds at most 64 messages beyond the one i
   b.close()
 })
 
-test.serial('an iteration holds at most 250 descriptors beyond the message it gave [E6] [S13] [S78]', async (t) => {
+test.serial('an iteration holds at most 250 descriptors beyond the message it yielded [E6] [S13] [S78]', async (t) => {
   const file = openFile()
   for (const size of [10, 100, 200, 253]) {
     const [a, b] = socketpair()

@@ -99,7 +99,7 @@ test.serial('an address is for a datagram socket', async (t) => {
   receiver.close()
 })
 
-test.serial('a datagram to nobody, or to what takes none', async (t) => {
+test.serial('a datagram to an address without a datagram socket', async (t) => {
   const folder = newFolder()
   const others = putOthers(folder)
   const server = await listen(join(folder, 'server'))

@@ -54,7 +54,7 @@ for (const type of types) {
   })
 }
 
-test('a message is received by who waits for it as by who asks later [A1]', async (t) => {
+test('a message is received by a pending receive as by a later one [A1]', async (t) => {
   const [a, b] = socketpair()
   const files = ['waited for', 'asked for later'].map((content) => openFile(content))
   const waiting = b.recv()
@@ -291,7 +291,7 @@ test('numbers, Descriptors, sockets, FileHandles and streams of files can be sen
   for (const socket of [a, b, one]) socket.close()
 })
 
-test('sendFd carries a descriptor with one zero byte unless told otherwise', async (t) => {
+test('sendFd carries a descriptor with one zero byte by default', async (t) => {
   const [a, b] = socketpair()
   const file = openFile()
   await a.sendFd(file)
@@ -312,7 +312,7 @@ test('sendFd carries a descriptor with one zero byte unless told otherwise', asy
   b.close()
 })
 
-test('recvFd gives a descriptor and its bytes, null in its place where only bytes came, and null at the end', async (t) => {
+test('recvFd resolves to a descriptor and its bytes, to a null descriptor with only bytes, and to null at the end', async (t) => {
   const [a, b] = socketpair()
   const file = openFile('received')
   await a.sendFd(file, 'with')

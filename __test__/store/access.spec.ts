@@ -56,7 +56,7 @@ asRoot('a user cannot have more kept than is allowed, and root can [S58]', async
   for (const name of ['d', 'e', 'f']) await put(store, name, '')
 })
 
-asRoot('who is not allowed gets nothing [S56]', async (t) => {
+asRoot('a client that is not allowed gets nothing [S56]', async (t) => {
   const [store, path] = await begin(t, { mode: 0o666, allow: ({ uid }) => uid !== 1001 })
   await put(store, 'common', '', { mode: 0o666 })
   t.is(await clientOf(path, 1001, 1001, [], 'list x', 'get common', 'put mine'), 'EACCES\nEACCES\nEACCES\n')

@@ -81,7 +81,7 @@ test('what is deleted, replaced or expires is closed there', async (t) => {
   await t.throwsAsync(store.get('expired'), { code: 'ENOENT' })
 })
 
-test('list tells names, kinds, whose they are, and for how long [S60]', async (t) => {
+test('list returns names, kinds, owners and expiry times [S60]', async (t) => {
   const [store] = await begin(t)
   await put(store, 'first', '')
   await put(store, 'second', '', { expires: 60_000, mode: 0o644 })

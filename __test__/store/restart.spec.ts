@@ -101,7 +101,7 @@ test('a client finds a store again that was restarted without a successor, and i
   t.deepEqual(await store.list(), [])
 })
 
-test('a store that is killed leaves an error to those who wait, and a file that its next start replaces', async (t) => {
+test('a killed store rejects pending calls, and leaves a file that its next start replaces', async (t) => {
   const path = newPath()
   const start = async () => {
     const child = spawn(process.execPath, [...process.execArgv, fixturePath('store-service'), path], {

@@ -240,7 +240,7 @@ for (const handoff of handoffs) {
 }
 
 for (const handoff of handoffs) {
-  test(`a worker that is given each ${handoff} and sends descriptors is ended, and they are closed; so is one that says what is no frame [S52]`, async (t) => {
+  test(`a worker that is given each ${handoff} and sends descriptors is ended, and they are closed; so is one that sends an invalid frame [S52]`, async (t) => {
     const path = newPath()
     execFileSync('mkfifo', [path])
     const read = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)

@@ -122,12 +122,12 @@ asRoot('a worker has the groups, umask, directory and limits that it is given', 
   t.regex(worker.limits as string, /^Max stack size +unlimited +unlimited /m)
 })
 
-asRoot('a worker may gain rights where it is said so [S101]', async (t) => {
+asRoot('a worker may gain rights where noNewPrivileges is false [S101]', async (t) => {
   t.is((await tell(t, { noNewPrivileges: false })).NoNewPrivs, '0')
 })
 
 asRoot(
-  'a superserver that is not root cannot start workers as another user, and says which call has failed',
+  'a superserver that is not root cannot start workers as another user, and reports which call failed',
   async (t) => {
     const program = `
     import { superserve } from 'fdpass/superserver'

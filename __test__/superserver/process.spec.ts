@@ -103,7 +103,7 @@ function manager(t: ExecutionContext): { socket: UnixSocket; next: () => Promise
   return { socket, next: async () => text(await receive(socket))!, env: { NOTIFY_SOCKET: path, LISTEN_FDS: '1' } }
 }
 
-onLinux('a service manager is told of the start, reloads and the end; workers are not told of it', async (t) => {
+onLinux('a service manager is notified of the start, reloads and the end; workers do not see it', async (t) => {
   const { next, env } = manager(t)
   const port = newPort()
   const { child, ended } = await start(t, { lines: service(port) }, env)
@@ -252,7 +252,7 @@ test('a superserver in a Worker thread that is terminated lets its workers go, a
 })
 
 onLinux(
-  'what there is no descriptor for is told by its system call, and the client served once there is room',
+  'a shortage of descriptors is reported with its system call, and the client is served once there is room',
   async (t) => {
     const { socket, done } = startLimited(256, 'superserver-table', [join(folder, 'full')])
     socket.close()

@@ -33,7 +33,7 @@ onlyIf(isRoot && isLinux, 'needs root')(
   }
 )
 
-test('reload() leaves a connection to its worker, which drains, and gives new ones to another', async (t) => {
+test('reload() leaves a connection to its worker, which drains, and passes new ones to another', async (t) => {
   const server = await begin(t, { ...onLoopback('lines'), drainTimeout: 20_000 })
   const [old] = pidsOf(server)
   const client = await call(t, where(server))
@@ -130,7 +130,7 @@ test('relative paths of a file begin in its folder', async (t) => {
   }
 })
 
-test('what waits in the backlog while a file is read again is served as the file says then', async (t) => {
+test('connections in the backlog while a file is read again are served by the new configuration', async (t) => {
   const file = newPath()
   const configure = (maxConnections: number, word: string) =>
     writeFileSync(file, JSON.stringify({ services: { it: { ...onLoopback('lines', word), maxConnections } } }))

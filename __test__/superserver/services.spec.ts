@@ -92,7 +92,7 @@ test('workers take sockets of datagrams and listeners by name', async (t) => {
   t.like(await exit, { code: 0 })
 })
 
-test('several services have workers of their own, and are told apart by name', async (t) => {
+test('several services have workers of their own, and are distinguished by name', async (t) => {
   const services = { lines: onLoopback('lines', 'one'), more: onLoopback('lines', 'two'), web: onLoopback('http') }
   const server = await begin(t, { services })
   t.deepEqual(
@@ -167,7 +167,7 @@ test('stats() counts what was accepted, acknowledged, ended and lost, and what e
   t.like(figures(), { completed: 2, lost: lost.length, active: 3 - lost.length })
 })
 
-test('workers that accept themselves are told, and their connections are not known', async (t) => {
+test('workers that accept themselves are reported, and their connections are not counted', async (t) => {
   const server = await begin(t, { ...onLoopback('lines'), handoff: 'listener' })
   await (await call(t, where(server))).ask('hello')
   const { workers, accepted, active, spawned } = server.stats()

@@ -5,7 +5,7 @@ import { begin, call, onLoopback, pidsOf, where } from '../helpers/superserver-c
 import { handoffs, newPath, nextOf } from '../helpers/superserver-paths.ts'
 import { until } from '../helpers/superservers.ts'
 
-test('a worker that dies is replaced at once: events tell of its end, the start of another, and when that is ready', async (t) => {
+test('a worker that dies is replaced at once: events report its exit, the start of another, and its readiness', async (t) => {
   for (const handoff of handoffs) {
     const server = await begin(t, { ...onLoopback('lines'), handoff })
     const [pid] = pidsOf(server)

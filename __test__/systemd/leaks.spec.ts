@@ -60,7 +60,7 @@ const scenes: Record<string, (manager: UnixSocket) => Promise<unknown>> = {
 }
 
 for (const [title, scene] of Object.entries(scenes)) {
-  serially(`what is told to a service manager leaves no descriptor open: ${title}`, async (t) => {
+  serially(`a notification of a service manager leaves no descriptor open: ${title}`, async (t) => {
     const path = join(folder, 'manager')
     process.env.NOTIFY_SOCKET = path
     const run = async () => {

@@ -134,7 +134,7 @@ onLinux('listenFds takes no numbers but those that systemd writes: decimal, and 
 })
 
 onlyIf(hasPidfs, 'needs Python 3.9, and pidfds with inode numbers of their own (Linux 6.9)')(
-  'LISTEN_PIDFDID tells whether it is this process, or another one that had its pid',
+  'LISTEN_PIDFDID distinguishes this process from an earlier one with its pid',
   async (t) => {
     const file = openFile('passed')
     t.teardown(() => closeSync(file))
@@ -193,7 +193,7 @@ onLinux("where nothing is open the runtime's own descriptors are not taken", asy
 })
 
 onLinux(
-  'a Worker is refused what is meant for its process, and told nothing once the main thread has it',
+  'a Worker is refused what was passed to its process, and sees nothing once the main thread has taken it',
   async (t) => {
     const file = openFile('for the main thread')
     const { done } = start(t, [...withOwnPid, ...node, 'worker'], { LISTEN_FDS: '1' }, [file])

@@ -57,7 +57,7 @@ const states: [state: ServiceState, message: string][] = [
 ]
 
 for (const kind of ['path', 'abstract'] as const) {
-  onLinux(`notify tells each part of a state, with the credentials of this process (${kind})`, async (t) => {
+  onLinux(`notify sends each part of a state, with the credentials of this process (${kind})`, async (t) => {
     const socket = manage(t, kind)
     for (const [state, expected] of states) {
       t.is(await notify(state), true)
@@ -70,7 +70,7 @@ for (const kind of ['path', 'abstract'] as const) {
   })
 }
 
-withLibsystemd('what notify tells is what sd_notify tells', async (t) => {
+withLibsystemd('notify sends what sd_notify sends', async (t) => {
   const socket = manage(t)
   const state = 'READY=1\nSTATUS=fünf = 5\nX_MORE=a b'
   await endWith(
@@ -82,7 +82,7 @@ withLibsystemd('what notify tells is what sd_notify tells', async (t) => {
   t.deepEqual(Buffer.from(ours.data), Buffer.from(theirs.data))
 })
 
-onLinux('a reload is told with its time', async (t) => {
+onLinux('a reload is sent with its time', async (t) => {
   const socket = manage(t)
   const before = process.hrtime.bigint() / 1000n
   await notify({ reloading: true })
@@ -91,7 +91,7 @@ onLinux('a reload is told with its time', async (t) => {
   t.true(BigInt(time!) >= before && BigInt(time!) <= after)
 })
 
-onLinux('messages that are told at once arrive in order, and wait for room in the manager', async (t) => {
+onLinux('messages that are sent at once arrive in order, and wait for room in the manager', async (t) => {
   const socket = manage(t)
   const told = Array.from({ length: 300 }, (_, i) => notify({ status: `${i}` }))
   t.true(await isPending(told.at(-1)!)) // a queue takes 10 datagrams, or as many as the system lets it
@@ -102,7 +102,7 @@ onLinux('messages that are told at once arrive in order, and wait for room in th
   )
 })
 
-test.serial('without a manager nothing is told', async (t) => {
+test.serial('without a manager nothing is sent', async (t) => {
   for (const NOTIFY_SOCKET of [undefined, '']) {
     set(t, { NOTIFY_SOCKET })
     const fd = openFile('kept')
@@ -115,7 +115,7 @@ test.serial('without a manager nothing is told', async (t) => {
   }
 })
 
-onLinux("an address that is none, that nobody has, or another machine's is an error", async (t) => {
+onLinux("an invalid address, one without a receiver, and another machine's are errors", async (t) => {
   const cases = [
     ['vsock:2:9999', 'EAFNOSUPPORT'],
     ['vsock-stream:2:9999', 'EAFNOSUPPORT'],
@@ -133,7 +133,7 @@ onLinux("an address that is none, that nobody has, or another machine's is an er
   }
 })
 
-onLinux('arguments of the wrong kind are refused, and nothing is told', async (t) => {
+onLinux('arguments of the wrong kind are refused, and nothing is sent', async (t) => {
   const socket = manage(t)
   const told = loose(systemd, 'notify')
   for (const state of [undefined, null, 5, 'READY=1', true]) await rejects(t, String(state), TYPE, () => told(state))
@@ -213,7 +213,7 @@ onLinux('arguments of the wrong kind are refused, and nothing is told', async (t
   t.is(text(await receive(socket)), 'READY=1') // the first that came
 })
 
-onLinux('an abort ends what waits for room in the manager', async (t) => {
+onLinux('an abort ends a notification that waits for room in the manager', async (t) => {
   manage(t)
   const waits: Promise<boolean>[] = []
   for (;;) {
@@ -250,7 +250,7 @@ onLinux('neither a watchdog nor a message that has gone keeps the process alive'
   t.is(await endWith(t, spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })), 'ends\n')
 })
 
-onLinux('what is told closes what it has opened, and nothing else', async (t) => {
+onLinux('a notification closes what it has opened, and nothing else', async (t) => {
   const socket = manage(t)
   const [read, write] = pipe()
   await storeFds('pipe', [write])

@@ -135,7 +135,7 @@ onLinux('a connection survives the restart of a service: the manager keeps it (p
   await until(() => manager.store.every(({ name }) => name === `connection-${second.pid}-0`))
 })
 
-onLinux('a superserver serves on what its manager has passed, and tells it how it is doing', async (t) => {
+onLinux('a superserver serves on sockets from its manager, and notifies it of its state', async (t) => {
   const manager = new ServiceManager(t, 'abstract')
   const [one, two] = [bindListener({ port: 0, host: '127.0.0.1' }), bindListener({ port: 0, host: '127.0.0.1' })]
   const child = manager.start(t, 'superserver-passed', [
@@ -225,7 +225,7 @@ withSystemd('systemd kills a service whose event loop hangs, and the connection 
   t.not(await client.ask('pid'), first)
 })
 
-withSystemd('systemd believes what it is told', async (t) => {
+withSystemd('systemd shows the state that was sent', async (t) => {
   const port = newPort()
   const systemd = new Systemd(t, { 'web.socket': socket(port), 'web.service': service('WatchdogSec=1min') })
   await systemd.start()

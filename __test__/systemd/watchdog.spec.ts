@@ -60,7 +60,7 @@ withLibsystemd('watchdogInterval and sd_watchdog_enabled agree, garbage included
   }
 })
 
-onLinux('keepWatchdog tells twice in each interval, until it is disposed of or aborted', async (t) => {
+onLinux('keepWatchdog notifies twice in each interval, until it is disposed of or aborted', async (t) => {
   const socket = manage(t)
   set(t, { WATCHDOG_USEC: '60000', WATCHDOG_PID: `${process.pid}` })
   t.is(watchdogInterval(), 60)

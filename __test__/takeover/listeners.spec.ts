@@ -114,7 +114,7 @@ test('a listener is known by what it is before its name, and what is new is open
   )
 })
 
-test('what is listened on may be said as to bindListener, and be a descriptor', async (t) => {
+test('listeners may be given as options of bindListener, and as descriptors', async (t) => {
   const path = newPath()
   const socket = newPath()
   const made = bindListener({ port: 0, host: '127.0.0.1' })
@@ -257,7 +257,7 @@ test('ready may be called twice, and serve for several listeners', async (t) => 
 })
 
 onlyIf(runs('ss', '--version'), 'needs ss')(
-  'a listener has 4,096 places for connections that wait, or as many as it is said, and a server leaves it that',
+  'a listener has 4,096 places for connections that wait, or the given number, and a server keeps it',
   async (t) => {
     const places = { usual: 'tcp:127.0.0.1:0', few: { port: 0, host: '127.0.0.1', backlog: 77 } }
     const path = newPath()

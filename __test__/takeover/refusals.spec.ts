@@ -7,7 +7,7 @@ import { openFile } from '../helpers/descriptors.ts'
 import { isPending } from '../helpers/promises.ts'
 import { begin, newPath, tcp } from '../helpers/takeovers.ts'
 
-test('who is not allowed is told so, before it gets anything, and the old process serves on [S61]', async (t) => {
+test('a process that is not allowed is refused before it gets anything, and the old process serves on [S61]', async (t) => {
   const path = newPath()
   const asked: number[] = []
   const old = await begin(t, {
@@ -43,7 +43,7 @@ test('a predecessor that is not allowed is not dealt with [S61]', async (t) => {
   t.true(await isPending(old.superseded))
 })
 
-test('a path whose process says nothing is given up [S64]', async (t) => {
+test('a path whose process does not answer is given up [S64]', async (t) => {
   const path = newPath()
   const server = createServer(() => {}).listen(path)
   await once(server, 'listening')
@@ -60,7 +60,7 @@ const questions: Record<string, unknown> = {
 }
 
 for (const [what, value] of Object.entries(questions)) {
-  test(`a process that asks for ${what} is refused, and the old one serves on [S63]`, async (t) => {
+  test(`a process that requests ${what} is refused, and the old one serves on [S63]`, async (t) => {
     const path = newPath()
     const old = await begin(t, { path })
     const channel = new Channel(await connect(path))
@@ -98,7 +98,7 @@ const answers: Record<string, (listener: number) => [unknown, number[]]> = {
 }
 
 for (const [what, answer] of Object.entries(answers)) {
-  test(`a predecessor that gives ${what} is an error [S64]`, async (t) => {
+  test(`a predecessor that sends ${what} is an error [S64]`, async (t) => {
     const path = newPath()
     const server = await listenAt(path)
     const unix = bindListener({ path: newPath() })

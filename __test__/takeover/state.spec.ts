@@ -76,7 +76,7 @@ test('a state function may fail with an error that reads as if the process had g
   }
 })
 
-test('a state that is none is told to the successor', async (t) => {
+test('an invalid state is reported to the successor', async (t) => {
   const path = newPath()
   await begin(t, { path, state: (() => 5) as never })
   await t.throwsAsync(takeover({ path }), { code: 'ERR_INVALID_RETURN_VALUE' })

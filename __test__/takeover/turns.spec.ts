@@ -4,7 +4,7 @@ import { type TakeoverOptions, takeover } from 'fdpass/takeover'
 import { isPending } from '../helpers/promises.ts'
 import { ask, begin, newPath, open, portOf, saying, tcp } from '../helpers/takeovers.ts'
 
-test("a successor that goes before it is ready changes nothing; the state's signal tells", async (t) => {
+test("a successor that exits before it is ready changes nothing; the state's signal is aborted", async (t) => {
   const path = newPath()
   const signals: AbortSignal[] = []
   const options: TakeoverOptions = {
@@ -78,7 +78,7 @@ test('a process that ends while its successor starts leaves it everything', asyn
   t.false(existsSync(socket))
 })
 
-test('a successor that takes too long is left out, and learns so when it is ready [S63] [S93]', async (t) => {
+test('a successor that takes too long is left out, and its ready() reports it [S63] [S93]', async (t) => {
   const path = newPath()
   const old = await begin(t, { path, listen: tcp, timeout: 2000 })
   void old.serve(saying('old'), 'http')

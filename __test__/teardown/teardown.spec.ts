@@ -23,10 +23,13 @@ onLinux(
   }
 )
 
-onLinux(`process.exit() while Workers have I/O going on says nothing, and aborts nothing (seed ${seed})`, async (t) => {
-  for (let i = 0; i < 4; i++) await exitWithWorkers(seed + i)
-  t.pass()
-})
+onLinux(
+  `process.exit() while Workers have pending I/O prints nothing, and aborts nothing (seed ${seed})`,
+  async (t) => {
+    for (let i = 0; i < 4; i++) await exitWithWorkers(seed + i)
+    t.pass()
+  }
+)
 
 const hows = {
   exit: 'process.exit()',
@@ -37,7 +40,7 @@ const hows = {
 } as const
 for (const [how, title] of Object.entries(hows)) {
   onLinux(
-    `a process that ends by ${title} amid I/O says nothing else, and leaves no socket's file (seed ${seed})`,
+    `a process that ends by ${title} amid I/O prints nothing else, and leaves no socket's file (seed ${seed})`,
     async (t) => {
       for (let i = 0; i < 3; i++) await endProcess(how as keyof typeof hows, seed + i)
       t.pass()
@@ -54,7 +57,7 @@ onLinux('objects used by one vm context after the other leave nothing, and the c
 })
 
 test.serial(
-  'two copies of the package, each with its binary, pass descriptors by number; import and require give one',
+  'two copies of the package, each with its binary, pass descriptors by number; import and require return one',
   async (t) => {
     t.is(await prove('copies', [], ['--no-warnings']), 'done\n')
   }

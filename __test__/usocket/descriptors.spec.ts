@@ -125,7 +125,7 @@ test("descriptors are the 'fds' listener's where there is one, and not read's", 
   closeSync(fds[0]!)
 })
 
-test('destroy closes what came and was not taken, and what waits [D3]', async (t) => {
+test('destroy closes received descriptors that were not taken, and pending ones [D3]', async (t) => {
   const { usocket, socket } = openHalf(t)
   const { read, write } = openPipe()
   usocket.read(0)

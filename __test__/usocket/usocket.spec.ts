@@ -49,7 +49,7 @@ test('bytes go both ways, a lot of them as well [socket: can send a lot of data]
   }
 })
 
-test('descriptors come with their bytes, and the callback tells that they may be closed [socket: can send multiple fds in a single send]', async (t) => {
+test('descriptors come with their bytes, and after the callback they may be closed [socket: can send multiple fds in a single send]', async (t) => {
   const { client, accepted } = await openBoth(t)
   const files = [openFile('one'), openFile('two')]
   await new Promise<void>((called) => {
@@ -178,7 +178,7 @@ function outcomes(socket: USocket): Promise<unknown[]> {
   return Promise.all([...told, new Promise<unknown>((done) => socket.end((error) => done(error)))])
 }
 
-test('what is written to a socket that is never connected is told to have failed', async (t) => {
+test('a write to a socket that is never connected fails', async (t) => {
   const missing = new USocket(newPath())
   const failed = event(missing, 'error')
   const whyNot = (await outcomes(missing)) as NodeJS.ErrnoException[]
