@@ -1,10 +1,10 @@
 import type { Address } from '../address/index.ts'
 import { invalidType, invalidValue } from '../base/internal.ts'
 
-/** Where the system bus is if nobody says (D-Bus Specification, "System message bus"). */
+/** The default address of the system bus (D-Bus Specification, "System message bus"). */
 const SYSTEM_BUS = 'unix:path=/var/run/dbus/system_bus_socket'
 
-/** The addresses of Unix domain sockets that a bus, or a D-Bus address, stands for. */
+/** Returns the addresses of the Unix domain sockets that a bus, or a D-Bus address, names. */
 export function busAddresses(bus: unknown): Address[] {
   if (typeof bus !== 'string') throw invalidType('address', 'of type string', bus)
   const { DBUS_SESSION_BUS_ADDRESS: session, DBUS_SYSTEM_BUS_ADDRESS: system, XDG_RUNTIME_DIR: runtime } = process.env
@@ -21,13 +21,13 @@ export function busAddresses(bus: unknown): Address[] {
   if (found.length === 0) {
     throw invalidValue(
       'address',
-      `names no Unix domain socket by path, abstract or runtime, which alone carry descriptors: ${text}`
+      `names no Unix domain socket by path, abstract or runtime; other transports carry no descriptors: ${text}`
     )
   }
   return found
 }
 
-/** The address of the socket that one D-Bus address names; undefined for another transport. */
+/** Returns the address of the socket that one D-Bus address names; undefined for another transport. */
 function socketAddress(entry: string): Address | undefined {
   const colon = entry.indexOf(':')
   if (colon <= 0)
@@ -39,24 +39,24 @@ function socketAddress(entry: string): Address | undefined {
     const equals = pair.indexOf('=')
     const key = pair.slice(0, equals)
     if (equals <= 0 || values.has(key))
-      throw invalidValue('address', `must have pairs of different keys and values: ${entry}`)
+      throw invalidValue('address', `must consist of key=value pairs with different keys: ${entry}`)
     values.set(key, unescape(pair.slice(equals + 1), entry))
   }
   const path = values.get('path')
   const abstract = values.get('abstract')
   const runtime = values.get('runtime')
   if ([path, abstract, runtime].filter((value) => value !== undefined).length > 1) {
-    throw invalidValue('address', `must have one of path, abstract and runtime: ${entry}`)
+    throw invalidValue('address', `must have only one of path, abstract and runtime: ${entry}`)
   }
   if (path !== undefined) return path
   if (abstract !== undefined) return `\0${abstract}`
-  if (runtime !== 'yes') return undefined // `dir` and `tmpdir` are for servers
+  if (runtime !== 'yes') return undefined // `dir` and `tmpdir` are for listening only
   const folder = process.env.XDG_RUNTIME_DIR
   if (!folder) throw invalidValue('address', `is relative to XDG_RUNTIME_DIR, which is not set: ${entry}`)
   return `${folder}/bus`
 }
 
-/** The value that %-escapes stand for: bytes, which are read as UTF-8. */
+/** Decodes %-escapes, which stand for bytes of UTF-8. */
 function unescape(value: string, entry: string): string {
   if (!value.includes('%')) return value
   if (/%(?![\dA-Fa-f]{2})/.test(value))

@@ -5,18 +5,18 @@ import { busAddresses } from './bus-address.ts'
 import { DBusStream } from './dbus-stream.ts'
 
 /**
- * Connect to a D-Bus, as the stream over which dbus-native authenticates, says hello and passes descriptors.
+ * Connects to a D-Bus. The returned stream is unauthenticated: dbus-native authenticates over it, calls `Hello` and passes descriptors.
  *
- * Of several addresses the first is taken that somebody listens on. Of `unix:` addresses `path`, `abstract` and `runtime=yes` are known;
- * other transports carry no descriptors, and are passed over.
+ * A D-Bus address can name several sockets, which are tried in order. Supported are `unix:` addresses with `path`, `abstract` or
+ * `runtime=yes`. Other transports carry no descriptors and are skipped.
  *
  * @param address `'session'` (default): `DBUS_SESSION_BUS_ADDRESS`, or `$XDG_RUNTIME_DIR/bus`; `'system'`: `DBUS_SYSTEM_BUS_ADDRESS`, or
  *   /var/run/dbus/system_bus_socket; or a D-Bus address, such as `unix:path=/run/x`
  * @param options `signal`
- * @returns resolves to the stream, which is the caller's to end or destroy
+ * @returns resolves to the stream, which the caller must end or destroy
  *
- *   Rejects as `connect` does, with the error of the last address; ERR_INVALID_ARG_VALUE for a malformed address and where none of
- *   them names a Unix domain socket; AbortError
+ *   Rejects as `connect` does, with the error of the last address; ERR_INVALID_ARG_VALUE for a malformed address, or if no address
+ *   names a Unix domain socket; AbortError
  */
 export async function connectBus(address: string = 'session', options?: Abortable): Promise<DBusStream> {
   const signal = signalOf(optionsOf(options))

@@ -2,30 +2,30 @@ import type { Descriptor, FdSource } from '../descriptor/index.ts'
 import { adopt } from '../descriptor/internal.ts'
 import { closeFds } from '../native/internal.ts'
 import { invalidType, invalidValue } from '../base/internal.ts'
-import { SocketStream, closeAll } from '../stream/internal.ts'
+import { UnixStream, closeDescriptors } from '../stream/internal.ts'
 import { UnixSocket } from '../socket/index.ts'
 
 /**
- * A connection to a D-Bus, or to a peer, as the stream that dbus-native passes descriptors by: give it to `createClient` or
+ * A connection to a D-Bus or to a peer, as the stream through which dbus-native passes descriptors. Pass it to `createClient` or
  * `createConnection` as `stream`.
  *
- * It is a `Duplex` with `writeWithFds`, and the event `'fds'`: `(fds: number[])`, the descriptors of one message or of a part of one,
- * in order, before the bytes that they came with can be read. They are numbers, as dbus-native's messages have them in
- * `message.fds`; each is close-on-exec, and belongs to the listener, who closes it. Where nobody listens they are closed.
+ * It is a `Duplex` with `writeWithFds` and the event `'fds'`: `(fds: number[])`. The event reports the descriptors of one message, or of
+ * a part of one, in order, before the bytes that they arrived with can be read. They are numbers, as in `message.fds` of
+ * dbus-native. Each is close-on-exec and belongs to the listener, which must close it. Without a listener they are closed.
  *
- * One message of the kernel carries at most 253. dbus-native takes as many as a message claims, ends the connection of one that claims
- * more than came, and keeps what no message claims until the end, when it has them closed by `closeFds` (from 0.16 on). A
- * bus lets no client send such; from a peer without a bus accept only whom you trust with that many descriptors.
+ * One message of the kernel carries at most 253 descriptors. dbus-native takes as many as a message claims, and ends the connection
+ * if fewer arrived. It keeps descriptors that no message claims until the end, when it closes them by `closeFds` (since 0.16). A bus
+ * does not forward such descriptors. Without a bus, accept only peers that you trust with the descriptor table.
  *
- * An error destroys it. What was received and lost its descriptors, because the descriptor table is full, is such an error: no later message
- * could be told from its descriptors. When the peer ends, the stream ends its own half, as `net.Socket` does.
+ * An error destroys the stream. Descriptors lost because the descriptor table is full are such an error, because later descriptors
+ * could not be assigned to their messages. When the peer ends its half, the stream ends its own, as `net.Socket` does.
  */
-export class DBusStream extends SocketStream {
+export class DBusStream extends UnixStream {
   /**
-   * Make a stream of a socket, before anything is received from it.
+   * Creates a stream over a socket from which nothing was received.
    *
-   * @param socket a connected stream socket, which the stream closes from now on
-   * @throws ERR_INVALID_ARG_TYPE, and ERR_INVALID_ARG_VALUE for a socket of another type or one that is closed
+   * @param socket a connected stream socket, which the stream owns from now on
+   * @throws ERR_INVALID_ARG_TYPE; ERR_INVALID_ARG_VALUE for a socket of another type or a closed one
    */
   constructor(socket: UnixSocket) {
     if (!(socket instanceof UnixSocket)) throw invalidType('socket', 'an instance of UnixSocket', socket)
@@ -36,25 +36,25 @@ export class DBusStream extends SocketStream {
   }
 
   /**
-   * Write bytes, in order with what `write` takes, and descriptors with the first of them.
+   * Writes bytes, in order with those passed to `write`, and descriptors with the first of them.
    *
-   * What a descriptor means now is what is sent: it may be closed, and its number used again, as soon as this has returned.
+   * The descriptors are captured when the call is made: the caller keeps them, and may close them when the call returns.
    *
-   * @param bytes at least one, unchanged until they are sent
-   * @param fds at most 253; each stays the caller's
-   * @returns false where more should only be written after `'drain'`, as `write` does
-   * @throws `EBADF` for a number that is not open, `EMFILE` where the table has no room for duplicates, ERR_INVALID_ARG_TYPE,
-   *   ERR_INVALID_ARG_VALUE, ERR_OUT_OF_RANGE: nothing is written then, and the stream goes on
+   * @param bytes at least one byte; they must not change until they are sent
+   * @param fds at most 253 descriptors
+   * @returns false if the caller should wait for `'drain'` before it writes more, as `write` does
+   * @throws `EBADF` for a number that is not open, `EMFILE` if the descriptor table has no room for duplicates, ERR_INVALID_ARG_TYPE,
+   *   ERR_INVALID_ARG_VALUE, ERR_OUT_OF_RANGE. Nothing is written then, and the stream stays usable
    */
   writeWithFds(bytes: Uint8Array | string, fds: readonly FdSource[]): boolean {
-    return this.writeCarrying(bytes, fds)
+    return this.writeMessage(bytes, fds)
   }
 
   /**
-   * Close descriptors that `'fds'` gave and no message claimed. dbus-native calls it when the connection is gone.
+   * Closes descriptors that `'fds'` reported and no message claimed. dbus-native calls it at the end of the connection.
    *
    * @param fds their numbers
-   * @throws `EBADF` for a number that is not open: it was closed by somebody else
+   * @throws `EBADF` for a number that is not open, because other code has closed it
    */
   closeFds(fds: readonly number[]): void {
     for (const fd of fds) adopt('fds', fd)
@@ -62,8 +62,8 @@ export class DBusStream extends SocketStream {
   }
 
   /** @internal */
-  protected override takeFds(fds: readonly Descriptor[]): void {
-    if (this.listenerCount('fds') === 0) closeAll(fds)
+  protected override acceptFds(fds: readonly Descriptor[]): void {
+    if (this.listenerCount('fds') === 0) closeDescriptors(fds)
     else
       this.emit(
         'fds',
@@ -72,10 +72,10 @@ export class DBusStream extends SocketStream {
   }
 
   /** @internal */
-  protected override get awaitsSocket(): boolean {
+  protected override get isConnecting(): boolean {
     return false
   }
 
-  /** @internal Nothing is held. */
+  /** @internal This stream holds no descriptors. */
   protected override closeHeld(): void {}
 }

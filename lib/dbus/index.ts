@@ -1,8 +1,8 @@
 /**
- * D-Bus with descriptors: the stream by which dbus-native, which speaks the protocol, sends and receives them.
+ * D-Bus with descriptors: a stream through which dbus-native, which implements the protocol, sends and receives them.
  *
  * - To a bus: {@link connectBus}
- * - Over a socket that is connected already: {@link DBusStream}
+ * - Over a connected socket: {@link DBusStream}
  *
  * @module fdpass/dbus
  */

@@ -1,3 +1,2 @@
 // What this room offers to the rooms above it, and not to users.
-export { alreadyConnected } from './errors.ts'
-export { SocketStream, capture, closeAll } from './unix-stream.ts'
+export { UnixStream, closeDescriptors, duplicateSources } from './unix-stream.ts'

@@ -1,136 +1,145 @@
+import { constants } from 'node:os'
 import { Duplex, type DuplexOptions } from 'node:stream'
 import { bytesOf } from '../base/validate.ts'
-import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
-import { closeFds, duplicateShared } from '../native/owned-fds.ts'
-import { carrierMissing, socketClosed } from '../socket/errors.ts'
-import { notConnected } from './errors.ts'
 import { borrow } from '../descriptor/borrow.ts'
+import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
 import { putFds } from '../descriptor/fd-source.ts'
+import { closeFds, duplicateShared } from '../native/owned-fds.ts'
+import { systemError } from '../native/system-error.ts'
+import { carrierMissing, socketClosed } from '../socket/errors.ts'
 import type { Message } from '../socket/message.ts'
 import { type Shape, defaultLimits } from '../socket/receiver.ts'
 import { sentAtOnce } from '../socket/sender.ts'
 import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
 
-/** How many bytes of small chunks go with one send. */
-const TOGETHER = 65_536
+/** The maximum number of bytes of chunks that are sent together. */
+const MAX_BATCH_BYTES = 65_536
 
-const atOnce: Shape<Message | null> = (message) => message
+const toMessage: Shape<Message | null> = (message) => message
 
 /**
- * A stream does not ask its socket whether more is there: what comes while its listeners run would overtake what has come to other
- * sockets before, and a conversation with a fast peer would keep the event loop from going on. Only where a receive was full, more is there
- * in all likelihood. libuv reads for `net.Socket` in the same way (uv__read in src/unix/stream.c).
+ * Receives when the event loop reports that the socket is readable, as libuv does for `net.Socket` (uv__read in src/unix/stream.c).
+ * An immediate attempt would overtake earlier data of other sockets, and a conversation with a fast peer would block the event loop.
  */
-const inTurn: Shape<Message | null> = Object.assign((message: Message | null) => message, { inTurn: true })
+const toMessageInTurn: Shape<Message | null> = Object.assign((message: Message | null) => message, { inTurn: true })
 
 type Callback = (error?: Error | null) => void
 
+/** An operation on the socket that waits until there is a socket. */
+interface DelayedOperation {
+  readonly run: (socket: UnixSocket) => Promise<void>
+  readonly callback: Callback
+}
+
 /**
- * A Unix domain socket as a stream of Node's, with descriptors beside the bytes.
+ * A Unix domain stream socket as a Node stream, with descriptors beside the bytes.
  *
- * Writable hands a Buffer on as the object that it was given. So the duplicates of a chunk are found by the chunk, and its buffer
- * counts bytes as that of any stream.
+ * Writable passes a Buffer on as the same object. So the duplicated descriptors of a write are found by its chunk, and Writable counts
+ * buffered bytes as for any stream.
  */
-export abstract class SocketStream extends Duplex {
+export abstract class UnixStream extends Duplex {
   #socket: UnixSocket | undefined
   #referenced = true
-  /** The duplicates that go with a chunk that waits. */
-  readonly #captured = new Map<Uint8Array, readonly number[]>()
-  /** What waits for the socket: at most one of `_write`, `_writev` and `_final`. */
-  #delayed: { readonly write: (socket: UnixSocket) => Promise<void>; readonly callback: Callback } | undefined
+  /** The duplicated descriptors of chunks that wait to be sent. */
+  readonly #duplicates = new Map<Uint8Array, readonly number[]>()
+  /** At most one of `_write`, `_writev` and `_final` waits for a socket. */
+  #delayed: DelayedOperation | undefined
   #receiving = false
+  /** Whether the stream has called `_read` and received nothing since. */
   #wanted = false
-  /** The last receive took as many bytes as it could. */
+  /** Whether the last receive was as large as possible, so that there is probably more. */
   #wasFull = false
-  /** How many bytes have come. */
-  #received = 0
+  #receivedBytes = 0
 
   protected constructor(options?: DuplexOptions) {
     super(options)
   }
 
-  /** @internal What is to be done with descriptors; their message is the last of `end` bytes, or the first from `start` on. */
-  protected abstract takeFds(fds: readonly Descriptor[], start: number, end: number): void
+  /**
+   * @internal Takes descriptors that arrived with the bytes from `start` to `end` of the stream. Their message is the last one of
+   * these bytes on Linux, otherwise the first.
+   */
+  protected abstract acceptFds(fds: readonly Descriptor[], start: number, end: number): void
 
-  /** @internal Closes what is held that came. */
+  /** @internal Closes the descriptors that arrived and are held. */
   protected abstract closeHeld(): void
 
-  /** @internal Whether no more is to be received for now; `resumeReceiving` goes on. */
-  protected get full(): boolean {
+  /** @internal Whether to stop receiving; `resumeReceiving` continues. */
+  protected get isFull(): boolean {
     return false
   }
 
-  /** @internal Whether there will be a socket; without one, writing is an error. */
-  protected abstract get awaitsSocket(): boolean
+  /** @internal Whether a socket is being connected. Without one, writing fails. */
+  protected abstract get isConnecting(): boolean
 
-  /** @internal The number of the socket, while it is open. */
-  protected get number(): number | undefined {
+  /** @internal The descriptor number of the open socket. */
+  protected get socketFd(): number | undefined {
     return this.#socket === undefined || this.#socket.closed ? undefined : this.#socket[borrow]()
   }
 
-  /** @internal How many of the bytes that came were read. */
-  protected get consumed(): number {
-    return this.#received - this.readableLength
+  /** @internal The number of received bytes that were read. */
+  protected get consumedBytes(): number {
+    return this.#receivedBytes - this.readableLength
   }
 
-  /** @internal The stream closes the socket from now on. */
+  /** @internal Sets the socket, which the stream owns from now on. */
   protected attach(socket: UnixSocket): void {
     this.#socket = socket
     if (!this.#referenced) socket.unref()
     const delayed = this.#delayed
     this.#delayed = undefined
-    if (delayed !== undefined) settle(delayed.write(socket), delayed.callback)
+    if (delayed !== undefined) callBack(delayed.run(socket), delayed.callback)
     this.resumeReceiving()
   }
 
-  /** Lets what waits keep the process alive, as it does at first. */
+  /** Keeps the process alive while operations are pending. This is the default. */
   ref(): this {
     this.#referenced = true
     this.#socket?.ref()
     return this
   }
 
-  /** Lets the process end although something waits. */
+  /** Lets the process exit while operations are pending. */
   unref(): this {
     this.#referenced = false
     this.#socket?.unref()
     return this
   }
 
-  /** @internal Writes bytes behind those written before, and duplicates of descriptors with the first of them. */
-  protected writeCarrying(data: unknown, sources: unknown, callback?: Callback): boolean {
+  /** @internal Writes bytes, and duplicates of descriptors with the first of them. */
+  protected writeMessage(data: unknown, sources: unknown, callback?: Callback): boolean {
     const bytes = bytesOf(data, 'bytes')
     const { writable } = this
     const count = putFds(sources, 'fds')
-    // What cannot be written is told by write itself.
+    // `write` reports that the stream is not writable.
     if (count === 0 || !writable) return super.write(bytes, callback)
     if (bytes.length === 0) throw carrierMissing('bytes')
     const chunk = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-    this.#captured.set(chunk, duplicateShared(count))
+    this.#duplicates.set(chunk, duplicateShared(count))
     return super.write(chunk, callback)
   }
 
   /** @internal */
   override _write(chunk: Uint8Array, _encoding: BufferEncoding, callback: Callback): void {
-    this.#delay((socket) => this.#send(socket, chunk), callback)
+    this.#withSocket((socket) => this.#send(socket, chunk), callback)
   }
 
   /** @internal */
   override _writev(chunks: readonly { chunk: Uint8Array }[], callback: Callback): void {
-    this.#delay((socket) => this.#sendAll(socket, chunks), callback)
+    this.#withSocket((socket) => this.#sendAll(socket, chunks), callback)
   }
 
   /** @internal */
   override _final(callback: Callback): void {
-    if (this.#socket === undefined && !this.awaitsSocket) {
+    if (this.#socket === undefined && !this.isConnecting) {
       callback()
       return
     }
-    this.#delay(async (socket) => {
+    this.#withSocket(async (socket) => {
       try {
         socket.shutdown('write')
       } catch (error) {
-        // A peer that has gone needs not be told; Node's net takes it the same way.
+        // The peer is gone, and needs no end of the stream. Node's net ignores the error too.
         if ((error as NodeJS.ErrnoException).code !== 'ENOTCONN') throw error
       }
     }, callback)
@@ -147,16 +156,16 @@ export abstract class SocketStream extends Duplex {
     this.#socket?.close()
     const delayed = this.#delayed
     this.#delayed = undefined
-    for (const captured of this.#captured.values()) closeFds(captured)
-    this.#captured.clear()
+    for (const duplicates of this.#duplicates.values()) closeFds(duplicates)
+    this.#duplicates.clear()
     this.closeHeld()
     delayed?.callback(error ?? socketClosed())
     callback(error)
   }
 
-  /** @internal Receives, if it is wanted and not going on already. */
+  /** @internal Receives if the stream needs bytes and no receive is pending. */
   protected resumeReceiving(): void {
-    if (this.#socket === undefined || !this.#wanted || this.#receiving || this.full || this.destroyed) return
+    if (this.#socket === undefined || !this.#wanted || this.#receiving || this.isFull || this.destroyed) return
     void this.#receive(this.#socket)
   }
 
@@ -167,7 +176,7 @@ export abstract class SocketStream extends Duplex {
       message = await endpointOf('socket', socket).receiver.receive(
         socket,
         defaultLimits,
-        this.#wasFull ? atOnce : inTurn,
+        this.#wasFull ? toMessage : toMessageInTurn,
         undefined
       )
     } catch (error) {
@@ -179,7 +188,7 @@ export abstract class SocketStream extends Duplex {
     this.#wanted = false
     if (message === null) {
       this.push(null)
-      this.read(0) // emits 'end' although nobody reads, where nothing is left to be read, as Node's net does
+      this.read(0) // emits 'end' without a reader if no bytes are left, as Node's net does
       return
     }
     const { data, fds } = message
@@ -188,37 +197,37 @@ export abstract class SocketStream extends Duplex {
       message.close()
       return
     }
-    const start = this.#received
-    this.#received += data.length
-    if (fds.length > 0) this.takeFds(fds, start, this.#received)
+    const start = this.#receivedBytes
+    this.#receivedBytes += data.length
+    if (fds.length > 0) this.acceptFds(fds, start, this.#receivedBytes)
     this.push(Buffer.from(data.buffer, data.byteOffset, data.length))
   }
 
-  /** Does something with the socket, as soon as there is one. */
-  #delay(write: (socket: UnixSocket) => Promise<void>, callback: Callback): void {
+  /** Runs an operation on the socket, now or when there is a socket. */
+  #withSocket(run: (socket: UnixSocket) => Promise<void>, callback: Callback): void {
     const socket = this.#socket
-    if (socket !== undefined) settle(write(socket), callback)
-    else if (this.awaitsSocket) this.#delayed = { write, callback }
-    else callback(notConnected())
+    if (socket !== undefined) callBack(run(socket), callback)
+    else if (this.isConnecting) this.#delayed = { run, callback }
+    else callback(systemError(-constants.errno.ENOTCONN, 'sendmsg'))
   }
 
-  /** Sends a chunk with what was captured for it; small ones without descriptors go together. */
+  /** Sends chunks. Small ones without descriptors are sent together. */
   async #sendAll(socket: UnixSocket, chunks: readonly { chunk: Uint8Array }[]): Promise<void> {
-    let plain: Uint8Array[] = []
+    let batch: Uint8Array[] = []
     let length = 0
     const flush = async () => {
-      const data = plain.length === 1 ? plain[0]! : Buffer.concat(plain)
-      plain = []
+      const data = batch.length === 1 ? batch[0]! : Buffer.concat(batch)
+      batch = []
       length = 0
       await socket.send(data)
     }
     for (const { chunk } of chunks) {
-      const carries = this.#captured.has(chunk)
-      if (length > 0 && (carries || length + chunk.length > TOGETHER)) await flush()
-      if (carries) {
+      const hasFds = this.#duplicates.has(chunk)
+      if (length > 0 && (hasFds || length + chunk.length > MAX_BATCH_BYTES)) await flush()
+      if (hasFds) {
         await this.#send(socket, chunk)
       } else {
-        plain.push(chunk)
+        batch.push(chunk)
         length += chunk.length
       }
     }
@@ -226,39 +235,39 @@ export abstract class SocketStream extends Duplex {
   }
 
   #send(socket: UnixSocket, chunk: Uint8Array): Promise<void> {
-    const captured = this.#captured.get(chunk)
-    // The socket makes duplicates of its own where it has to wait.
-    const sent = socket.send(chunk, captured === undefined ? undefined : { fds: captured })
-    if (captured !== undefined) {
-      this.#captured.delete(chunk)
-      closeFds(captured)
+    const duplicates = this.#duplicates.get(chunk)
+    // A send that has to wait duplicates its descriptors itself.
+    const sent = socket.send(chunk, duplicates === undefined ? undefined : { fds: duplicates })
+    if (duplicates !== undefined) {
+      this.#duplicates.delete(chunk)
+      closeFds(duplicates)
     }
     return sent
   }
 }
 
-/** Tells the callback what became of an operation: at once where it was done at once, as a microtask for each write would add up. */
-function settle(operation: Promise<void>, callback: Callback): void {
+/** Calls back when an operation has settled. One that is done calls back at once, because a microtask for each write adds up. */
+function callBack(operation: Promise<void>, callback: Callback): void {
   if (operation === sentAtOnce) callback()
-  else void settleLater(operation, callback)
+  else void callBackLater(operation, callback)
 }
 
-async function settleLater(operation: Promise<void>, callback: Callback): Promise<void> {
+async function callBackLater(operation: Promise<void>, callback: Callback): Promise<void> {
   let failure: Error | undefined
   try {
     await operation
   } catch (error) {
     failure = error as Error
   }
-  callback(failure) // not within the try: what it throws is nobody's to catch
+  callback(failure) // outside of `try`, because an error that the callback throws must stay uncaught
 }
 
-/** Duplicates of descriptors: what their numbers mean now. The native side owns them. */
-export function capture(sources: unknown): number[] {
+/** Duplicates descriptors to send later. The native side owns the returned numbers. */
+export function duplicateSources(sources: unknown): number[] {
   return duplicateShared(putFds(sources, 'fds'))
 }
 
-/** Closes descriptors that nobody takes. */
-export function closeAll(descriptors: readonly Descriptor[]): void {
+/** Closes those descriptors that are still open. */
+export function closeDescriptors(descriptors: readonly Descriptor[]): void {
   closeFds(takeFds(descriptors))
 }

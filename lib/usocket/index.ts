@@ -1,5 +1,5 @@
 /**
- * Sockets with the interface of the npm package usocket, for programs that were written to it: dbus-next is one.
+ * Sockets with the interface of the npm package usocket, for programs that use it, such as dbus-next.
  *
  * - A connection: {@link USocket}
  * - A server: {@link UServer}

@@ -1,56 +1,57 @@
 import { EventEmitter } from 'node:events'
 import { Descriptor } from '../descriptor/index.ts'
-import { alreadyConnected } from '../stream/internal.ts'
 import { invalidType } from '../base/internal.ts'
 import { borrow } from '../descriptor/internal.ts'
 import { type UnixServer, listen, type UnixSocket } from '../socket/index.ts'
+import { alreadyOpen } from './errors.ts'
 import { USocket } from './usocket.ts'
 
 /** Options of {@link UServer.listen}. */
 export interface UServerListenOptions {
-  /** Where: a path, or an abstract address, which begins with `'\0'`. */
+  /** The address: a path, or an abstract address, which begins with `'\0'`. */
   path: string
-  /** The most connections that wait to be accepted (default 511). */
+  /** The maximum number of connections that wait to be accepted (default 511). */
   backlog?: number | null | undefined
 }
 
 /**
  * A server with the interface of usocket 1.1. Its events are `'listening'`, `'connection'` with a {@link USocket}, and `'error'`.
  *
- * What is different from usocket: `listen` replaces only what a dead process left at the path, not a live socket and no other
- * file; an error while accepting, such as `EMFILE`, pauses the server, and `resume` goes on.
+ * Differences from usocket: `listen` replaces only the socket file of a process that has ended, never a live socket or another
+ * file. An error while accepting, such as `EMFILE`, pauses the server until `resume` is called.
  */
 export class UServer extends EventEmitter {
-  /** Whether connections are accepted now, if it listens: see {@link UServer.pause}. */
+  /** Whether the server is paused and accepts no connections: see {@link UServer.pause}. */
   paused = false
   #server: UnixServer | undefined
   #opening: object | undefined
-  /** Settles when the last attempt to listen has ended. */
+  /** Resolves when the last attempt to listen has ended. */
   #settled: Promise<void> | undefined
   #accepting: AbortController | undefined
   #referenced = true
 
-  /** Whether it listens. */
+  /** Whether the server is listening. */
   get listening(): boolean {
     return this.#server !== undefined
   }
 
-  /** The number of the listening socket, which stays this object's; undefined while there is none. */
+  /** The number of the listening socket, which this object owns; undefined while the server is not listening. */
   get fd(): number | undefined {
     return this.#server?.[borrow]()
   }
 
   /**
-   * Listen. `'listening'` is emitted when that is done, `'error'` if it failed.
+   * Starts to listen, and emits `'listening'` afterwards, or `'error'` if that failed.
    *
-   * @param path where, or `{ path, backlog }`
-   * @param backlog the most connections that wait to be accepted; or the callback
+   * @param path the address, or `{ path, backlog }`
+   * @param backlog the maximum number of connections that wait to be accepted; or the callback
    * @param callback a listener of `'listening'`
    * @returns the server
-   * @throws ERR_INVALID_STATE where it listens already; ERR_INVALID_ARG_TYPE
+   * @throws ERR_INVALID_STATE if it is listening or starting to listen; ERR_INVALID_ARG_TYPE
    */
   listen(path: string | UServerListenOptions, backlog?: number | (() => void) | null, callback?: () => void): this {
-    if (this.#server !== undefined || this.#opening !== undefined) throw alreadyConnected('server listens')
+    if (this.#server !== undefined || this.#opening !== undefined)
+      throw alreadyOpen('The server is already listening or starting to listen')
     const options =
       typeof path === 'object' ? path : { path, backlog: typeof backlog === 'number' ? backlog : undefined }
     if (typeof options.path !== 'string') throw invalidType('path', 'of type string', options.path)
@@ -61,13 +62,13 @@ export class UServer extends EventEmitter {
   }
 
   async #open(
-    before: Promise<void> | undefined,
+    previous: Promise<void> | undefined,
     path: string,
     options: { backlog: number } | undefined
   ): Promise<void> {
     const opening = {}
     this.#opening = opening
-    await before // it may have bound the same path, although it was closed meanwhile
+    await previous // an attempt that `close` abandoned may still bind the same path
     if (this.#opening !== opening) return
     let server: UnixServer
     try {
@@ -79,7 +80,7 @@ export class UServer extends EventEmitter {
       return
     }
     if (this.#opening !== opening) {
-      leave(server) // it was closed meanwhile
+      closeAndKeepFile(server) // `close` was called meanwhile
       return
     }
     this.#opening = undefined
@@ -89,41 +90,41 @@ export class UServer extends EventEmitter {
     void this.#accept()
   }
 
-  /** Accept no more for now: connections wait in the backlog. */
+  /** Stops accepting. Connections wait in the backlog. */
   pause(): void {
     this.paused = true
     this.#accepting?.abort()
   }
 
-  /** Accept again. */
+  /** Accepts connections again. */
   resume(): void {
     this.paused = false
     void this.#accept()
   }
 
-  /** Stop listening. Connections go on; the socket's file stays where it is, as of usocket. */
+  /** Stops listening. Connections stay open, and the socket's file stays in place, as with usocket. */
   close(): void {
     this.#opening = undefined
     this.#accepting?.abort()
-    if (this.#server !== undefined) leave(this.#server)
+    if (this.#server !== undefined) closeAndKeepFile(this.#server)
     this.#server = undefined
   }
 
-  /** Let the server keep the process alive, as it does at first. */
+  /** Keeps the process alive while the server is listening. This is the default. */
   ref(): this {
     this.#referenced = true
     this.#server?.ref()
     return this
   }
 
-  /** Let the process end although the server listens. */
+  /** Lets the process exit while the server is listening. */
   unref(): this {
     this.#referenced = false
     this.#server?.unref()
     return this
   }
 
-  /** Accepts until it is paused or closed; one call at a time. */
+  /** Accepts connections until the server is paused or closed. One such loop runs at a time. */
   async #accept(): Promise<void> {
     const server = this.#server
     if (server === undefined || this.paused || this.#accepting?.signal.aborted === false) return
@@ -148,7 +149,7 @@ export class UServer extends EventEmitter {
   }
 }
 
-/** Closes a server, and leaves its file. */
-function leave(server: UnixServer): void {
+/** Closes a server without removing its socket file. */
+function closeAndKeepFile(server: UnixServer): void {
   Descriptor.from(server.release()).closeSync()
 }

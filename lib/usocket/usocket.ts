@@ -2,76 +2,80 @@ import { types } from 'node:util'
 import { connect, UnixSocket } from '../socket/index.ts'
 import { Descriptor, type FdSource } from '../descriptor/index.ts'
 import { closeFds, MAX_RECEIVED_FDS } from '../native/internal.ts'
-import { alreadyConnected, SocketStream, capture, closeAll } from '../stream/internal.ts'
+import { UnixStream, closeDescriptors, duplicateSources } from '../stream/internal.ts'
 import { carrierMissing } from '../socket/internal.ts'
 import { invalidType } from '../base/internal.ts'
 import { yieldToLoop } from '../event-loop/internal.ts'
+import { alreadyOpen } from './errors.ts'
 
-/** How a {@link USocket} is made. */
+/** Options of {@link USocket}. */
 export interface USocketOptions {
-  /** Where to connect to: a path, or an abstract address, which begins with `'\0'`. */
+  /** The address to connect to: a path, or an abstract address, which begins with `'\0'`. */
   path?: string | undefined
-  /** An open socket's number, which is this object's from then on. */
+  /** The number of a connected socket, which this object owns from then on. */
   fd?: number | undefined
-  /** Whether this side stays open when the peer has ended (default true, as of every `Duplex`). */
+  /** Whether this side stays open after the peer has ended its half (default true, as for every `Duplex`). */
   allowHalfOpen?: boolean | undefined
 }
 
-/** What {@link USocket.write} takes beside bytes. */
+/** A message for {@link USocket.write}. */
 export interface USocketMessage {
   /** The bytes. */
   data?: Uint8Array | string | null | undefined
-  /** What goes with the first of them, at most 253; each stays the caller's. */
+  /** The descriptors to send with the first byte, at most 253. The caller keeps each. */
   fds?: readonly FdSource[] | null | undefined
-  /** Called when the kernel has taken all, or with an error. */
+  /** Called when the kernel has accepted all bytes, or with an error. */
   callback?: USocketCallback | null | undefined
 }
 
-/** What {@link USocket.read} gives where it is asked for descriptors. */
+/** The result of {@link USocket.read} with a `count`. */
 export interface USocketRead {
-  /** The bytes; null where none were asked for. */
+  /** The bytes; null if `size` is 0, or if there are only descriptors. */
   data: Buffer | null
-  /** The numbers of the descriptors, close-on-exec, which are the caller's to close. */
+  /** The numbers of the descriptors, close-on-exec, which the caller must close. */
   fds: number[]
 }
 
 /**
- * What is called when the kernel has taken a message, or with the error that kept it from that.
+ * Called when the kernel has accepted a message, or when that failed.
  *
- * @param error null or undefined where there is none
+ * @param error null or undefined without an error
  */
 export type USocketCallback = (error?: Error | null) => void
 
-/** A descriptor that came, and the byte with which its message has begun at the latest. */
-interface Arrival {
+/** A received descriptor, and the position in the stream by which its message has begun. */
+interface HeldDescriptor {
   readonly fd: Descriptor
   readonly position: number
 }
 
 /**
- * A connection by a Unix domain stream socket, with the interface of usocket 1.1: a `Duplex` that also reads and writes
- * descriptors, as numbers.
+ * A Unix domain stream socket with the interface of usocket 1.1: a `Duplex` that also reads and writes descriptors, as numbers.
  *
- * Events, beside those of a `Duplex`: `'connected'`; and `'fds'`: `(fds: number[])`, descriptors as they come. Where somebody listens
- * to `'fds'` they are the listener's, and `read` does not give them; otherwise they wait for `read`, and are closed with the socket.
+ * Events beside those of a `Duplex`: `'connected'`, and `'fds'`: `(fds: number[])`, with descriptors as they arrive. With a listener
+ * of `'fds'` they belong to the listener, which must close them. Otherwise they are held for `read`, and closed with the socket.
  *
- * What is different from usocket: descriptors are captured by `write`, and may be closed when it has returned; none is
- * lost where a write has to wait, left open by `destroy`, or inherited by a child; more than 64 can come with a message;
- * `read(size, null)` gives those that came with the bytes up to there, not those of later messages; `write` tells of a full buffer as
- * every stream does, and waits for the connection; `destroy` emits `'close'`.
+ * Differences from usocket:
+ *
+ * - `write` captures descriptors: the caller may close them when it returns.
+ * - No descriptor is lost if a write has to wait, left open by `destroy`, or inherited by a child process.
+ * - A message can carry more than 64 descriptors.
+ * - `read(size, null)` returns the descriptors that arrived with the bytes read so far, not those of later messages.
+ * - `write` returns false when the buffer is full, as every stream does, and waits for the connection.
+ * - `destroy` emits `'close'`.
  */
-export class USocket extends SocketStream {
+export class USocket extends UnixStream {
   #connecting: AbortController | undefined
   #attached = false
-  /** What came and waits for `read`. */
-  #arrivals: Arrival[] = []
-  /** The most descriptors that a `read` has asked for. */
-  #asked = 0
-  /** Duplicates that were written without a byte: they go with the next one. */
-  #carried: number[] = []
+  /** The received descriptors that wait for `read`. */
+  #held: HeldDescriptor[] = []
+  /** The largest number of descriptors that a `read` has requested. */
+  #requested = 0
+  /** Duplicates of descriptors that were written without bytes, to be sent with the next byte. */
+  #unsent: number[] = []
 
   /**
-   * Make a socket, and connect it if it is told where.
+   * Creates a socket, and connects it if `options` has an address or a socket.
    *
    * @param options a path, or `path` or `fd`, and `allowHalfOpen`
    * @param callback a listener of `'connected'`
@@ -83,22 +87,23 @@ export class USocket extends SocketStream {
     if (given.fd !== undefined || given.path) this.connect(given, callback)
   }
 
-  /** The number of the socket, which stays this object's; undefined while there is none. */
+  /** The number of the socket, which this object owns; undefined without a connection. */
   get fd(): number | undefined {
-    return this.number
+    return this.socketFd
   }
 
   /**
-   * Connect, or take over an open socket. `'connected'` is emitted when that is done.
+   * Connects, or takes over a connected socket, and emits `'connected'` afterwards.
    *
-   * A failure is told by `'error'` and `'close'`; unless something was written already, another attempt may follow.
+   * A failure emits `'error'` and `'close'`. If nothing was written, `connect` may be called again.
    *
    * @param options a path, or `path` or `fd`
    * @param callback a listener of `'connected'`
-   * @throws ERR_INVALID_STATE where it is connected already; ERR_INVALID_ARG_TYPE
+   * @throws ERR_INVALID_STATE if it is connected or connecting; ERR_INVALID_ARG_TYPE
    */
   connect(options: string | USocketOptions, callback?: () => void): void {
-    if (this.#attached || this.#connecting !== undefined) throw alreadyConnected('socket is connected')
+    if (this.#attached || this.#connecting !== undefined)
+      throw alreadyOpen('The socket is already connected or connecting')
     const { path, fd } = typeof options === 'string' ? { path: options, fd: undefined } : options
     if (typeof fd !== 'number' && typeof path !== 'string') throw invalidType('path', 'of type string', path)
     if (typeof callback === 'function') this.once('connected', callback)
@@ -109,7 +114,7 @@ export class USocket extends SocketStream {
     const connecting = new AbortController()
     this.#connecting = connecting
     try {
-      // Not before the caller has added listeners; a connection of net's, or of usocket's, takes a turn of the event loop as well.
+      // The caller adds listeners first. A connection of net or usocket takes a turn of the event loop too.
       await (typeof from === 'number' ? undefined : yieldToLoop())
       const { signal } = connecting
       const socket = typeof from === 'number' ? UnixSocket.from(from) : await connect(from, { signal })
@@ -125,7 +130,7 @@ export class USocket extends SocketStream {
     this.emit('connected')
   }
 
-  /** @internal Take over a connection that was accepted. */
+  /** @internal Takes over a connection that was accepted. */
   adopt(socket: UnixSocket): void {
     this.#attached = true
     this.#connecting = undefined
@@ -144,68 +149,68 @@ export class USocket extends SocketStream {
   }
 
   /**
-   * Read bytes, as of every `Readable`.
+   * Reads bytes, as every `Readable` does.
    *
-   * @param size how many bytes; without it, or null, all that are there
-   * @returns a Buffer, or null where there is less than was asked for
+   * @param size the number of bytes; all available ones without it, or if it is null
+   * @returns a Buffer, or null if fewer bytes are available
    */
   override read(size?: number | null): Buffer | null
   /**
-   * Read bytes and descriptors.
+   * Reads bytes and descriptors.
    *
-   * @param size how many bytes; without it, or null, all that are there
-   * @param count how many descriptors; null for those that came with the bytes up to there
-   * @returns both, or null where there is less of one than was asked for
+   * @param size the number of bytes; all available ones without it, or if it is null
+   * @param count the number of descriptors; null for those that arrived with the bytes read so far
+   * @returns both, or null if fewer bytes or descriptors are available
    */
   override read(size: number | null | undefined, count: number | null): USocketRead | null
   override read(size?: number | null, count?: number | null): unknown {
     if (count === undefined) return super.read(size ?? undefined) as unknown
     if (this.destroyed) return null
-    if (count !== null && count > this.#arrivals.length) {
-      this.#asked = Math.max(this.#asked, count)
-      super.read(0) // has 'readable' emitted for what comes next
+    if (count !== null && count > this.#held.length) {
+      this.#requested = Math.max(this.#requested, count)
+      super.read(0) // so that 'readable' is emitted when more arrives
       this.resumeReceiving()
       return null
     }
     const data = super.read(size ?? undefined) as Buffer | null
-    const taken = count ?? (size === 0 ? this.#arrivals.length : this.#countUpTo(this.consumed))
+    const taken = count ?? (size === 0 ? this.#held.length : this.#countUpTo(this.consumedBytes))
     if (data === null && size !== 0 && (typeof size === 'number' || taken === 0)) return null
-    const fds = this.#arrivals.splice(0, taken).map(({ fd }) => fd.release())
+    const fds = this.#held.splice(0, taken).map(({ fd }) => fd.release())
     this.resumeReceiving()
     return { data, fds } satisfies USocketRead
   }
 
   #countUpTo(position: number): number {
-    const after = this.#arrivals.findIndex((arrival) => arrival.position > position)
-    return after < 0 ? this.#arrivals.length : after
+    const after = this.#held.findIndex((held) => held.position > position)
+    return after < 0 ? this.#held.length : after
   }
 
   /**
-   * Put bytes, descriptors or both back, to be read next.
+   * Puts bytes, descriptors or both back, to be read next.
    *
    * @param chunk the bytes
-   * @param fds numbers of descriptors, which are the socket's from now on
+   * @param fds the numbers of descriptors, which the socket owns from now on
    */
   override unshift(chunk: Uint8Array | string | null | undefined, fds?: readonly number[] | BufferEncoding): void {
     if (Array.isArray(fds)) {
-      this.#arrivals.unshift(...fds.map((fd: number) => ({ fd: Descriptor.from(fd), position: 0 })))
+      this.#held.unshift(...fds.map((fd: number) => ({ fd: Descriptor.from(fd), position: 0 })))
       fds = undefined
     }
     if (chunk !== null && chunk !== undefined && chunk.length > 0) super.unshift(chunk, fds as BufferEncoding)
   }
 
   /**
-   * Write bytes, descriptors, or both: descriptors go with the first byte. Those without bytes go with the next byte that is written, as
-   * a stream carries none alone.
+   * Writes bytes, descriptors, or both. Descriptors are sent with the first byte. Descriptors without bytes are sent with the next byte
+   * that is written, because a stream cannot carry them alone.
    *
-   * What a descriptor means now is what is sent: it may be closed as soon as this has returned.
+   * The descriptors are captured when the call is made: the caller keeps them, and may close them when the call returns.
    *
    * @param chunk bytes, an array of descriptors, or `{ data, fds, callback }`
-   * @param encoding of a string; or the callback
-   * @param callback called when the kernel has taken all, or with an error
-   * @returns false where more should only be written after `'drain'`
-   * @throws `EBADF` for a number that is not open, `EMFILE` where the table has no room for duplicates, ERR_INVALID_ARG_TYPE,
-   *   ERR_INVALID_ARG_VALUE, ERR_OUT_OF_RANGE: nothing is written then, and the socket goes on
+   * @param encoding the encoding of a string; or the callback
+   * @param callback called when the kernel has accepted all bytes, or with an error
+   * @returns false if the caller should wait for `'drain'` before it writes more
+   * @throws `EBADF` for a number that is not open, `EMFILE` if the descriptor table has no room for duplicates, ERR_INVALID_ARG_TYPE,
+   *   ERR_INVALID_ARG_VALUE, ERR_OUT_OF_RANGE. Nothing is written then, and the socket stays usable
    */
   override write(
     chunk: Uint8Array | string | readonly FdSource[] | USocketMessage,
@@ -221,23 +226,23 @@ export class USocket extends SocketStream {
       called?.(error)
     }
     if (bytes === null || bytes === undefined || bytes.length === 0) {
-      if (fds === null || fds === undefined || fds.length === 0) return this.writeCarrying(bytes ?? '', [], settled)
-      this.#carried.push(...capture(fds))
+      if (fds === null || fds === undefined || fds.length === 0) return this.writeMessage(bytes ?? '', [], settled)
+      this.#unsent.push(...duplicateSources(fds))
       process.nextTick(settled, null)
       return !this.writableNeedDrain
     }
-    if (this.#carried.length === 0) return this.writeCarrying(bytes, fds, settled)
-    const written = this.writeCarrying(bytes, [...this.#carried, ...(fds ?? [])], settled)
-    this.#dropCarried()
+    if (this.#unsent.length === 0) return this.writeMessage(bytes, fds, settled)
+    const written = this.writeMessage(bytes, [...this.#unsent, ...(fds ?? [])], settled)
+    this.#closeUnsent()
     return written
   }
 
   /**
-   * Write a last chunk, if there is one, and end this half of the connection.
+   * Writes a last chunk, if there is one, and ends this half of the connection.
    *
-   * @param chunk as of {@link USocket.write}
-   * @param encoding of a string; or the callback
-   * @param callback called when all was sent
+   * @param chunk as for {@link USocket.write}
+   * @param encoding the encoding of a string; or the callback
+   * @param callback called when all bytes were sent
    */
   override end(
     chunk?: Uint8Array | string | readonly FdSource[] | USocketMessage | USocketCallback | null,
@@ -250,18 +255,18 @@ export class USocket extends SocketStream {
       this.write(chunk, typeof encoding === 'string' ? encoding : undefined)
     }
     super.end(called)
-    this.read(0) // so that the peer's end is seen
+    this.read(0) // so that the end of the peer's half is noticed
     return this
   }
 
   /** @internal */
   override _final(callback: USocketCallback): void {
-    if (this.#carried.length > 0) callback(carrierMissing('data'))
+    if (this.#unsent.length > 0) callback(carrierMissing('data'))
     else super._final(callback)
   }
 
   /** @internal */
-  protected override takeFds(fds: readonly Descriptor[], start: number, end: number): void {
+  protected override acceptFds(fds: readonly Descriptor[], start: number, end: number): void {
     if (this.listenerCount('fds') > 0) {
       this.emit(
         'fds',
@@ -269,19 +274,19 @@ export class USocket extends SocketStream {
       )
       return
     }
-    // Linux merges what was sent before it with a message that has descriptors, and nothing behind it (unix_stream_read_generic in
-    // af_unix.c); elsewhere they come with the first byte.
+    // Linux merges a message that has descriptors with the bytes before it, and never with those behind it
+    // (unix_stream_read_generic in af_unix.c). Elsewhere descriptors arrive with the first byte.
     const position = process.platform === 'linux' ? end : start + 1
-    for (const fd of fds) this.#arrivals.push({ fd, position })
+    for (const fd of fds) this.#held.push({ fd, position })
   }
 
-  /** @internal So that a peer cannot fill the descriptor table of a program that does not read. */
-  protected override get full(): boolean {
-    return this.#arrivals.length >= Math.max(this.#asked, MAX_RECEIVED_FDS)
+  /** @internal Keeps a peer from filling the descriptor table of a program that does not read. */
+  protected override get isFull(): boolean {
+    return this.#held.length >= Math.max(this.#requested, MAX_RECEIVED_FDS)
   }
 
   /** @internal */
-  protected override get awaitsSocket(): boolean {
+  protected override get isConnecting(): boolean {
     return this.#connecting !== undefined
   }
 
@@ -289,12 +294,12 @@ export class USocket extends SocketStream {
   protected override closeHeld(): void {
     this.#connecting?.abort()
     this.#connecting = undefined
-    closeAll(this.#arrivals.splice(0).map(({ fd }) => fd))
-    this.#dropCarried()
+    closeDescriptors(this.#held.splice(0).map(({ fd }) => fd))
+    this.#closeUnsent()
   }
 
-  #dropCarried(): void {
-    closeFds(this.#carried.splice(0))
+  #closeUnsent(): void {
+    closeFds(this.#unsent.splice(0))
   }
 }
 
