@@ -19,7 +19,7 @@ export interface Fault {
   readonly error: string
 }
 
-/** The kinds of outcome: the call was not made this time; what was asked for was done all the same; somebody was told; or neither. */
+/** The kinds of outcome: the call was not made in this run; it was retried; its error was reported; or neither. */
 export type Verdict =
   { readonly kind: 'not reached' | 'retried' | 'reported' } | { readonly kind: 'failed'; readonly why: string }
 
@@ -42,7 +42,7 @@ export const scenarios = [
   'stream'
 ] as const
 
-/** Those in which somebody else meets the fault too. */
+/** Scenarios in which another process meets the fault too. */
 const services: ReadonlySet<string> = new Set(['broker', 'helper', 'store', 'takeover', 'workers'])
 
 /** How long a scenario may take, in milliseconds. */
@@ -82,9 +82,9 @@ function compiled(): string {
 /** What one run of a scenario has given. */
 export interface Outcome {
   readonly report: Report | undefined
-  /** How the process has ended, where not well, and what it said then. */
+  /** How the process ended, unless with code 0, and what it printed. */
   readonly ending: string | undefined
-  /** What it and its children have said on standard error. */
+  /** The standard error of the process and its children. */
   readonly errors: string
   /** How many calls have failed. */
   readonly injected: number
@@ -106,7 +106,7 @@ export class Runner {
   #table = ''
   #output = ''
   #errors = ''
-  /** Goes on when the process has said something, or has ended. */
+  /** Resolves when the process has printed something, or has exited. */
   #wake: () => void = () => {}
 
   constructor(scenario: string, backend: string) {
@@ -224,7 +224,7 @@ export class Runner {
   }
 }
 
-/** What only tells. */
+/** Steps that only report. */
 const asking: ReadonlySet<string> = new Set([
   'getsockopt',
   'getsockname',
@@ -269,7 +269,7 @@ export interface Baseline {
 const shown = ({ step, value, error }: Step) => JSON.stringify([step, error === undefined ? value : error.code])
 const traceOf = (report: Report, steps = report.steps) => steps.map(shown).toSorted().join('\n')
 
-/** The same where a superserver has replaced a worker, which it has told. */
+/** The same, where a superserver has replaced a worker and reported it. */
 const withoutExits = (report: Report) =>
   traceOf(
     report,
@@ -357,7 +357,7 @@ function flaw(
   }
   if (injected === 0 || baseline.traces.has(traceOf(report))) return undefined
   const changed = changes(baseline, report)
-  // What is asked about a descriptor is answered by less where the kernel does not tell: 'socket', 'file', null.
+  // Without an answer of the kernel, the kind of a descriptor is less exact: 'socket', 'file', null.
   if (asking.has(call) && changed.every((line) => /^.\["[^"]*(?:kind|address|seal)/.test(line))) return undefined
   if (call === 'getsockname' && changed.includes('+["port","undefined"]')) return undefined
   if (baseline.traces.has(withoutExits(report))) return undefined
@@ -370,7 +370,7 @@ function flaw(
   const unanswered = changed.filter((line) => line.startsWith('-["asked')).length
   if (lost > 0 && unanswered <= lost) return undefined
   const wanted = told(call, code)
-  // Which a process says that it met: the worker of a superserver, which is the user's program; and a service warns.
+  // A worker of a superserver, which is the user's program, reports its own errors; a service warns.
   if (wanted.some((met) => errors.includes(met))) return undefined
   // What a service meets, its client sees as the end of the connection.
   if (services.has(baseline.scenario)) wanted.push('ECONNRESET', 'EPIPE', 'ERR_WORKER_FAILED')
@@ -379,16 +379,16 @@ function flaw(
   return undefined
 }
 
-/** The codes by which an error of a call may be told. */
+/** The codes that may report an error of a call. */
 function told(call: string, code: string): string[] {
   const codes = [code]
-  // Where a path leads out is not said.
+  // The error does not name the place at which a path leaves the root.
   if (call === 'openat2' && ['EXDEV', 'ELOOP', 'EAGAIN'].includes(code)) codes.push('EACCES')
-  // A socket of which the kernel does not tell what it is, which it always does, is one of no kind.
+  // A socket whose type the kernel does not report, which does not happen, has no kind.
   if (call === 'getsockopt' || call === 'getsockname') codes.push('ERR_INVALID_FD_TYPE', 'EPROTO', 'ENOTSOCK')
-  // An address that is not told is none to send to.
+  // Without an address there is no destination.
   if (call === 'getsockname') codes.push('ERR_INVALID_ARG_TYPE')
-  // Where it cannot be told whether the file of a socket was left behind, it is taken for one in use.
+  // A socket's file counts as in use where it is unknown whether it is stale.
   if (call === 'connect') codes.push('EADDRINUSE')
   return codes
 }

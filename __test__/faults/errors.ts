@@ -1,6 +1,6 @@
 /**
- * The errors that a system call may give, as its man page lists them (ERRORS in man-pages 6.03; unix(7) and ip(7) for what a protocol adds; a
- * seccomp filter's `ENOSYS` and `EPERM` where the call is newer than Linux 4.18). Left out is what only a wrong argument gives: `EFAULT`, `ENOTSOCK`, …,
+ * The errors that a system call may return, as its man page lists them (ERRORS in man-pages 6.03; unix(7) and ip(7) for what a protocol adds; a
+ * seccomp filter's `ENOSYS` and `EPERM` where the call is newer than Linux 4.18). Left out is what only a wrong argument causes: `EFAULT`, `ENOTSOCK`, …,
  * and `EBADF` where only fdpass knows the number. `SHORT` is no error: the call transfers one byte, as one that a signal interrupts.
  */
 export const errorsOf: Readonly<Record<string, string>> = {
@@ -64,7 +64,7 @@ export const errorsOf: Readonly<Record<string, string>> = {
   getpwnam_r: 'EINTR EIO EMFILE ENFILE ENOMEM',
   getgrnam_r: 'EINTR EIO EMFILE ENFILE ENOMEM',
   pthread_create: 'EAGAIN EPERM',
-  // libuv's functions give what epoll_ctl(2), and eventfd(2), give.
+  // libuv's functions return the errors of epoll_ctl(2) and eventfd(2).
   uv_poll_init: 'ENOMEM ENOSPC EPERM EEXIST',
   uv_async_init: 'EMFILE ENFILE ENOMEM',
   epoll_create1: 'EMFILE ENFILE ENOMEM',
@@ -74,7 +74,7 @@ export const errorsOf: Readonly<Record<string, string>> = {
   timerfd_create: 'EMFILE ENFILE ENODEV ENOMEM',
   timerfd_settime: 'EINVAL',
   'read(eventfd)': 'EAGAIN EINTR',
-  // Not EAGAIN: the counter is full then, and whoever waits for it is woken all the same.
+  // Not EAGAIN: the counter is full then, and its waiter is woken anyway.
   'write(eventfd)': 'EINTR'
 }
 

@@ -13,7 +13,7 @@ const SAMPLE = 8
 
 /** What once went wrong: by scenario, the calls, and their errors. */
 const known: Readonly<Record<string, readonly (readonly [call: string, error: string])[]>> = {
-  // What waits was never told again (thread back end).
+  // Pending operations were never woken again (thread back end).
   pairs: [
     ['epoll_ctl', 'ENOMEM'],
     // libuv's handle was freed while its loop knew it (uv back end).
@@ -32,7 +32,7 @@ const known: Readonly<Record<string, readonly (readonly [call: string, error: st
   // A request whose answer could not be sent waited for ever.
   broker: [
     ['sendmsg', 'ENOMEM'],
-    // A client that was not told who serves left its connection open.
+    // A client that could not read the peer's credentials left its connection open.
     ['getsockopt', 'EBADF']
   ],
   takeover: [
@@ -40,7 +40,7 @@ const known: Readonly<Record<string, readonly (readonly [call: string, error: st
     ['recvmsg', 'EBADF']
   ],
   helper: [['getsockopt', 'EBADF']],
-  // 'UnknownErrno'; a worker that ended without a word; one whose end nobody noticed.
+  // 'UnknownErrno'; a worker that exited without a report; one whose exit was not noticed.
   workers: [
     ['sendmsg', 'ETOOMANYREFS'],
     ['fork', 'EAGAIN'],

@@ -83,13 +83,13 @@ function systemError(code: string): Error {
 }
 
 process.on('warning', (warning) => {
-  // What a superserver meets before anybody can listen to its 'failure' is told so.
+  // Failures of a superserver before it can have a 'failure' listener are warnings.
   const code = /^(?:service|store|broker): (E[A-Z0-9]+): /.exec(warning.message)?.[1]
   if (code !== undefined) failed('failure before there is a listener', systemError(code))
   else if (warning.name !== 'ExperimentalWarning') broken.push(`warning: ${warning.message}`)
 })
 
-/** Takes a step: what it gives, or undefined where it has failed. */
+/** Takes a step. Resolves to its value, or to undefined if it failed. */
 export async function step<T>(
   name: string,
   action: () => T | Promise<T>,
@@ -134,7 +134,7 @@ export function file(content: string): number {
   return fd
 }
 
-/** What the files of descriptors hold, which are closed; each, whatever closing another one gives. */
+/** Reads the files of descriptors, and closes each descriptor, also if closing another one fails. */
 export function contents(fds: readonly Descriptor[]): string {
   try {
     return fds.map(({ fd }) => readFileSync(`/proc/self/fd/${fd}`, 'utf8')).join()
@@ -157,7 +157,7 @@ export function closeEach(fds: readonly Descriptor[]): void {
 
 export const text = (data: Uint8Array) => Buffer.from(data).toString()
 
-/** Receives a message; of a stream, which may give it in parts, as many bytes as it has. */
+/** Receives a message; on a stream, which may deliver it in parts, all of its bytes. */
 export async function gather(socket: UnixSocket, length: number, signal: AbortSignal): Promise<unknown> {
   const fds: Descriptor[] = []
   let said = ''
@@ -180,7 +180,7 @@ export async function gather(socket: UnixSocket, length: number, signal: AbortSi
 
 /**
  * Sends and receives at a time. Where the send fails, the receive is given up: nothing may come. A receive that fails after a send that
- * succeeded must have said so.
+ * succeeded must be reported.
  */
 export async function exchange<T>(
   name: string,
@@ -204,7 +204,7 @@ export function keepPair(pair: [UnixSocket, UnixSocket] | undefined): [UnixSocke
   return pair
 }
 
-/** Everything that a stream of Node's says up to its end; an error is the end. */
+/** Reads a Node stream up to its end; an error counts as the end. */
 export async function read(stream: AsyncIterable<unknown>): Promise<string> {
   let said = ''
   try {
@@ -215,10 +215,10 @@ export async function read(stream: AsyncIterable<unknown>): Promise<string> {
   return said
 }
 
-/** Notes what a superserver tells of itself. */
+/** Records the events of a superserver. */
 export function watch(server: import('fdpass/superserver').Superserver): void {
   server.on('failure', ({ error }) => failed('failure event', error))
-  // A worker that fails says why on its standard error.
+  // A worker that fails prints the reason on its standard error.
   server.on('exit', ({ code, signal, lost }) => {
     if (code !== 0) steps.push({ step: 'exit event', value: [code, signal, lost] })
   })

@@ -34,7 +34,7 @@ export function loose(object: object, method: string): Loose {
   return (...args) => (object as Record<string, Loose>)[method]!(...args)
 }
 
-/** A promise function gives its errors in the promise. */
+/** A function that returns a promise reports its errors by rejecting it. */
 export async function rejects(
   t: ExecutionContext,
   what: string,

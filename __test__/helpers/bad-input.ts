@@ -204,7 +204,7 @@ export function leaveSocket(path: string): void {
   closeSync(bind(path).release())
 }
 
-/** Puts everything into a folder that is no socket. Gives each path, and what tells that the file is still what it was. */
+/** Creates files in a folder that are not sockets. Returns the path of each. */
 export function putOthers(folder: string): Record<string, string> {
   const path = (name: string) => join(folder, name)
   writeFileSync(path('file'), 'content of the file')

@@ -48,7 +48,7 @@ function closeWith<C extends readonly [Disposable, Disposable]>(t: ExecutionCont
   return ends
 }
 
-/** What a frame says of itself where that is not the truth. */
+/** The counts that a frame announces, where they are false. */
 export interface Lies {
   length?: number
   fds?: number

@@ -16,7 +16,7 @@ export function receiver(t: ExecutionContext, cwd: string, args: readonly string
   return begin(t, 'fdpass', ['recv', './x.sock', ...args], { cwd, ...options })
 }
 
-/** Sends by `fdpass send`, as soon as somebody listens. */
+/** Sends by `fdpass send`, as soon as there is a listener. */
 export function send(t: ExecutionContext, cwd: string, args: readonly string[], options: object = {}): Promise<Ended> {
   return fdpass(t, ['send', '--wait', '20', './x.sock', ...args], { cwd, ...options })
 }

@@ -22,7 +22,7 @@ export function dial(to: string | number): Socket {
   return connect((typeof to === 'number' ? { port: to, host: '127.0.0.1' } : { path: to }) as NetConnectOpts)
 }
 
-/** What a connection says until its end. */
+/** Reads a connection up to its end. */
 export async function answerOf(socket: Socket): Promise<string> {
   let answer = ''
   socket.setEncoding('utf8').on('data', (data: string) => (answer += data))
@@ -38,7 +38,7 @@ export function ask(to: string | number, text = ''): Promise<string> {
   return answerOf(socket)
 }
 
-/** A worker that answers with its pid, and what it was asked, and takes its time where it is told to. */
+/** A worker that answers with its pid and the request, after a delay where the request asks for one. */
 export const worker = `
 import { connections } from 'fdpass/superserver'
 for await (const connection of connections({ allowHalfOpen: true })) {

@@ -13,7 +13,7 @@ chmodSync(folder, 0o755) // other users are to find it
 symlinkSync(resolve('dist/lib/cli/main.js'), join(bin, 'fdpass'))
 symlinkSync(process.execPath, join(bin, 'node')) // what its first line asks for
 
-/** The environment of somebody who has installed the package. */
+/** The environment of a user who has installed the package. */
 export const installed: NodeJS.ProcessEnv = { ...process.env, PATH: `${bin}:${process.env.PATH}` }
 
 /** How a command has ended. */

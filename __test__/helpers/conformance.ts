@@ -16,7 +16,7 @@ export function play(scene: string, ...args: string[]): Fixture {
   return startProgram('python3', [fixtureSource('conformance.py'), scene, ...args])
 }
 
-/** Waits until a pipe has no writing end any more, in a message or anywhere, and says whether that came. */
+/** Waits until a pipe has no writing end, in a process or in a message. Resolves to false if it still has one. */
 export async function isReleased(read: number): Promise<boolean> {
   for (let wait = 0; wait < 1000 && hasWriter(read); wait++) {
     await delay(20)
@@ -29,7 +29,7 @@ export async function isReleased(read: number): Promise<boolean> {
 /** Each edge of a graph: this socket is sent to that one. */
 export type Graph = readonly (readonly [sent: number, to: number])[]
 
-/** Sends receiving ends to each other as a graph says, each twice and with a pipe's end; then closes all. */
+/** Sends receiving ends to each other along the edges of a graph, each twice and with a pipe's end; then closes all. */
 export async function release(
   t: ExecutionContext,
   graph: Graph,

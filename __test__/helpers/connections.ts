@@ -23,7 +23,7 @@ export function digest(data: Uint8Array): string {
   return `${data.length} ${createHash('sha256').update(data).digest('hex')}`
 }
 
-/** Everything that a connection says until its end. */
+/** Reads a connection up to its end. */
 export async function readAllOf(connection: Socket): Promise<Buffer> {
   const parts: Buffer[] = []
   connection.on('data', (part: Buffer) => parts.push(part))
@@ -31,7 +31,7 @@ export async function readAllOf(connection: Socket): Promise<Buffer> {
   return Buffer.concat(parts)
 }
 
-/** Answers all that a connection says with its length and its digest. Errors are the client's to notice. */
+/** Answers a connection with the length and the digest of all that it sent. The client checks for errors. */
 export function answer(connection: Socket): void {
   connection.on('error', () => {})
   readAllOf(connection).then(

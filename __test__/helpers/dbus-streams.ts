@@ -10,7 +10,7 @@ export const soon = () => ({ signal: AbortSignal.timeout(30_000) })
 export async function openPeers(t: ExecutionContext) {
   const streams = socketpair().map((socket) => new DBusStream(socket))
   t.teardown(() => streams.forEach((stream) => stream.destroy()))
-  // dbus-native's declarations tell neither of `server` nor of `direct`.
+  // dbus-native's declarations lack `server` and `direct`.
   const options = [
     { stream: streams[0], server: true },
     { stream: streams[1], direct: true }

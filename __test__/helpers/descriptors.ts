@@ -65,7 +65,7 @@ export function readAll(fd: number): string {
   return readFileSync(fd, 'utf8')
 }
 
-/** The file status flags of one of this process's descriptors, as /proc tells them (Linux). */
+/** The file status flags of one of this process's descriptors, as /proc shows them (Linux). */
 export function statusFlags(fd: number): number {
   return parseInt(/flags:\s+(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))![1]!, 8)
 }
@@ -81,7 +81,7 @@ export function openPipe(): { read: number; write: number } {
   return { read, write: openSync(path, constants.O_WRONLY) }
 }
 
-/** Whether a pipe that nothing was written to has a writing end anywhere, be it in a message that nobody received. */
+/** Whether an empty pipe has a writing end in any process, or in a message that was not received. */
 export function hasWriter(read: number): boolean {
   try {
     return readSync(read, Buffer.alloc(1)) > 0

@@ -14,7 +14,7 @@ export function openChannel(t: ExecutionContext, type: SocketType = 'stream'): [
   return channel
 }
 
-/** A connection that is destroyed with the test, of which Node has read what the client has said. */
+/** A connection, destroyed at the end of the test, of which Node has read all that the client sent. */
 export async function open(
   t: ExecutionContext,
   said = '',
@@ -27,7 +27,7 @@ export async function open(
   return pair
 }
 
-/** The client says something, and Node reads it. */
+/** The client sends a text, and Node reads it. */
 export async function say({ client, connection }: { client: Socket; connection: Socket }, said: string): Promise<void> {
   const expected = connection.readableLength + said.length
   client.write(said)
@@ -41,7 +41,7 @@ export function fill(channel: UnixSocket): Promise<void> {
   return filling
 }
 
-/** Receives so many bytes, and none of the message behind them: Linux gives those with a descriptor along with plain ones before. */
+/** Receives a number of bytes, and none of the message behind them: Linux returns a message with a descriptor together with plain bytes before it. */
 export async function drain(channel: UnixSocket, bytes: number): Promise<void> {
   for (let left = bytes; left > 0;) left -= (await channel.recv({ maxBytes: Math.min(left, 65_536) }))!.data.length
 }
@@ -58,7 +58,7 @@ export async function next(connection: Socket): Promise<string> {
   return String(((await once(connection, 'data')) as [Buffer])[0])
 }
 
-/** The connection works as if nothing had been: both ends hear all that is said, beginning with `unread`. */
+/** Asserts that a connection is intact: each end reads all that the other end writes, beginning with `unread`. */
 export async function assertWorks(
   t: ExecutionContext,
   { client, connection }: { client: Socket; connection: Socket },

@@ -31,20 +31,20 @@ export interface Scenario {
   readonly changesUser?: boolean
 }
 
-/** What a client was told, and how that ended, or that it did not. */
+/** The text that a client received, and how its connection ended: 'open', 'end' or an error code. */
 export type Heard = readonly [text: string, end: string]
 
 /** A client of a service. */
 export interface Client {
-  /** What it has heard until now. */
+  /** Returns what it has received so far. */
   readonly heard: () => Heard
-  /** Says something. */
+  /** Sends a text. */
   readonly say: (text: string) => void
-  /** What it has heard at the end, or when so many milliseconds have gone by. */
+  /** Resolves to what it has received at the end of its connection, or after a number of milliseconds. */
   readonly inTheEnd: (milliseconds?: number) => Promise<Heard>
 }
 
-/** Connects as a client that says something, and then perhaps that this was all. */
+/** Connects as a client, sends a text, and ends its sending side if `ended`. */
 export function call(t: ExecutionContext, port: number, text = '', ended = false): Client {
   const socket = connect({ host: '127.0.0.1', port, allowHalfOpen: true })
   let said = ''
@@ -74,7 +74,7 @@ export function call(t: ExecutionContext, port: number, text = '', ended = false
   }
 }
 
-/** Calls a service, and what it says by its end is JSON. */
+/** Connects to a service, and parses the JSON that it sends up to its end. */
 export async function ask(t: ExecutionContext, port: number): Promise<Record<string, unknown>> {
   const [said, end] = await call(t, port).inTheEnd()
   if (end !== 'end') throw new Error(`The connection ended with ${end}: ${said}`)
@@ -90,7 +90,7 @@ export interface Sender {
   readonly answers: (count: number, milliseconds?: number) => Promise<Record<string, unknown>[]>
 }
 
-/** Becomes a sender whom only the service's own address can answer. */
+/** Opens a connected UDP socket, which only the service's own address can answer. */
 export async function post(t: ExecutionContext, port: number): Promise<Sender> {
   const socket = createSocket('udp4')
   t.teardown(() => void socket.close())

@@ -3,7 +3,7 @@ import type { ExecutionContext } from 'ava'
 import { type UnixSocket, bind } from 'fdpass'
 import { temporaryFolder } from './descriptors.ts'
 
-// The environment of this process tells each test where the manager is: one test at a time.
+// Tests set the environment of this process, so they run one at a time.
 export const folder = temporaryFolder()
 
 export const me = { pid: process.pid, uid: process.getuid!(), gid: process.getgid!() }
@@ -19,7 +19,7 @@ export function set(t: ExecutionContext, variables: Readonly<Record<string, stri
   }
 }
 
-/** A manager's socket, which this process tells things. */
+/** Opens the socket of a service manager, and sets NOTIFY_SOCKET to its address. */
 export function manage(t: ExecutionContext, kind: 'path' | 'abstract' = 'path'): UnixSocket {
   const name = `fdpass-notify-${process.pid}-${addresses++}`
   const path = join(folder, name)

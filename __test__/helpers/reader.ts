@@ -1,9 +1,9 @@
 import type { Descriptor, UnixSocket } from 'fdpass'
 import { receive } from './programs.ts'
 
-/** Reads a stream by lengths, for protocols whose messages tell theirs. */
+/** Reads a stream by lengths, for protocols with length prefixes. */
 export class Reader {
-  /** The descriptors that have come, and that nobody has taken out. */
+  /** The received descriptors that were not taken yet. */
   readonly fds: Descriptor[] = []
   #bytes = Buffer.alloc(0)
   readonly #socket: UnixSocket

@@ -5,7 +5,7 @@ import { temporaryFolder } from './descriptors.ts'
 
 export const folder = temporaryFolder()
 
-/** A path in a folder of its own, where nobody listens. */
+/** A free path in a folder of its own. */
 export function newPath(): string {
   return join(mkdtempSync(join(folder, 'test-')), 'socket')
 }

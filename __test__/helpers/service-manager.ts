@@ -9,11 +9,11 @@ import { fixturePath } from './processes.ts'
 const folder = temporaryFolder()
 let addresses = 0
 
-/** What does a service manager's work: it passes descriptors, is told things, and keeps what it is given. */
+/** A service manager: passes descriptors, receives notifications, and stores descriptors. */
 export class ServiceManager {
   /** The address as `NOTIFY_SOCKET` has it. */
   readonly address: string
-  /** What it was told, without what it has done itself: stores, and barriers. */
+  /** The notifications it received, without those that it handles itself: stores and barriers. */
   readonly told: { lines: string[]; pid: number | null }[] = []
   /** What it keeps, by name. */
   readonly store: { name: string; descriptor: Descriptor; poll: boolean }[] = []
@@ -54,7 +54,7 @@ export class ServiceManager {
     } else this.told.push({ lines, pid: message.credentials!.pid })
   }
 
-  /** Waits until it was told something that begins so. */
+  /** Waits for a notification with this prefix. */
   async hears(start: string): Promise<string[]> {
     for (;;) {
       const place = this.told.findIndex(({ lines }) => lines[0]!.startsWith(start))

@@ -17,7 +17,7 @@ export function startStranger(scene: string, ...args: string[]): Fixture {
   return startFixture('stranger', [scene, ...args])
 }
 
-/** What another user says of a scene, until it ends. */
+/** The lines that another user's process sends, up to its end. */
 export async function tell({ socket, done }: Fixture): Promise<string[]> {
   let said = ''
   for (let message = await socket.recv(); message !== null; message = await socket.recv()) said += text(message)

@@ -1,10 +1,10 @@
 import type { Descriptor, RecvOptions, UnixSocket } from 'fdpass'
 
-/** What a number of receives gave together. */
+/** The results of several receives, joined. */
 export interface Stretch {
   readonly data: Buffer
   readonly fds: readonly Descriptor[]
-  /** For each descriptor the first and the last byte of the receive that gave it. */
+  /** For each descriptor, the first and the last byte of its receive. */
   readonly within: readonly (readonly [number, number])[]
 }
 

@@ -81,7 +81,7 @@ export async function fetchFrom(to: NetConnectOpts, path = '/'): Promise<string>
   return body
 }
 
-/** Options of a service whose workers play a scene of `superserver-worker.ts`, one worker unless they say another number. */
+/** Options of a service whose workers play a scene of `superserver-worker.ts`, with one worker by default. */
 export function sceneOf(scene: string, ...args: string[]): Omit<ServiceOptions, 'listen'> {
   return { module: fixturePath('superserver-worker'), args: [scene, ...args], workers: 1 }
 }
@@ -119,7 +119,7 @@ export function children(): number[] {
     })
 }
 
-/** Whether a process is there, be it one that has ended and that nobody has waited for. */
+/** Whether a process exists, running or not yet reaped. */
 export function isThere(pid: number): boolean {
   try {
     process.kill(pid, 0)

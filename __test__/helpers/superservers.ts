@@ -130,7 +130,7 @@ const python = hasPython
   ? execFileSync('python3', ['-c', 'import sys; print(sys.executable)'], { encoding: 'utf8' }).trim()
   : 'python3'
 
-/** What the kernel tells of the sockets that wait at a port, TCP and UDP. */
+/** The kernel's rows of the TCP listeners and UDP sockets at a port. */
 export function socketAt(port: number): string | undefined {
   const address = `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`
   const rows = ['tcp', 'udp'].flatMap((name) => readFileSync(`/proc/net/${name}`, 'utf8').split('\n').slice(1))
@@ -141,7 +141,7 @@ export function socketAt(port: number): string | undefined {
 
 let nextPort = 20_000 + (process.pid % 10_000)
 
-/** A port that nobody has, below those that the kernel gives out. */
+/** A free port, below the ephemeral ports. */
 export function newPort(): number {
   do nextPort++
   while (socketAt(nextPort) !== undefined)

@@ -31,13 +31,13 @@ export async function begin(t: ExecutionContext, options: TakeoverOptions): Prom
 
 export const portOf = ({ address }: Descriptor) => (address as AddressInfo).port
 
-/** Asks over a new connection, and gives the answer. */
+/** Sends a request over a new connection, and resolves to the answer. */
 export async function ask(to: number | string): Promise<string> {
   const socket = typeof to === 'number' ? dial(to, '127.0.0.1') : dial(to)
   return (await readAllOf(socket)).toString()
 }
 
-/** A server that says a word on each connection. */
+/** A server that answers each connection with a word. */
 export const saying = (word: string) => createServer((connection) => connection.end(word))
 
 export const tcp = { http: 'tcp:127.0.0.1:0' }

@@ -41,7 +41,7 @@ async function run(
   return { ...output, end: signal ?? code! }
 }
 
-/** That a program ended as it should, and said nothing: a warning, a crash and an abort are what else there could be. */
+/** Asserts that a program exited as expected, and printed no warning, crash or abort. */
 function expectQuiet({ end, stdout, stderr }: Outcome, what: string): void {
   if (end !== 0 || stderr !== '') throw new Error(`${what} ended with ${end}: ${stderr}${stdout}`)
 }
@@ -58,7 +58,7 @@ export async function exitWithWorkers(seed: number, runtime: Runtime = {}): Prom
   expectQuiet(await run('teardown', ['exit', `${seed}`], runtime), `process.exit() with Workers of seed ${seed}`)
 }
 
-/** Has a process without Workers end itself in the middle of its I/O. Only its own error may be said, and no socket's file is left. */
+/** Lets a process without Workers end itself in the middle of its I/O. It may print only its own error, and leaves no socket's file. */
 export async function endProcess(how: Task['how'], seed: number, runtime: Runtime = {}): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'fdpass-'))
   try {

@@ -24,7 +24,7 @@ export async function run(): Promise<void> {
   const a = keep(await step('channel a', () => new Channel(pair[0], { maxFds: 1000 })))
   const b = keep(await step('channel b', () => new Channel(pair[1], { maxFds: 1000 })))
   if (a === undefined || b === undefined) return
-  // What one end has met, the other end is told, or sees as the end.
+  // An error at one end is reported to the other end, or seen there as the end.
   void a.closed.then(() => b.close())
   void b.closed.then(() => a.close())
   await exchange(

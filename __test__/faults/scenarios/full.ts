@@ -54,7 +54,7 @@ export async function run(): Promise<void> {
           contents(message.fds)
         }
       )
-      // How the bytes were put together is nobody's business: only what failed is.
+      // How the bytes were joined does not matter: only failures do.
       const taken = steps
         .splice(known)
         .filter(

@@ -24,7 +24,7 @@ export async function run(): Promise<void> {
       (signal) => receiveConnection(there, { signal }),
       (arrived) => received.push(arrived)
     )
-    // What failed to be received is there still, or was reported with what came.
+    // A message whose receive failed is still queued, or was reported with the bytes that arrived.
     const again = AbortSignal.timeout(100)
     if (received.length === 0 && connection.destroyed) {
       received.push((await step('receive again', () => receiveConnection(there, { signal: again }))) ?? null)

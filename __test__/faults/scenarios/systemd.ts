@@ -1,7 +1,7 @@
 import { bind } from 'fdpass'
 import { closeEach, contents, exchange, file, gather, keep, path, step } from '../scenario.ts'
 
-/** What systemd and its kin are told. */
+/** Notifications of a service manager. */
 export async function run(): Promise<void> {
   const { barrier, notify, storeFds } = await import('fdpass/systemd')
   const one = file('one')

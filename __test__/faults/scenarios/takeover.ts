@@ -26,7 +26,7 @@ export async function run(): Promise<void> {
     })
     return place
   }
-  // Whose server failed: who connects then waits in the backlog until the process ends.
+  // Its server failed: clients wait in the backlog until the process exits.
   const unserved = new Set<string>()
   const serve = (place: Awaited<ReturnType<typeof takeover>>, name: string) => {
     const server = new Server((connection) => connection.on('error', () => {}).end(name))

@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import type { UnixSocket } from 'fdpass'
 import { assertGivenAway, receiveDescriptor } from './common.ts'
 
-/** Sends a bound UDP socket, with a peer or without one, and talks with it until nobody has it. */
+/** Sends a bound UDP socket, with a peer or without one, and talks with it until it is closed everywhere. */
 export async function sendUdpSocket(channel: UnixSocket, type: 'udp4' | 'udp6', hasPeer: boolean): Promise<void> {
   const host = type === 'udp4' ? '127.0.0.1' : '::1'
   const [sent, here] = [createSocket(type), createSocket(type)]
