@@ -38,7 +38,7 @@ test('a predecessor that is not allowed is not dealt with [S61]', async (t) => {
   const old = await begin(t, { path })
   await t.throwsAsync(takeover({ path, allow: () => false }), {
     code: 'EACCES',
-    message: /what listens there is of user/
+    message: /the listening process runs as user/
   })
   t.true(await isPending(old.superseded))
 })

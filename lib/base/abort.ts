@@ -2,13 +2,13 @@ import { addAbortListener } from 'node:events'
 import { aborted } from './errors/abort.ts'
 import { invalidType } from './errors/argument.ts'
 
-/** An option that ends an operation. */
+/** The option that aborts an operation. */
 export interface Abortable {
-  /** Ends the operation: it rejects with an `AbortError` whose `cause` is the signal's reason. */
+  /** Aborts the operation: it rejects with an `AbortError` whose `cause` is the signal's reason. */
   signal?: AbortSignal | undefined
 }
 
-/** The signal of an operation; throws where it has already been aborted. */
+/** Returns the `signal` option; throws an AbortError if it is aborted already. */
 export function signalOf(options: Abortable | undefined): AbortSignal | undefined {
   const signal = options?.signal
   if (signal === undefined) return undefined
@@ -19,7 +19,7 @@ export function signalOf(options: Abortable | undefined): AbortSignal | undefine
   return signal
 }
 
-/** Whether a value can be listened to as a signal. Not `instanceof`: other realms, and jsdom, have signals of their own. */
+/** Returns whether a value works as an AbortSignal. Not `instanceof`: other realms, and jsdom, have classes of their own. */
 function isSignal(value: unknown): value is AbortSignal {
   if (typeof value !== 'object' || value === null) return false
   const { aborted: state, addEventListener: add, removeEventListener: remove } = value as Partial<AbortSignal>
@@ -39,13 +39,13 @@ export function raceAbort<T>(promise: T | PromiseLike<T>, signal: AbortSignal | 
   })
 }
 
-/** What the operations of one signal do at its abort. */
+/** The callbacks of each signal's operations. */
 const abortions = new WeakMap<AbortSignal, { readonly callbacks: Set<() => void>; readonly listener: Disposable }>()
 
 /**
- * Calls back at an abort; the result stops that.
+ * Calls `abort` when the signal is aborted; disposing of the result removes the callback.
  *
- * One listener serves all operations of a signal: Node warns of a leak where a signal has more than ten.
+ * All operations of a signal share one listener, because Node warns of a leak if a signal has more than ten.
  */
 export function onAbort(signal: AbortSignal | undefined, abort: () => void): Disposable | undefined {
   if (signal === undefined) return undefined

@@ -2,12 +2,12 @@ import { aborted } from './errors/abort.ts'
 
 type Result<T> = IteratorResult<T, undefined>
 
-/** What ends an iteration. */
+/** The result that ends an iteration. */
 export const end: Result<never> = { done: true, value: undefined }
 
 /**
- * What comes out of a socket, one after the other. Not an async generator: that takes three microtasks an item, which
- * made a stream of messages slower than one `await recv()` each.
+ * An asynchronous iterator over what a socket receives. Not an async generator: its three microtasks per item made a stream of
+ * messages slower than one `await recv()` for each.
  */
 export class Iteration<T> implements AsyncIterableIterator<T, undefined> {
   readonly #source: { readonly closed: boolean }
@@ -15,7 +15,7 @@ export class Iteration<T> implements AsyncIterableIterator<T, undefined> {
   readonly #signal: AbortSignal | undefined
   #left = false
 
-  /** `take` takes one item, or waits for it, and keeps the public object over the source from being collected. */
+  /** @param take takes one item or waits for it; it refers to the public object, which is not collected meanwhile */
   constructor(source: { readonly closed: boolean }, take: () => Promise<Result<T>>, signal: AbortSignal | undefined) {
     this.#source = source
     this.#take = take
@@ -28,11 +28,11 @@ export class Iteration<T> implements AsyncIterableIterator<T, undefined> {
       if (this.#signal?.aborted === true) throw aborted(this.#signal)
       return this.#take()
     } catch (error) {
-      return Promise.reject(error) // that of a call on something else included
+      return Promise.reject(error) // including that of a call on another object
     }
   }
 
-  /** Leaving a `for await` leaves the socket open, and with it what was taken ahead. */
+  /** Ends the iteration. The socket stays open and keeps what it has received ahead. */
   return(): Promise<Result<T>> {
     try {
       this.#left = true

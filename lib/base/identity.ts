@@ -3,16 +3,16 @@ import { invalidType, invalidValue } from './errors/argument.ts'
 import { systemError } from '../native/system-error.ts'
 import { findGroup, findUser } from '../native/binding.ts'
 
-/** The most that a user's or a group's number can be: all ones mean "unchanged" to setuid(2). */
+/** The maximum user or group id: all ones mean "unchanged" to setresuid(2). */
 const MAX_ID = 0xffff_fffe
 
-/** Whom a process is to run as. */
+/** The user and group that a process runs as. */
 export interface Identity {
   readonly uid: number
   readonly gid: number
 }
 
-/** The identity that two options name; undefined where it is this process's own, and nothing is to be taken on. */
+/** Returns the identity that the `user` and `group` options name; undefined if it is this process's own. */
 export function identityOf(user: unknown, group: unknown, options = 'options'): Identity | undefined {
   const own = { uid: process.geteuid!(), gid: process.getegid!() }
   const named = user === undefined ? own : userOf(`${options}.user`, user, `${options}.group`, group !== undefined)
@@ -30,11 +30,12 @@ function userOf(argument: string, user: unknown, groupArgument: string, hasGroup
   if (typeof found === 'number') throw systemError(found, 'getpwnam')
   if (found !== null) return found
   if (typeof user === 'number' && hasGroup) return { uid: user, gid: user }
-  const reason = typeof user === 'number' ? `needs ${groupArgument} with it: no entry tells its group` : 'is not known'
+  const reason =
+    typeof user === 'number' ? `needs ${groupArgument} with it: no passwd entry has its group` : 'is not known'
   throw invalidValue(argument, `${reason}. Received ${JSON.stringify(user)}`)
 }
 
-/** The number of the group that an argument names. */
+/** Returns the id of the group that an argument names. */
 export function groupOf(argument: string, group: unknown): number {
   if (typeof group === 'number') return integer(argument, group, 0, MAX_ID)
   if (typeof group !== 'string') throw invalidType(argument, 'of type string or number', group)

@@ -1,7 +1,7 @@
-/** How much memory an empty queue may keep, in items. */
+/** The number of items for which an empty queue keeps its memory. */
 const KEPT = 1024
 
-/** First in, first out; putting and taking cost the same at any length, and nothing is allocated for a short one. */
+/** A first-in, first-out queue. `push` and `shift` take constant time, and a short queue allocates nothing. */
 export class Queue<T> {
   #items: (T | undefined)[] = []
   #head = 0
@@ -34,12 +34,12 @@ export class Queue<T> {
     return item
   }
 
-  /** The place of an item, 0 for the first; less than that if it is not there. */
+  /** Returns the position of an item, 0 for the first; negative if it is not in the queue. */
   indexOf(item: T): number {
     return this.#items.indexOf(item, this.#head) - this.#head
   }
 
-  /** Takes an item out of the middle; false if it is not there. */
+  /** Removes an item; returns false if it is not in the queue. */
   remove(item: T): boolean {
     const index = this.indexOf(item)
     if (index < 0) return false

@@ -1,9 +1,9 @@
 /**
- * A rejection with the stack of who awaits.
+ * Returns a rejection whose stack names the awaiting functions.
  *
- * An error made in a callback of the event loop knows no caller. V8 finds the awaiting functions where an error is made
- * in a microtask whose promise they await: resolve the waiting promise with this one. That takes effect a microtask
- * later, and so the error has to be made after the second one.
+ * An error that is created in a callback of the event loop has no caller. V8 finds the awaiting functions if the error is created
+ * in a microtask whose promise they await: so resolve the pending promise with this one. Resolving takes effect one microtask
+ * later, hence the second `await`.
  */
 export async function rejection(error: () => unknown): Promise<never> {
   await undefined

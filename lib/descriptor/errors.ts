@@ -1,11 +1,11 @@
 import { withCode } from '../base/errors/coded-error.ts'
 
-/** A descriptor that was closed, released, sent into a Node object, or made a socket. */
+/** Returns the error of a call on a descriptor that was closed, released or cast. */
 export function descriptorClosed(): Error {
-  return withCode(new Error('The descriptor is closed or was given away'), 'ERR_DESCRIPTOR_CLOSED')
+  return withCode(new Error('The descriptor is closed, or was released or cast'), 'ERR_DESCRIPTOR_CLOSED')
 }
 
-/** A descriptor of a kind that cannot become what was asked for. */
+/** Returns the error of a cast that the descriptor's kind does not have. */
 export function wrongKind(text: string): TypeError {
   return withCode(new TypeError(`${text.charAt(0).toUpperCase()}${text.slice(1)}`), 'ERR_INVALID_FD_TYPE')
 }

@@ -1,13 +1,11 @@
 import type { Socket as DatagramSocket } from 'node:dgram'
 import type { Server, Socket } from 'node:net'
 import { invalidValue } from '../base/errors/argument.ts'
-import { systemError } from '../native/system-error.ts'
-import { fds } from '../native/shared-memory.ts'
-import { native } from '../native/binding.ts'
+import { duplicateFd } from '../native/owned-fds.ts'
 
-// The one place that touches Node's internals: Node tells a handle's number nowhere else.
+// The only file that touches Node's internals: no public API returns the descriptor of a handle.
 
-/** The part that is used of one of Node's handles. */
+/** The used part of a handle of Node's. */
 interface NodeHandle {
   readonly fd?: unknown
   reading: boolean
@@ -15,25 +13,25 @@ interface NodeHandle {
   readStop(): number
 }
 
-/** The part that is used of what `node:dgram` keeps under a symbol. Its `_handle` is the same, with a warning (DEP0112). */
+/** The used part of the state that `node:dgram` keeps under a symbol. Its `_handle` is the same, with a warning (DEP0112). */
 interface DatagramState {
   readonly handle: NodeHandle | null
   connectState: number
 }
 
-/** What `connectState` is of a socket with a peer. */
+/** The `connectState` of a socket with a peer. */
 const CONNECTED = 2
 
-/** What Node's own modules give and hold a descriptor in. */
+/** An object of Node's that holds a descriptor. */
 export type NodeObject = Socket | Server | DatagramSocket
 
-/** Whether a value is a `net.Socket`. Without loading node:net, which a program that has one has done already. */
+/** Returns whether a value is a `net.Socket`. Does not load node:net: a program that has a socket has loaded it. */
 export function isNetSocket(value: unknown): value is Socket {
   if (typeof value !== 'object' || value === null || !('connecting' in value)) return false
   return value instanceof process.getBuiltinModule('node:net').Socket
 }
 
-/** Whether a value is something of `node:net` or `node:dgram` that has a descriptor. */
+/** Returns whether a value is a socket or server of `node:net` or `node:dgram`. */
 export function isNodeObject(value: unknown): value is NodeObject {
   if (isNetSocket(value) || value instanceof process.getBuiltinModule('node:net').Server) return true
   return value instanceof process.getBuiltinModule('node:dgram').Socket
@@ -50,13 +48,13 @@ function handleOf(object: NodeObject): NodeHandle | null | undefined {
     : stateOf(object)?.handle
 }
 
-/** The number of the descriptor behind one of Node's objects. */
+/** Returns the descriptor of an object of Node's; throws ERR_INVALID_ARG_VALUE if it has none or cannot be sent. */
 export function numberOf(name: string, object: NodeObject): number {
   if ('encrypted' in object) throw invalidValue(name, 'is a TLSSocket: its keys would stay behind')
   if ('connecting' in object && object.connecting) throw invalidValue(name, "is still connecting: wait for 'connect'")
   if ('destroyed' in object && object.destroyed) throw invalidValue(name, 'is destroyed')
   const handle = handleOf(object)
-  // In a worker of a cluster, the primary's handles have a close of their own.
+  // In a worker of a cluster, a handle of the primary has a `close` of its own.
   if (handle && Object.hasOwn(handle, 'close')) {
     throw invalidValue(name, "is shared by the cluster's workers: listen with `exclusive: true`")
   }
@@ -66,11 +64,11 @@ export function numberOf(name: string, object: NodeObject): number {
 }
 
 /**
- * A duplicate, owned by the native side, of the descriptor behind a `net.Socket` from which nothing was read and to which
- * nothing waits to be written.
+ * Duplicates the descriptor of a `net.Socket`; the native side owns the duplicate. Throws ERR_INVALID_ARG_VALUE if the socket has read
+ * bytes, or has bytes to write.
  */
 export function duplicateOf(socket: Socket): number {
-  fds[0] = numberOf('source', socket)
+  const fd = numberOf('source', socket)
   const read = Math.max(socket.bytesRead, socket.readableLength)
   if (read > 0) throw invalidValue('source', `has read ${read} bytes, which would stay behind: pause it first`)
   if (socket.writableEnded && !socket.writableFinished)
@@ -78,12 +76,10 @@ export function duplicateOf(socket: Socket): number {
   if (socket.writableLength > 0) {
     throw invalidValue('source', `has ${socket.writableLength} bytes waiting to be written, which would stay behind`)
   }
-  const code = native.duplicate(1)
-  if (code < 0) throw systemError(code, 'fcntl')
-  return fds[0]!
+  return duplicateFd(fd)
 }
 
-/** Has Node read no more from a socket, at once; the result lets it go on. `pause()` would let it read some more. */
+/** Stops Node from reading a socket, at once; the returned function resumes. `pause()` would let it read until its buffer is full. */
 export function stopReading(socket: Socket): () => void {
   const handle = handleOf(socket)
   if (!handle?.reading) return () => {}
@@ -96,31 +92,34 @@ export function stopReading(socket: Socket): () => void {
   }
 }
 
-/** Lets a datagram socket over a descriptor that has a peer send to it: Node only knows of a peer that it connected to. */
+/** Marks a datagram socket as connected. Node does not detect that the descriptor of a socket has a peer. */
 export function setConnected(socket: DatagramSocket): void {
   const state = stateOf(socket)
   if (state !== undefined) state.connectState = CONNECTED
 }
 
-/** The part of a server that is used to listen. */
+/** The used part of a server. */
 interface ListensWithBacklog {
   listen(options: { readonly fd: number }, backlog: number): Server
 }
 
-/** Has a server listen on a descriptor, with Node's backlog of 511 unless another one is given. In a worker of a cluster `listen()` has the primary open the number, `exclusive` or not. */
+/**
+ * Lets a server listen on a descriptor, with Node's backlog of 511 by default. In a worker of a cluster `listen()` would open the number in
+ * the primary, even with `exclusive: true`.
+ */
 export function listenOn(server: Server, fd: number, backlog = 0): Server {
   const cluster = process.getBuiltinModule('node:cluster') as unknown as { readonly isWorker: boolean }
-  // Declared for a path and a port only: of all that may come first, a number behind it is the backlog.
+  // @types/node declares `backlog` for a path and a port only; Node accepts it after any first argument.
   if (!cluster.isWorker) return (server as unknown as ListensWithBacklog).listen({ fd }, backlog)
-  // What listen() calls elsewhere.
+  // listen() calls this outside of a worker.
   const { _listen2: listen } = server as unknown as { _listen2: (...args: (number | null)[]) => void }
   listen.call(server, null, null, null, backlog, fd)
   return server
 }
 
 /**
- * Has an HTTP server that never listens know its connections, as it does from its own 'listening' on: without that it ends neither
- * those that are idle nor those whose request takes too long.
+ * Lets an HTTP server that never listens track its connections, as its own 'listening' handler does. Otherwise it closes neither idle
+ * connections nor those whose request takes too long.
  */
 export function trackConnections(server: Server): void {
   const track = server.listeners('listening').find(({ name }) => name === 'setupConnectionsTracking')

@@ -9,10 +9,9 @@ import { type Watched, hold, setWatcher } from './reactor.ts'
 const REARM_DELAY_MS = 64
 
 /**
- * A descriptor as the reactor knows it: its number, what it is armed for, and whether it keeps the process alive.
+ * A descriptor in the reactor: its number, the events it is armed for, and whether it keeps the process alive.
  *
- * It does not refer to the public object over it, so that one which nobody uses any more can be collected; an operation
- * that waits does.
+ * It does not refer to its public object, so that the garbage collector finds an unused one; a pending operation does.
  */
 export abstract class PollHandle implements Watched {
   readonly fd: number
@@ -26,34 +25,34 @@ export abstract class PollHandle implements Watched {
     setWatcher(fd, this)
   }
 
-  /** Whether something that comes in is wanted. */
+  /** Whether an operation is pending that needs the descriptor to be readable. */
   protected abstract get waitsForInput(): boolean
-  /** Takes what has come in, for those who wait. */
+  /** Serves pending operations when the descriptor is readable. */
   protected abstract flushInput(): void
-  /** Fails everything that waits. */
+  /** Rejects all pending operations. */
   protected abstract fail(error: () => Error): void
-  /** Ends everything that waits, because this side has closed, and gives the numbers of what was taken ahead. */
+  /** Settles all pending operations because this side has closed; returns the descriptors held ahead, for the caller to close. */
   protected abstract end(): number[]
 
-  /** Whether somebody waits for room to send. */
+  /** Whether an operation is pending that needs the descriptor to be writable. */
   protected get waitsForRoom(): boolean {
     return false
   }
 
-  /** Serves those who wait for room. */
+  /** Serves pending operations when the descriptor is writable. */
   protected flushOutput(): void {}
 
-  /** Whether somebody waits at all. */
+  /** Whether any operation is pending. */
   protected get busy(): boolean {
     return this.waitsForInput || this.waitsForRoom
   }
 
-  /** Whether the reactor watches for something to come in. */
+  /** Whether the reactor watches for readability. */
   get armedForReading(): boolean {
     return (this.#armed & READABLE) !== 0
   }
 
-  /** Whether operations that wait keep the process alive. */
+  /** Whether pending operations keep the process alive. */
   get referenced(): boolean {
     return this.#referenced
   }
@@ -65,22 +64,22 @@ export abstract class PollHandle implements Watched {
 
   ready(events: number, armed: number): void {
     this.#armed = armed
-    // Arming costs a system call, so a handle stays armed for reading until it reports in vain.
-    const inVain = (events & READABLE) !== 0 && !this.waitsForInput ? READABLE : 0
+    // Arming costs a system call, so a handle stays armed for reading until it reports to no pending operation.
+    const unneeded = (events & READABLE) !== 0 && !this.waitsForInput ? READABLE : 0
     if ((events & READABLE) !== 0) this.flushInput()
     if ((events & WRITABLE) !== 0) this.flushOutput()
-    this.update(inVain)
+    this.update(unneeded)
   }
 
-  /** Brings the reactor in line with what waits. */
-  update(inVain = 0): void {
+  /** Arms the descriptor for what pending operations need, except the `unneeded` events. */
+  update(unneeded = 0): void {
     if (this.closed) return
-    const reading = this.waitsForInput ? READABLE : this.#armed & READABLE & ~inVain
+    const reading = this.waitsForInput ? READABLE : this.#armed & READABLE & ~unneeded
     const events = reading | (this.waitsForRoom ? WRITABLE : 0)
     if (events !== this.#armed) {
       const code = native.watch(this.fd, events)
       if (code < 0) {
-        // What waits cannot be told when to go on.
+        // No event would resume the pending operations.
         this.fail(() => systemError(code, 'uv_poll_start'))
         this.#hold(false)
         return
@@ -95,14 +94,14 @@ export abstract class PollHandle implements Watched {
     setTimeout(() => this.update(), REARM_DELAY_MS).unref()
   }
 
-  /** Keeps the process alive, or no longer. */
+  /** Starts or stops keeping the process alive. */
   #hold(on: boolean): void {
     if (on === this.#held) return
     this.#held = on
     hold(on)
   }
 
-  /** Ends what waits and gives the numbers to the caller: its own, and those of what was taken ahead. */
+  /** Leaves the reactor, and returns the descriptor and those held ahead, for the caller to close. */
   #detach(): number[] {
     this.closed = true
     setWatcher(this.fd, undefined)
@@ -110,17 +109,17 @@ export abstract class PollHandle implements Watched {
     return [this.fd, ...this.end()]
   }
 
-  /** Closes the descriptor and all that belongs to it. */
+  /** Closes the descriptor and those held ahead. */
   close(): void {
     if (!this.closed) closeFds(this.#detach())
   }
 
-  /** As `close`, on the thread pool. */
+  /** Closes on the thread pool. */
   async closeLater(): Promise<void> {
     if (!this.closed) await closeFdsLater(this.#detach())
   }
 
-  /** Gives the number up; nothing may be held that was taken ahead. */
+  /** Leaves the reactor and returns the open descriptor. Nothing may be held ahead. */
   release(): number {
     this.#detach()
     native.release(this.fd)

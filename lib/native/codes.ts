@@ -1,25 +1,25 @@
 import type * as Binding from '#binding'
 import { binding } from './binding.ts'
 
-/** What a call gives when the reactor will say that it can be made again. */
+/** The result of a call that cannot proceed now; the reactor reports when to call again. */
 export const AGAIN = binding?.AGAIN
-/** What a call gives when it should be made again after a pause, as no event will announce it. */
+/** The result of a call that cannot proceed now; no event reports when it can, so it is retried after a delay. */
 export const BUSY = binding?.BUSY
-/** What a receive gives at the end of a connection. */
+/** The result of a receive at the end of a connection. */
 export const END = binding?.END
-/** What a channel gives when its peer does not keep to the protocol or the limits. */
+/** The result of a channel whose peer violated the protocol or a limit. */
 export const BROKEN = binding?.BROKEN
-/** Something can be received. */
+/** The event of a descriptor that can be read or accepted from. */
 export const READABLE = binding?.READABLE ?? 0
-/** Something can be sent. */
+/** The event of a descriptor that can be written to. */
 export const WRITABLE = binding?.WRITABLE ?? 0
-/** The most descriptors that one message may carry. */
+/** The maximum number of descriptors that one message can carry. */
 export const MAX_SENT_FDS = binding?.MAX_SENT_FDS ?? 0
-/** The most descriptors that the kernel can deliver in one message. */
+/** The maximum number of descriptors that the kernel can deliver in one message. */
 export const MAX_RECEIVED_FDS = binding?.MAX_RECEIVED_FDS ?? 0
-/** The most descriptors that one message of a channel may have. */
+/** The maximum number of descriptors in one message of a channel. */
 export const MAX_CHANNEL_FDS = binding?.MAX_CHANNEL_FDS ?? 0
-/** The most bytes of a socket's path. */
+/** The maximum length of a socket's path, in bytes. */
 export const MAX_PATH = binding?.MAX_PATH ?? 0
 /** The kinds of a channel's frames. */
 export const FrameKind = (binding?.FrameKind ?? {}) as typeof Binding.FrameKind

@@ -2,11 +2,19 @@ import { systemError } from './system-error.ts'
 import { fds } from './shared-memory.ts'
 import { native } from './binding.ts'
 
-/** Duplicates of the first of the shared numbers, as many as counted: what they mean now. The native side owns them. */
+/** Duplicates the first `count` of the shared numbers: `F_DUPFD_CLOEXEC`. The native side owns the duplicates. */
 export function duplicateShared(count: number): number[] {
   const code = native.duplicate(count)
   if (code < 0) throw systemError(code, 'fcntl')
   return Array.from(fds.subarray(0, count))
+}
+
+/** Duplicates a descriptor: `F_DUPFD_CLOEXEC`. The native side owns the duplicate. */
+export function duplicateFd(fd: number): number {
+  fds[0] = fd
+  const code = native.duplicate(1)
+  if (code < 0) throw systemError(code, 'fcntl')
+  return fds[0]
 }
 
 /** Closes numbers that the native side owns, runs of them with one system call. */
@@ -22,7 +30,7 @@ export function closeFds(numbers: readonly number[]): void {
   }
 }
 
-/** As `closeFds`, on the thread pool; resolves to 0, or to the first error number, negative. */
+/** Closes on the thread pool; resolves to 0, or to the first error number, negative. */
 export async function closeFdsLater(numbers: readonly number[]): Promise<number> {
   const codes: Promise<number>[] = []
   for (let from = 0; from < numbers.length; from += fds.length) {

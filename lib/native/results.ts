@@ -1,10 +1,11 @@
 // Named views of the results that the native calls leave in the shared arrays. A result is valid until the next native call.
 import type * as Binding from '#binding'
 import { binding } from './binding.ts'
-import { SMALL, batch, bytes, fds, outcome } from './shared-memory.ts'
+import { SMALL, batch, bytes, fds, outcome, turn } from './shared-memory.ts'
 
 // Without a binary no call is made, and no result is read.
 const layout = (binding ?? {
+  TurnField: {},
   ReceiveField: {},
   BatchField: {},
   BatchEntryField: {},
@@ -75,6 +76,35 @@ export const batchResult = {
   }
 }
 
+const { Running: RUNNING, Held: HELD, Fd: EVENT_FD, Events: EVENTS, Armed: ARMED } = layout.TurnField
+
+/** The state of the event loop's current callback. */
+export const loopCallback = {
+  /** Whether a callback is running. */
+  get isRunning(): boolean {
+    return turn[RUNNING] !== 0
+  },
+  /** The number of handles that keep the process alive. The native side reads it after each callback. */
+  get held(): number {
+    return turn[HELD]!
+  },
+  set held(count: number) {
+    turn[HELD] = count
+  },
+  /** The descriptor that is ready. */
+  get fd(): number {
+    return turn[EVENT_FD]!
+  },
+  /** The events that it is ready for. */
+  get events(): number {
+    return turn[EVENTS]!
+  },
+  /** The events that it is still armed for. */
+  get armed(): number {
+    return turn[ARMED]!
+  }
+}
+
 /** Returns a copy of received bytes. */
 export function copyBytes(from: number, count: number): Uint8Array {
   const data = new Uint8Array(count)
@@ -91,6 +121,11 @@ export function putBytes(data: Uint8Array): void {
 /** Returns one of the received descriptor numbers. */
 export function fdAt(position: number): number {
   return fds[position]!
+}
+
+/** Puts descriptor numbers where the native calls expect them. */
+export function putAllFds(numbers: readonly number[]): void {
+  for (let i = 0; i < numbers.length; i++) fds[i] = numbers[i]!
 }
 
 /** Puts a descriptor number where the native calls expect it. */

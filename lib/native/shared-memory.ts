@@ -1,22 +1,19 @@
-// Memory shared with the native calls: a call over it makes no values.
-/** The most bytes that one receive puts into the shared memory. */
+// Memory shared with the native calls: a call over it creates no JavaScript values. Read results through results.ts.
+/** The maximum number of bytes that one receive puts into the shared memory. */
 export const MOST_BYTES = 65_536
-/** The bytes of a small message to be sent, or of those received. */
+/** The bytes of a small message to send, or of received messages. */
 export const bytes: Uint8Array = new Uint8Array(2 * MOST_BYTES)
-/** The same memory, with the calls between strings and bytes. */
+/** The same memory as a Buffer, which converts between strings and bytes. */
 export const text: Buffer = Buffer.from(bytes.buffer)
-/** Copying so few bytes one by one costs less than a call that copies, or than telling the native side of an array. */
+/** Copying at most this many bytes one by one costs less than a call that copies, or than passing an array. */
 export const SMALL = 64
 /** Descriptor numbers, in either direction. */
 export const fds: Int32Array = new Int32Array(4096)
-/**
- * What a receive tells beside its count: the number of descriptors, what became of them, the packet's size; what else
- * came, the sender's pid, uid, gid and pidfd; the length of its address.
- */
+/** The fields of the last result. */
 export const outcome: Int32Array = new Int32Array(9)
-/** How many messages a receive of several gave, at most 64, and of each how many bytes and descriptors. */
+/** The fields of a receive of several messages, at most 64. */
 export const batch: Int32Array = new Int32Array(1 + 2 * 64)
 /** An address, in either direction, or the name of a memfd. */
 export const name: Uint8Array = new Uint8Array(256)
-/** Whether a callback of the event loop is running, how many sockets hold the process, and an event. */
+/** The state of the event loop's current callback. */
 export const turn: Int32Array = new Int32Array(5)

@@ -3,7 +3,7 @@ import { inspect } from 'node:util'
 import { AGAIN } from './codes.ts'
 import { describeErrno } from './binding.ts'
 
-/** An error of the system, in Node's shape. */
+/** The error of a system call, in Node's shape. */
 export interface SystemError extends Error {
   /** The error's symbolic name, such as `'EPIPE'`. */
   code: string
@@ -11,13 +11,13 @@ export interface SystemError extends Error {
   errno: number
   /** The system call that failed, such as `'sendmsg'`. */
   syscall: string
-  /** The address that was named, if one was. */
+  /** The address that the call was given, if any. */
   address?: string
 }
 
-/** `EPIPE: broken pipe, sendmsg`, from a negative error number; with an address: `…, connect '/run/x'`. */
+/** Returns an error from a negative error number: `EPIPE: broken pipe, sendmsg`; with an address `…, connect '/run/x'`. */
 export function systemError(code: number, syscall: string, address?: string): SystemError {
-  // The native calls have a number of their own for what can be done later: fork(2) says so too.
+  // The native calls return AGAIN for EAGAIN, which fork(2) reports too.
   const errno = code === AGAIN ? -constants.errno.EAGAIN : code
   const { name, text } = describeErrno(-errno)
   const call = address === undefined ? syscall : `${syscall} ${inspect(address)}`

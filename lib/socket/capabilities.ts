@@ -2,25 +2,25 @@ import { unsupportedPlatform } from '../base/errors/unsupported.ts'
 import { MAX_SENT_FDS } from '../native/codes.ts'
 import { backend, isSupported, loadFailure, probeKernel } from '../native/binding.ts'
 
-/** What this kernel and this runtime can do. */
+/** The features of this kernel and runtime. */
 export interface Capabilities {
-  /** How readiness is learnt: `'uv'`, on the runtime's own event loop, or `'thread'`. */
+  /** The source of readiness events: `'uv'`, the runtime's own event loop, or `'thread'`. */
   readonly backend: 'uv' | 'thread'
-  /** Abstract addresses: those that begin with `'\0'`. */
+  /** Whether abstract addresses, which begin with `'\0'`, are supported. */
   readonly abstract: boolean
-  /** Sockets of type `'seqpacket'`. */
+  /** Whether sockets of type `'seqpacket'` are supported. */
   readonly seqpacket: boolean
-  /** The sender's credentials with each message: `credentials: true`. */
+  /** Whether messages can carry the sender's credentials: `credentials: true`. */
   readonly messageCredentials: boolean
-  /** A pidfd of the sender with each message: `pidfd: true`. */
+  /** Whether messages can carry a pidfd of the sender: `pidfd: true`. */
   readonly messagePidfd: boolean
-  /** A pidfd of a connection's peer: `peerPidfd()`. */
+  /** Whether `peerPidfd()` works. */
   readonly peerPidfd: boolean
-  /** Descriptors are refused where they are sent: `listen` with `descriptors: false`. */
+  /** Whether the kernel refuses descriptors at the sender: `listen` with `descriptors: false`. */
   readonly passRights: boolean
-  /** Received descriptors are close-on-exec at once, so that no process started at that moment inherits them. */
+  /** Whether received descriptors are close-on-exec from the start, so that no process started meanwhile inherits them. */
   readonly closeOnExec: boolean
-  /** The most descriptors that one message may carry. */
+  /** The maximum number of descriptors that one message can carry. */
   readonly maxFds: number
 }
 

@@ -5,45 +5,48 @@ import { withCode } from '../base/errors/coded-error.ts'
 import { ControlStatus } from '../native/results.ts'
 import { invalidValue } from '../base/errors/argument.ts'
 
-/** The error of a message whose descriptors could not be delivered: all of them are closed, its bytes are here. */
+/** The error of a message whose descriptors could not be delivered. All of them are closed. */
 export interface ControlError extends Error {
-  /** What went wrong: the descriptor table is full; more came than `maxFds`; something came that nobody asked for. */
+  /**
+   * The cause: descriptors were lost, for instance to a full descriptor table; the message had more than `maxFds`; it had a control message
+   * that the socket did not enable.
+   */
   code: 'ERR_CONTROL_TRUNCATED' | 'ERR_TOO_MANY_DESCRIPTORS' | 'ERR_UNEXPECTED_CONTROL'
   /** The bytes of the message. */
   data: Uint8Array
 }
 
-/** An operation on a socket that is closed, or that was closed while it waited. */
+/** Returns the error of an operation on a socket that is closed, or was closed while the operation was pending. */
 export function socketClosed(): Error {
   return withCode(new Error('The socket is closed'), 'ERR_SOCKET_CLOSED')
 }
 
-/** Descriptors without a byte that carries them: Linux drops them (unix_stream_sendmsg in af_unix.c sends nothing then). */
+/** Returns the error of descriptors without a byte to carry them: Linux drops them (unix_stream_sendmsg in af_unix.c). */
 export function carrierMissing(name: string): TypeError {
   return invalidValue(name, 'must hold at least one byte to carry descriptors on a stream')
 }
 
-/** A call on a socket that belongs to a channel. */
+/** Returns the error of a call on a socket that belongs to a channel. */
 export function inChannel(): Error {
   return withCode(new Error('The socket belongs to a Channel: its bytes are frames'), 'ERR_INVALID_STATE')
 }
 
-/** A socket given up while it held messages, or a server connections, that an iteration took ahead. */
+/** Returns the error of releasing a socket that holds messages, or a server that holds connections. */
 export function socketNotEmpty(held: string): Error {
   return withCode(
-    new Error(`The socket holds ${held} that an iteration took ahead: take them first`),
+    new Error(`The socket holds ${held} that an iteration received ahead: receive them first`),
     'ERR_SOCKET_NOT_EMPTY'
   )
 }
 
-/** A process that listens and may not be dealt with. */
+/** Returns the error of a connection to a process whose user the caller does not allow. */
 export function untrusted(path: string, uid: number): SystemError {
-  return denied(`what listens there is of user ${uid}, who is not allowed`, path)
+  return denied(`the listening process runs as user ${uid}, which is not allowed`, path)
 }
 
-/** A process that has connected and may not. */
+/** Returns the error of a connection that the listening process does not allow. */
 export function notAllowed(path: string, uid: number): SystemError {
-  return denied(`user ${uid} is not allowed there`, path)
+  return denied(`the listening process does not allow user ${uid}`, path)
 }
 
 function denied(text: string, address: string): SystemError {
@@ -53,8 +56,8 @@ function denied(text: string, address: string): SystemError {
 
 const controlErrors = [
   ['ERR_CONTROL_TRUNCATED', 'Descriptors were lost: the descriptor table is full, or a security module refused one'],
-  ['ERR_TOO_MANY_DESCRIPTORS', 'The message carried more descriptors than are accepted'],
-  ['ERR_UNEXPECTED_CONTROL', 'The message carried a control message that was not asked for']
+  ['ERR_TOO_MANY_DESCRIPTORS', 'The message carried more descriptors than the receiver accepts'],
+  ['ERR_UNEXPECTED_CONTROL', 'The message carried a control message that the socket has not enabled']
 ] as const
 
 /** Whether an error reports that a message's descriptors could not be delivered. */

@@ -2,12 +2,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { UnixServer } from './unix-server.ts'
 import type { UnixSocket } from './unix-socket.ts'
 
-/** After an accept that failed, in milliseconds. */
-const PAUSE = 100
+/** The delay after a failed accept, in milliseconds. */
+const RETRY_DELAY_MS = 100
 
 const warned = new Set<string>()
 
-/** Warns, once, of something that has gone wrong with a service and that nobody is told otherwise. */
+/** Emits a warning about a failure of a service, once per text. Used where no promise or event reports it. */
 export function warnOfService(service: string, error: unknown): void {
   const warning = `${service}: ${(error as Error).message}`
   if (warned.has(warning)) return
@@ -15,10 +15,7 @@ export function warnOfService(service: string, error: unknown): void {
   process.emitWarning(warning, { code: 'FDPASS_SERVICE_FAILED' })
 }
 
-/**
- * Serves each connection until the listener is closed. After an accept that failed, because the descriptor table is full for one, the next
- * is tried again.
- */
+/** Serves each connection until the listener is closed. Retries a failed accept, for instance with a full descriptor table. */
 export async function serveConnections(
   service: string,
   listener: UnixServer,
@@ -29,7 +26,7 @@ export async function serveConnections(
       for await (const socket of listener) void serve(socket)
     } catch (error) {
       warnOfService(service, error)
-      await sleep(PAUSE)
+      await sleep(RETRY_DELAY_MS)
     }
   }
 }

@@ -1,9 +1,9 @@
 import { withCode } from './coded-error.ts'
 
-// A package with a binary is published for each; package.json's napi.targets are the same.
+// The platforms with a published binary: package.json's napi.targets.
 const platforms = 'linux-x64-gnu linux-arm64-gnu linux-x64-musl linux-arm64-musl darwin-x64 darwin-arm64 freebsd-x64'
 
-/** A platform whose kernel passes no descriptors, or for which no binary could be loaded: the loader's failure tells why. */
+/** Returns the error of a platform without descriptor passing, or without a loadable binary; `failure` is the loader's error. */
 export function unsupportedPlatform(failure: unknown): Error {
   const reason =
     process.platform === 'win32' ? "Windows' Unix domain sockets carry no descriptors" : binaryMissing(failure)
@@ -13,15 +13,15 @@ export function unsupportedPlatform(failure: unknown): Error {
 function binaryMissing(failure: unknown): string {
   const platform = `${process.platform}-${process.arch}${libc()}`
   const source =
-    `in a check-out of fdpass, \`npm run build:native\` builds one, whose path the environment's ` +
-    'NAPI_RS_NATIVE_LIBRARY_PATH tells'
+    'build one in a clone of fdpass with `npm run build:native`, and set NAPI_RS_NATIVE_LIBRARY_PATH ' +
+    'to the path of the .node file'
   if (!platforms.split(' ').includes(platform)) {
     return `there is no binary for ${platform}, only for ${platforms.replaceAll(' ', ', ')}; ${source}`
   }
   if (failure instanceof Error && /["']#binding["']/.test(failure.message)) {
     return "its binary cannot be found from within a bundle: leave fdpass outside (with esbuild `external: ['fdpass']`)"
   }
-  // The loader tells of each try in the cause of the one after it.
+  // The loader reports each attempt as the cause of the next one.
   for (let error = failure; error instanceof Error; error = error.cause) {
     if (!error.message.startsWith('Cannot find '))
       return `the binary for ${platform} could not be loaded: ${error.message}`
@@ -38,7 +38,7 @@ function libc(): string {
   if (process.platform !== 'linux') return ''
   const report = process.report as (NodeJS.ProcessReport & { excludeNetwork?: boolean }) | undefined
   if (report === undefined) return '-gnu'
-  report.excludeNetwork = true // it would look the addresses of sockets up
+  report.excludeNetwork = true // otherwise the report resolves the addresses of all sockets
   const { header } = report.getReport() as { header?: { glibcVersionRuntime?: string } }
   return header !== undefined && header.glibcVersionRuntime === undefined ? '-musl' : '-gnu'
 }
