@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module'
-import * as Binding from '#binding'
+import type * as Binding from '#binding'
 import { bytes, fds, outcome, batch, name, turn } from './shared-memory.ts'
 
 /** Why the binary could not be loaded, where it could not. */
