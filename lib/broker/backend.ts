@@ -4,18 +4,18 @@ import { KeepAlive } from '../event-loop/internal.ts'
 import { brokerClosed } from './errors.ts'
 import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
-/** A channel to whoever grants wishes, as long as it lasts. */
+/** One channel to a broker process. */
 export interface Session {
   readonly channel: Channel
   isLost: boolean
 }
 
-/** Where sessions come from. */
+/** A broker process as `Broker` uses it: the helper, or the peer of a connection. */
 export interface Backend {
-  /** Who is at the other end, if that is known. */
+  /** The process at the other end; null if it is unknown or not running. */
   readonly pid: number | null
   readonly closed: boolean
-  /** The session of now. */
+  /** Returns the current session. */
   session(): Promise<Session>
   /** Called when a session's peer has closed its channel or died. */
   onSessionLost(session: Session): void
@@ -25,7 +25,7 @@ export interface Backend {
   closeLater(): Promise<void>
 }
 
-/** The one session of a connection. */
+/** A broker process that this process connected to: one session, which is not replaced. */
 export class RemoteBackend implements Backend {
   readonly #session: Session
   readonly pid: number | null

@@ -11,14 +11,14 @@ import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
 /** Options of {@link serveBroker}. */
 export interface ServeBrokerOptions extends BrokerOffer {
-  /** Decides what is given to whom. The credentials are those of who made the connection. */
+  /** Authorizes each request, by the credentials of the process that made the connection. */
   allow: BrokerPolicy
 }
 
-/** The most requests of one connection that are handled at a time; further ones wait in its socket. */
+/** The maximum number of requests of one connection that are handled concurrently. Further requests stay in its socket. */
 const MAX_PENDING_REQUESTS = 64
 
-/** What {@link serveBroker} does, until it is closed. */
+/** A running broker: the result of {@link serveBroker}. */
 export class BrokerService implements Disposable {
   readonly #listener: UnixServer
   readonly #roots: Roots
@@ -35,7 +35,7 @@ export class BrokerService implements Disposable {
 
   #serve(socket: UnixSocket): void {
     if (this.#listener.closed) {
-      socket.close() // it was accepted just before
+      socket.close() // accepted just before close()
       return
     }
     try {
@@ -44,7 +44,7 @@ export class BrokerService implements Disposable {
       void this.#untilClosed(channel)
       this.#handler.serve(channel)
     } catch {
-      socket.close() // it has gone already
+      socket.close() // the client has already disconnected
     }
   }
 
@@ -54,32 +54,31 @@ export class BrokerService implements Disposable {
     channel.close()
   }
 
-  /** Stop: close the listener, the connections, and the roots. What was given out stays. */
+  /** Closes the listener, the connections and the roots. Descriptors that clients received stay open. */
   close(): void {
     this.#listener.close()
     for (const channel of this.#channels) channel.close()
     this.#roots[Symbol.dispose]()
   }
 
-  /** Close, for `using`. */
+  /** Closes the service, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }
 }
 
 /**
- * Open files and sockets for other processes, in this one and with its rights: the other end of {@link connectBroker}.
+ * Opens files and sockets for other processes, with the rights of this process: the other end of {@link connectBroker}.
  *
- * Who asks is told by the kernel, for each connection: the credentials of who made it. That process may have passed the
- * connection on, and so to whom it gives is up to who may connect. The protocol is a channel's, with JSON; nothing that
- * comes over it is trusted.
+ * The kernel reports the credentials of the process that made each connection. That process may have passed the connection
+ * on to another one. The protocol is a channel with JSON messages, and every message is validated.
  *
- * While it can accept nothing, for want of a descriptor for one, clients wait in its backlog, and a process warning tells of it, once.
+ * While no descriptor is free to accept a connection, clients wait in the backlog, and one process warning reports it.
  *
- * @param listener a stream server; this service's from now on, which closes it
+ * @param listener a stream server. The service owns it from now on, and closes it
  * @param options `roots`, `services`, `allow`
- * @returns what ends it
- * @throws `ENOENT`, `ENOTDIR`, `EACCES` for a root; ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE
+ * @returns the running service
+ * @throws `ENOENT`, `ENOTDIR` or `EACCES` for a root; ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE
  */
 export function serveBroker(listener: UnixServer, options: ServeBrokerOptions): BrokerService {
   if (!(listener instanceof UnixServer)) throw invalidType('listener', 'an instance of UnixServer', listener)

@@ -26,28 +26,29 @@ import type { RequestMessage } from './request-message.ts'
 /** Options of {@link startBroker}. */
 export interface StartBrokerOptions extends BrokerOffer, Abortable {
   /**
-   * Whom the helper runs as: a name, or a number (default: the caller, as it is). It has no supplementary groups then.
-   * Taking on another user is root's.
+   * The user that the helper runs as: a name or a uid (default: the caller's user). The helper then has no supplementary
+   * groups. Changing the user requires root.
    */
   user?: string | number | undefined
-  /** The helper's group: a name, or a number (default: that of `user`, in the user database). */
+  /** The helper's group: a name or a gid (default: the primary group of `user` in the user database). */
   group?: string | number | undefined
   /**
-   * What is given: a function, which is asked in this process; or the path or URL of a module whose default export is the
-   * function, which is asked in the helper. Without it files and directories are opened to be read, and the services given.
+   * The policy that authorizes each request: a function, called in this process; or the path or URL of a module whose
+   * default export is the function, called in the helper. By default the helper opens regular files and directories for
+   * reading, and grants every service.
    *
-   * Against requests that are not what they should be, either protects. A function here cannot protect against this very
-   * process being taken over, as whoever has done that answers in its place; a module can: this process cannot trace the
-   * helper of another user, nor write to its memory.
+   * Both forms protect against malicious requests. A function does not protect against a compromise of this process: an
+   * attacker in control of it also controls the function. A module does, because this process can neither trace a helper
+   * that runs as another user nor write to its memory.
    */
   allow?: BrokerPolicy | string | URL | undefined
 }
 
 /** Options of {@link Broker.listen}. */
 export interface BrokerListenOptions extends Abortable {
-  /** The most connections that wait to be accepted (default 511); the kernel cuts it to its own limit. */
+  /** The maximum number of connections that wait to be accepted (default 511). The kernel lowers it to its own limit. */
   backlog?: number | undefined
-  /** The permissions of a socket's file, such as 0o666. Without it the broker's umask leaves 0o700 in a helper. */
+  /** The permissions of the socket's file, such as 0o666 (default: as the broker's umask leaves them; 0o700 in a helper). */
   mode?: number | undefined
 }
 
@@ -55,15 +56,15 @@ const constructorKey = Symbol('made')
 const { ECONNRESET } = constants.errno
 
 /**
- * Somebody with rights that this process lacks, or is to lack, who opens files and sockets for it: the helper of
- * {@link startBroker}, or a service to which {@link connectBroker} has connected.
+ * Opens files and sockets for this process, with rights that this process lacks: in the helper that {@link startBroker}
+ * spawned, or in the process that {@link connectBroker} connected to.
  *
- * A call that waits keeps the process alive, unless {@link Broker.unref} was called; the broker by itself does not.
+ * A pending call keeps the process alive, unless {@link Broker.unref} was called. An idle broker does not.
  */
 export class Broker implements AsyncDisposable, Disposable {
   readonly #backend: Backend
 
-  /** Use {@link startBroker} or {@link connectBroker}. */
+  /** Not callable: use {@link startBroker} or {@link connectBroker}. */
   private constructor(backend: Backend, key: symbol) {
     if (key !== constructorKey) throw invalidValue('key', 'is private: use startBroker() or connectBroker()')
     this.#backend = backend
@@ -74,33 +75,32 @@ export class Broker implements AsyncDisposable, Disposable {
     return new Broker(backend, constructorKey)
   }
 
-  /** The process that does it: the helper, null where none runs at the moment; or who listens. */
+  /** The pid of the helper, null while none is running; or the pid of the listening process, null where the kernel does not report it. */
   get pid(): number | null {
     return this.#backend.pid
   }
 
-  /** Whether this side was closed. */
+  /** Whether {@link Broker.close} was called. For {@link connectBroker} also whether the connection has closed. */
   get closed(): boolean {
     return this.#backend.closed
   }
 
   /**
-   * Open a file beneath the broker's roots: openat2(2) with `RESOLVE_BENEATH` and `RESOLVE_NO_MAGICLINKS`. Where the
-   * kernel lacks that, it goes by component, and no link is followed.
+   * Opens a file beneath the broker's roots: openat2(2) with `RESOLVE_BENEATH` and `RESOLVE_NO_MAGICLINKS`. On kernels
+   * without openat2 the path is resolved one component at a time, and symbolic links are not followed.
    *
-   * A FIFO or a device is opened without waiting.
+   * Opening a FIFO or a device does not block.
    *
-   * @param path an absolute path, beneath the deepest root that it begins with; or a relative one, beneath the first
-   *   root that has it
-   * @param flags as in `node:fs`, or `O_*` bits (default `'r'`); `O_PATH` and `O_TMPFILE` are not among them
-   * @param mode the permissions of a file that is created (default 0o666), of which the broker's umask takes: a helper
-   *   leaves its own user's only
+   * @param path an absolute path, resolved beneath the deepest root that is a prefix of it; or a relative path, resolved
+   *   beneath the first root that contains it
+   * @param flags a flag string of `node:fs`, or `O_*` bits (default `'r'`); `O_PATH` and `O_TMPFILE` are not supported
+   * @param mode the permissions of a created file (default 0o666), minus the broker's umask. A helper's umask is 0o077
    * @param options `signal`
-   * @returns resolves to the descriptor, which is the caller's to close
+   * @returns resolves to the descriptor, which the caller owns and closes
    *
-   *   Rejects with `EACCES` where the path leads out of its root, where no root has it, where the policy says no, and
-   *   where the broker itself may not; `ENOENT`, `ENOTDIR`, `EISDIR`, `EEXIST`, `ENXIO`, …, as open(2); `EINVAL` for
-   *   flags that are not supported; `ECONNRESET` where the broker died before it answered; ERR_SOCKET_CLOSED; AbortError.
+   *   Rejects with `EACCES` if the path leads out of its root, no root contains it, the policy denies the request or the
+   *   broker lacks the permission; `ENOENT`, `ENOTDIR`, `EISDIR`, `EEXIST`, `ENXIO` and others as open(2); `EINVAL` for
+   *   unsupported flags; `ECONNRESET` if the broker died before it replied; ERR_SOCKET_CLOSED; AbortError.
    */
   async open(path: string, flags: string | number = 'r', mode = 0o666, options?: Abortable): Promise<Descriptor> {
     if (typeof path !== 'string') throw invalidType('path', 'of type string', path)
@@ -115,14 +115,15 @@ export class Broker implements AsyncDisposable, Disposable {
   }
 
   /**
-   * Connect to a service of the broker's: connect(2).
+   * Connects to one of the broker's services: connect(2).
    *
-   * @param address `'tcp:HOST:PORT'`, `'unix:PATH'`, or a path or abstract address, of a socket of any type
+   * @param address `'tcp:HOST:PORT'`, `'unix:PATH'`, or a path or abstract address alone. The socket at a path may be of
+   *   any type
    * @param options `signal`
-   * @returns resolves to the connected socket, in blocking mode, which is the caller's to close
+   * @returns resolves to the connected socket, in blocking mode, which the caller owns and closes
    *
-   *   Rejects with `EACCES` where it is not among the broker's services, or the policy says no; `ECONNREFUSED`, `ENOENT`,
-   *   …; ERR_INVALID_ARG_VALUE; and as {@link Broker.open}.
+   *   Rejects with `EACCES` if the address is not among the broker's services or the policy denies the request;
+   *   `ECONNREFUSED`, `ENOENT` and others as connect(2); ERR_INVALID_ARG_VALUE; otherwise as {@link Broker.open}.
    */
   async connect(address: string, options?: Abortable): Promise<Descriptor> {
     const { name } = parseService('address', address, 'connect')
@@ -130,15 +131,15 @@ export class Broker implements AsyncDisposable, Disposable {
   }
 
   /**
-   * Listen for a service of the broker's: bind(2) and listen(2). The file of a path is made as by `bindListener`, and is
-   * not removed.
+   * Listens on one of the broker's services: bind(2) and listen(2). The file of a Unix socket is created as by
+   * `bindListener`, and closing the descriptor does not remove it.
    *
-   * @param address as in {@link Broker.connect}; of a host its IP address
+   * @param address as in {@link Broker.connect}; HOST must be an IP address
    * @param options `backlog`, `mode`, `signal`
-   * @returns resolves to the listening socket, in blocking mode, which is the caller's to close
+   * @returns resolves to the listening socket, in blocking mode, which the caller owns and closes
    *
-   *   Rejects with `EACCES` where it is not among the broker's services, or the policy says no; `EADDRINUSE`, …; and as
-   *   {@link Broker.open}.
+   *   Rejects with `EACCES` if the address is not among the broker's services or the policy denies the request;
+   *   `EADDRINUSE` and others as bind(2); otherwise as {@link Broker.open}.
    */
   async listen(address: string, options?: BrokerListenOptions): Promise<Descriptor> {
     const { name } = parseService('address', address, 'listen')
@@ -148,29 +149,29 @@ export class Broker implements AsyncDisposable, Disposable {
     return this.#ask({ operation: 'listen', address: name, backlog, mode }, signalOf(options))
   }
 
-  /** Let calls that wait keep the process alive, as they do at first. */
+  /** Makes pending calls keep the process alive, which is the default. */
   ref(): this {
     this.#backend.keepAlive.referenced = true
     return this
   }
 
-  /** Let the process end although calls wait. */
+  /** Allows the process to exit while calls are pending. */
   unref(): this {
     this.#backend.keepAlive.referenced = false
     return this
   }
 
-  /** Close at once: what waits rejects with ERR_SOCKET_CLOSED, and a helper ends. Nothing happens if it already is. */
+  /** Closes the broker: pending calls reject with ERR_SOCKET_CLOSED, and a helper exits. Does nothing if already closed. */
   close(): void {
     this.#backend.close()
   }
 
-  /** Close, for `using`. */
+  /** Closes the broker, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }
 
-  /** Close, and wait for the helper's end. */
+  /** Closes the broker; resolves when the helper has exited. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#backend.closeLater()
   }
@@ -185,9 +186,9 @@ export class Broker implements AsyncDisposable, Disposable {
       return descriptor
     } catch (error) {
       const { code, syscall } = error as NodeJS.ErrnoException
-      // An answer's error has the operation's own syscall.
-      const isGone = (code === 'ECONNRESET' && syscall === 'recvmsg') || (code === 'EPIPE' && syscall === 'sendmsg')
-      if (!isGone) throw error
+      // An error that the broker replied with names the operation's system call instead.
+      const isLost = (code === 'ECONNRESET' && syscall === 'recvmsg') || (code === 'EPIPE' && syscall === 'sendmsg')
+      if (!isLost) throw error
       this.#backend.onSessionLost(session)
       throw code === 'EPIPE' ? systemError(-ECONNRESET, 'sendmsg') : error
     }
@@ -203,22 +204,23 @@ function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): 
 }
 
 /**
- * Start a broker: a process of its own, the helper, which keeps the rights that it needs and drops the rest.
+ * Starts a broker in a child process, the helper, which keeps only the rights that it needs.
  *
- * The helper can gain no rights (`PR_SET_NO_NEW_PRIVS`); of root's capabilities it has those at most that open files and
- * take low ports; with a `user` it has none. It inherits the channel and standard error, and little of the environment.
- * It cannot be traced by processes of its user (Linux), its umask is 0o077, its directory `/`. It ends with this process.
+ * The helper cannot gain privileges (`PR_SET_NO_NEW_PRIVS`). It keeps at most the capabilities that open files and bind
+ * low ports; with a `user` it has none. It inherits its channel, standard error and a few environment variables that hold
+ * no secrets. Processes of its user cannot trace it (Linux). Its umask is 0o077 and its working directory is `/`. It exits
+ * when this process exits.
  *
- * A helper that dies is an error to every call that waits, and is started again, with the rights that this process has by
- * then; with pauses that double up to ten seconds while it keeps dying within a second. A start that fails rejects the
- * calls that wait for it, and the next call starts it anew.
+ * If the helper dies, every pending call rejects, and a new helper is spawned with the rights that this process has by
+ * then. While helpers die within a second, the restart delay doubles, up to ten seconds. A start that fails rejects
+ * the calls that wait for it; the next call retries.
  *
- * @param options `user`, `group`, `roots`, `services`, `allow`; `signal` ends the start
- * @returns resolves to the broker, which is the caller's to close
+ * @param options `user`, `group`, `roots`, `services`, `allow`; `signal` aborts the start
+ * @returns resolves to the broker, which the caller owns and closes
  *
- *   Rejects with `EPERM` where this process may not take on `user` or `group`; `ENOENT`, `ENOTDIR`, `EACCES` for a root;
- *   with what importing the module of `allow` throws; ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE, ERR_OUT_OF_RANGE;
- *   AbortError; ERR_UNSUPPORTED_PLATFORM
+ *   Rejects with `EPERM` if this process may not change to `user` or `group`; `ENOENT`, `ENOTDIR` or `EACCES` for a root;
+ *   the error that importing the module of `allow` throws; ERR_INVALID_ARG_TYPE; ERR_INVALID_ARG_VALUE;
+ *   ERR_OUT_OF_RANGE; AbortError; ERR_UNSUPPORTED_PLATFORM
  */
 export async function startBroker(options?: StartBrokerOptions): Promise<Broker> {
   openReactor()
@@ -230,11 +232,11 @@ export async function startBroker(options?: StartBrokerOptions): Promise<Broker>
 }
 
 /**
- * Connect to what {@link serveBroker} serves.
+ * Connects to the broker of another process: the other end of {@link serveBroker}.
  *
- * @param address where it listens
+ * @param address the address that the broker listens on
  * @param options `signal`
- * @returns resolves to the broker, which is the caller's to close. After `ECONNRESET` connect anew
+ * @returns resolves to the broker, which the caller owns and closes. After a call rejected with `ECONNRESET`, connect again
  *
  *   Rejects as `connect`.
  */

@@ -1,5 +1,5 @@
-// The helper of a broker, with the channel as its descriptor 3. It runs twice in one process: `restrict [UID GID]` gives up
-// what has to be given up before execve(2), and executes `serve`, which takes the user on and grants wishes.
+// The helper of a broker. Descriptor 3 is its channel. The process runs this program twice: `restrict [UID GID]` drops the
+// privileges that must be dropped before execve(2), then executes `serve`, which changes the user and handles requests.
 import { argv, execPath } from 'node:process'
 import { Channel } from '../channel/index.ts'
 import { type Credentials, UnixSocket } from '../socket/index.ts'
@@ -14,17 +14,17 @@ import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
 const CHANNEL = 3
 
-const [, program, stage, user, group] = argv
-if (stage === 'restrict') restrict()
+const [, program, step, user, group] = argv
+if (step === 'restrict') restrict()
 else serve()
 
 function restrict(): void {
   try {
-    // Who stays the user needs no right to change it, and so it takes the group on before that right is gone.
-    const staysUser = user === undefined || Number(user) === process.geteuid!()
-    if (staysUser && group !== undefined) assumeGroup(Number(group))
-    const stages = staysUser ? [] : [user!, group!]
-    const code = executeRestricted(!staysUser, CHANNEL + 1, execPath, [execPath, program!, 'serve', ...stages])
+    // A helper that keeps its user loses CAP_SETGID at execve(2), so it changes its group first.
+    const keepsUser = user === undefined || Number(user) === process.geteuid!()
+    if (keepsUser && group !== undefined) assumeGroup(Number(group))
+    const ids = keepsUser ? [] : [user!, group!]
+    const code = executeRestricted(!keepsUser, CHANNEL + 1, execPath, [execPath, program!, 'serve', ...ids])
     throw systemError(code, 'execve')
   } catch (error) {
     openChannel().onRequest(() => {
@@ -34,7 +34,7 @@ function restrict(): void {
 }
 
 function serve(): void {
-  // It ends by the end of the channel alone, which comes with the caller's end.
+  // The helper exits only when its channel closes, which the parent's exit also causes.
   for (const signal of ['SIGINT', 'SIGHUP'] as const) process.on(signal, () => {})
   const channel = openChannel()
   channel.onRequest(async ({ value }) => {
@@ -50,7 +50,7 @@ function openChannel(): Channel {
   return channel
 }
 
-/** Opens and imports with the caller's rights what the user may have none to, and then becomes that user. */
+/** Opens the roots and imports the policy with the parent's privileges, then changes the user. */
 async function prepare({ roots, services, policy }: Settings, channel: Channel): Promise<RequestHandler> {
   const decide = await policyFor(policy, channel)
   const opened = new Roots(roots)
@@ -68,7 +68,7 @@ async function policyFor(policy: Settings['policy'], channel: Channel): Promise<
   if (policy === 'caller') return (request) => askCaller(channel, request)
   const { default: decide } = (await import(policy.module)) as { default?: unknown }
   if (typeof decide !== 'function')
-    throw invalidValue('options.allow', 'names a module whose default export is no function')
+    throw invalidValue('options.allow', 'must name a module whose default export is a function')
   return policyOf('options.allow', decide) as (request: unknown, credentials: Credentials) => Promise<boolean>
 }
 

@@ -14,25 +14,25 @@ import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
 const program = fileURLToPath(new URL('helper-program.js', import.meta.url))
 
-/** What of the environment the helper gets: nothing that could be a secret. */
+/** The environment variables that the helper inherits: none of them can hold a secret. */
 const variables = ['PATH', 'LD_LIBRARY_PATH', 'LANG', 'TZ', 'FDPASS_BACKEND', 'NAPI_RS_NATIVE_LIBRARY_PATH']
 
 function environment(): NodeJS.ProcessEnv {
   const kept = variables.filter((name) => process.env[name] !== undefined)
   return {
     ...Object.fromEntries(kept.map((name) => [name, process.env[name]])),
-    // Electron's own executable is a Node only with this.
+    // Makes Electron's executable run as Node.
     ...('electron' in process.versions ? { ELECTRON_RUN_AS_NODE: '1' } : {}),
-    // Yarn's Plug'n'Play finds packages by a module that has to be loaded first.
+    // Yarn's Plug'n'Play resolves packages with a module that NODE_OPTIONS preloads.
     ...('pnp' in process.versions && process.env.NODE_OPTIONS !== undefined
       ? { NODE_OPTIONS: process.env.NODE_OPTIONS }
       : {}),
-    // The threads of io_uring keep the rights with which it was set up (CVE-2024-22017).
+    // The threads of io_uring keep the privileges of the time of its setup (CVE-2024-22017).
     UV_USE_IO_URING: '0'
   }
 }
 
-/** The helper of a broker: a process, and the one after it when it has died. */
+/** The helper process of a broker, which is restarted when it dies. */
 export class Helper implements Backend {
   readonly #settings: Settings
   readonly #policy: BrokerPolicy | undefined
@@ -40,7 +40,7 @@ export class Helper implements Backend {
   #child: ChildProcess | undefined
   #channel: Channel | undefined
   #timer: NodeJS.Timeout | undefined
-  /** Ends the pause. */
+  /** Ends the restart delay. */
   #wake: (() => void) | undefined
   /** When the last helper was started; undefined before the first. */
   #startedAt: number | undefined
@@ -65,25 +65,25 @@ export class Helper implements Backend {
     return this.#child?.pid ?? null
   }
 
-  /** The helper that runs, or is being started. */
+  /** Returns the session of the helper that is running or starting; starts a helper if there is none. */
   session(): Promise<Session> {
     if (this.closed) return Promise.reject(brokerClosed())
     if (this.#session === undefined) {
       const session = this.#start()
       this.#session = session
       session.catch(() => {
-        // Whoever asks next tries again.
+        // The next call retries.
         if (this.#session === session) this.#session = undefined
       })
     }
     return this.#session
   }
 
-  /** Starts the next helper at once where the one of a session has died. */
+  /** Restarts the helper after its session was lost. */
   onSessionLost(session: Session): void {
     if (session.isLost) return
     session.isLost = true
-    this.#child?.kill('SIGKILL') // it may have ended the channel only
+    this.#child?.kill('SIGKILL') // its channel has closed, but it may still be running
     this.#child = undefined
     this.#session = undefined
     if (!this.closed) this.session().catch(() => {})
@@ -102,11 +102,11 @@ export class Helper implements Backend {
     const { identity } = this.#settings
     let child: ChildProcess
     try {
-      const as = identity === undefined ? [] : [`${identity.uid}`, `${identity.gid}`]
-      child = spawn(process.execPath, [program, 'restrict', ...as], {
+      const ids = identity === undefined ? [] : [`${identity.uid}`, `${identity.gid}`]
+      child = spawn(process.execPath, [program, 'restrict', ...ids], {
         cwd: '/',
         env: environment(),
-        detached: true, // a terminal's Ctrl-C is not for it
+        detached: true, // a terminal's Ctrl-C must not reach it
         stdio: ['ignore', 'ignore', 'inherit', number]
       })
     } catch (error) {
@@ -119,10 +119,10 @@ export class Helper implements Backend {
     this.#child = child
     const failed = new Promise<never>((_resolve, reject) => child.once('error', reject))
     failed.catch(() => {})
-    child.on('error', () => {}) // that of a signal that may not be sent
+    child.on('error', () => {}) // kill() emits it if the signal is not permitted
     const policy = this.#policy
     if (policy !== undefined) {
-      const credentials = socket.peer() // of this process, which made the pair
+      const credentials = socket.peer() // this process's own: it created the pair
       channel.onRequest(async ({ value }) => ({ value: await policy(value as BrokerRequest, credentials) }))
     }
     try {
@@ -163,7 +163,7 @@ export class Helper implements Backend {
   }
 }
 
-/** Starts a helper; an abort ends it. */
+/** Starts a helper; an abort closes it. */
 export async function startHelper(helper: Helper, signal: AbortSignal | undefined): Promise<void> {
   using _abortion = onAbort(signal, () => helper.close())
   using _pending = helper.keepAlive.acquire()

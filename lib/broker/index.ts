@@ -1,10 +1,10 @@
 /**
- * A broker opens files and sockets for processes that may not do so themselves, and passes them the descriptors.
+ * A broker opens files and sockets for processes that lack the rights to, and passes them the descriptors.
  *
- * - A helper of this process's own: {@link startBroker}
- * - For others: {@link serveBroker}, {@link connectBroker}
- * - What is asked for: {@link Broker.open}, {@link Broker.connect}, {@link Broker.listen}
- * - Who may have what: {@link BrokerPolicy}, {@link BrokerRequest}
+ * - A helper process of the caller: {@link startBroker}
+ * - A broker for other processes: {@link serveBroker}; its clients: {@link connectBroker}
+ * - Requests: {@link Broker.open}, {@link Broker.connect}, {@link Broker.listen}
+ * - Authorization: {@link BrokerPolicy}, {@link BrokerRequest}
  *
  * @module fdpass/broker
  */

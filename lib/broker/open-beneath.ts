@@ -10,45 +10,45 @@ import type { Candidate, Roots } from './roots.ts'
 
 const { EACCES, EAGAIN, EEXIST, ENOENT, ENOTDIR, ESTALE } = constants.errno
 
-/** How often it is begun anew where others make and remove what is asked for. */
-const ATTEMPTS = 8
+/** The number of attempts while other processes create, replace or remove the file. */
+const MAX_ATTEMPTS = 8
 
-/** What is to be opened. */
+/** The arguments of `Broker.open`. */
 export interface OpenArguments {
   readonly path: string
   readonly flags: number
   readonly mode: number
 }
 
-/** Asks the policy; rejects where it says no. */
-export type Ask = (request: OpenRequest) => Promise<void>
+/** Calls the policy; rejects if it denies the request. */
+export type Authorize = (request: OpenRequest) => Promise<void>
 
 /**
- * Opens a file beneath one of the roots: finds it, asks whether it may be opened, and opens exactly what it has found; or
- * makes it, where there is none.
+ * Opens a file beneath one of the roots: locates it, has the request authorized, then opens exactly the located file. If
+ * the file does not exist and the flags have `O_CREAT`, creates it.
  */
-export async function openBeneath(roots: Roots, args: OpenArguments, ask: Ask): Promise<Descriptor> {
+export async function openBeneath(roots: Roots, args: OpenArguments, authorize: Authorize): Promise<Descriptor> {
   const { path, flags, mode } = args
   const failed = (code: number) => pathError(code === AGAIN ? -EAGAIN : code, 'openat2', path)
   const candidates = roots.candidates(path)
   if (candidates.length === 0) throw failed(-EACCES)
-  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+  for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
     const { fd, candidate } = find(candidates, flags)
     let code: number
     if (fd >= 0) {
       const found = wrapFd(fd)
       try {
-        await ask(requestFor(args, candidate, found)) // first, as whoever may not ask may not know either
+        await authorize(requestFor(args, candidate, found)) // before EEXIST: a denied client must not learn that the file exists
         if (hasExclusive(flags)) throw failed(-EEXIST)
         code = native.openFound(Buffer.from(candidate.path), candidate.root.directory[borrow](), found[borrow](), flags)
       } finally {
-        native.close(takeFd(found)) // of an O_PATH descriptor nothing is left to be written: an error would only lose what was opened
+        native.close(takeFd(found)) // close(2) of an O_PATH descriptor writes nothing back, so its error can be ignored
       }
-      if (code === -ESTALE) continue // it was replaced
+      if (code === -ESTALE) continue // another process replaced the file
     } else if (fd === -ENOENT && hasCreate(flags)) {
-      await ask(requestFor(args, candidate, null))
+      await authorize(requestFor(args, candidate, null))
       code = native.createBeneath(Buffer.from(candidate.path), candidate.root.directory[borrow](), flags, mode)
-      if (code === -EEXIST && !hasExclusive(flags)) continue // somebody was faster, or it is a link to nowhere
+      if (code === -EEXIST && !hasExclusive(flags)) continue // another process created the file, or the path is a dangling link
     } else {
       throw failed(fd)
     }
@@ -58,7 +58,7 @@ export async function openBeneath(roots: Roots, args: OpenArguments, ask: Ask): 
   throw failed(-EACCES)
 }
 
-/** The first of the places where something is; otherwise the first one, and why nothing is there. */
+/** Locates the file beneath the first candidate that contains it; otherwise returns the first candidate and its error. */
 function find(candidates: readonly Candidate[], flags: number): { fd: number; candidate: Candidate } {
   let missing: { fd: number; candidate: Candidate } | undefined
   for (const candidate of candidates) {
@@ -85,7 +85,7 @@ function requestFor({ path, flags, mode }: OpenArguments, { root }: Candidate, f
   }
 }
 
-/** Where something is: proc(5). */
+/** Returns the path of an open file: proc(5). */
 function pathOf(found: Descriptor): string | null {
   try {
     return readlinkSync(`/proc/self/fd/${found[borrow]()}`)

@@ -9,7 +9,7 @@ const { O_ACCMODE, O_APPEND, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC,
 const create = O_CREAT | O_WRONLY
 const createBoth = O_CREAT | O_RDWR
 
-/** What `node:fs` calls them. */
+/** The flag strings of `node:fs`. */
 const names: ReadonlyMap<string, number> = new Map([
   ['r', O_RDONLY],
   ['rs', O_RDONLY | O_SYNC],
@@ -35,36 +35,37 @@ const names: ReadonlyMap<string, number> = new Map([
   ['sa+', createBoth | O_APPEND | O_SYNC]
 ])
 
-/** The flags of an argument. */
+/** Returns the `O_*` bits of a `flags` argument. */
 export function flagsOf(value: unknown): number {
   if (typeof value !== 'string') return integer('flags', value, 0, MAX_INT)
   const flags = names.get(value)
-  if (flags === undefined) throw invalidValue('flags', `must be one of node:fs. Received '${value}'`)
+  if (flags === undefined)
+    throw invalidValue('flags', `must be a flag string of node:fs, such as 'r' or 'w+'. Received '${value}'`)
   return flags
 }
 
-/** What flags ask for. */
+/** Returns the access mode of flags. */
 export function accessOf(flags: number): 'read' | 'write' | 'read-write' {
   if ((flags & O_ACCMODE) === O_RDONLY) return 'read'
   return (flags & O_ACCMODE) === O_WRONLY ? 'write' : 'read-write'
 }
 
-/** Whether a file is to be created if there is none. */
+/** Whether a missing file is created. */
 export function hasCreate(flags: number): boolean {
   return (flags & O_CREAT) !== 0
 }
 
-/** Whether a file that is there already is an error. */
+/** Whether an existing file is an error. */
 export function hasExclusive(flags: number): boolean {
   return (flags & O_EXCL) !== 0 && hasCreate(flags)
 }
 
-/** Whether the file is to be emptied. */
+/** Whether the file is truncated. */
 export function hasTruncate(flags: number): boolean {
   return (flags & O_TRUNC) !== 0
 }
 
-/** Whether all that is written goes to the file's end. */
+/** Whether every write goes to the end of the file. */
 export function hasAppend(flags: number): boolean {
   return (flags & O_APPEND) !== 0
 }

@@ -2,63 +2,63 @@ import type { Credentials } from '../socket/index.ts'
 import { invalidType } from '../base/internal.ts'
 import type { Kind } from '../descriptor/index.ts'
 
-/** A file that a broker is to open; asked before anything happens to it. */
+/** A request to open a file. The policy is called before the file is opened, truncated or created. */
 export interface OpenRequest {
-  /** What is asked for. */
+  /** The operation. */
   readonly operation: 'open'
-  /** The path, as it was given. */
+  /** The path, as the client sent it. */
   readonly path: string
-  /** The root beneath which it is. */
+  /** The root that contains the file. */
   readonly root: string
   /**
-   * Where the file really is, as the kernel tells (Linux). Null for a file to be created, and where that is not known.
-   * Whoever may rename it can have done so since; the file is the same.
+   * The file's resolved path, as the kernel reports it (Linux). Null for a file to be created, and on other platforms.
+   * The file may have been renamed since; the broker opens the same inode.
    */
   readonly resolved: string | null
-  /** What it is, terminals among the character devices; null for a file to be created. */
+  /** The file's kind; terminals are character devices. Null for a file to be created. */
   readonly kind: Kind | null
-  /** What it is to be used for. */
+  /** The access mode. */
   readonly access: 'read' | 'write' | 'read-write'
-  /** Whether it is to be created if there is none (`O_CREAT`). */
+  /** Whether a missing file is created (`O_CREAT`). */
   readonly create: boolean
-  /** Whether it is to be emptied (`O_TRUNC`). */
+  /** Whether the file is truncated (`O_TRUNC`). */
   readonly truncate: boolean
-  /** Whether all that is written goes to its end (`O_APPEND`). */
+  /** Whether every write goes to the end of the file (`O_APPEND`). */
   readonly append: boolean
-  /** The flags, as the platform's open(2) has them. */
+  /** The platform's open(2) flags. */
   readonly flags: number
-  /** The permissions of a file to be created. */
+  /** The permissions of a created file, before the umask. */
   readonly mode: number
 }
 
-/** A service that a broker is to connect to, or to listen for. */
+/** A request to connect to a service, or to listen on it. */
 export interface ServiceRequest {
-  /** What is asked for. */
+  /** The operation. */
   readonly operation: 'connect' | 'listen'
-  /** The service, one of those that the broker has. */
+  /** The service's address: one of the broker's `services`. */
   readonly address: string
 }
 
-/** What a broker is asked for. */
+/** A request that a {@link BrokerPolicy} authorizes. */
 export type BrokerRequest = OpenRequest | ServiceRequest
 
 /**
- * Decides what a broker gives, within its roots and services: whatever this says yes to.
+ * Authorizes the requests of a broker, within its roots and services.
  *
- * @param request what is asked for; a file has been found beneath its root by then, and exactly this file will be opened
- * @param credentials of who asks
- * @returns true for yes; anything else, and an error, is a refusal
+ * @param request the request. An existing file has already been located beneath its root, and exactly this file is opened
+ * @param credentials the credentials of the process that made the connection
+ * @returns true to grant the request. Any other value, and an error, denies it with `EACCES`
  */
 export type BrokerPolicy = (request: BrokerRequest, credentials: Credentials) => boolean | Promise<boolean>
 
-/** What holds where nobody says: files and directories to read, and the services. */
+/** The default policy: opens regular files and directories for reading, and grants every service. */
 export const readOnlyPolicy: BrokerPolicy = (request) => {
   if (request.operation !== 'open') return true
   const { kind, access, create, truncate } = request
   return access === 'read' && !create && !truncate && (kind === 'file' || kind === 'directory')
 }
 
-/** A policy that the caller gave. */
+/** Returns the policy of an argument. */
 export function policyOf(name: string, value: unknown): BrokerPolicy {
   if (typeof value !== 'function') throw invalidType(name, 'of type function', value)
   return value as BrokerPolicy

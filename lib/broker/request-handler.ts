@@ -13,7 +13,7 @@ import { type RequestMessage, parseRequest } from './request-message.ts'
 
 const { EACCES } = constants.errno
 
-/** Where wishes are granted: what there is, and who may have it. */
+/** Handles the requests of clients, within the roots and services that the policy grants. */
 export class RequestHandler {
   readonly #roots: Roots
   readonly #services: ReadonlyMap<string, ServiceAddress>
@@ -25,41 +25,41 @@ export class RequestHandler {
     this.#policy = policy
   }
 
-  /** Answers the requests of a channel. */
+  /** Handles the requests of a channel. */
   serve(channel: Channel): void {
     const credentials = channel.socket.peer()
-    channel.onRequest((request) => this.#answer(request, credentials))
+    channel.onRequest((request) => this.#reply(request, credentials))
   }
 
-  async #answer(request: ChannelRequest, credentials: Credentials): Promise<ChannelReply> {
-    request.close() // nobody asked for descriptors
+  async #reply(request: ChannelRequest, credentials: Credentials): Promise<ChannelReply> {
+    request.close() // a request carries no descriptors
     const { signal } = request
-    const descriptor = await this.#grant(parseRequest(request.value), credentials, signal)
+    const descriptor = await this.#handle(parseRequest(request.value), credentials, signal)
     return { fds: [descriptor] }
   }
 
-  async #grant(message: RequestMessage, credentials: Credentials, signal: AbortSignal): Promise<Descriptor> {
+  async #handle(message: RequestMessage, credentials: Credentials, signal: AbortSignal): Promise<Descriptor> {
     if (message.operation === 'open') {
       const { path } = message
       return openBeneath(this.#roots, message, async (request) => {
-        await this.#ask(request, credentials, signal, () => pathError(-EACCES, 'openat2', path))
+        await this.#authorize(request, credentials, signal, () => pathError(-EACCES, 'openat2', path))
       })
     }
     const { operation, address } = message
-    const refused = () => systemError(-EACCES, operation, address)
+    const denied = () => systemError(-EACCES, operation, address)
     const service = this.#services.get(address)
-    if (service === undefined) throw refused()
-    await this.#ask({ operation, address }, credentials, signal, refused)
+    if (service === undefined) throw denied()
+    await this.#authorize({ operation, address }, credentials, signal, denied)
     return operation === 'connect'
       ? connectService(service, signal)
       : listenService(service, message.backlog, message.mode)
   }
 
-  async #ask(
+  async #authorize(
     request: BrokerRequest,
     credentials: Credentials,
     signal: AbortSignal,
-    refused: () => Error
+    denied: () => Error
   ): Promise<void> {
     let isAllowed: unknown
     try {
@@ -67,19 +67,19 @@ export class RequestHandler {
     } catch (error) {
       warnOfPolicy(error)
     }
-    if (signal.aborted) throw aborted(signal) // before anything is done for nobody
-    if (isAllowed !== true) throw refused()
+    if (signal.aborted) throw aborted(signal) // the client no longer waits: open nothing
+    if (isAllowed !== true) throw denied()
   }
 }
 
 let warned = false
 
-/** A policy that fails refuses, which would otherwise be hard to tell from one that says no. */
+/** Warns, once, that a policy threw: the client only sees EACCES, as for a denial. */
 function warnOfPolicy(error: unknown): void {
   if (warned) return
   warned = true
   const reason = error instanceof Error ? error.message : String(error)
-  process.emitWarning(`A broker's policy failed, and what was asked for was refused: ${reason}`, {
+  process.emitWarning(`The policy of a broker threw, and the request was denied: ${reason}`, {
     code: 'FDPASS_POLICY_FAILED',
     detail: 'Further failures are not reported.'
   })

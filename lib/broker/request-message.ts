@@ -5,7 +5,7 @@ import type { OpenArguments } from './open-beneath.ts'
 
 const { EINVAL, ENAMETOOLONG } = constants.errno
 
-/** What comes over the channel. */
+/** A request as the channel carries it. */
 export type RequestMessage =
   | ({ readonly operation: 'open' } & OpenArguments)
   | { readonly operation: 'connect'; readonly address: string }
@@ -16,13 +16,13 @@ export type RequestMessage =
       readonly mode?: number | undefined
     }
 
-/** The most bytes of a path: PATH_MAX, with its NUL. */
+/** The maximum length of a path in bytes: PATH_MAX, with its NUL. */
 const MAX_PATH = 4096
 
-/** The most bytes of a message in either direction: each character of a path may take six in JSON. */
+/** The maximum length of a message in bytes, in either direction: JSON may need six bytes for each byte of a path. */
 export const MAX_MESSAGE_BYTES = 64 * 1024
 
-/** What is asked for by whoever is at the other end, who may send anything: `EINVAL` for what is no request. */
+/** Validates a received message; throws `EINVAL` if it is not a request. */
 export function parseRequest(value: unknown): RequestMessage {
   if (typeof value !== 'object' || value === null) throw systemError(-EINVAL, 'broker')
   const { operation, path, flags, mode, address, backlog } = value as Record<string, unknown>
@@ -46,7 +46,7 @@ function text(value: unknown): string {
   return value
 }
 
-function number(value: unknown, most: number): number {
-  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= most) return value
+function number(value: unknown, max: number): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= max) return value
   throw systemError(-EINVAL, 'broker')
 }

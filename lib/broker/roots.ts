@@ -4,26 +4,26 @@ import { pathError } from '../base/internal.ts'
 import { native } from '../native/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 
-/** A directory beneath which files are opened. */
+/** A directory that files are opened beneath. */
 export interface Root {
-  /** Its path when it was opened. */
+  /** Its path at the time of opening. */
   readonly path: string
-  /** It, as a place: what is at the path later does not matter. */
+  /** The open directory. Replacing its path later has no effect. */
   readonly directory: Descriptor
   readonly components: readonly string[]
 }
 
-/** Where a file may be: a root, and a path beneath it. */
+/** A possible location of a file: a root and a path beneath it. */
 export interface Candidate {
   readonly root: Root
   readonly path: string
 }
 
-/** The directories beneath which a broker opens files. */
+/** The directories that a broker opens files beneath. */
 export class Roots implements Disposable {
   readonly #roots: readonly Root[]
 
-  /** Opens them; throws where one cannot be. */
+  /** Opens the directories; throws the error of the first that cannot be opened. */
   constructor(paths: readonly string[]) {
     openReactor()
     const roots: Root[] = []
@@ -37,8 +37,8 @@ export class Roots implements Disposable {
   }
 
   /**
-   * Where a path may be: an absolute one beneath the deepest of the roots that it begins with, and a relative one beneath
-   * each. The path is not resolved: what it leads to is the kernel's to say.
+   * Returns the possible locations of a path: for an absolute path the deepest root that is a prefix of it, for a relative
+   * path every root. The path is not resolved here; the kernel resolves it.
    */
   candidates(path: string): readonly Candidate[] {
     if (!path.startsWith('/')) return this.#roots.map((root) => ({ root, path }))
@@ -50,7 +50,7 @@ export class Roots implements Disposable {
     return [{ root, path: path.endsWith('/') ? `${rest}/` : rest }]
   }
 
-  /** Closes them. */
+  /** Closes the directories. */
   [Symbol.dispose](): void {
     for (const { directory } of this.#roots) directory.closeSync()
   }

@@ -3,7 +3,7 @@ import { constants } from 'node:os'
 import { bindListener, connect as connectUnix, type SocketType } from '../socket/index.ts'
 import { Descriptor } from '../descriptor/index.ts'
 import { wrapFd, putFd } from '../descriptor/internal.ts'
-import { systemError, fds, native } from '../native/internal.ts'
+import { duplicateShared, systemError } from '../native/internal.ts'
 import type { ServiceAddress } from './service-address.ts'
 
 /** Connects to a service. The descriptor is in blocking mode. */
@@ -12,9 +12,9 @@ export async function connectService(service: ServiceAddress, signal: AbortSigna
   const { host, port } = service
   return new Promise((resolve, reject) => {
     const socket = connectTcp({ host, port, signal })
-    socket.pause() // so that Node reads nothing
+    socket.pause() // so that Node reads no data from it
     socket.once('error', (error: NodeJS.ErrnoException) => {
-      // One for each address of a host; their sum has no number.
+      // An AggregateError has one error for each address of the host, and no errno of its own.
       const first: NodeJS.ErrnoException = error instanceof AggregateError ? error.errors[0] : error
       const { errno = 0, syscall } = first
       reject(syscall === 'connect' ? systemError(errno, 'connect', service.name) : first)
@@ -22,9 +22,8 @@ export async function connectService(service: ServiceAddress, signal: AbortSigna
     socket.once('connect', () => {
       try {
         putFd(socket)
-        const code = native.duplicate(1)
-        if (code < 0) throw systemError(code, 'fcntl')
-        const descriptor = wrapFd(fds[0]!)
+        const [fd] = duplicateShared(1)
+        const descriptor = wrapFd(fd!)
         socket.destroy()
         try {
           descriptor.setBlocking(true)
@@ -43,7 +42,7 @@ export async function connectService(service: ServiceAddress, signal: AbortSigna
 
 const types: readonly SocketType[] = ['stream', 'dgram', 'seqpacket']
 
-/** Connects to a path, of whatever type the socket there is. */
+/** Connects to the socket at a path, whatever its type. */
 async function connectToPath(path: string, signal: AbortSignal): Promise<Descriptor> {
   for (const type of types) {
     try {
@@ -56,7 +55,7 @@ async function connectToPath(path: string, signal: AbortSignal): Promise<Descrip
   throw systemError(-constants.errno.EPROTOTYPE, 'connect', path)
 }
 
-/** Listens for a service. The descriptor is in blocking mode. */
+/** Listens on a service. The descriptor is in blocking mode. */
 export function listenService(
   service: ServiceAddress,
   backlog: number | undefined,

@@ -4,24 +4,24 @@ import { invalidType, invalidValue, type Identity, identityOf } from '../base/in
 import { type BrokerPolicy, policyOf } from './policy.ts'
 import { parseService } from './service-address.ts'
 
-/** What a broker offers. */
+/** The files and services that a broker opens for its clients. */
 export interface BrokerOffer {
   /**
-   * The directories beneath which files are opened. Each is opened once, at the start: what is at its path later does not
-   * matter. Without any no file is opened.
+   * The directories that files are opened beneath (default: none, so no file can be opened). Each is opened once, at the
+   * start: replacing its path later has no effect.
    */
   roots?: readonly string[] | undefined
   /**
-   * What may be connected to and listened on, exactly: `'tcp:HOST:PORT'` (an IPv6 address in brackets), `'unix:PATH'`, or
-   * a path or abstract address alone.
+   * The exact addresses that can be connected to and listened on: `'tcp:HOST:PORT'` (IPv6 addresses in brackets),
+   * `'unix:PATH'`, or a path or abstract address alone (default: none).
    */
   services?: readonly string[] | undefined
 }
 
-/** Where the policy of a helper is. */
+/** The location of a helper's policy: the default policy, the parent process, or a module. */
 export type PolicyLocation = 'none' | 'caller' | { readonly module: string }
 
-/** What a helper is told at its start. */
+/** The settings that a helper receives at its start. */
 export interface Settings {
   readonly roots: readonly string[]
   readonly services: readonly string[]
@@ -29,15 +29,16 @@ export interface Settings {
   readonly identity: Identity | undefined
 }
 
-/** The roots among the options, as absolute paths. */
+/** Returns the `roots` option as absolute paths. */
 export function rootsOf(roots: unknown): readonly string[] {
   return textsOf('options.roots', roots).map((path, index) => {
-    if (path === '' || path.includes('\0')) throw invalidValue(`options.roots[${index}]`, 'must be a path')
+    if (path === '' || path.includes('\0'))
+      throw invalidValue(`options.roots[${index}]`, 'must be a path, not empty and without a NUL')
     return resolve(path)
   })
 }
 
-/** The services among the options. */
+/** Returns the `services` option, validated. */
 export function servicesOf(services: unknown): readonly string[] {
   const names = textsOf('options.services', services)
   names.forEach((name, index) => parseService(`options.services[${index}]`, name, 'connect'))
@@ -53,7 +54,7 @@ function textsOf(name: string, value: unknown): readonly string[] {
   return [...(value as string[])]
 }
 
-/** What a helper is told, and the policy that stays here, if one does. */
+/** Returns the settings of a helper, and the policy if it is a function of this process. */
 export function settingsOf(
   options: BrokerOffer & { user?: unknown; group?: unknown; allow?: unknown }
 ): [Settings, BrokerPolicy | undefined] {

@@ -6,7 +6,7 @@ import { MAX_BYTES, MAX_ENTRY_FDS, type StoreRequest } from './protocol.ts'
 
 const LIMITS = { maxBytes: MAX_BYTES, maxFds: MAX_ENTRY_FDS } as const
 
-/** A connection to a store, until the store ends it, or says that it has moved. */
+/** A connection to a store, until the store closes it or reports that it has moved. */
 export class StoreConnection {
   readonly #channel: Channel
   readonly #keepAlive: KeepAlive
@@ -20,7 +20,7 @@ export class StoreConnection {
     void this.#watch()
   }
 
-  /** Whether nothing new is to be asked over it. */
+  /** Whether the connection accepts no new requests. */
   get retired(): boolean {
     return this.#retired
   }
@@ -36,14 +36,14 @@ export class StoreConnection {
       return await this.#channel.request(request, fds, { signal })
     } finally {
       this.#pending--
-      this.#closeIfDone()
+      this.#closeIfIdle()
     }
   }
 
-  /** Asks nothing new; it is closed when what was asked is answered. */
+  /** Accepts no new requests, and closes when the pending ones have settled. */
   retire(): void {
     this.#retired = true
-    this.#closeIfDone()
+    this.#closeIfIdle()
   }
 
   close(): void {
@@ -51,11 +51,11 @@ export class StoreConnection {
     this.#channel.close()
   }
 
-  #closeIfDone(): void {
+  #closeIfIdle(): void {
     if (this.#retired && this.#pending === 0) this.#channel.close()
   }
 
-  /** A store sends no message but that it has moved. */
+  /** Retires at the first message, which always reports that the store has moved, and at the end. */
   async #watch(): Promise<void> {
     const message = await this.#channel.receive().catch(() => null)
     message?.close()

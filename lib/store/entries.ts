@@ -7,18 +7,18 @@ import { storeError } from './errors.ts'
 import { type Entry, isAllowed } from './entry.ts'
 import type { Settings } from './settings.ts'
 
-/** What is told of an entry to a successor, as JSON; its descriptors go beside it, in order. */
+/** An entry as the successor receives it, in JSON. Its descriptors accompany it, in order. */
 export interface SerializedEntry {
   readonly name: string
   readonly count: number
   readonly uid: number
   readonly gid: number
   readonly mode: number
-  /** In how many milliseconds it goes; null for never. */
+  /** The time until it expires, in milliseconds; null for never. */
   readonly expires: number | null
 }
 
-/** What is to be kept. */
+/** An entry to be stored. */
 export type NewEntry = Omit<SerializedEntry, 'count'> & { readonly fds: readonly Descriptor[] }
 
 /** The entries of a store, by name. It owns their descriptors. */
@@ -30,12 +30,12 @@ export class Entries {
     this.#limits = limits
   }
 
-  /** Those with which somebody may do something. */
+  /** Returns the entries on which a client has any of the permissions. */
   visible(credentials: Credentials, permission: number): Entry[] {
     return [...this.#entries.values()].filter((entry) => isAllowed(entry, credentials, permission))
   }
 
-  /** The entry of a name; throws where there is none, or it is not for whoever asks. */
+  /** Returns an entry; throws `ENOENT` if there is none, and `EACCES` if the client lacks the permission. */
   find(name: string, credentials: Credentials, permission: number): Entry {
     const entry = this.#entries.get(name)
     if (entry === undefined) throw storeError('ENOENT', 'nothing is kept under the name', name)
@@ -47,7 +47,7 @@ export class Entries {
     return this.#entries.has(name)
   }
 
-  /** Throws where so many more descriptors of a user, in the place of an entry, would be too many. */
+  /** Throws `ENOSPC` or `EDQUOT` if storing `count` descriptors of a user under a name would exceed a limit. */
   checkQuota(name: string, count: number, uid: number): void {
     const others = [...this.#entries.values()].filter((entry) => entry.name !== name)
     const sum = (entries: readonly Entry[]) => entries.reduce((total, { fds }) => total + fds.length, count)
@@ -59,7 +59,7 @@ export class Entries {
     }
   }
 
-  /** Keeps descriptors, in the place of what had the name. */
+  /** Stores an entry. Closes the descriptors of an entry that had the name. */
   put({ name, fds, uid, gid, mode, expires }: NewEntry): void {
     this.delete(name)
     const timer = expires === null ? undefined : setTimeout(() => this.delete(name), expires).unref()
@@ -67,20 +67,20 @@ export class Entries {
     this.#entries.set(name, { name, fds, uid, gid, mode, deadline, timer })
   }
 
-  /** Keeps an entry no more; its descriptors are the caller's. */
+  /** Removes an entry; the caller owns its descriptors. */
   take({ name, fds, timer }: Entry): readonly Descriptor[] {
     clearTimeout(timer)
     this.#entries.delete(name)
     return fds
   }
 
-  /** Keeps what has a name no more, and closes it. */
+  /** Removes the entry of a name and closes its descriptors. */
   delete(name: string): void {
     const entry = this.#entries.get(name)
     if (entry !== undefined) closeFds(takeFds(this.take(entry)))
   }
 
-  /** What a successor is told, and the descriptors, which stay. */
+  /** Returns all entries for a successor, and their descriptors, which the store still owns. */
   serialize(): { serialized: SerializedEntry[]; fds: Descriptor[] } {
     const entries = [...this.#entries.values()]
     const serialized = entries.map(({ name, fds, uid, gid, mode, deadline }) => ({
@@ -94,13 +94,13 @@ export class Entries {
     return { serialized, fds: entries.flatMap(({ fds }) => fds) }
   }
 
-  /** Closes all. */
+  /** Removes all entries and closes their descriptors. */
   close(): void {
     for (const name of this.#entries.keys()) this.delete(name)
   }
 }
 
-/** In how many milliseconds a deadline is; null for never. */
+/** Returns the time until a deadline in milliseconds, at least 1; null for never. */
 export function expiryOf(deadline: number): number | null {
   return deadline === Infinity ? null : Math.max(Math.ceil(deadline - performance.now()), 1)
 }

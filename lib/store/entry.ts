@@ -1,23 +1,24 @@
 import type { Credentials } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 
-/** Who may do what with an entry, as with a file: these bits for its owner, its group, and others. */
+/** The permission to get an entry: a bit of a file mode's digit. */
 export const READ = 4
+/** The permission to replace or delete an entry. */
 export const WRITE = 2
 
-/** Descriptors under a name, and whose they are. */
+/** Descriptors that are stored under a name. */
 export interface Entry {
   readonly name: string
   readonly fds: readonly Descriptor[]
   readonly uid: number
   readonly gid: number
   readonly mode: number
-  /** When it goes, as `performance.now()` tells the time; Infinity for never. */
+  /** When the entry expires, on the clock of `performance.now()`; Infinity for never. */
   readonly deadline: number
   readonly timer: NodeJS.Timeout | undefined
 }
 
-/** Whether somebody may do something with an entry. Root may, as with a file. */
+/** Whether an entry's mode grants a permission to a client. Root has every permission, as for files. */
 export function isAllowed({ uid, gid, mode }: Entry, credentials: Credentials, permission: number): boolean {
   if (credentials.uid === 0) return true
   if (credentials.uid === uid) return (mode & (permission << 6)) !== 0

@@ -28,7 +28,7 @@ export function restoreReason(error: unknown, name: string): void {
   Object.defineProperty(error, 'reason', { value: message.slice(prefix.length, -suffix.length) })
 }
 
-/** A call on a store that is closed, or that was closed while it waited. */
+/** Returns the error for a call on a closed store, or on one that was closed while the call was pending. */
 export function storeClosed(): Error {
   return withCode(new Error('The store is closed'), 'ERR_SOCKET_CLOSED')
 }

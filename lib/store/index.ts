@@ -1,5 +1,5 @@
 /**
- * A store keeps descriptors for other processes, by name: over their restarts, and its own.
+ * A store keeps descriptors for other processes, by name, across their restarts and its own.
  *
  * - The store: {@link serveStore} with {@link StoreService}
  * - Its clients: {@link connectStore} with {@link Store}

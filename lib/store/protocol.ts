@@ -1,20 +1,20 @@
-// What a client asks a store for, over a channel: PROTOCOL.md, "Store".
+// The requests of a store's clients, over a channel: PROTOCOL.md, "Store".
 
-/** The most descriptors of an entry. */
+/** The maximum number of descriptors of an entry. */
 export const MAX_ENTRY_FDS = 253
 
-/** The most bytes of a message. */
+/** The maximum length of a message, in bytes. */
 export const MAX_BYTES = 4 * 1024 * 1024
 
-/** Requests. */
+/** A request. */
 export type StoreRequest =
   | {
       readonly ask: 'put'
       readonly name: string
-      /** How long it is kept, in milliseconds; null for ever. */
+      /** The time until it expires, in milliseconds; null for never. */
       readonly expires: number | null
       readonly mode: number
-      /** The number of its group; null for the client's own. */
+      /** The gid of its group; null for the client's own. */
       readonly group: number | null
       readonly replace: boolean
     }
@@ -22,5 +22,5 @@ export type StoreRequest =
   | { readonly ask: 'list' }
   | { readonly ask: 'delete'; readonly name: string }
 
-/** The code of the error by which a store sends a client to its successor, at the same address. */
+/** The code of the error that directs a client to the successor, at the same address. */
 export const MOVED = 'ERR_STORE_MOVED'

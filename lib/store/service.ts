@@ -15,15 +15,15 @@ import { MAX_BYTES, MAX_ENTRY_FDS, MOVED, type StoreRequest } from './protocol.t
 import { type ServeStoreOptions, type Settings, settingsOf } from './settings.ts'
 import type { StoreEntry } from './store.ts'
 
-/** The most requests of one client that are handled at a time; further ones wait in its socket. */
+/** The maximum number of requests of one client that are handled concurrently. Further requests stay in its socket. */
 const MAX_PENDING_REQUESTS = 16
 
-/** How long clients have to go to a successor by themselves, in milliseconds. */
+/** The time that clients have to move to a successor before their connections are closed, in milliseconds. */
 const MIGRATION_TIMEOUT_MS = 1000
 
-/** What {@link serveStore} does, until it is closed, or a successor serves. */
+/** A running store: the result of {@link serveStore}. */
 export class StoreService implements Disposable {
-  /** Resolves when a successor has everything, and all clients have gone there. */
+  /** Resolves when a successor has all entries and the clients have moved to it. The service is closed then. */
   readonly superseded: Promise<void>
   readonly #settings: Settings
   readonly #takeover: Takeover
@@ -32,7 +32,7 @@ export class StoreService implements Disposable {
   readonly #channels = new Set<Channel>()
   #closed = false
   #moved = false
-  /** Settles when it is known whether the successor that is starting serves; nothing is changed until then. */
+  /** Resolves when a starting successor serves or has failed. Changes of entries wait for it. */
   #frozen: Promise<void> | undefined
 
   /** @internal */
@@ -46,17 +46,17 @@ export class StoreService implements Disposable {
     void serveConnections('store', this.#listener, (socket) => this.#serve(socket))
   }
 
-  /** Where clients find it. */
+  /** The address that clients connect to. */
   get address(): Address {
     return this.#listener.address
   }
 
-  /** Whether it was closed, or a successor serves. */
+  /** Whether the service was closed, or has moved to a successor. */
   get closed(): boolean {
     return this.#closed
   }
 
-  /** Stop: close the listener, the connections, and everything that is kept. */
+  /** Closes the listener, the connections and all stored descriptors. Does nothing if already closed. */
   close(): void {
     if (this.#closed) return
     this.#closed = true
@@ -66,31 +66,31 @@ export class StoreService implements Disposable {
     this.#entries.close()
   }
 
-  /** Close, for `using`. */
+  /** Closes the service, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }
 
-  /** What a successor gets; until it serves, or has failed, nothing is changed. */
+  /** Returns the state for a successor, and holds changes back until the successor serves or has failed. */
   #freeze(signal: AbortSignal): { data: string; fds: readonly number[] } {
     this.#frozen = new Promise((resolve) => {
       signal.addEventListener('abort', () => resolve(), { once: true })
       void this.#takeover.superseded.then(() => resolve())
     })
     const { serialized, fds } = this.#entries.serialize()
-    // By their numbers: a Descriptor would be given away.
+    // As numbers: sending a Descriptor would transfer it.
     return { data: JSON.stringify(serialized), fds: fds.map((fd) => fd[borrow]()) }
   }
 
-  /** Sends the clients to the successor. */
+  /** Moves the clients to the successor, then closes the service. */
   async #move(): Promise<void> {
     this.#moved = true
-    const gone = [...this.#channels].map(async (channel) => {
-      channel.send({ moved: true }).catch(() => {}) // it has gone already
+    const disconnected = [...this.#channels].map(async (channel) => {
+      channel.send({ moved: true }).catch(() => {}) // the client has already disconnected
       await channel.closed
     })
     this.#listener.close()
-    await Promise.race([Promise.all(gone), sleep(MIGRATION_TIMEOUT_MS)])
+    await Promise.race([Promise.all(disconnected), sleep(MIGRATION_TIMEOUT_MS)])
     this.close()
   }
 
@@ -102,13 +102,13 @@ export class StoreService implements Disposable {
       const allowed = this.#settings.allow(credentials)
       answer = async (request) => {
         if (!(await allowed)) throw notAllowed(this.#settings.path, credentials.uid)
-        return this.#answer(request, credentials)
+        return this.#reply(request, credentials)
       }
       const limits = { maxBytes: MAX_BYTES, maxFds: MAX_ENTRY_FDS, maxPending: MAX_PENDING_REQUESTS }
       channel = new Channel(socket, limits).unref()
-      allowed.catch(() => {}) // told with each answer
+      allowed.catch(() => {}) // reported by each reply
     } catch {
-      socket.close() // it has gone already
+      socket.close() // the client has already disconnected
       return
     }
     this.#channels.add(channel)
@@ -125,7 +125,7 @@ export class StoreService implements Disposable {
     channel.close()
   }
 
-  async #answer(incoming: ChannelRequest, credentials: Credentials): Promise<ChannelReply | void> {
+  async #reply(incoming: ChannelRequest, credentials: Credentials): Promise<ChannelReply | void> {
     const request = incoming.value as StoreRequest
     if (typeof request !== 'object' || request === null) throw protocolError('a client asked for something unknown')
     if (request.ask !== 'put') incoming.close()
@@ -163,7 +163,7 @@ export class StoreService implements Disposable {
       this.#entries.find(name, credentials, WRITE)
       return { fds: this.#entries.take(entry) }
     }
-    return { fds: entry.fds.map((fd) => fd[borrow]()) } // by number: a Descriptor would be given away
+    return { fds: entry.fds.map((fd) => fd[borrow]()) } // as numbers: sending a Descriptor would transfer it
   }
 
   #list(credentials: Credentials): StoreEntry[] {
@@ -178,10 +178,10 @@ export class StoreService implements Disposable {
   }
 }
 
-/** Gives a successor what it is told, and holds changes back. */
+/** Returns the state for a successor, and holds changes back until `signal` aborts or the successor serves. */
 type Freeze = (signal: AbortSignal) => { data: string; fds: readonly number[] }
 
-/** What a client wants to be kept, checked. */
+/** Validates a `put` request and returns its entry. */
 function newEntryOf(
   request: StoreRequest & { ask: 'put' },
   fds: readonly Descriptor[],
@@ -199,23 +199,22 @@ function newEntryOf(
 }
 
 /**
- * Keep descriptors for other processes, by name, for as long as this one runs: as systemd's file descriptor store does, for machines and
- * services without it.
+ * Serves a descriptor store: it keeps descriptors for other processes, by name, as systemd's file descriptor store does.
  *
- * Where a store serves at the same `takeover` address already, this one takes its place, with everything that it keeps; its clients
- * notice nothing.
+ * If a store already serves at the same `takeover` address, the new one takes over its listener and all its entries. Clients
+ * do not notice.
  *
- * Who asks is told by the kernel: the credentials of who made the connection. An entry belongs to who has put it, and has
- * permissions as a file has: to read is to get it, to write is to replace or delete it. Nobody can get at an entry of a user by taking its
- * name.
+ * The kernel reports the credentials of the process that made each connection. An entry belongs to the user that put it and
+ * has the permissions of a file: read permission allows getting it, write permission replacing or deleting it. Another user
+ * cannot replace an entry in order to reuse its name.
  *
- * While it can accept nothing, for want of a descriptor for one, clients wait in its backlog, and a process warning tells of it, once.
+ * While no descriptor is free to accept a connection, clients wait in the backlog, and one process warning reports it.
  *
  * @param options `path`, `mode`, `allow`, `maxFds`, `maxPerUser`, `takeover`, `signal`
- * @returns resolves to what ends it, when it serves. It keeps the process alive
+ * @returns resolves to the service when it accepts connections. The service keeps the process alive
  *
- *   Rejects with `EADDRINUSE`, `EACCES`, … of the addresses; as {@link takeover} rejects; ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE,
- *   ERR_OUT_OF_RANGE; AbortError
+ *   Rejects with `EADDRINUSE`, `EACCES` and others as bind(2); as `takeover` of fdpass/takeover; ERR_INVALID_ARG_TYPE;
+ *   ERR_INVALID_ARG_VALUE; ERR_OUT_OF_RANGE; AbortError
  */
 export async function serveStore(options: ServeStoreOptions): Promise<StoreService> {
   openReactor()
@@ -231,7 +230,7 @@ export async function serveStore(options: ServeStoreOptions): Promise<StoreServi
   })
   const entries = new Entries(settings)
   try {
-    fill(entries, place)
+    restore(entries, place)
     await place.ready()
     return new StoreService(settings, place, entries, (by) => (freeze = by))
   } catch (error) {
@@ -242,8 +241,8 @@ export async function serveStore(options: ServeStoreOptions): Promise<StoreServi
   }
 }
 
-/** Keeps what a predecessor has kept. */
-function fill(entries: Entries, { predecessor }: Takeover): void {
+/** Adds the predecessor's entries. */
+function restore(entries: Entries, { predecessor }: Takeover): void {
   if (predecessor === null) return
   const serialized = JSON.parse(Buffer.from(predecessor.state).toString()) as SerializedEntry[]
   let from = 0

@@ -5,7 +5,7 @@ import type { Abortable } from '../base/index.ts'
 import { integer, invalidReturn, invalidType, invalidValue } from '../base/internal.ts'
 import type { Credentials } from '../socket/index.ts'
 
-/** The most descriptors of a store: as many as its successor can be given at once. */
+/** The maximum number of descriptors of a store: as many as one take-over can pass. */
 const MAX_FDS = 4000
 const DEFAULT_FDS = 1024
 const DEFAULT_PER_USER = 256
@@ -13,26 +13,26 @@ const OWNER_ONLY = 0o600
 
 /** Options of {@link serveStore}. */
 export interface ServeStoreOptions extends Abortable {
-  /** Where clients find it: the address of a Unix domain socket. */
+  /** The address that clients connect to: a Unix socket. */
   path: Address
-  /** The permissions of the file of `path` (default 0o600: this user alone). */
+  /** The permissions of the file of `path` (default 0o600: this user only). Not for an abstract address. */
   mode?: number | undefined
   /**
-   * Decides about who has connected (default: all that the file's permissions let). What each may do with an entry is for the
-   * entry's own permissions to say.
+   * Accepts or rejects a client (default: accepts every client that the file's permissions admit). The permissions of each
+   * entry apply in addition.
    *
-   * @param credentials of who has connected
+   * @param credentials the credentials of the process that made the connection
    */
   allow?: ((credentials: Credentials) => boolean | Promise<boolean>) | undefined
-  /** The most descriptors that are kept (default 1,024, at most 4,000). */
+  /** The maximum number of stored descriptors (default 1,024; at most 4,000). */
   maxFds?: number | undefined
-  /** The most that are kept for one user (default 256); root has no other limit than `maxFds`. */
+  /** The maximum number of stored descriptors of one user (default 256). For root only `maxFds` applies. */
   maxPerUser?: number | undefined
-  /** Where it meets its predecessor and its successor (default: `path` with `.takeover` behind it). */
+  /** The address at which predecessor and successor connect (default: `path` followed by `.takeover`). */
   takeover?: Address | undefined
 }
 
-/** The options, checked. */
+/** The validated options. */
 export interface Settings {
   readonly path: Address
   readonly mode: number | undefined
@@ -42,7 +42,7 @@ export interface Settings {
   readonly takeover: Address
 }
 
-/** Checks the options of `serveStore`. */
+/** Validates the options of `serveStore`. */
 export function settingsOf(options: ServeStoreOptions): Settings {
   const { path, mode, allow = () => true, maxFds = DEFAULT_FDS, maxPerUser = DEFAULT_PER_USER } = options
   addressOf('options.path', path, 'bind')

@@ -16,7 +16,7 @@ import type { ChannelMessage } from '../channel/index.ts'
 import { connect } from '../socket/index.ts'
 import type { Descriptor, FdSource, Kind } from '../descriptor/index.ts'
 import { takeFds, wrapFd, putFds } from '../descriptor/internal.ts'
-import { closeFds, systemError, fds as numbers, native } from '../native/internal.ts'
+import { closeFds, duplicateShared } from '../native/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 import { restoreReason, storeClosed } from './errors.ts'
 import { StoreConnection } from './connection.ts'
@@ -24,85 +24,87 @@ import { MAX_ENTRY_FDS, MOVED, type StoreRequest } from './protocol.ts'
 
 /** Options of {@link Store.put}. */
 export interface PutOptions extends Abortable {
-  /** How long they are kept, in milliseconds (default: until they are deleted, or the store ends). */
+  /** The time until the entry expires, in milliseconds (default: never). */
   expires?: number | undefined
   /**
-   * Who may get them (read), and replace or delete them (write): permissions as of a file, for this user, the group, and others (default
+   * The entry's permissions for this user, the group and others: read to get it, write to replace or delete it (default
    * 0o600).
    */
   mode?: number | undefined
-  /** The group that `mode` speaks of, by name or number: one of this process's (default: its own). */
+  /** The entry's group: the name or gid of one of this process's groups (default: its effective group). */
   group?: string | number | undefined
-  /** Whether what is kept under this name already is closed for them (default false: `EEXIST`). */
+  /** Whether an existing entry of this name is closed and replaced (default false: rejects with `EEXIST`). */
   replace?: boolean | undefined
 }
 
 /** Options of {@link Store.get}. */
 export interface GetOptions extends Abortable {
   /**
-   * Whether they are not kept any more from then on (default false). The store forgets them when it answers: where this call is aborted then,
-   * the descriptor table is full or the process ends, nobody has them. To be safe, get them, and {@link Store.delete} them afterwards.
+   * Whether the store removes the entry (default false). It does so when it replies: if this call is aborted then, the
+   * descriptor table is full, or the process exits, the descriptors are lost. To avoid that, get the entry first, and call
+   * {@link Store.delete} afterwards.
    */
   remove?: boolean | undefined
 }
 
-/** What is kept under a name. */
+/** A stored entry, as {@link Store.list} returns it. */
 export interface StoreEntry {
-  /** The name. */
+  /** The entry's name. */
   readonly name: string
-  /** What the descriptors are. */
+  /** The kind of each descriptor, in order. */
   readonly kinds: readonly Kind[]
-  /** The user that has put them, by number. */
+  /** The uid of the user that put the entry. */
   readonly uid: number
-  /** The group that `mode` speaks of, by number. */
+  /** The gid of the entry's group. */
   readonly gid: number
-  /** Who may get them, and replace or delete them, as permissions of a file. */
+  /** The entry's permissions: read to get it, write to replace or delete it. */
   readonly mode: number
-  /** In how many milliseconds they go; null for never. */
+  /** The time until the entry expires, in milliseconds; null for never. */
   readonly expires: number | null
 }
 
-const made = Symbol('made')
+const constructorKey = Symbol('constructorKey')
 const OWNER_ONLY = 0o600
 
-/** How often a request is made again because the store has moved: each time it has another process. */
+/** The maximum number of retries of a request because the store has moved to a successor. */
 const MAX_MOVES = 10
 
 /**
- * A descriptor store of another process: what {@link connectStore} has found. A connection that is lost is made again by the next call, so
- * that a store may be restarted; one that hands on to its successor is not noticed at all.
+ * A client of a descriptor store: the result of {@link connectStore}. After the connection was lost, the next call connects
+ * again, so the store may be restarted. A take-over of the store by a successor causes no error.
  *
- * It does not keep the process alive, but for the time that a call takes.
+ * Only a pending call keeps the process alive.
  */
 export class Store implements Disposable {
   readonly #address: Address
   #connection: StoreConnection | undefined
   #closed = false
 
-  /** Use {@link connectStore}. */
+  /** Not callable: use {@link connectStore}. */
   private constructor(address: Address, key: symbol) {
-    if (key !== made) throw invalidValue('key', 'is private: use connectStore()')
+    if (key !== constructorKey) throw invalidValue('key', 'is private: use connectStore()')
     this.#address = address
   }
 
   /** @internal */
   static async open(address: Address, signal: AbortSignal | undefined): Promise<Store> {
-    const store = new Store(address, made)
+    const store = new Store(address, constructorKey)
     await store.#connect(signal)
     return store
   }
 
   /**
-   * Have descriptors kept under a name.
+   * Stores duplicates of descriptors under a name.
    *
-   * @param name 1 to 255 printable ASCII characters, without a colon and a backslash
-   * @param fds one or several descriptors, at most 253, which stay the caller's, and may be closed as soon as this has returned
+   * @param name 1 to 255 printable ASCII characters, except colon and backslash
+   * @param fds one to 253 descriptors. The caller still owns them, and may close them as soon as this call has returned
    * @param options `expires`, `mode`, `group`, `replace`, `signal`
-   * @returns resolves when they are kept
+   * @returns resolves when the store has the entry
    *
-   *   Rejects with `EEXIST` where the name is taken; `EACCES` where it may not be replaced; `ENOSPC` and `EDQUOT` where they would be too
-   *   many; `EPERM` for a group that is not this process's; `ECONNRESET` if the store ends meanwhile; as {@link connectStore};
-   *   ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE, ERR_OUT_OF_RANGE; ERR_SOCKET_CLOSED; AbortError
+   *   Rejects with `EEXIST` if the name is in use; `EACCES` if the existing entry may not be replaced; `ENOSPC` or `EDQUOT` if
+   *   a limit of the store would be exceeded; `EPERM` if this process is not in the group; `ECONNRESET` if the store exits
+   *   during the call; as {@link connectStore}; ERR_INVALID_ARG_TYPE; ERR_INVALID_ARG_VALUE; ERR_OUT_OF_RANGE;
+   *   ERR_SOCKET_CLOSED; AbortError
    */
   async put(name: string, fds: FdSource | readonly FdSource[], options?: PutOptions): Promise<void> {
     const signal = signalOf(optionsOf(options))
@@ -116,8 +118,8 @@ export class Store implements Disposable {
       group: group === undefined ? null : groupOf('options.group', group),
       replace
     }
-    // What the numbers mean now, however often it has to be sent.
-    const duplicates = duplicatesOf(Array.isArray(fds) ? fds : [fds])
+    // The caller may close its descriptors while the request is retried.
+    const duplicates = duplicateAll(Array.isArray(fds) ? fds : [fds])
     try {
       await this.#ask(request, duplicates, signal)
     } finally {
@@ -126,14 +128,14 @@ export class Store implements Disposable {
   }
 
   /**
-   * Get descriptors that are kept.
+   * Returns duplicates of the descriptors of an entry.
    *
-   * @param name their name
+   * @param name the entry's name
    * @param options `remove`, `signal`
-   * @returns resolves to the descriptors, in order; each is the caller's to close
+   * @returns resolves to the descriptors, in order. The caller owns and closes each
    *
-   *   Rejects with `ENOENT` where nothing has that name; `EACCES` where it is not for this process; ERR_CONTROL_TRUNCATED where the
-   *   descriptor table is full; otherwise as {@link Store.put}
+   *   Rejects with `ENOENT` if there is no such entry; `EACCES` if its permissions deny this process; ERR_CONTROL_TRUNCATED if
+   *   the descriptor table is full; otherwise as {@link Store.put}
    */
   async get(name: string, options?: GetOptions): Promise<readonly Descriptor[]> {
     const signal = signalOf(optionsOf(options))
@@ -144,10 +146,10 @@ export class Store implements Disposable {
   }
 
   /**
-   * Tell what is kept that this process may get or delete.
+   * Lists the entries that this process may get, replace or delete.
    *
    * @param options `signal`
-   * @returns resolves to the entries, the oldest first
+   * @returns resolves to the entries, oldest first
    *
    *   Rejects as {@link Store.put}
    */
@@ -158,25 +160,26 @@ export class Store implements Disposable {
   }
 
   /**
-   * Have descriptors kept no more: they are closed there.
+   * Deletes an entry: the store closes its descriptors.
    *
-   * @param name their name
+   * @param name the entry's name
    * @param options `signal`
    * @returns resolves when they are closed
    *
-   *   Rejects with `ENOENT` where nothing has that name; `EACCES` where it is not for this process; otherwise as {@link Store.put}
+   *   Rejects with `ENOENT` if there is no such entry; `EACCES` if its permissions deny this process; otherwise as
+   *   {@link Store.put}
    */
   async delete(name: string, options?: Abortable): Promise<void> {
     await this.#ask({ ask: 'delete', name: descriptorNameOf(name) }, [], signalOf(optionsOf(options)))
   }
 
-  /** Close the connection. What is kept stays. */
+  /** Closes the connection; pending calls reject with ERR_SOCKET_CLOSED. Stored entries remain. */
   close(): void {
     this.#closed = true
     this.#connection?.close()
   }
 
-  /** Close, for `using`. */
+  /** Closes the connection, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }
@@ -193,7 +196,7 @@ export class Store implements Disposable {
       } catch (error) {
         if (this.#closed) throw storeClosed()
         const { code } = error as NodeJS.ErrnoException
-        // EPIPE: it was not sent. Otherwise it may have been done.
+        // Only these two errors prove that the store did not execute the request.
         if ((code !== MOVED && code !== 'EPIPE') || moves === MAX_MOVES) {
           if ('name' in request) restoreReason(error, request.name)
           throw error
@@ -203,14 +206,14 @@ export class Store implements Disposable {
     }
   }
 
-  /** The connection of now. */
+  /** Returns the current connection; connects if there is none. */
   async #connect(signal: AbortSignal | undefined): Promise<StoreConnection> {
     if (this.#closed) throw storeClosed()
     const connection = this.#current
     if (connection !== undefined) return connection
     const socket = await connect(this.#address, { signal })
     if (this.#closed || this.#current !== undefined) {
-      socket.close() // another call has been faster
+      socket.close() // another call has connected meanwhile
       return this.#connect(signal)
     }
     return (this.#connection = new StoreConnection(socket))
@@ -221,22 +224,20 @@ export class Store implements Disposable {
   }
 }
 
-function duplicatesOf(sources: readonly FdSource[]): readonly Descriptor[] {
+function duplicateAll(sources: readonly FdSource[]): readonly Descriptor[] {
   const count = putFds(sources, 'fds', MAX_ENTRY_FDS)
-  if (count === 0) throw invalidValue('fds', 'must name a descriptor at least')
-  const code = native.duplicate(count)
-  if (code < 0) throw systemError(code, 'fcntl')
-  return [...numbers.subarray(0, count)].map(wrapFd)
+  if (count === 0) throw invalidValue('fds', 'must contain at least one descriptor')
+  return duplicateShared(count).map(wrapFd)
 }
 
 /**
- * Connect to a descriptor store: the other end of {@link serveStore}.
+ * Connects to a descriptor store: the other end of {@link serveStore}.
  *
- * @param address where it is
+ * @param address the store's address
  * @param options `signal`
- * @returns resolves to the store, which is the caller's to close
+ * @returns resolves to the client, which the caller owns and closes
  *
- *   Rejects with `ENOENT`, `ECONNREFUSED` where there is none; `EACCES`; AbortError; ERR_UNSUPPORTED_PLATFORM
+ *   Rejects with `ENOENT` or `ECONNREFUSED` if no store listens there; `EACCES`; AbortError; ERR_UNSUPPORTED_PLATFORM
  */
 export async function connectStore(address: Address, options?: Abortable): Promise<Store> {
   openReactor()
