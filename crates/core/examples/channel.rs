@@ -1,5 +1,5 @@
-//! The other end of a channel of fdpass, in Rust: `channel NUMBER`, over an inherited socket. Answers each request with the
-//! text of the file that came with it, and the file; prints each message and what its files hold.
+//! A Rust program at the other end of a channel: `channel NUMBER`, with the number of an inherited socket. It answers each
+//! request with the text of its files, and the files. It prints each message and the text of its files.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -9,7 +9,7 @@ use fdpass_core::{Channel, Format, FrameKind, Limits, Message, adopt};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
   let number = std::env::args().nth(1).ok_or("which descriptor is the socket?")?.parse()?;
-  // SAFETY: whoever started this program gave it the descriptor, and nothing else here uses it.
+  // SAFETY: the parent passed the descriptor to this program, and nothing else in it uses the number.
   let socket = unsafe { adopt(number) }?;
   let mut channel = Channel::new(socket, Limits::default())?;
   while let Some(frame) = channel.receive()? {

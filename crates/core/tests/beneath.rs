@@ -1,4 +1,4 @@
-//! Opening beneath a directory: what is refused, and that nothing else is ever opened while names are being swapped.
+//! Opening beneath a directory: what is refused, and that no other file is opened while path components are swapped.
 #![cfg(target_os = "linux")]
 
 mod fixtures;
@@ -16,10 +16,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-/// Opens and reads.
+/// Opens a file and reads it.
 type Way = fn(&Folder, &str) -> Result<String, Errno>;
 
-/// The two ways, which have to agree.
+/// The two implementations, which have to agree.
 const WAYS: [Way; 2] = [
   |folder, path| {
     let flags = OFlag::O_RDONLY;
@@ -37,7 +37,7 @@ fn content(file: OwnedFd) -> Result<String, Errno> {
   Ok(text)
 }
 
-/// A folder with a root in it, which holds `file` and `folder/file`, and beside the root what nobody may reach.
+/// A folder with a root, which holds `file` and `folder/file`, and with files beside the root that must not be reachable.
 struct Folder {
   path: TempDir,
   root: OwnedFd,
@@ -88,7 +88,7 @@ fn a_path_that_leads_out_is_refused_even_where_it_leads_back() {
   folder.assert_refused("file/", Errno::ENOTDIR);
   folder.assert_refused("file/file", Errno::ENOTDIR);
   folder.assert_refused("", Errno::ENOENT);
-  folder.assert_refused("folder", Errno::EISDIR); // by the read
+  folder.assert_refused("folder", Errno::EISDIR); // returned by the read
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn what_is_found_is_known_and_not_yet_opened() {
   let fifo = find("fifo");
   assert_eq!(Kind::of(fifo.as_fd()), Ok(Kind::Fifo));
   let open = |flags| open_found(folder.root.as_fd(), Path::new("fifo"), fifo.as_fd(), flags);
-  assert_eq!(open(OFlag::O_WRONLY).map(drop), Err(Errno::ENXIO)); // nobody reads
+  assert_eq!(open(OFlag::O_WRONLY).map(drop), Err(Errno::ENXIO)); // there is no reader
   let status = |fd: &OwnedFd| OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap());
   assert!(!status(&open(OFlag::O_RDONLY).unwrap()).contains(OFlag::O_NONBLOCK));
   assert!(status(&open(OFlag::O_RDONLY | OFlag::O_NONBLOCK).unwrap()).contains(OFlag::O_NONBLOCK));
@@ -182,7 +182,7 @@ fn what_is_opened_is_close_on_exec() {
   assert!(fixtures::is_close_on_exec(&file));
 }
 
-/// Swaps `root/swapped`, a folder, and `root/other`, a link to the outside, until it is killed: run by the race, in a process of its own.
+/// Swaps `root/swapped`, a folder, and `root/other`, a link to the outside, until it is killed. The race runs it in another process.
 #[test]
 #[ignore = "not a test: a program for one"]
 fn swap() {
@@ -219,7 +219,7 @@ fn no_attempt_leaves_the_root_while_another_process_swaps_components_s39() {
     symlink("../outside", folder.inside("other")).unwrap();
     let _swapper = Swapper::start(&folder);
     let (mut opened, mut refused) = (0, 0);
-    // The swapper has to be under way, and both outcomes to be seen.
+    // The swapper has to have started, and both outcomes have to occur.
     for attempt in 0.. {
       let path = ["swapped/file", "folder/../swapped/../swapped/file", "other/file"][attempt % 3];
       match way(&folder, path) {

@@ -1,4 +1,4 @@
-//! Addresses: what is made of bytes is what the kernel gives back, whatever bytes they are and however long.
+//! Addresses: for any bytes of any length, the kernel returns the address that was created from them.
 
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,10 +14,10 @@ use fdpass_core::{
 
 use super::probes::{Input, below, byte, flag, open_descriptors};
 
-/// The size of Linux' `sun_path`.
+/// Size of Linux' `sun_path`.
 const SUN_PATH: usize = 108;
 
-/// Where files of sockets are made.
+/// Folder for socket files.
 static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 
 pub fn run(input: &[u8]) {
@@ -34,7 +34,7 @@ pub fn run(input: &[u8]) {
   assert_eq!(open_descriptors(), before);
 }
 
-/// An address is made of whatever unix(7) allows, and of nothing else, and gives the bytes back.
+/// Checks that an address accepts exactly the bytes that unix(7) allows, and returns them.
 fn any_bytes(bytes: &[u8]) {
   let is_abstract = bytes.first() == Some(&0);
   let expected = if bytes.is_empty() || (!is_abstract && bytes.contains(&0)) {
@@ -51,7 +51,7 @@ fn any_bytes(bytes: &[u8]) {
       assert_eq!(address.path().map(|path| path.as_os_str().as_bytes()), Some(bytes).filter(|_| !is_abstract));
     }
     (Err(_), Err(errno)) => {
-      // Too long, and with a NUL in it: either is right.
+      // Too long, and with a NUL in it: either error is right.
       let either = bytes.len() > Address::MAX_PATH;
       assert!(either || address == Err(errno), "{address:?} in place of {errno}");
     }
@@ -59,7 +59,7 @@ fn any_bytes(bytes: &[u8]) {
   }
 }
 
-/// A socket of this name gives it back, to itself, to whoever connects, and with a datagram.
+/// Checks that a socket of this name reports it locally, to a connected peer, and with a datagram.
 fn abstract_name(input: &mut Input<'_>) {
   let socket_type = [SocketType::Stream, SocketType::Seqpacket, SocketType::Dgram][below(input, 3)];
   let mut bytes = vec![0];
@@ -83,7 +83,7 @@ fn file(input: &mut Input<'_>) {
   path.extend(input.bytes(input.len().min(2 * SUN_PATH)).unwrap_or_default());
   let name = &path[FOLDER.path().as_os_str().len() + 1..];
   if name.contains(&b'/') || [&b""[..], b".", b".."].contains(&name) {
-    return; // the folder's own, or beyond it
+    return; // the folder itself, or outside of it
   }
   let fits = path.len() <= Address::MAX_PATH && !name.contains(&0);
   let address = match Address::new(&path) {
@@ -102,7 +102,7 @@ fn file(input: &mut Input<'_>) {
   std::fs::remove_file(std::ffi::OsStr::from_bytes(&path)).ok();
 }
 
-/// Whatever may be given to bind(2) itself, a path that fills the field and has no NUL for instance, can be read back.
+/// Checks that every address which bind(2) accepts can be read back, for example a path that fills the field without a NUL.
 fn raw(input: &mut Input<'_>) {
   let socket_type = [SocketType::Stream, SocketType::Seqpacket, SocketType::Dgram][below(input, 3)];
   // SAFETY: a structure of integers.
@@ -122,7 +122,7 @@ fn raw(input: &mut Input<'_>) {
   // SAFETY: an address of as many bytes.
   let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length as libc::socklen_t) };
   if Errno::result(result).is_err() {
-    return; // the name of a folder, or one that is taken
+    return; // the name of a folder, or of an existing file
   }
   let expected = if path[0] == 0 { &path[..] } else { path.split(|&byte| byte == 0).next().unwrap() };
   seen_by_others(known(&fd, socket_type), socket_type, Some(expected));
@@ -135,7 +135,7 @@ fn known(fd: &OwnedFd, socket_type: SocketType) -> Socket<'_> {
   Socket::from_parts(fd.as_fd(), socket_type, AncillaryOptions::default())
 }
 
-/// `None` where the kernel has chosen the name.
+/// Checks that others see the bound address. `expected` is `None` if the kernel has chosen the name.
 fn seen_by_others(bound: Socket<'_>, socket_type: SocketType, expected: Option<&[u8]>) {
   let local = bound.local_address().unwrap().expect("a name");
   match expected {
@@ -145,7 +145,7 @@ fn seen_by_others(bound: Socket<'_>, socket_type: SocketType, expected: Option<&
   let other = socket(socket_type).unwrap();
   let other = known(&other, socket_type);
   assert_eq!(other.local_address(), Ok(None));
-  // A path that fills the field is no address of ours: it has no room for the final NUL.
+  // `Address` does not accept a path that fills the field: it has no room for the final NUL.
   let Ok(again) = Address::new(local.bytes()) else {
     assert_eq!(local.bytes().len(), SUN_PATH);
     return;
@@ -173,7 +173,7 @@ fn seen_by_others(bound: Socket<'_>, socket_type: SocketType, expected: Option<&
   }
 }
 
-/// Addresses of this machine alone.
+/// Loopback addresses only.
 fn internet(input: &mut Input<'_>) {
   let ip = if flag(input) {
     IpAddr::V4(Ipv4Addr::new(127, byte(input), byte(input), byte(input)))
@@ -185,7 +185,7 @@ fn internet(input: &mut Input<'_>) {
   let address = SocketAddr::new(ip, 0);
   let made = if tcp { tcp_listener(address, options) } else { udp_socket(address) };
   let fd = match made {
-    // No IPv6 here; a broadcast address.
+    // There is no IPv6, or it is a broadcast address.
     Err(Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT | Errno::EACCES) => return,
     made => made.unwrap(),
   };

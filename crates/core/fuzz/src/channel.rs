@@ -1,4 +1,4 @@
-//! Channels: two of them at both ends of a pair, or one with somebody at the other end who keeps to nothing.
+//! Channels: one at each end of a pair, or one with a peer that violates the protocol.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,8 +13,8 @@ use super::probes::{Input, Probes, below, byte, flag, open_descriptors, pattern,
 
 const LIMITS: Limits = Limits { max_bytes: 200_000, max_fds: Header::MAX_FDS };
 
-/// How many descriptors may be open for more to be sent.
-const MOST_OPEN: usize = 6000;
+/// Maximum number of open descriptors at which more are sent.
+const MAX_OPEN: usize = 6000;
 
 const KINDS: [FrameKind; 6] =
   [FrameKind::Message, FrameKind::Request, FrameKind::Response, FrameKind::Error, FrameKind::Cancel, FrameKind::Close];
@@ -32,7 +32,7 @@ pub fn run(input: &[u8]) {
   assert_eq!(open_descriptors(), before);
 }
 
-/// A message, and which descriptors go with it.
+/// A message, and which descriptors it has.
 #[derive(Clone)]
 struct Parcel {
   header: Header,
@@ -43,8 +43,8 @@ struct Parcel {
 impl Parcel {
   fn new(input: &mut Input<'_>) -> Self {
     let length = [0, 1, usize::from(byte(input)), 3000, 100_000][below(input, 5)];
-    // What waits has numbers of its own, and this process shall not run out of them.
-    let mut fds = if open_descriptors() < MOST_OPEN { some(input) } else { Vec::new() };
+    // Waiting messages hold duplicates, which must not exhaust the descriptor table.
+    let mut fds = if open_descriptors() < MAX_OPEN { some(input) } else { Vec::new() };
     if fds.len() == 255 {
       fds = fds.repeat(usize::from(byte(input) % 16) + 1);
       fds.truncate(Header::MAX_FDS);
@@ -72,7 +72,7 @@ impl Parcel {
   }
 }
 
-/// One end: a channel, or the halves of which it is made.
+/// One end: a channel, or its two halves.
 enum End {
   Whole(Channel),
   Halves { fd: OwnedFd, outbox: Outbox, decoder: Decoder, control: Box<ControlBuffer> },
@@ -93,7 +93,7 @@ impl End {
     }
   }
 
-  /// Whether it has gone whole.
+  /// Sends a message; false if a part of it waits.
   fn send(&mut self, parcel: &Parcel, probes: &Probes) -> nix::Result<bool> {
     match self {
       Self::Whole(channel) => channel.try_send(parcel.message(), &parcel.borrow(probes)),
@@ -142,12 +142,12 @@ fn stream(fd: &OwnedFd) -> Socket<'_> {
   Socket::from_parts(fd.as_fd(), SocketType::Stream, AncillaryOptions::default())
 }
 
-/// What goes one way.
+/// State of one direction.
 #[derive(Default)]
 struct Way {
-  /// What was accepted and has not arrived.
+  /// Messages that were accepted and have not arrived.
   parcels: VecDeque<Parcel>,
-  /// A send met a full table: perhaps in the middle of a frame, which is the last one then.
+  /// A send met a full descriptor table, possibly within a frame, which is the last one then.
   perhaps_cut: bool,
 }
 
@@ -156,7 +156,7 @@ struct Side {
   sent: Way,
 }
 
-/// Everything arrives once, in order, with its descriptors; or an end that was closed is the reason.
+/// Checks that every message arrives once, in order, with its descriptors, unless an end was closed.
 fn both_ends(input: &mut Input<'_>, probes: &Probes) {
   let (a, b) = socketpair(SocketType::Stream).unwrap();
   let mut sides = [a, b].map(|fd| {
@@ -174,7 +174,7 @@ fn both_ends(input: &mut Input<'_>, probes: &Probes) {
     }
     step(&mut sides, input, probes);
   }
-  // What waits goes, as long as both are there.
+  // Waiting messages are sent while both ends are open.
   let mut idle = 0;
   while sides.iter().any(|side| !side.sent.parcels.is_empty() || side.end.as_ref().is_some_and(|end| end.waiting() > 0))
   {
@@ -188,7 +188,7 @@ fn both_ends(input: &mut Input<'_>, probes: &Probes) {
   }
 }
 
-/// Something that the first of them does.
+/// Runs one operation of the first side.
 fn step(sides: &mut [Side; 2], input: &mut Input<'_>, probes: &Probes) {
   let [side, other] = &mut *sides;
   let what = byte(input) % 16;
@@ -208,7 +208,7 @@ fn step(sides: &mut [Side; 2], input: &mut Input<'_>, probes: &Probes) {
         }
         Err(Errno::EMFILE) => side.sent.perhaps_cut = true,
         Err(Errno::EPIPE | Errno::ECONNRESET) => assert!(other.end.is_none() || side.sent.perhaps_cut),
-        Err(Errno::ETOOMANYREFS) => {} // of who is not root
+        Err(Errno::ETOOMANYREFS) => {} // for users other than root
         Err(errno) => panic!("{errno}"),
       }
     }
@@ -223,7 +223,7 @@ fn step(sides: &mut [Side; 2], input: &mut Input<'_>, probes: &Probes) {
     7 => {
       if let End::Halves { outbox, .. } = end {
         let (before, index) = (outbox.len(), usize::from(byte(input) % 8));
-        // What waits is the last of what was accepted, unless the peer is gone.
+        // The waiting messages are the last accepted ones, unless the peer has closed.
         let first = side.sent.parcels.len().checked_sub(before);
         if outbox.cancel(index) {
           assert_eq!(outbox.len(), before - 1);
@@ -261,7 +261,7 @@ fn flush(sides: &mut [Side; 2]) {
   }
 }
 
-/// The first of them receives all that is there; true if something was.
+/// Receives everything that is queued for the first side; true if there was anything.
 fn arrive(sides: &mut [Side; 2], room: Option<u64>, probes: &Probes) -> bool {
   let [side, other] = sides;
   let Some(end) = &mut side.end else { return false };
@@ -301,7 +301,7 @@ fn arrive(sides: &mut [Side; 2], room: Option<u64>, probes: &Probes) -> bool {
   }
 }
 
-/// The other end writes what it likes, and its descriptors with any byte. What arrives is what was sent.
+/// Lets the peer write any bytes, and descriptors with any of them. The messages that arrive are those that were sent.
 fn one_end(input: &mut Input<'_>, probes: &Probes) {
   let (raw, fd) = socketpair(SocketType::Stream).unwrap();
   let limits = Limits { max_bytes: [100, 5000, 200_000][below(input, 3)], max_fds: [0, 2, 1000][below(input, 3)] };
@@ -336,10 +336,10 @@ fn one_end(input: &mut Input<'_>, probes: &Probes) {
 
 struct Writer {
   raw: Option<OwnedFd>,
-  /// All bytes that the kernel took, and all descriptors.
+  /// All bytes that the kernel has accepted, and all descriptors.
   sent: Vec<u8>,
   fds: Vec<u8>,
-  /// Whether all of it was frames within the limits, with their descriptors.
+  /// Everything so far was frames within the limits, with their descriptors.
   keeps_to_it: bool,
 }
 
@@ -358,7 +358,7 @@ impl Writer {
     }
   }
 
-  /// In as many calls as the input says.
+  /// Writes bytes in as many calls as the input chooses.
   fn write_frame(&mut self, input: &mut Input<'_>, limits: Limits, probes: &Probes) {
     let mut parcel = Parcel::new(input);
     parcel.fds.truncate(usize::from(byte(input)) * 2);
@@ -380,7 +380,7 @@ impl Writer {
       let count = if last { fds.len() } else { fds.len().min(usize::from(byte(input) % 4)) };
       let sent = self.write(&rest[..length], &fds[..count], probes);
       if sent == 0 {
-        self.keeps_to_it = false; // the rest of it is missing
+        self.keeps_to_it = false; // the rest of the frame is missing
         return;
       }
       fds.drain(..count);
@@ -392,7 +392,7 @@ impl Writer {
     let length = usize::from(byte(input));
     let mut bytes: Vec<u8> = (0..length).map(|_| byte(input)).collect();
     if flag(input) {
-      // Two frames with one call, and descriptors of whichever.
+      // Two frames with one call, and descriptors of either.
       let header = Header { kind: FrameKind::Message, format: Format::Bytes, length: 1, fds: 1, id: 0 };
       bytes = [&header.encode()[..], b"1", &header.encode(), b"2"].concat();
       bytes.truncate(bytes.len() - usize::from(byte(input) % 20));
@@ -403,9 +403,9 @@ impl Writer {
 }
 
 struct Reader {
-  /// Where in what was sent the next frame begins.
+  /// Offset of the next frame in the sent bytes.
   at: usize,
-  /// How many of the descriptors that were sent have been seen, or passed over.
+  /// How many of the sent descriptors were received or skipped.
   fds: usize,
   error: Option<FrameError>,
 }
@@ -448,7 +448,7 @@ impl Reader {
     self.at += Header::SIZE + data.len();
     Parcel { header, data: data.to_vec(), fds: Vec::new() }.check(&frame);
     assert_eq!(frame.fds.len(), if lost { 0 } else { header.fds as usize });
-    // In the order in which they were sent, some of them lost perhaps.
+    // In the order in which they were sent, possibly with gaps.
     for fd in &frame.fds {
       let which = probes.which(fd);
       let found = writer.fds[self.fds..].iter().position(|&sent| sent == which).expect("one that was sent");

@@ -1,4 +1,4 @@
-//! Control messages: the walk over them, whatever they are, and what they come to.
+//! Control messages: walking over any bytes, and decoding well-formed messages.
 
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
@@ -8,7 +8,7 @@ use fdpass_core::fuzzing::{decode, own_all};
 use super::probes::{Input, Probes, below, byte, flag, some};
 
 const SCM_PIDFD: libc::c_int = 4;
-const HEADER: usize = 16; // of Linux with 64 bits
+const HEADER: usize = 16; // on 64-bit Linux
 
 pub fn run(input: &[u8]) {
   let mut input = Input::new(input);
@@ -19,12 +19,12 @@ pub fn run(input: &[u8]) {
   }
 }
 
-/// The numbers that the walk would own. They are nobody's: it does not close them.
+/// Returns the numbers that the walk would own, without closing them.
 fn walked(control: &[u8]) -> Vec<RawFd> {
   own_all(control).into_iter().map(OwnedFd::into_raw_fd).collect()
 }
 
-/// What cmsg(3) says of the layout: which numbers are in a buffer, each header where the one before it ends.
+/// Returns the descriptor numbers in a buffer, by the layout in cmsg(3): each header begins where the previous message ends.
 fn numbers_in(control: &[u8]) -> Vec<RawFd> {
   let word = |at: usize| i32::from_ne_bytes(control[at..at + 4].try_into().unwrap());
   let mut numbers = Vec::new();
@@ -44,12 +44,12 @@ fn numbers_in(control: &[u8]) -> Vec<RawFd> {
   numbers
 }
 
-/// At an address of any alignment, with nothing behind it.
+/// Copies a buffer to an even or odd address, with no memory behind it.
 fn placed(control: &[u8], odd: bool) -> Box<[u8]> {
   std::iter::repeat_n(0, usize::from(odd)).chain(control.iter().copied()).collect()
 }
 
-/// Whatever the bytes are, it reads nothing else, and finds what is there.
+/// Checks that a walk over any bytes reads nothing else and finds every number.
 fn walk_anything(input: &mut Input<'_>) {
   let odd = flag(input);
   let bytes = input.bytes(input.len()).unwrap_or_default();
@@ -57,12 +57,12 @@ fn walk_anything(input: &mut Input<'_>) {
   assert_eq!(walked(&control[usize::from(odd)..]), numbers_in(bytes));
 }
 
-/// Open numbers that nobody owns, as a receive leaves them.
+/// Opens descriptors without an owner, as a receive leaves them.
 fn install(probes: &Probes, which: &[u8]) -> Vec<RawFd> {
   which.iter().map(|&which| probes.duplicate(which).into_raw_fd()).collect()
 }
 
-/// Of what is as a kernel would leave it, or nearly, each descriptor is owned once.
+/// Checks that each descriptor of kernel-like messages, well-formed or nearly so, is owned once.
 fn walk_messages(input: &mut Input<'_>) {
   let probes = Probes::new();
   let mut installed = Vec::new();
@@ -106,7 +106,7 @@ fn walk_messages(input: &mut Input<'_>) {
   let buffer = &placed[usize::from(odd)..];
   let found = walked(buffer);
   assert_eq!(found, numbers_in(buffer));
-  // Where a length lies, other bytes may be taken for numbers.
+  // With a wrong length, other bytes may be read as numbers.
   let mut unique = found.clone();
   unique.sort_unstable();
   unique.dedup();
@@ -121,7 +121,7 @@ fn walk_messages(input: &mut Input<'_>) {
   probes.assert_all_closed();
 }
 
-/// Of whole messages, too.
+/// Checks the decoding of complete messages.
 fn decode_messages(input: &mut Input<'_>) {
   let probes = Probes::new();
   let asked = AncillaryOptions { credentials: flag(input), pidfd: flag(input) };
@@ -131,7 +131,7 @@ fn decode_messages(input: &mut Input<'_>) {
     match byte(input) % 4 {
       0 => {
         let which = some(input);
-        // More than a kernel delivers.
+        // A kernel delivers no more.
         if rights.len() + which.len() <= fdpass_core::MAX_RECEIVED_FDS {
           let mut numbers = install(&probes, &which);
           if flag(input) {
@@ -151,7 +151,7 @@ fn decode_messages(input: &mut Input<'_>) {
         let errno = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ESRCH, libc::EINVAL][below(input, 5)];
         let numbers = if which.is_empty() && flag(input) { vec![-errno] } else { install(&probes, &which) };
         if numbers.is_empty() || !asked.pidfd {
-          unexpected = true; // a pidfd that is none
+          unexpected = true; // a pidfd message without a pidfd
         } else if let Some(&last) = which.last() {
           pidfd = Some(last);
         } else {
@@ -175,7 +175,7 @@ fn decode_messages(input: &mut Input<'_>) {
   probes.assert_all_closed();
 }
 
-/// Appends a message as a kernel lays it out.
+/// Appends a message with the kernel's layout.
 fn push(control: &mut Vec<u8>, level: libc::c_int, kind: libc::c_int, words: &[i32]) {
   control.extend(((HEADER + size_of_val(words)) as u64).to_ne_bytes());
   control.extend(level.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! The frame decoder, fed with anything in any parts, beside a reading of PROTOCOL.md that keeps all bytes and does without
+//! The frame decoder, fed with any bytes in any parts, beside a model of PROTOCOL.md that keeps all bytes and has no
 //! buffers.
 
 use std::os::fd::OwnedFd;
@@ -17,7 +17,7 @@ pub fn run(input: &[u8]) {
   assert_eq!(open_descriptors(), before);
 }
 
-/// What is decoded is encoded to the same bytes.
+/// Checks that a decoded header is encoded to the same bytes.
 fn header(input: &mut Input<'_>) {
   let mut bytes = [0; Header::SIZE];
   let _ = input.fill_buffer(&mut bytes);
@@ -47,7 +47,7 @@ fn receive_parts(input: &mut Input<'_>, probes: &Probes) {
     }
     let (bytes, batch) = stream.part(input);
     let taken = deliver(&mut decoder, &bytes, batch.as_deref(), probes);
-    // What did not fit comes with the next receive; its descriptors have come.
+    // The rest arrives with the next receive; its descriptors have arrived.
     stream.back(&bytes[taken..]);
     model.receive(&bytes[..taken], batch);
     if !take_all(&mut decoder, &mut model, probes) {
@@ -60,7 +60,7 @@ fn receive_parts(input: &mut Input<'_>, probes: &Probes) {
   take_all(&mut decoder, &mut model, probes);
 }
 
-/// One receive; gives how many bytes there was room for.
+/// Delivers one receive; returns how many bytes fitted.
 fn deliver(decoder: &mut Decoder, bytes: &[u8], batch: Option<&[u8]>, probes: &Probes) -> usize {
   let space = decoder.read_buffer();
   assert!(!space.is_empty());
@@ -74,7 +74,7 @@ fn deliver(decoder: &mut Decoder, bytes: &[u8], batch: Option<&[u8]>, probes: &P
   length
 }
 
-/// Takes what both have; false where they have come to an error, and to the same.
+/// Compares the frames of both; false after both have returned the same error.
 fn take_all(decoder: &mut Decoder, model: &mut Model, probes: &Probes) -> bool {
   for expected in model.whole.drain(..) {
     assert_eq!(decoder.peek_header(), Some(&expected.header));
@@ -96,7 +96,7 @@ fn take_all(decoder: &mut Decoder, model: &mut Model, probes: &Probes) -> bool {
   model.broken.is_none()
 }
 
-/// What a peer sends: bytes, and behind which of them descriptors come.
+/// Bytes that a peer sends, and the offsets of the bytes with descriptors.
 #[derive(Default)]
 struct Stream {
   bytes: Vec<u8>,
@@ -108,7 +108,7 @@ impl Stream {
     self.bytes.is_empty()
   }
 
-  /// A frame as it shall be, or one with something wrong.
+  /// Adds a valid frame, or one with an error.
   fn add(&mut self, input: &mut Input<'_>) {
     let wrong = byte(input);
     if wrong > 250 {
@@ -145,7 +145,7 @@ impl Stream {
     self.batches.sort_by_key(|(at, _)| *at);
   }
 
-  /// As Linux merges and splits: a receive ends with the bytes that came with descriptors, or before.
+  /// Splits the stream as Linux does: a receive ends at the latest with the bytes that were sent with descriptors.
   fn part(&mut self, input: &mut Input<'_>) -> (Vec<u8>, Option<Vec<u8>>) {
     let most = self.bytes.len().min([usize::MAX, 1, 16, usize::from(byte(input)) + 1][below(input, 4)]);
     let (length, batch) = match self.batches.first() {
@@ -169,15 +169,15 @@ const KINDS: [FrameKind; 6] =
 struct Expected {
   header: Header,
   data: Vec<u8>,
-  /// `None` where they were lost.
+  /// `None` if they were lost.
   fds: Option<Vec<u8>>,
 }
 
-/// The protocol, read once more.
+/// Second implementation of the protocol.
 struct Model {
   limits: Limits,
   unread: Vec<u8>,
-  /// What came with the frame that `unread` begins with.
+  /// Descriptors of the frame at the start of `unread`.
   fds: Option<Vec<u8>>,
   whole: Vec<Expected>,
   broken: Option<FrameError>,
@@ -195,7 +195,7 @@ impl Model {
     }
   }
 
-  /// The descriptors are of the frame of the last byte.
+  /// Adds bytes; the descriptors belong to the frame of the last byte.
   fn receive(&mut self, bytes: &[u8], batch: Option<Vec<u8>>) {
     self.unread.extend(bytes);
     let mut batch = Some(batch);
@@ -254,7 +254,7 @@ impl Model {
     }
   }
 
-  /// The table of PROTOCOL.md, and what may follow.
+  /// Reads the header as in the table of PROTOCOL.md, and checks the limits.
   fn header(&self) -> Result<Option<Header>, FrameError> {
     let bytes = &self.unread;
     if bytes.first().is_some_and(|&byte| byte != 0xfd) {

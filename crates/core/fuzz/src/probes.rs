@@ -1,4 +1,4 @@
-//! Descriptors that tell which they are, and whether any copy of them is open.
+//! Descriptors that can be identified, and whose copies can be detected.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -6,10 +6,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::stat::fstat;
 
-/// How long another process may hold what is closed here, in milliseconds.
-const PATIENCE: u16 = 2000;
+/// How long another process may hold a descriptor that is closed here, in milliseconds.
+const HOLD_TIMEOUT: u16 = 2000;
 
-/// Pipes: their write ends are what is passed, and their read ends come to their end when all copies are closed.
+/// Pipes: the write ends are passed, and a read end reports the end when all copies are closed.
 pub struct Probes {
   writers: Vec<OwnedFd>,
   readers: Vec<OwnedFd>,
@@ -17,7 +17,7 @@ pub struct Probes {
 }
 
 impl Probes {
-  /// How many there are.
+  /// Number of pipes.
   pub const COUNT: usize = 4;
 
   pub fn new() -> Self {
@@ -32,17 +32,17 @@ impl Probes {
     probes
   }
 
-  /// The descriptor of one, whatever the number.
+  /// Borrows the write end of one; any number is valid.
   pub fn borrow(&self, which: u8) -> BorrowedFd<'_> {
     self.writers[usize::from(which) % Self::COUNT].as_fd()
   }
 
-  /// A second one of the same pipe.
+  /// Duplicates the write end of one.
   pub fn duplicate(&self, which: u8) -> OwnedFd {
     fdpass_core::duplicate(self.borrow(which)).unwrap()
   }
 
-  /// That these are exactly those, in order.
+  /// Asserts that these are exactly the expected ones, in order.
   #[track_caller]
   pub fn check(&self, fds: &[OwnedFd], expected: &[u8]) {
     assert_eq!(fds.len(), expected.len());
@@ -52,20 +52,20 @@ impl Probes {
     }
   }
 
-  /// Which of them one is.
+  /// Returns which of them a descriptor is.
   #[track_caller]
   pub fn which(&self, fd: &OwnedFd) -> u8 {
     let inode = inode(fd);
     self.inodes.iter().position(|&known| known == inode).expect("one that was sent") as u8
   }
 
-  /// That nothing of them is open beside what is here, which is closed.
+  /// Closes the write ends and asserts that no copy is open.
   #[track_caller]
   pub fn assert_all_closed(self) {
     drop(self.writers);
     for (index, reader) in self.readers.iter().enumerate() {
-      // Who reads the links of /proc/PID/fd holds each file for a moment: proc_fd_link() in fs/proc/fd.c.
-      let _ = poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], PATIENCE);
+      // A process that reads the links of /proc/PID/fd holds each file for a moment: proc_fd_link() in fs/proc/fd.c.
+      let _ = poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], HOLD_TIMEOUT);
       assert_eq!(nix::unistd::read(reader, &mut [0]), Ok(0), "a copy of pipe {index} is open");
     }
   }
@@ -79,7 +79,7 @@ fn is_close_on_exec(fd: &OwnedFd) -> bool {
   fcntl(fd, FcntlArg::F_GETFD).unwrap() & libc::FD_CLOEXEC != 0
 }
 
-/// How many descriptors this process has open. Linux 6.2 tells by the size of the folder; its own is counted by neither.
+/// Returns how many descriptors this process has open: from Linux 6.2 on the size of /proc/self/fd.
 pub fn open_descriptors() -> usize {
   match std::fs::metadata("/proc/self/fd").unwrap().len() {
     0 => std::fs::read_dir("/proc/self/fd").unwrap().count() - 1,
@@ -87,7 +87,7 @@ pub fn open_descriptors() -> usize {
   }
 }
 
-/// Runs something while no number is free but so many: the lowest ones, as far as they follow one another.
+/// Runs a task while at most this many numbers are free, the lowest ones.
 pub fn with_room_for<T>(count: u64, call: impl FnOnce() -> T) -> T {
   use nix::sys::resource::{Resource, getrlimit, setrlimit};
   use std::os::fd::AsRawFd;
@@ -99,10 +99,10 @@ pub fn with_room_for<T>(count: u64, call: impl FnOnce() -> T) -> T {
   result
 }
 
-/// Numbers that were drawn from the fuzzer's input; zeros where it has ended.
+/// Values drawn from the fuzzer's input; zeros after its end.
 pub type Input<'a> = arbitrary::Unstructured<'a>;
 
-/// A number below a bound, which is not 0.
+/// Draws a number below a bound, which is not 0.
 pub fn below(input: &mut Input<'_>, bound: usize) -> usize {
   input.int_in_range(0..=bound - 1).unwrap_or(0)
 }
@@ -115,7 +115,7 @@ pub fn flag(input: &mut Input<'_>) -> bool {
   byte(input) & 1 == 1
 }
 
-/// Which probes go with something: mostly a few, seldom as many as can, or more.
+/// Draws a list of probes: mostly a few, rarely about as many as one message can carry.
 pub fn some(input: &mut Input<'_>) -> Vec<u8> {
   let count = match byte(input) {
     count @ 0..=239 => usize::from(count % 8).saturating_sub(3),
@@ -125,7 +125,7 @@ pub fn some(input: &mut Input<'_>) -> Vec<u8> {
   (0..count).map(|index| seed.wrapping_add(index as u8) % Probes::COUNT as u8).collect()
 }
 
-/// So many bytes that are told from their neighbours.
+/// Returns bytes in which adjacent ones differ.
 pub fn pattern(seed: u8, length: usize) -> Vec<u8> {
   let block: [u8; 251] = std::array::from_fn(|index| seed.wrapping_mul(31).wrapping_add(index as u8));
   let mut bytes = block.repeat(length.div_ceil(block.len()));

@@ -1,5 +1,5 @@
-//! Two ends of a pair, driven at random beside a model of what is between them: every message arrives once, with its
-//! descriptors or with a reason, and at every moment this process has as many descriptors as their owners say.
+//! Two ends of a pair, driven at random beside a model of the queues between them. Every message arrives once, with its
+//! descriptors or with a reason. After every step this process has exactly the descriptors that the model expects.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
@@ -12,7 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::probes::{Input, Probes, below, byte, flag, open_descriptors, pattern, some, with_room_for};
 
-/// What is in a buffer before a receive.
+/// Byte that fills a buffer before a receive.
 const UNTOUCHED: u8 = 0xee;
 
 pub fn run(input: &[u8]) {
@@ -32,26 +32,26 @@ pub fn run(input: &[u8]) {
   assert_eq!(open_descriptors(), before);
 }
 
-/// One end: all descriptors of it.
+/// One end, with all of its descriptors.
 struct End {
   fds: Vec<OwnedFd>,
-  /// What the kernel tells it, and what its user knows of.
+  /// Control messages that the kernel adds, and those that the reader requests.
   told: AncillaryOptions,
   asks: AncillaryOptions,
-  /// Behind what is queued nothing comes, and the kernel tells so: of datagram sockets only where it was asked for here.
+  /// The kernel reports an end behind the queue. A datagram socket has one only after a shutdown of this end.
   ended: bool,
-  /// It may not send.
+  /// It was shut down for sending.
   silenced: bool,
-  /// What was sent to it.
+  /// Messages that were sent to it.
   queue: VecDeque<Sent>,
-  /// Whether what was queued can have been dropped.
+  /// The kernel may have dropped queued messages.
   purged: bool,
 }
 
-/// A message; of a stream what of it was not received.
+/// A message; on a stream the part that was not received.
 struct Sent {
   data: Vec<u8>,
-  /// `None` once they came.
+  /// `None` once they have arrived.
   fds: Option<Vec<u8>>,
 }
 
@@ -69,7 +69,7 @@ impl<'a> Pair<'a> {
     let (a, b) = socketpair(socket_type).unwrap();
     let ends = [a, b].map(|fd| {
       let told = AncillaryOptions { credentials: byte(input) % 4 == 3, pidfd: byte(input) % 4 == 3 };
-      // Mostly what it is told it knows of.
+      // Mostly the reader requests what the kernel adds.
       let asks =
         if byte(input) % 8 == 7 { AncillaryOptions { credentials: flag(input), pidfd: flag(input) } } else { told };
       let pidfd = match Socket::from_parts(fd.as_fd(), socket_type, asks).enable_ancillary(told) {
@@ -86,7 +86,7 @@ impl<'a> Pair<'a> {
     Self { socket_type, ends, probes, held: Vec::new(), control: ControlBuffer::default() }
   }
 
-  /// How many descriptors are here, beside the probes.
+  /// Number of descriptors besides the probes.
   fn owned(&self) -> usize {
     self.held.len() + self.ends.iter().map(|end| end.fds.len()).sum::<usize>()
   }
@@ -114,7 +114,7 @@ impl<'a> Pair<'a> {
     let data = pattern(byte(input), length);
     let credentials = (byte(input) % 8 == 7).then(fdpass_core::Credentials::own);
     let Some(fd) = pick(&self.ends[side].fds, input) else { return };
-    // Half of them are second ones, and closed at once: what was sent is the kernel's.
+    // Half of them are duplicates and closed at once: the message has its own.
     let seconds: Vec<OwnedFd> = which.iter().step_by(2).map(|&which| self.probes.duplicate(which)).collect();
     let fds: Vec<_> = (which.iter().enumerate())
       .map(|(index, &which)| if index % 2 == 0 { seconds[index / 2].as_fd() } else { self.probes.borrow(which) })
@@ -136,13 +136,13 @@ impl<'a> Pair<'a> {
       }
       Err(Errno::EINVAL) => assert!(invalid),
       Err(Errno::EAGAIN) => assert!(!peer.queue.is_empty()),
-      Err(Errno::EMSGSIZE) => assert!(!is_stream), // more than its room for sending
+      Err(Errno::EMSGSIZE) => assert!(!is_stream), // more than its send buffer
       Err(Errno::EPIPE | Errno::ENOTCONN | Errno::ECONNRESET) => {
         assert!(end.silenced || peer.ended || peer.fds.is_empty());
       }
-      Err(Errno::ETOOMANYREFS) => {} // of who is not root
+      Err(Errno::ETOOMANYREFS) => {} // for users other than root
       Err(Errno::ECONNREFUSED) => {
-        // With its peer, a datagram socket loses what it has not received (unix_dgram_disconnected in af_unix.c).
+        // With its peer, a datagram socket loses the messages that it has not received (unix_dgram_disconnected in af_unix.c).
         assert!(socket_type == SocketType::Dgram && peer.fds.is_empty());
         end.purged = true;
       }
@@ -174,8 +174,8 @@ impl<'a> Pair<'a> {
     match result {
       Ok(None) => {
         assert!(end.ended && (capacity > 0 || socket_type == SocketType::Dgram));
-        // Empty packets behind which there is nothing but the end are no more than it; without a free number it cannot be asked
-        // whether descriptors wait.
+        // Empty packets directly before the end are indistinguishable from it. Without a free number, /proc cannot be read to find
+        // queued descriptors.
         let nothing =
           |Sent { data, fds }: &Sent| data.is_empty() && (room.is_some() || fds.as_ref().is_some_and(Vec::is_empty));
         let only_empty = socket_type == SocketType::Seqpacket && end.queue.iter().all(nothing);
@@ -201,7 +201,7 @@ impl<'a> Pair<'a> {
     }
   }
 
-  /// Each way to close what was received.
+  /// Closes descriptors in one of the possible ways.
   fn let_go(&mut self, input: &mut Input<'_>) {
     let at = self.held.len() - self.held.len().min(usize::from(byte(input)));
     let mut fds = self.held.split_off(at);
@@ -250,8 +250,8 @@ fn pick<'a>(fds: &'a [OwnedFd], input: &mut Input<'_>) -> Option<&'a OwnedFd> {
 }
 
 impl End {
-  /// Takes what a receive gave out of the queue; gives the descriptors that should be with it, and `None` where it was the
-  /// end, which without room for a byte is told as a message of nothing.
+  /// Removes the received message from the queue. Returns its expected descriptors; `None` for the end of the connection, which
+  /// is reported as an empty message if the buffer is empty.
   fn received(&mut self, socket_type: SocketType, capacity: usize, bytes: &[u8], size: usize) -> Option<Vec<u8>> {
     if socket_type != SocketType::Stream {
       let Some(sent) = self.queue.pop_front() else {
@@ -265,7 +265,7 @@ impl End {
     assert_eq!(size, bytes.len());
     if bytes.is_empty() {
       assert!(capacity == 0 && (self.ended || !self.queue.is_empty()));
-      // What the first byte brings may come before it.
+      // Descriptors that were sent with the first byte may precede it.
       return Some(self.queue.front_mut()?.fds.take().unwrap_or_default());
     }
     let mut came = Vec::new();
@@ -288,7 +288,7 @@ impl End {
     Some(came)
   }
 
-  /// That the descriptors are those, or why there are none; gives those that somebody has to close.
+  /// Asserts that the descriptors are the expected ones, or are missing for a valid reason. Returns those to be closed.
   fn check(
     &self,
     probes: &Probes,

@@ -1,4 +1,4 @@
-//! A channel between two threads that wait, and between two ends that do not.
+//! Channels: between two threads that wait, and between two ends that do not.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 #[path = "../fixtures/mod.rs"]
@@ -17,7 +17,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_fds: Header::MAX_FDS };
 
-/// Two ends with little room.
+/// Two ends with small socket buffers.
 fn channels() -> [Channel; 2] {
   let (a, b) = socketpair(SocketType::Stream).unwrap();
   [a, b].map(|fd| {
@@ -26,7 +26,7 @@ fn channels() -> [Channel; 2] {
   })
 }
 
-/// Numbers that a seed repeats (xorshift).
+/// Pseudorandom numbers, repeatable by their seed (xorshift).
 struct Random(u64);
 
 impl Random {
@@ -37,7 +37,7 @@ impl Random {
     (self.0 % bound) as usize
   }
 
-  /// The bytes of a message, and which of four files go with it.
+  /// Returns the bytes of the next message, and which of four files it carries.
   fn message(&mut self) -> (Vec<u8>, Vec<usize>) {
     let most = [10, 1000, 30_000][self.below(3)];
     let length = self.below(most);
@@ -50,7 +50,7 @@ fn inode(fd: OwnedFd) -> u64 {
   std::fs::File::from(fd).metadata().unwrap().ino()
 }
 
-/// That a message is the next that the seed gives.
+/// Asserts that a message is the next one of the seed.
 fn check(frame: Frame, random: &mut Random, inodes: &[u64]) {
   let (data, files) = random.message();
   assert!(frame.data == data, "{} bytes in place of {}", frame.data.len(), data.len());

@@ -1,4 +1,4 @@
-//! Frames out of a stream: whatever the kernel merges and splits, each with its own descriptors.
+//! Decoding frames: however the kernel merges and splits them, each has its own descriptors.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 #[path = "../fixtures/mod.rs"]
@@ -17,12 +17,12 @@ const KINDS: [FrameKind; 6] =
 const MESSAGE: Header = Header { kind: FrameKind::Message, format: Format::Bytes, length: 0, fds: 0, id: 0 };
 const ALL: Limits = Limits { max_bytes: 1 << 20, max_fds: Header::MAX_FDS };
 
-/// A frame that says this of its descriptors.
+/// Returns a frame that announces this many descriptors.
 fn frame(data: &[u8], fds: u32) -> Vec<u8> {
   [&Header { length: data.len() as u32, fds, ..MESSAGE }.encode()[..], data].concat()
 }
 
-/// What a decoder gives until it needs more: the data and the descriptors of each frame, and an error behind them.
+/// Returns the data and the number of descriptors of each complete frame, and the error behind them.
 fn taken(decoder: &mut Decoder) -> (Vec<(Vec<u8>, usize)>, Option<FrameError>) {
   let mut frames = Vec::new();
   loop {
@@ -34,7 +34,7 @@ fn taken(decoder: &mut Decoder) -> (Vec<(Vec<u8>, usize)>, Option<FrameError>) {
   }
 }
 
-/// Puts bytes and descriptors into a decoder, as one receive would.
+/// Adds bytes and descriptors to a decoder, as one receive would.
 fn fill(decoder: &mut Decoder, mut bytes: &[u8], fds: Vec<OwnedFd>) {
   let mut batch = Some(fds);
   loop {
@@ -42,7 +42,7 @@ fn fill(decoder: &mut Decoder, mut bytes: &[u8], fds: Vec<OwnedFd>) {
     let length = space.len().min(bytes.len());
     space[..length].copy_from_slice(&bytes[..length]);
     bytes = &bytes[length..];
-    // The descriptors are those of the last byte.
+    // The descriptors were sent with the last byte.
     let fds = if bytes.is_empty() { batch.take().unwrap_or_default() } else { Vec::new() };
     decoder.commit(length, DescriptorBatch::Complete(fds));
     if bytes.is_empty() || decoder.has_next() {
@@ -112,7 +112,7 @@ fn frames_are_the_same_however_the_bytes_are_split() {
 #[test]
 fn descriptors_belong_to_the_frame_of_the_last_byte_wherever_the_bytes_are_split() {
   let (plain, carrying) = (frame(b"plain", 0), frame(b"with", 1));
-  // The kernel gives nothing behind a message with descriptors, which may be only the first byte of the frame.
+  // A receive ends with the bytes that were sent with descriptors, here the first byte of the frame.
   for sent in 1..=carrying.len() {
     let first = [&plain[..], &plain, &carrying[..sent]].concat();
     for size in 1..=first.len() {

@@ -1,4 +1,4 @@
-//! Frames that wait for room.
+//! Frames that wait to be sent.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 #[path = "../fixtures/mod.rs"]
@@ -13,14 +13,14 @@ use nix::unistd::dup2;
 
 const MESSAGE: Header = Header { kind: FrameKind::Message, format: Format::Bytes, length: 0, fds: 0, id: 0 };
 
-/// A pair with the least room that the kernel gives.
+/// A pair with the smallest socket buffers that the kernel allows.
 fn small_pair() -> (End, End) {
   let (a, b) = pair(SocketType::Stream);
   setsockopt(&a.fd, sockopt::SndBuf, &1).unwrap();
   (a, b)
 }
 
-/// The other end.
+/// The receiving end.
 struct Reader {
   end: End,
   decoder: Decoder,
@@ -33,7 +33,7 @@ impl Reader {
     Self { end, decoder: Decoder::new(limits), frames: Vec::new() }
   }
 
-  /// Receives what is there.
+  /// Receives everything that is queued.
   fn read(&mut self) {
     while self.decoder.receive(self.end.socket(), &mut ControlBuffer::default()).is_ok() {
       while let Some(frame) = self.decoder.next_frame().unwrap() {
@@ -43,7 +43,7 @@ impl Reader {
     }
   }
 
-  /// Receives until nothing waits any more; gives how many frames have gone.
+  /// Receives until no frame waits any more; returns how many frames were sent.
   fn drain(&mut self, outbox: &mut Outbox, sender: &End) -> usize {
     let mut gone = 0;
     loop {
@@ -90,7 +90,7 @@ fn what_waits_is_what_the_number_meant_and_is_closed_once_it_has_gone() {
   let mut file = OwnedFd::from(file_holding("the one that was sent"));
   let (pipe, probe) = probe();
   assert_eq!(outbox.send(a.socket(), MESSAGE, b"x", &[file.as_fd(), pipe.as_fd()]), Ok(Some(Errno::EAGAIN)));
-  dup2(&pipe, &mut file).unwrap(); // the number means another file now
+  dup2(&pipe, &mut file).unwrap(); // the number now names another file
   drop((file, pipe));
   assert!(probe.is_open());
   assert_eq!(reader.drain(&mut outbox, &a), 2);
@@ -139,7 +139,7 @@ fn plain_frames_that_wait_go_with_one_call_and_descriptors_with_one_of_their_own
     }
   }
   assert_eq!(outbox.flush(a.socket()), (if outbox.is_empty() { 0 } else { outbox.len() }, None));
-  // Merged are only those before it.
+  // Only the frames before it are merged.
   let message = b.recv().unwrap().unwrap();
   assert!(matches!(&message.fds, ReceivedFds::Complete(fds) if fds.len() == 1), "{message:?}");
   assert_eq!(message.bytes.len(), 3 * Header::SIZE);

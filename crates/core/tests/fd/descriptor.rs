@@ -1,4 +1,4 @@
-//! Descriptors on their own.
+//! Adopting, duplicating and closing descriptors.
 
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
@@ -75,7 +75,7 @@ fn closing_one_descriptor_leaves_its_duplicate_open() {
 
 #[test]
 fn closing_all_closes_runs_and_single_numbers_and_not_their_neighbours() {
-  // Out of the way of the other tests, whose descriptors have the lowest numbers.
+  // Above the numbers of the other tests, which are the lowest.
   const BASE: RawFd = 180;
   let listed = [0, 1, 2, 3, 5, 7, 8, 12, 14];
   let unlisted = [4, 6, 9, 11, 13, 15];
@@ -91,7 +91,7 @@ fn closing_all_closes_runs_and_single_numbers_and_not_their_neighbours() {
   assert_all_closed(&closed);
 }
 
-/// Probes under given numbers.
+/// Duplicates of probes with given numbers.
 fn placed(base: RawFd, offsets: &[RawFd]) -> (Vec<OwnedFd>, Vec<Probe>) {
   let place = |&offset: &RawFd| {
     let (fd, probe) = probe();

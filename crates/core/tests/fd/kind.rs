@@ -1,4 +1,4 @@
-//! What a descriptor is, and what it may be used for.
+//! Kinds and access modes of descriptors.
 
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
@@ -91,7 +91,7 @@ fn what_has_no_name_in_a_file_system_is_told_by_proc() {
   assert_kind(made(unsafe { libc::inotify_init1(libc::IN_CLOEXEC) }), Kind::Other);
 }
 
-/// A number that a system call has just given.
+/// Takes ownership of a number that a system call has just returned.
 #[cfg(target_os = "linux")]
 fn made(number: i32) -> OwnedFd {
   assert!(number >= 0);

@@ -1,4 +1,4 @@
-//! Memory that can be passed, and its seals.
+//! Memfds and their seals.
 #![cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 
 #[path = "../fixtures/mod.rs"]
@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use fdpass_core::{Errno, duplicate, memfd, pipe, seal, seals};
 use fixtures::*;
 
-/// `F_SEAL_EXEC`, which the machine's settings may add to all memory.
+/// `F_SEAL_EXEC`, which a sysctl can add to every memfd.
 const EXEC: i32 = 0x20;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Programs: what they are executed with and as whom, why they are not, and how they end.
+//! Programs: their descriptors, users and limits, errors of starting them, and their exit status.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 #[path = "../fixtures/mod.rs"]
@@ -34,7 +34,7 @@ fn sh(script: &str) -> Program {
   program("/bin/sh", &["sh", "-c", script])
 }
 
-/// What a program reports of itself.
+/// Returns a program that prints its own /proc/self/status.
 fn status() -> Program {
   program("/bin/cat", &["cat", "/proc/self/status"])
 }
@@ -43,7 +43,7 @@ fn null() -> File {
   File::open("/dev/null").unwrap()
 }
 
-/// What a program writes as its standard output and error.
+/// Runs a program and returns its standard output and error.
 #[track_caller]
 fn output(program: &Program) -> String {
   let (mut reader, writer) = std::io::pipe().unwrap();
@@ -54,7 +54,7 @@ fn output(program: &Program) -> String {
   text
 }
 
-/// The value of a line of /proc/self/status.
+/// Returns the value of a line of /proc/self/status.
 #[track_caller]
 fn field(status: &str, name: &str) -> String {
   let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -71,14 +71,14 @@ fn ending(process: &mut Process) -> ExitStatus {
   process.reap().unwrap().expect("it has ended")
 }
 
-/// Why a program is not executed.
+/// Returns the error of starting a program.
 #[track_caller]
 fn failure(program: &Program) -> (Step, Errno) {
   let SpawnError { step, errno } = program.spawn(&[null().as_fd()]).unwrap_err();
   (step, errno)
 }
 
-/// Whether this process may do what only root may; the reason is printed where it may not.
+/// Returns whether this process is privileged; prints a reason if not.
 fn is_root() -> bool {
   let is_root = nix::unistd::geteuid().is_root();
   if !is_root {
@@ -87,12 +87,12 @@ fn is_root() -> bool {
   is_root
 }
 
-/// Does something in a thread of its own, whose credentials, other than the whole process's, may be changed.
+/// Runs a task in another thread, which may change its own credentials.
 fn in_thread(task: impl FnOnce() + Send + 'static) {
   std::thread::spawn(task).join().unwrap();
 }
 
-/// Has this thread have these capabilities and no others: capset(2).
+/// Sets the capabilities of this thread: capset(2).
 fn set_capabilities(capabilities: &[u32]) {
   let bits: u32 = capabilities.iter().map(|capability| 1 << capability).sum();
   let header = [0x2008_0522_u32, 0];
@@ -125,7 +125,7 @@ fn descriptors_whose_numbers_lie_among_the_targets_arrive_in_their_places() {
   files.sort_by_key(|file| file.as_raw_fd());
   let lowest: Vec<i32> = files.iter().map(AsRawFd::as_raw_fd).filter(|&number| number < COUNT as i32).collect();
   assert!(!lowest.is_empty());
-  // In the opposite order, so that each of them would be written over before it is read.
+  // In the opposite order, so that dup2(2) would replace each of them before it is duplicated.
   let null = null();
   let fds = [null.as_fd(), writer.as_fd(), writer.as_fd()].into_iter();
   let fds: Vec<BorrowedFd<'_>> = fds.chain(files.iter().rev().map(AsFd::as_fd)).collect();
@@ -167,7 +167,7 @@ fn nothing_else_is_inherited_whatever_its_flags() {
   let (mut ours, theirs) = UnixStream::pair().unwrap();
   let _process = program("/bin/cat", &["cat"]).spawn(&[theirs.as_fd(); 3]).unwrap();
   drop((low, moved, high, theirs));
-  // Another test's process may have them until it executes its program.
+  // The child of another test may have them until it executes its program.
   let begun = std::time::Instant::now();
   while probe_low.is_open() || probe_high.is_open() {
     assert!(begun.elapsed().as_secs() < 10);
@@ -235,7 +235,7 @@ fn a_program_has_its_limits() {
 #[test]
 fn signals_do_what_they_do_by_default_and_none_is_blocked() {
   in_thread(|| {
-    // Rust ignores SIGPIPE, and Node too.
+    // Rust and Node ignore SIGPIPE.
     // SAFETY: integers only.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     // SAFETY: as above.
@@ -243,7 +243,7 @@ fn signals_do_what_they_do_by_default_and_none_is_blocked() {
     let blocked = SigSet::from_iter([Signal::SIGUSR1, Signal::SIGTERM]);
     blocked.thread_block().unwrap();
     let text = output(&status());
-    // glibc keeps 32 and 33 for itself: nobody can set them, nor need it.
+    // glibc reserves 32 and 33: their actions cannot be set.
     let ignored = u64::from_str_radix(&field(&text, "SigIgn"), 16).unwrap();
     assert_eq!(ignored & !(0b11 << 31), 0, "{ignored:x}");
     assert_eq!(field(&text, "SigBlk"), "0".repeat(16));
@@ -321,7 +321,7 @@ fn a_program_for_another_user_has_none_of_the_ambient_capabilities_that_made_it(
     return;
   }
   in_thread(|| {
-    // As a service that systemd starts with AmbientCapabilities= and User=.
+    // Like a service that systemd starts with AmbientCapabilities= and User=.
     // SAFETY: integers only.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1 as libc::c_ulong, 0, 0, 0) }).unwrap();
     // SAFETY: as above; of this thread only.
@@ -337,7 +337,7 @@ fn a_program_for_another_user_has_none_of_the_ambient_capabilities_that_made_it(
     for set in ["CapPrm", "CapEff", "CapAmb"] {
       assert_eq!(field(&text, set), "0".repeat(16), "{set}");
     }
-    // Without another user it is as this process.
+    // Without another user it keeps them.
     assert_ne!(field(&output(&status()), "CapEff"), "0".repeat(16));
   });
 }

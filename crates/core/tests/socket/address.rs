@@ -1,4 +1,4 @@
-//! Addresses: paths, abstract names, and none.
+//! Addresses: paths, abstract names, unnamed sockets.
 
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
@@ -59,7 +59,7 @@ fn an_abstract_address_is_all_its_bytes_f1() {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn an_abstract_name_is_bound_as_it_is() {
   let name = format!("\0fdpass-{}", std::process::id());
-  // Names that begin alike, or end in NULs, are different names.
+  // Names with a common prefix, or with trailing NULs, are different names.
   for suffix in ["", "\0", "\0\0", "\0x"] {
     let bytes = format!("{name}{suffix}");
     let fd = socket(SocketType::Dgram).unwrap();
@@ -68,7 +68,7 @@ fn an_abstract_name_is_bound_as_it_is() {
     let again = socket(SocketType::Dgram).unwrap();
     let result = bind(known(&again, SocketType::Dgram), &Address::new(bytes.as_bytes()).unwrap(), None);
     assert_eq!(result.unwrap_err(), Errno::EADDRINUSE);
-    std::mem::forget(fd); // taken until the process ends
+    std::mem::forget(fd); // bound until the process ends
   }
 }
 
@@ -137,7 +137,7 @@ fn a_connection_knows_both_its_addresses_f1() {
   }
 }
 
-/// Linux takes a path that fills `sun_path`, without a final NUL; a peer that has one must do no harm.
+/// Binds to a path that fills `sun_path` without a final NUL, which Linux accepts. A peer with such a path must do no harm.
 #[test]
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn a_path_of_108_bytes_that_another_program_has_bound_is_told_whole() {
@@ -168,7 +168,7 @@ fn a_path_of_108_bytes_that_another_program_has_bound_is_told_whole() {
   let message = known(&receiver, SocketType::Dgram).recv(&mut [0], &mut ControlBuffer::default(), 0);
   let from = message.unwrap().unwrap().address.unwrap();
   assert_eq!((from.bytes(), from), (bytes, local));
-  // Neither says that it has more bytes than there are: an answer arrives.
+  // Neither counts more bytes than the address has: an answer arrives.
   for to in [from, local] {
     let envelope = SendOptions { to: Some(&to), ..SendOptions::default() };
     assert_eq!(known(&receiver, SocketType::Dgram).send(b"y", &[], envelope), Ok(1));
@@ -179,7 +179,7 @@ fn a_path_of_108_bytes_that_another_program_has_bound_is_told_whole() {
 #[test]
 fn a_full_backlog_is_told_and_not_waited_for() {
   if !cfg!(any(target_os = "linux", target_os = "android")) {
-    return; // the BSDs say ECONNREFUSED
+    return; // the BSDs return ECONNREFUSED
   }
   for &socket_type in fixtures::CONNECTION_TYPES {
     let folder = tempdir().unwrap();

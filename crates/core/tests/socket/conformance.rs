@@ -1,4 +1,4 @@
-//! What other suites test with raw calls that take no owner: see docs/proof/conformance.md.
+//! Cases of other suites that need raw system calls: see docs/proof/conformance.md.
 
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
@@ -10,7 +10,7 @@ use fdpass_core::{ReceivedFds, SocketType};
 use fixtures::*;
 use nix::errno::Errno;
 
-/// Receives a byte with control data of `length` bytes to be written to `control`; gives the result and the flags.
+/// Receives a byte with `length` bytes of control data written to `control`; returns the result and the flags.
 fn recv_raw(end: &End, control: *mut libc::c_void, length: usize) -> (nix::Result<isize>, libc::c_int) {
   let mut byte = [0u8; 1];
   let mut place = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
@@ -25,8 +25,8 @@ fn recv_raw(end: &End, control: *mut libc::c_void, length: usize) -> (nix::Resul
   (Errno::result(result), message.msg_flags)
 }
 
-/// FreeBSD unix_passfd_test `copyout_rights_error` (C8). FreeBSD's recvmsg fails with EFAULT, Linux' gives the bytes and
-/// says that control data are missing; neither leaves a descriptor.
+/// FreeBSD unix_passfd_test `copyout_rights_error` (C8). FreeBSD's recvmsg fails with EFAULT, Linux' returns the bytes and
+/// reports missing control data. Neither leaves a descriptor.
 #[test]
 fn descriptors_whose_numbers_cannot_be_written_are_closed_and_the_next_message_is_whole_c8() {
   for &socket_type in TYPES {
@@ -53,7 +53,7 @@ fn descriptors_whose_numbers_cannot_be_written_are_closed_and_the_next_message_i
   }
 }
 
-/// rustix `test_truncated_scm_rights` (C3): sixteen sockets for a receiver that takes five.
+/// rustix `test_truncated_scm_rights` (C3): sixteen sockets for a receiver that accepts five.
 #[test]
 fn sixteen_sockets_for_a_receiver_that_takes_five_are_all_closed_c3_s12() {
   let (a, b) = pair(SocketType::Stream);
@@ -67,7 +67,7 @@ fn sixteen_sockets_for_a_receiver_that_takes_five_are_all_closed_c3_s12() {
   kept.iter().for_each(End::assert_ended);
 }
 
-/// CPython `CmsgMacroTests`, rustix `test_buffer_sizes` (C7): what room the platform's arithmetic gives to descriptors.
+/// CPython `CmsgMacroTests`, rustix `test_buffer_sizes` (C7): the sizes that the platform's macros compute.
 #[test]
 fn the_room_for_descriptors_grows_with_their_number_and_never_by_less_than_one_takes_c7() {
   const ONE: usize = size_of::<libc::c_int>();

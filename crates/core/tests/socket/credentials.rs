@@ -1,4 +1,4 @@
-//! Who made a connection, and who sent a message.
+//! Credentials of a connection's peer and of a message's sender.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 #[path = "../fixtures/mod.rs"]
@@ -14,7 +14,7 @@ use fixtures::*;
 const BOTH: AncillaryOptions = AncillaryOptions { credentials: true, pidfd: true };
 const CREDENTIALS: AncillaryOptions = AncillaryOptions { credentials: true, pidfd: false };
 
-/// Where a pidfd points to, by the kernel's own word.
+/// Returns the pid of a pidfd, from /proc/self/fdinfo.
 fn pid_of(pidfd: &OwnedFd) -> String {
   use std::os::fd::AsRawFd;
   let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();

@@ -1,4 +1,4 @@
-//! A descriptor that the kernel adds by itself. Alone in its file, because it counts the process's descriptors.
+//! A pidfd that was not requested. In a file of its own, because it counts the descriptors of the process.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 #[path = "../fixtures/mod.rs"]

@@ -1,4 +1,4 @@
-//! Descriptors that are sent and received.
+//! Sending and receiving descriptors.
 
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
@@ -41,7 +41,7 @@ fn every_number_of_descriptors_arrives_in_order_a3() {
   }
 }
 
-/// macOS begins with a limit of 256.
+/// Raises the limit of open descriptors: macOS starts with 256.
 fn make_room_for_descriptors() {
   let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
   setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(4096)), hard).unwrap();
@@ -187,7 +187,7 @@ fn the_status_flags_are_shared_with_the_sender() {
   let [fd] = b.complete().1.try_into().unwrap();
   fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_APPEND)).unwrap();
   assert!(status_flags(&sent).contains(OFlag::O_APPEND));
-  sent.write_all(b"def").unwrap(); // at the offset zero otherwise
+  sent.write_all(b"def").unwrap(); // at offset zero if the offset were not shared
   assert_eq!(text_of(fd), "abcdef");
 }
 

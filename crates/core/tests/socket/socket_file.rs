@@ -1,4 +1,4 @@
-//! The files of bound sockets: their mode, who may replace them, and who removes them.
+//! Files of bound sockets: their mode, and when they are replaced and removed.
 
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
@@ -33,7 +33,7 @@ fn a_file_that_is_handed_on_goes_with_whoever_claims_it() {
   let (fd, file) = bound(SocketType::Stream, &path, None).unwrap();
   let id = file.hand_over();
   assert!(path.exists());
-  let theirs = fd.try_clone().unwrap(); // as it came to another process
+  let theirs = fd.try_clone().unwrap(); // as another process receives it
   drop(fd);
   let socket = Socket::from_parts(theirs.as_fd(), SocketType::Stream, AncillaryOptions::default());
   let claimed = SocketFile::claim(socket, id).unwrap().expect("it is that file");
@@ -161,7 +161,7 @@ fn while_another_holds_the_lock_the_file_is_left_alone() {
   let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
   assert_eq!(bound(SocketType::Stream, &path, None).unwrap_err(), Errno::EAGAIN);
   assert!(path.symlink_metadata().is_ok());
-  drop(lock); // as at its holder's death: the lock's file is still there
+  drop(lock); // as when its holder dies: the lock's file remains
   let (_fd, _file) = bound(SocketType::Stream, &path, None).unwrap();
   assert!(!folder.path().join("x.fdpass-lock").exists());
 }
@@ -232,7 +232,7 @@ fn a_folder_that_cannot_be_written_is_told() {
   }
 }
 
-/// Where the name is short enough for bind(2), and the whole path is too long for lstat(2).
+/// The path is short enough for bind(2), and the absolute path too long for lstat(2).
 #[cfg(target_os = "linux")]
 #[test]
 fn a_file_that_cannot_be_found_after_all_does_not_stay() {

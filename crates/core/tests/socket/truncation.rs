@@ -1,4 +1,4 @@
-//! A full descriptor table. Alone in its file, because it lowers the process's limit.
+//! A full descriptor table. In a file of its own, because it lowers the limit of the process.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 #[path = "../fixtures/mod.rs"]
@@ -136,13 +136,13 @@ fn a_channel_loses_only_the_message_whose_descriptors_have_no_room() {
 
 const LIMIT: libc::rlim_t = 1024;
 
-/// One test at a time opens descriptors, from its beginning to its end.
+/// Lets one test at a time open descriptors.
 fn alone() -> MutexGuard<'static, ()> {
   static ALONE: Mutex<()> = Mutex::new(());
   ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The process's descriptors, all but a few in use.
+/// A descriptor table with a few free numbers.
 struct Table {
   fillers: Vec<OwnedFd>,
   limits: (libc::rlim_t, libc::rlim_t),
@@ -158,7 +158,7 @@ impl Table {
     Self { fillers, limits }
   }
 
-  /// How many descriptors can be opened.
+  /// Returns how many descriptors can be opened.
   fn available(&self) -> usize {
     fill(&self.fillers[0]).len()
   }
@@ -183,7 +183,7 @@ fn fill(fd: &OwnedFd) -> Vec<OwnedFd> {
   }
 }
 
-/// Sends descriptors that only the message holds from then on.
+/// Sends descriptors of which only the message has copies afterwards.
 fn send_probes(socket: &End, count: usize) -> Vec<Probe> {
   let (fds, probes) = probes(count);
   socket.send(b"bytes", &borrowed(&fds)).unwrap();

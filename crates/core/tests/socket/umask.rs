@@ -1,4 +1,4 @@
-//! The mode of a bound socket's file. Alone in its file, because the umask is the process's.
+//! The mode of a bound socket's file. In a file of its own, because the umask applies to the whole process.
 
 #[path = "../fixtures/mod.rs"]
 mod fixtures;

@@ -42,7 +42,7 @@ fn missing() -> Program {
 
 const MISSING: Event = Event::SpawnFailed(SpawnError { step: Step::Execute, errno: Errno::ENOENT });
 
-/// A program for the listener of a stream or the socket of datagrams, which does something with it.
+/// Returns a program that runs a script on its listener or datagram socket.
 fn python(script: &str) -> Option<Program> {
   let python = ["/usr/bin/python3", "/usr/local/bin/python3"].into_iter().find(|path| std::fs::exists(path).unwrap());
   if python.is_none() {
@@ -62,7 +62,7 @@ fn tcp() -> (OwnedFd, SocketAddr) {
   (listener, address)
 }
 
-/// One with a TCP listener.
+/// Returns an inetd with a TCP listener.
 fn serving(mode: InetdMode, program: Program, limits: InetdLimits) -> (Service, SocketAddr) {
   let mut inetd = inetd(mode, program, limits);
   let (listener, address) = tcp();
@@ -70,7 +70,7 @@ fn serving(mode: InetdMode, program: Program, limits: InetdLimits) -> (Service, 
   (inetd, address)
 }
 
-/// One with a socket of datagrams, and another one that sends to it.
+/// Returns an inetd with a datagram socket, and a socket that sends to it.
 fn receiving(program: Program, limits: InetdLimits) -> (Service, UdpSocket) {
   let mut inetd = inetd(InetdMode::Wait, program, limits);
   let socket = udp_socket("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -87,7 +87,7 @@ fn connect(address: SocketAddr) -> TcpStream {
   client
 }
 
-/// That nobody listens there any more. Another test's process may do until it executes its program.
+/// Asserts that no process listens there. The child of another test may do so until it executes its program.
 #[track_caller]
 fn assert_is_closed(address: SocketAddr) {
   let begun = Instant::now();
@@ -120,7 +120,7 @@ fn answer(inetd: &mut Service, client: &UdpSocket) -> String {
   String::from_utf8(bytes[..length].to_vec()).unwrap()
 }
 
-/// All that a client is told, to the end.
+/// Reads everything that a client receives.
 #[track_caller]
 fn text(mut client: &TcpStream) -> String {
   let mut text = String::new();
@@ -399,7 +399,7 @@ fn a_datagram_is_a_programs_with_the_socket() {
   let script = "data, peer = s.recvfrom(64)\ns.sendto(data.upper(), peer)";
   let Some(program) = python(script) else { return };
   let (mut inetd, client) = receiving(program, NO_LIMITS);
-  // What comes while a program runs is left to the next one.
+  // Connections that arrive while a program runs are left to the next one.
   for text in ["one", "two", "three"] {
     client.send(text.as_bytes()).unwrap();
   }
@@ -465,7 +465,7 @@ fn a_limit_on_programs_holds_for_listeners_that_are_ready_at_the_same_time() {
   inetd.service.running().for_each(kill);
 }
 
-/// Ends a program that this test has started, and not seen the end of.
+/// Kills a program of this test that is still running.
 fn kill(pid: i32) {
   // SAFETY: integers only.
   unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -523,7 +523,7 @@ fn what_cannot_be_watched_is_refused_and_closed() {
   let (listener, other) = tcp();
   assert_eq!(inetd.service.add_listener(Listener::new(listener, b"")), Err(Errno::ENOMEM));
   assert_is_closed(other);
-  // A program that cannot be watched serves all the same.
+  // A program that cannot be registered serves its connection all the same.
   let client = connect(address);
   inetd.turn(TIMEOUT);
   assert_eq!(text(&client), "served\n");

@@ -1,5 +1,5 @@
-//! Programs and superservers leave no descriptor and no zombie, and live with a table that is full. Alone in their file,
-//! one after the other, because they count what is the process's.
+//! Programs and superservers leave no descriptor and no zombie, and continue after a full descriptor table. In a file of
+//! their own and one at a time, because they count descriptors and children of the process.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 #[path = "../fixtures/mod.rs"]
@@ -33,7 +33,7 @@ fn open_descriptors() -> usize {
   std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Waits until no process of ours is left, a zombie neither.
+/// Waits until this process has no child and no zombie.
 #[track_caller]
 fn assert_no_children() {
   let begun = Instant::now();
@@ -73,7 +73,7 @@ fn connect(address: SocketAddr) -> TcpStream {
   client
 }
 
-/// Puts a limit back, however a test ends.
+/// Restores a limit, even after a panic.
 struct Restored(u64, u64);
 
 impl Drop for Restored {
@@ -82,11 +82,11 @@ impl Drop for Restored {
   }
 }
 
-/// Leaves this process room for so many descriptors more, for as long as a task takes.
+/// Runs a task while this process can open this many more descriptors.
 fn with_room_for<T>(count: usize, task: impl FnOnce() -> T) -> T {
   let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
   let _restored = Restored(soft, hard);
-  // Whatever number below them is free, they take it.
+  // They take every free number below the limit.
   let fill: Vec<File> = (0..64).map(|_| File::open("/dev/null").unwrap()).collect();
   let highest = fill.iter().map(AsRawFd::as_raw_fd).max().unwrap();
   setrlimit(Resource::RLIMIT_NOFILE, highest as u64 + 1 + count as u64, hard).unwrap();
@@ -123,7 +123,7 @@ fn a_process_that_is_dropped_while_it_runs_is_no_zombie_afterwards() {
   (&ours).read_exact(&mut [0; 7]).unwrap();
   drop(ours);
   let begun = Instant::now();
-  // A zombie can be signalled too.
+  // Signal 0 reaches a zombie too.
   while nix::sys::signal::kill(pid, None) != Err(Errno::ESRCH) {
     assert!(begun.elapsed() < TIMEOUT);
     std::thread::yield_now();
@@ -213,7 +213,7 @@ fn a_connection_for_which_no_program_can_be_started_now_gets_one_later() {
   assert_no_children();
 }
 
-/// Acknowledges what it is given, and forgets it; gives the ids.
+/// Acknowledges connections without keeping them; returns their ids.
 fn take(channel: &mut Channel) -> Vec<u32> {
   let mut ids = Vec::new();
   loop {
@@ -258,7 +258,7 @@ fn a_pool_leaves_nothing() {
       let clients: Vec<TcpStream> = (0..35).map(|_| connect(address)).collect();
       pool.until(|pool| (pool.service.counters().refused == 5 * (round + 1)).then_some(()));
       match round {
-        // It dies with all that it has: some of it acknowledged, some ended, some neither.
+        // It dies with connections that are acknowledged, ended, or neither.
         0 => drop(take(&mut channel)),
         1 => {
           let ids = take(&mut channel);
@@ -278,7 +278,7 @@ fn a_pool_leaves_nothing() {
       }
       pool.until_event_that(|event| matches!(event, Event::WorkerRemoved { worker, .. } if *worker == token));
       drop(clients);
-      // What is left goes to another one, which ends it.
+      // Another worker receives and ends the remaining connections.
       let (token, mut channel) = worker(&mut pool);
       pool.until(|pool| {
         let ids = take(&mut channel);
@@ -324,7 +324,7 @@ fn a_pool_leaves_room_for_other_work() {
   let before = open_descriptors();
   let (mut pool, clients) = with_room_for(60, || {
     let limits = PoolLimits { connections: usize::MAX, per_worker: usize::MAX, per_client: None };
-    // It looks at the limit once, in which there is room for the clients too.
+    // The pool reads the limit once, at its start. The limit includes the clients of this test.
     let mut pool = Running::new(|events| Pool::new(events, limits).unwrap());
     let (listener, address) = tcp();
     pool.service.add_listener(listener).unwrap();
@@ -336,7 +336,7 @@ fn a_pool_leaves_room_for_other_work() {
     }
     assert!((1..20).contains(&ids.len()), "{}", ids.len());
     assert_eq!(pool.events, [], "no shortage, but a limit");
-    // Each end makes room for one.
+    // Each ended connection makes room for another.
     let mut served = 0;
     while served < 20 {
       pool.until(|_| {

@@ -1,4 +1,4 @@
-//! Connections for workers, which the test plays: over real sockets, in one thread.
+//! A pool of workers. The test plays the workers, over real sockets and in one thread.
 
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
@@ -36,7 +36,7 @@ fn tcp() -> (OwnedFd, SocketAddr) {
   (listener, address)
 }
 
-/// A pool with one listener.
+/// Returns a pool with one listener.
 fn serving(limits: PoolLimits) -> (Service, SocketAddr) {
   let mut pool = pool(limits);
   let (listener, address) = tcp();
@@ -50,7 +50,7 @@ fn connect(address: SocketAddr) -> TcpStream {
   client
 }
 
-/// What a worker was given.
+/// A connection that a worker has received.
 #[derive(Debug)]
 struct Job {
   id: u32,
@@ -95,7 +95,7 @@ impl Worker {
     self.say(FrameKind::Message, 0, &data);
   }
 
-  /// What is there already.
+  /// Returns the next queued connection, without waiting.
   fn taken(&mut self) -> Option<Job> {
     match self.channel.try_receive() {
       Ok(Some(Frame { kind: FrameKind::Request, format: Format::Bytes, id, data, fds })) => {
@@ -115,7 +115,7 @@ impl Worker {
     pool.until(|_| self.taken())
   }
 
-  /// Takes a connection, and says that it is its own.
+  /// Receives a connection and acknowledges it.
   #[track_caller]
   fn accept(&mut self, pool: &mut Service) -> Job {
     let job = self.take(pool);
@@ -134,7 +134,7 @@ impl Worker {
   }
 }
 
-/// Proves that this is one connection.
+/// Asserts that both are ends of one connection.
 #[track_caller]
 fn assert_connected(mut client: impl Read + Write, connection: &mut TcpStream) {
   let mut bytes = [0; 4];
@@ -163,7 +163,7 @@ fn assert_is_open(client: &TcpStream) {
   client.set_nonblocking(false).unwrap();
 }
 
-/// A descriptor of its own of a worker's channel, to do with it what no channel does.
+/// Duplicates a worker's channel, to send what no channel sends.
 fn raw(worker: &Worker) -> UnixStream {
   worker.channel.as_fd().try_clone_to_owned().unwrap().into()
 }
@@ -291,7 +291,7 @@ fn a_connection_whose_worker_dies_waits_for_the_next_one() {
   let (mut pool, address) = serving(NO_LIMITS);
   let mut first = Worker::new_ready(&mut pool);
   let clients = [connect(address), connect(address), connect(address)];
-  // One is taken, and the others are still on their way.
+  // It has received one; the others are still queued.
   drop(first.take(&mut pool));
   pool.until(|pool| (pool.service.counters().accepted == 3).then_some(()));
   drop(first.channel);
@@ -377,7 +377,7 @@ fn a_connection_that_is_given_back_goes_to_another_worker() {
   let mut workers = [Worker::new_ready(&mut pool), Worker::new_ready(&mut pool)];
   let client = connect(address);
   let (index, job) = pool.until(|_| workers.iter_mut().enumerate().find_map(|(i, w)| Some((i, w.taken()?))));
-  // The other one has more, and gets it all the same.
+  // The other worker has more connections, and receives it all the same.
   let _others = [connect(address), connect(address), connect(address)];
   for _ in 0..3 {
     workers[1 - index].tell_ended(&[]);
@@ -392,7 +392,7 @@ fn a_connection_that_is_given_back_goes_to_another_worker() {
 }
 
 impl Worker {
-  /// Takes the next connection; those before it are acknowledged too.
+  /// Acknowledges the next connection; the previous ones are acknowledged too.
   #[track_caller]
   fn accept_after(&mut self, pool: &mut Service, before: &[Job]) -> Job {
     before.iter().for_each(|job| self.acknowledge(job.id));
@@ -420,7 +420,8 @@ fn a_connection_that_nobody_will_have_is_closed() {
   assert_eq!((pool.service.assigned(), pool.service.waiting()), (0, 0));
 }
 
-/// Has a worker with an acknowledged and a new connection do something, and tells how it is gone.
+/// Runs an action of a worker that has an acknowledged and a new connection. Checks what becomes of them, and returns whether
+/// the channel failed.
 #[track_caller]
 fn gone_after(act: impl FnOnce(&mut Worker, [u32; 2])) -> bool {
   let (mut pool, address) = serving(NO_LIMITS);
@@ -439,7 +440,7 @@ fn gone_after(act: impl FnOnce(&mut Worker, [u32; 2])) -> bool {
   }
   let Event::WorkerRemoved { lost, .. } = told else { panic!("{told:?}") };
   drop((acknowledged, new));
-  // Whatever it did, each connection is cared for.
+  // Each of its connections is reset or assigned to another worker.
   assert_eq!(lost, 1);
   assert_is_reset(&clients[0]);
   let mut next = Worker::new_ready(&mut pool);
@@ -511,7 +512,7 @@ fn a_worker_that_drains_gets_nothing_more_and_ends_what_it_has() {
   let mut second = Worker::new_ready(&mut pool);
   let later = connect(address);
   assert_connected(&later, &mut second.accept(&mut pool).connection);
-  // What it was given before comes before the end.
+  // Connections that were sent before precede the end.
   let mut job = first.taken().unwrap();
   assert!(first.has_been_told_to_leave());
   first.acknowledge(job.id);
@@ -564,7 +565,7 @@ fn after_stop_nothing_is_accepted_and_idle_is_told_when_all_has_ended() {
   assert_eq!(pool.events, []);
   worker.tell_ended(&[jobs[0].id]);
   pool.until(|pool| (pool.service.assigned() == 2).then_some(()));
-  // What it has not acknowledged needs another one.
+  // Connections that it has not acknowledged need another worker.
   drop((jobs, worker.channel));
   pool.until_event(Event::WorkerRemoved { worker: worker.token, lost: 1 });
   pool.settle();
@@ -626,7 +627,7 @@ fn a_client_that_has_too_many_connections_has_others_closed_at_once() {
   pool.until(|pool| (pool.service.counters().refused == 1).then_some(()));
   assert_ends_orderly(&refused);
   assert_eq!(pool.service.counters().accepted, 3);
-  // Another client is another one.
+  // Another client is counted separately.
   let elsewhere = connect_from(address, "127.0.0.2");
   assert_connected(&elsewhere, &mut worker.accept(&mut pool).connection);
   for _ in 0..3 {
@@ -638,7 +639,7 @@ fn a_client_that_has_too_many_connections_has_others_closed_at_once() {
     assert_connected(clients.last().unwrap(), &mut jobs.last_mut().unwrap().connection);
   }
   assert_eq!(pool.service.counters().refused, 1);
-  // The end of a worker frees them too.
+  // The end of a worker releases them too.
   drop((jobs, worker.channel));
   pool.until_event_that(|event| matches!(event, Event::WorkerRemoved { lost: 3, .. }));
   let mut next = Worker::new_ready(&mut pool);
@@ -649,7 +650,7 @@ fn a_client_that_has_too_many_connections_has_others_closed_at_once() {
   assert_eq!(pool.service.counters().refused, 1);
 }
 
-/// Connects from an address of this machine.
+/// Connects from a loopback address.
 fn connect_from(to: SocketAddr, from: &str) -> TcpStream {
   use nix::sys::socket::*;
   let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
@@ -870,7 +871,7 @@ fn what_a_channel_has_no_room_for_goes_when_it_has() {
   pool.settle();
   let accepted = pool.service.counters().accepted;
   assert!(accepted < 40, "the channel takes all of them: {accepted}");
-  // It can be told to leave only behind what it was given.
+  // Its channel is shut down only behind the connections that were sent to it.
   for client in &clients[..20] {
     let mut job = worker.take(&mut pool);
     worker.acknowledge(job.id);
@@ -965,7 +966,7 @@ fn a_flood_of_connections_is_served_whole_while_workers_die() {
       }
     }
     if served / 100 > (workers[1].token - (1 << 16)).saturating_sub(1) {
-      // All that it has acknowledged it has ended; what is on its way to it goes to another one.
+      // It has ended all connections that it had acknowledged. Those in flight are assigned to another worker.
       workers.remove(0);
       workers.push(Worker::new_ready(&mut pool));
     }
