@@ -34,7 +34,10 @@ const binaries = readdirSync(packages)
   .filter((path) => path.endsWith('.node'))
 if (binaries.length === 0) fail(`version ${version} has no prebuilt binary for ${process.platform} ${process.arch}.`)
 for (const path of [loader, ...binaries]) copyFileSync(path, join(root, basename(path)))
-writeFileSync(join(root, 'binding.d.cts'), gunzipSync(readFileSync(declarations)))
+// Unchanged declarations keep their time, so that nothing is compiled again.
+const unpacked = gunzipSync(readFileSync(declarations))
+const target = join(root, 'binding.d.cts')
+if (!existsSync(target) || !readFileSync(target).equals(unpacked)) writeFileSync(target, unpacked)
 
 const { nativeSources } = JSON.parse(readFileSync(join(published, 'package.json'), 'utf8'))
 console.error(`fdpass: cargo is not used. The native binary is the one published with version ${version}.`)
