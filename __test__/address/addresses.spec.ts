@@ -18,12 +18,12 @@ const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Lin
 const folder = temporaryFolder()
 let names = 0
 
-/** A path on which nobody listens. */
+/** A free path. */
 function newPath(): string {
   return join(folder, `socket-${names++}`)
 }
 
-/** An abstract address that nobody has. */
+/** A free abstract address. */
 function newAbstract(): string {
   return `\0fdpass-${process.pid}-${names++}`
 }

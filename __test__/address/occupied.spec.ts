@@ -171,7 +171,7 @@ onLinux('refusals by permissions and by the kernel are reported with their codes
   chmodSync(join(closed, 'stale'), 0o777)
   leaveSocket(join(closed, 'unknown')) // nobody but its owner can tell whether it is stale
   chmodSync(join(closed, 'unknown'), 0o444)
-  // Connecting takes the permission to write, which nobody has but root.
+  // Connecting takes the permission to write, which only root has.
   const server = await listen(join(closed, 'listening'), { mode: 0o444 })
   const receiver = bind(join(closed, 'datagram'), { mode: 0o444 })
   chmodSync(closed, 0o555)

@@ -24,7 +24,7 @@ function besides(path: string): string[] {
   return readdirSync(join(path, '..'))
 }
 
-/** A socket's file that nobody listens behind any more. */
+/** Leaves a socket's file without a listener. */
 async function leaveStale(path: string): Promise<void> {
   const server = await listen(path)
   closeSync(server.release())

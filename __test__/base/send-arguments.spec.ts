@@ -25,7 +25,7 @@ const looseRecvFd = recvFd as Loose
 
 const notBytes = [null, 5, true, 5n, {}, [1, 2], new ArrayBuffer(2), new DataView(new ArrayBuffer(2)), Symbol('bytes')]
 
-/** What names no descriptor that could be sent, and the error that says so. */
+/** Values that are not descriptors, and the error of each. */
 async function badSources(): Promise<{ sources: (readonly [name: string, source: unknown, code: string])[] }> {
   const closed = Descriptor.from(openFile())
   closed.closeSync()

@@ -326,7 +326,7 @@ for (const how of ['request', 'send'] as const) {
       controller.abort()
       await aborted
       const behind = t.throwsAsync(channel.send('x'), { code: 'ECONNRESET' })
-      // A second rejection would be nobody's to handle, and end the process.
+      // A second rejection would be unhandled, and end the process.
       const unhandled: unknown[] = []
       const listener = (error: unknown) => unhandled.push(error)
       process.prependListener('unhandledRejection', listener)

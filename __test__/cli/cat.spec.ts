@@ -85,7 +85,7 @@ test('fdpass cat waits for the writer of a FIFO, and a signal ends it with the p
   await writer.close()
   t.deepEqual(await printed, { code: 0, signal: null, stdout: 'through a FIFO\n', stderr: '' })
 
-  // Standard error is at its end when nobody has it open any more, the opening process included.
+  // Standard error ends when no process has it open any more, the opening process included.
   writeFileSync(join(cwd, 'file'), 'first\n')
   const waiting = begin(t, 'fdpass', ['cat', 'file', 'other'], { cwd })
   await waiting.printed(/first/)

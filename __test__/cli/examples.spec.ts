@@ -37,7 +37,7 @@ async function isFree(port: number): Promise<boolean> {
   return isOpen
 }
 
-/** Says something to a server, and hears its answer. */
+/** Sends a text to a server, and reads its answer. */
 async function say(path: string, text: string): Promise<string> {
   const socket = connect(path)
   let answer = ''
@@ -53,7 +53,7 @@ import { serve } from 'fdpass/superserver'
 await serve(createServer((request, response) => response.end(\`\${process.pid} \${process.getuid()}\`)))
 `
 
-/** What a store says when it serves. */
+/** What a store prints when it serves. */
 const ready = /^fdpass: store serve: Listening on unix:.*\.sock\n$/
 
 const config = { services: { echo: { listen: 'unix:/…/echo.sock', command: ['/bin/cat'] } } }

@@ -9,7 +9,7 @@ import { isLinux, onlyIf } from '../helpers/conditions.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
-/** Asks again and again until it is told to end; resolves to who has answered, and how often. */
+/** Sends requests until its signal is aborted; resolves to the count of answers by process. */
 function keepAsking(to: string | number): { readonly end: () => Promise<ReadonlyMap<string, number>> } {
   const ending = new AbortController()
   const answers = new Map<string, number>()
@@ -48,7 +48,7 @@ for await (const { fd } of listeners()) {
 for (const server of servers) server.close()
 `
 
-/** Programs that answer with the version that serves; those that are told to begin answer at once, and go on. */
+/** Programs that answer with the version that serves; those that receive 'begin' answer at once, and go on. */
 const served: Readonly<Record<string, (cwd: string, version: string) => readonly string[]>> = {
   'a program for each connection': (_cwd, version) => [
     '--',
@@ -88,7 +88,7 @@ for (const [kind, programOf] of Object.entries(served)) {
         t.is(running.child.exitCode, null) // it finishes what is open
         let answered = await ask(to, 'now')
         if (kind === 'workers that get the listener') {
-          // A worker that accepts itself does so until it hears of it.
+          // A worker that accepts itself does so until it is notified.
           const deadline = performance.now() + 10_000
           while (answered.startsWith(`v${version - 1} `)) {
             t.true(performance.now() < deadline)

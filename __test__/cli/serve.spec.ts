@@ -13,7 +13,7 @@ const onLinux = onlyIf(isLinux, 'needs Linux')
 
 const isRoot = process.getuid?.() === 0
 
-/** Serves by a program in shell on a Unix domain socket, and gives what the program prints. */
+/** Serves by a shell program on a Unix domain socket, and returns what the program prints. */
 async function printedBy(t: ExecutionContext, options: readonly string[], text: string): Promise<string> {
   const cwd = folder()
   const running = serve(t, cwd, ['--listen', 'unix:./x.sock', ...options, '--', 'sh', '-c', text])
@@ -76,7 +76,7 @@ onLinux('serve hands workers the listener with --handoff listener', async (t) =>
   const running = serve(t, cwd, args)
   await running.printed(/Listening on unix:@fdpass-serve-/)
   const name = `\0fdpass-serve-${process.pid}`
-  // Not by Node's net, which gives an abstract name zeros up to its full length in Node 20.
+  // Not by Node's net, which pads an abstract name with zeros in Node 20.
   using socket = await connectUnix(name)
   using message = await socket.recv()
   t.is(Buffer.from(message!.data).toString(), `unix:${name}`)

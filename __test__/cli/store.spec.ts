@@ -16,7 +16,7 @@ const onLinux = onlyIf(isLinux, 'needs Linux')
 
 const pause = (milliseconds: number) => new Promise((wake) => setTimeout(wake, milliseconds))
 
-/** What is kept, as `list --json` tells. */
+/** The entries, as `list --json` prints them. */
 async function listed(t: ExecutionContext, cwd: string): Promise<any[]> {
   const { stdout } = await ask(t, cwd, 'list', '--json')
   return stdout
@@ -31,7 +31,7 @@ test('get prints a file from its beginning, as often as it is asked, and moves n
   const some = await ask(t, cwd, 'get', 'name of it', '--', 'sh', '-c', 'dd bs=7 count=1 status=none <&3')
   t.is(some.stdout, 'content')
   for (let i = 0; i < 2; i++) t.deepEqual(await ask(t, cwd, 'get', 'name of it'), { ...done, stdout: 'content of a' })
-  // What is behind the seven bytes that somebody has read.
+  // The content behind the seven bytes that were read.
   t.is((await ask(t, cwd, 'get', 'name of it', '--', 'sh', '-c', 'cat <&3')).stdout, ' of a')
 })
 

@@ -17,7 +17,7 @@ let names = 0
 
 const newPath = () => join(folder, `bus-${names++}`)
 
-/** Connects by an address to a server that says its name. */
+/** Connects by an address to a server that sends its name. */
 async function reached(address: string, path: string): Promise<string> {
   const server = await listen(path)
   try {

@@ -25,7 +25,7 @@ function inherited(extra: number[] = []): string[] {
   return stdout.split('\n')
 }
 
-/** Sends one descriptor through a new pair and gives what came. */
+/** Sends one descriptor through a new pair and returns the received one. */
 async function transfer(fd: number, type: 'stream' | 'seqpacket' = 'stream'): Promise<Descriptor> {
   const [a, b] = socketpair({ type })
   await a.sendFd(fd)

@@ -68,7 +68,7 @@ const busy: Record<string, (done: () => boolean) => Promise<boolean>> = {
   async sends(done) {
     const [a, b] = socketpair()
     const sockets: UnixSocket[] = [a, b]
-    // A socket takes more than 200 small messages that nobody reads.
+    // A socket takes more than 200 small messages that are not read.
     for (let pair = 0; pair < 400 && !done(); pair++) {
       const ends = socketpair()
       sockets.push(...ends)

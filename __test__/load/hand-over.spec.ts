@@ -62,7 +62,7 @@ function closeAll(...sockets: UnixSocket[]): void {
   sockets.forEach((socket) => socket.close())
 }
 
-/** Has another process open so many connections, and tells how many were answered right. */
+/** Starts a process that opens `count` connections, and resolves to the number of right answers. */
 async function talk(port: number, count: number, request = ''): Promise<unknown> {
   const args = [fixturePath('clients'), `${port}`, `${count}`, `${CONCURRENCY}`, request]
   return JSON.parse(await finish(spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })))

@@ -4,7 +4,7 @@ import { parseTriple } from '@napi-rs/cli'
 import test from 'ava'
 import { onlyIf } from '../helpers/conditions.ts'
 
-/** Runs a program with the package imported as `fdpass`, after `before`, and gives what it printed. */
+/** Runs a program with the package imported as `fdpass`, after `before`, and returns its output. */
 function run(before: string, program: string, env: NodeJS.ProcessEnv = {}): unknown {
   const { stdout, stderr, status } = spawnSync(
     process.execPath,

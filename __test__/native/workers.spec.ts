@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import test from 'ava'
 import { fixturePath, finish } from '../helpers/processes.ts'
 
-/** Runs a program whose crash is told by its signal or its exit code. */
+/** Runs a program whose crash shows in its signal or its exit code. */
 function run(name: string, args: readonly string[], options: readonly string[] = []): Promise<string> {
   const all = [...process.execArgv, ...options, fixturePath(name), ...args]
   return finish(spawn(process.execPath, all, { stdio: ['ignore', 'pipe', 'inherit'] }))

@@ -147,7 +147,7 @@ onlyIf(root && isLinux, 'needs root on Linux')(
   }
 )
 
-/** A port of the loopback interface that nobody listens on. */
+/** A free port of the loopback interface. */
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -164,7 +164,7 @@ async function begin(t: ExecutionContext, name: string, args: readonly (string |
   return child
 }
 
-/** Says something to a server, and hears what it answers until its end. */
+/** Sends a text to a server, and reads its answer up to the end. */
 async function say(port: number, text: string, ends = false): Promise<string> {
   const socket = connect(port, '127.0.0.1')
   let answer = ''

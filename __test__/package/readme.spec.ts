@@ -8,7 +8,7 @@ import { connectWhenThere } from '../helpers/connections.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
 import { runs, start } from '../helpers/programs.ts'
 
-/** Starts what an example expects to be there already, and gives the environment that tells of it. */
+/** Starts what an example expects to exist, and returns the environment that describes it. */
 type Surroundings = (t: ExecutionContext) => Promise<NodeJS.ProcessEnv>
 
 async function weston(t: ExecutionContext): Promise<NodeJS.ProcessEnv> {

@@ -67,7 +67,7 @@ Files.configureMembers({
 
 /** A connection; it ends with the test. */
 function open(t: ExecutionContext, busAddress: string): MessageBus {
-  // The declarations do not tell that a session bus negotiates, too.
+  // The declarations lack `negotiateUnixFd` of a session bus.
   const bus = sessionBus({ busAddress, negotiateUnixFd: true } as SessionBusOptions)
   bus.on('error', (error: Error) => t.fail(error.message))
   t.teardown(() => bus.disconnect())

@@ -108,7 +108,7 @@ class Display {
     await this.#socket.send(Buffer.concat([u8(opcode, detail), u16(1 + body.length / 4), body]), { fds })
   }
 
-  /** Sends a request that has a reply. One without has its error told here. */
+  /** Sends a request that has a reply. The error of one without a reply is reported here. */
   async ask(
     opcode: number,
     detail: number,

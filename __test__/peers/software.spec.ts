@@ -184,7 +184,7 @@ class Monitor {
     return JSON.parse(line) as Reply
   }
 
-  /** Runs a command, and gives what it returned. */
+  /** Runs a command, and returns its result. */
   async run(execute: string, args: object = {}, fds: readonly number[] = []): Promise<any> {
     await this.#socket.send(JSON.stringify({ execute, arguments: args }), { fds })
     for (;;) {

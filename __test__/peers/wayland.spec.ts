@@ -119,7 +119,7 @@ interface Drawing {
   readonly height: number
 }
 
-/** The least compositor: it has one client, whose one surface nobody sees. */
+/** A minimal compositor: one client with one invisible surface. */
 class Compositor {
   /** What was drawn, one frame after the other. */
   readonly frames: Buffer[] = []
@@ -209,7 +209,7 @@ withClient('weston-simple-shm draws for a compositor of ours in the memory that 
   const compositor = new Compositor(new Wire(socket))
   t.teardown(() => compositor.close())
   await compositor.serve(3)
-  // It draws by the clock that it is told, which is at 0, 500 and 1000.
+  // It draws by the times that it receives: 0, 500 and 1000.
   t.deepEqual(
     compositor.frames.map((frame) => frame.readUInt32LE(CENTRE)),
     [0, 7 * 0x080401, 15 * 0x080401]

@@ -27,13 +27,13 @@ const types: readonly SocketType[] =
 
 const connections = types.filter((type) => type !== 'dgram') as readonly ('stream' | 'seqpacket')[]
 
-/** Pipes whose writing ends tell which is which by use. */
+/** Pipes whose writing ends can be told apart by use. */
 function openPipes(count: number): { reads: number[]; writes: number[] } {
   const pipes = Array.from({ length: count }, openPipe)
   return { reads: pipes.map(({ read }) => read), writes: pipes.map(({ write }) => write) }
 }
 
-/** Writes through each descriptor, closes it, and gives which of the pipes it was of. */
+/** Writes through each descriptor, closes it, and returns the index of its pipe. */
 function identify(fds: readonly Descriptor[], reads: readonly number[]): number[] {
   return fds.map((fd) => {
     writeSync(fd.fd, '!')

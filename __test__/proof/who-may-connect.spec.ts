@@ -21,7 +21,7 @@ const newName = () => `@fdpass-${randomUUID()}`
 
 const addressOf = (name: string) => name.replace(/^@/, '\0')
 
-/** Greets each who connects. */
+/** Sends a greeting to each client. */
 async function greet(server: AsyncIterable<UnixSocket>): Promise<void> {
   for await (const connection of server) {
     await connection.send('welcome')

@@ -39,7 +39,7 @@ const verdicts = [
   Object.create(null)
 ]
 
-/** Servers whose `allow` decides as told, at once or later. */
+/** Opens a server whose `allow` returns the given verdict, at once or later. */
 async function deciding(
   folder: string,
   later: boolean

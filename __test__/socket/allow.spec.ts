@@ -183,7 +183,7 @@ withPythonOnLinux(
   async (t) => {
     const server = await listen(newPath(), { descriptors: false })
     const [client, connection] = await Promise.all([connect(server.address), server.accept()])
-    // Somebody who has the connection too switches SO_PASSRIGHTS on again; before Linux 6.16 it is never off.
+    // Another holder of the connection switches SO_PASSRIGHTS on again; before Linux 6.16 it is never off.
     const { socket, done } = startPython('pass_rights')
     await socket.sendFd(connection)
     await done

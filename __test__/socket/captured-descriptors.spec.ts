@@ -60,7 +60,7 @@ test.serial('a socket that carries itself, and cycles of sockets, are closed wit
   a.close()
   b.close()
 
-  // Three pairs in a ring, each carrying the next; a pipe end in one of them tells when the kernel has let go of it.
+  // Three pairs in a ring, each carrying the next; a pipe end in one of them shows when the kernel has freed it.
   const { read, write } = openPipe()
   const ring = [socketpair(), socketpair(), socketpair()]
   for (const [i, [left, right]] of ring.entries()) {

@@ -51,11 +51,11 @@ withCredentials(
       t.deepEqual(message.credentials, { pid, uid: user.uid, gid: user.gid })
       if (can.messagePidfd) t.is(pidOf(message.pidfd!), pid)
       message.close()
-      // The pair was made here: this process is the peer of both its ends, whoever holds the other one.
+      // The pair was made here: this process is the peer of both its ends, whichever process holds the other one.
       t.deepEqual([pair.peer().pid, pair.peer().uid], [process.pid, process.geteuid!()])
       connection.close()
       pair.close()
-      // Root may claim anything; others are told.
+      // Root may claim anything; the kernel refuses others.
       t.is(await done, user.uid === 0 ? '' : 'EPERM: operation not permitted, sendmsg\n'.repeat(3))
     }
     server.close()
@@ -124,7 +124,7 @@ for (const type of types) {
           'connect',
           async () => {
             if (type === 'dgram') {
-              // Of two that are connected to each other, the first has to be told later.
+              // Of two sockets that are connected to each other, the first is connected later.
               const [a, b] = [newPath(), newPath()]
               const first = bind(a)
               return [first, await connect(a, { type, localAddress: b, ...receiving })]

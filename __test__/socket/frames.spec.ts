@@ -36,7 +36,7 @@ function frame(index: number): Buffer {
   return Buffer.concat([header, content])
 }
 
-/** Sends 50 frames at once, each with as many descriptors as it says; gives what they hold. */
+/** Sends 50 frames at once, each with the number of descriptors that it announces; returns their contents. */
 async function sendFrames(socket: UnixSocket): Promise<string[]> {
   const contents: string[] = []
   await Promise.all(

@@ -171,7 +171,7 @@ test.serial('UnixSocket.from takes a net.Socket once', async (t) => {
 test.serial('UnixSocket.from refuses a net.Socket of which something would stay behind', async (t) => {
   const folder = newFolder()
   const [client, connection] = await nodePair(folder)
-  // What was read, also if nobody has taken it yet.
+  // Bytes that Node has read, also if they were not consumed yet.
   client.write('read')
   connection.resume()
   await once(connection, 'data')

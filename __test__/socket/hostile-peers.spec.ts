@@ -88,7 +88,7 @@ for (const asks of [false, true]) {
       if (asks) waiting.push(channel.request('question'))
       t.true(await isPending(Promise.race(waiting)))
       await kill(fixture)
-      // The kernel tells of what was not read before it tells of the end.
+      // The kernel reports unread data before the end.
       const code = asks ? 'ECONNRESET' : 'EPROTO'
       t.deepEqual(
         await codesOf(waiting),
@@ -146,7 +146,7 @@ withPython('a peer that was stopped gets all that has waited when it goes on', a
   const [here, there] = socketpair()
   const { child, socket } = await startThere(t, 'silent')
   child.kill('SIGSTOP')
-  // What is on its way belongs to nobody who could be stopped.
+  // Descriptors in flight belong to no process that could be stopped.
   const length = 2 * 1024 * 1024
   const sending = here.send(Buffer.alloc(length, 'x'), { fds: [socket] })
   t.true(await isPending(sending))
@@ -172,7 +172,7 @@ withPython(
       most = Math.max(most, countFds())
     }
     t.true(most <= before, `${most} of ${before}`)
-    // And of whoever iterates, and takes none.
+    // And of an iterating process that takes none.
     for (let i = 0; i < 20; i++) {
       await t.throwsAsync(socket.messages({ maxFds: 0, maxBytes: 1 }).next(), { code: 'ERR_TOO_MANY_DESCRIPTORS' })
     }
@@ -307,7 +307,7 @@ asRoot(
   'sockets that were sent over themselves and closed are collected by the kernel, and count no more [S20]',
   async (t) => {
     t.timeout(60_000)
-    // 64 descriptors of a user may be in flight: those of 16 rounds. On a quiet machine nobody else closes a socket, which has the kernel look.
+    // 64 descriptors of a user may be in flight: those of 16 rounds. On a quiet machine no other process closes a socket, which makes the kernel collect.
     const { done, socket } = startLimited(64, 'cycles', ['400'])
     t.is(await done, 'collected\n')
     socket.close()

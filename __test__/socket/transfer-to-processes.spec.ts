@@ -28,7 +28,7 @@ const withPython = onlyIf(hasPython, 'needs Python 3.9')
 
 const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
 
-/** Sends a request to `servant.ts` and gives its answer. */
+/** Sends a request to `servant.ts` and returns its answer. */
 async function ask(socket: UnixSocket, request: Request, fds: readonly number[]): Promise<Message> {
   await socket.send(JSON.stringify(request), { fds })
   return (await socket.recv())!
@@ -47,7 +47,7 @@ async function listen(): Promise<{ server: Server; port: number }> {
 
 test('in another process the number is another and the open file description the same: what is read here is not read there [A6] [A8]', async (t) => {
   const { socket, done } = startFixture('servant')
-  // The other process gives out its lowest free number: have a higher one here than it can come to.
+  // The other process uses its lowest free number, so this one opens a higher number first.
   const path = temporaryFile('0123456789')
   const opened = Array.from({ length: 100 }, () => openSync(path, 'r'))
   const file = opened.pop()!

@@ -10,7 +10,7 @@ import { until } from '../helpers/superservers.ts'
 
 const asRoot = onlyIf(process.getuid?.() === 0, 'needs to begin as root')
 
-/** Runs a client of another user; gives what it printed. */
+/** Runs a client of another user; resolves to its output. */
 function clientOf(path: string, uid: number, gid: number, groups: number[], ...calls: string[]): Promise<string> {
   const args = [fixturePath('store-client'), path, `${uid}`, `${gid}`, groups.join(','), ...calls]
   const child = spawn(process.execPath, [...process.execArgv, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })

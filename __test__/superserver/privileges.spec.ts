@@ -15,7 +15,7 @@ const isReadable =
   isRoot && spawnSync(process.execPath, ['--check', module], { uid: NOBODY, gid: NOBODY, cwd: '/' }).status === 0
 const asRoot = onlyIf(isLinux && isReadable, 'needs root on Linux, and a folder that others can read')
 
-/** What a worker that was started so tells of itself. */
+/** Starts a worker with options, and resolves to its report. */
 async function tell(t: ExecutionContext, options: Partial<ServiceOptions>): Promise<Record<string, unknown>> {
   const server = await superserve({
     listen: 'tcp:127.0.0.1:0',
@@ -82,7 +82,7 @@ asRoot('a worker inherits its channel and standard output and error, and no othe
 })
 
 asRoot('a worker inherits nothing that its superserver has open for programs to inherit [S49]', async (t) => {
-  // Node opens nothing that is inherited; whoever has started it may have.
+  // Node opens nothing that is inherited; its parent may have.
   const shell = `exec 8</etc/passwd 9</etc/group; exec "$0" "$@"`
   const program = `
     import { readdirSync, readlinkSync } from 'node:fs'

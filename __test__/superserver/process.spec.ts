@@ -18,7 +18,7 @@ const onLinux = onlyIf(isLinux, 'needs Linux')
 
 type Services = Record<string, object>
 
-/** A service as a file says it, whose worker plays a scene of `superserver-worker.ts`. */
+/** The configuration of a service whose worker plays a scene of `superserver-worker.ts`. */
 function service(port: number, scene = 'lines', more: object = {}): object {
   const module = fixturePath('superserver-worker')
   return { listen: `tcp:127.0.0.1:${port}`, module, args: [scene], workers: 1, ...more }
@@ -95,7 +95,7 @@ onLinux('a second SIGTERM does not wait for the workers', async (t) => {
   t.is(await one.ended, 'ECONNRESET')
 })
 
-/** A service manager's socket, and what comes to it. */
+/** A service manager's socket, and the notifications that arrive there. */
 function manager(t: ExecutionContext): { socket: UnixSocket; next: () => Promise<string>; env: NodeJS.ProcessEnv } {
   const path = join(mkdtempSync(join(folder, 'manager-')), 'notify')
   const socket = bind(path)
@@ -150,7 +150,7 @@ onLinux(
     t.is(await (await client(t, stays)).ask('args'), 'lines changed')
     t.is(await (await client(t, comes)).ask('args'), 'lines')
     t.true(await isRefused(goes))
-    // Whoever is there finishes with whom it began.
+    // Each client is answered by the process that accepted it.
     t.is(await old.ask('pid'), oldWorker)
     t.is(await gone.ask('still'), 'still')
   }

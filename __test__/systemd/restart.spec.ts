@@ -245,7 +245,7 @@ withSystemd('systemd shows the state that was sent', async (t) => {
   ]
   for (const [state, property, value] of cases) {
     t.is(await tell(state), 'true')
-    // NotifyAccess= can be told since systemd 254.
+    // NotifyAccess= can be sent since systemd 254.
     if (property !== 'NotifyAccess' || version >= 254) t.is(await systemd.property('web.service', property), value)
   }
   client.say('exit') // it is expected to

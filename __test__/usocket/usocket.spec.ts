@@ -172,7 +172,7 @@ test('writing to a socket that is not to be connected is an error', async (t) =>
   t.like(await failed, { code: 'ENOTCONN' })
 })
 
-/** What the callbacks of two writes and of the end are told. */
+/** The arguments of the callbacks of two writes and of the end. */
 function outcomes(socket: USocket): Promise<unknown[]> {
   const told = [1, 2].map((i) => new Promise<unknown>((done) => socket.write(`${i}`, (error) => done(error))))
   return Promise.all([...told, new Promise<unknown>((done) => socket.end((error) => done(error)))])
