@@ -73,7 +73,7 @@ test('what was sent may be closed, and its number used again, while the message 
   closeSync(other)
 })
 
-test('descriptors of a message are the receiver’s, and close() closes those that are left', async (t) => {
+test.serial('descriptors of a message are the receiver’s, and close() closes those that are left', async (t) => {
   const [a, b] = openChannels(t)
   const files = [openFile('1'), openFile('2'), openFile('3')]
   await a.send('x', files)

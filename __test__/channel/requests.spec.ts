@@ -130,7 +130,7 @@ test('a peer that asks on and on and takes no answer is not answered without end
   a.close()
 })
 
-test('descriptors of a reply are closed after it, also when it fails or its request was given up', async (t) => {
+test.serial('descriptors of a reply are closed after it, also when it fails or its request was given up', async (t) => {
   const [a, b] = openChannels(t)
   const given: number[] = []
   const give = () => {

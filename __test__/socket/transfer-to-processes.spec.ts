@@ -229,7 +229,7 @@ test('descriptors sent by a process that is then killed arrive, and after them t
   socket.close()
 })
 
-test('descriptors on their way to a process that is killed are closed, and sends to it fail [A8]', async (t) => {
+test.serial('descriptors on their way to a process that is killed are closed, and sends to it fail [A8]', async (t) => {
   const { socket, child, done } = startFixture('servant')
   await socket.send(JSON.stringify({ task: 'stop' } satisfies Request))
   await once(child.stdout!, 'data')

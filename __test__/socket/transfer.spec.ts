@@ -70,26 +70,29 @@ test('a message is received by a pending receive as by a later one [A1]', async 
   b.close()
 })
 
-test('several descriptors of one message are each a descriptor of their own, in their order [A2] [A3]', async (t) => {
-  const [a, b] = socketpair()
-  const files = Array.from({ length: 10 }, (_, i) => openFile(`file ${i}`))
-  await a.send('ten', { fds: files })
-  const message = (await b.recv())!
-  t.is(new Set(message.fds.map(({ fd }) => fd)).size, 10)
-  t.deepEqual(
-    message.fds.map(({ fd }) => readAll(fd)),
-    files.map((_, i) => `file ${i}`)
-  )
-  // Each can be closed by itself.
-  const [first, ...others] = message.fds.map(({ fd }) => fd)
-  message.fds[0]!.closeSync()
-  t.false(isOpen(first!))
-  t.true(others.every(isOpen))
-  message.close()
-  files.forEach((fd) => closeSync(fd))
-  a.close()
-  b.close()
-})
+test.serial(
+  'several descriptors of one message are each a descriptor of their own, in their order [A2] [A3]',
+  async (t) => {
+    const [a, b] = socketpair()
+    const files = Array.from({ length: 10 }, (_, i) => openFile(`file ${i}`))
+    await a.send('ten', { fds: files })
+    const message = (await b.recv())!
+    t.is(new Set(message.fds.map(({ fd }) => fd)).size, 10)
+    t.deepEqual(
+      message.fds.map(({ fd }) => readAll(fd)),
+      files.map((_, i) => `file ${i}`)
+    )
+    // Each can be closed by itself.
+    const [first, ...others] = message.fds.map(({ fd }) => fd)
+    message.fds[0]!.closeSync()
+    t.false(isOpen(first!))
+    t.true(others.every(isOpen))
+    message.close()
+    files.forEach((fd) => closeSync(fd))
+    a.close()
+    b.close()
+  }
+)
 
 for (const type of types) {
   test(`descriptors keep their order across ${type} messages, whether or not their sends are awaited [A3]`, async (t) => {
@@ -164,7 +167,7 @@ test('sender and receiver share the file offset [A6]', async (t) => {
   b.close()
 })
 
-test('closing what was received leaves what was sent open [A7]', async (t) => {
+test.serial('closing what was received leaves what was sent open [A7]', async (t) => {
   const [a, b] = socketpair()
   const { read, write } = openPipe()
   await a.send('x', { fds: [write] })

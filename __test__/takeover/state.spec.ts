@@ -6,7 +6,7 @@ import { isOpen, openFile, readAll } from '../helpers/descriptors.ts'
 import { isPending } from '../helpers/promises.ts'
 import { begin, newPath } from '../helpers/takeovers.ts'
 
-test('bytes and descriptors are left to the successor; a Descriptor is given away', async (t) => {
+test.serial('bytes and descriptors are left to the successor; a Descriptor is given away', async (t) => {
   const path = newPath()
   const given = Descriptor.from(openFile('given'))
   const lent = openFile('lent')
