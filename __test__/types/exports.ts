@@ -107,7 +107,7 @@ new fdpass.ReceivedFd()
 // @ts-expect-error
 export { own } from 'fdpass'
 // @ts-expect-error
-export type { Calls } from 'fdpass/binding.cjs'
+export type { HotCalls } from 'fdpass/binding.cjs'
 // @ts-expect-error
 export { Endpoint } from 'fdpass/dist/lib/endpoint.js'
 

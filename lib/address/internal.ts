@@ -1,5 +1,5 @@
 // What this room offers to the rooms above it, and not to users.
-export { takeInternetAddress } from './internet-address.ts'
+export { internetAddressOf } from './internet-address.ts'
 export { parseListenAddress } from './listen-address.ts'
 export { type FileId, claimFile, handFileOn } from './socket-file.ts'
-export { addressOf, putName } from './unix-address.ts'
+export { addressOf } from './unix-address.ts'

@@ -1,10 +1,9 @@
 import type { AddressInfo } from 'node:net'
-import { takeName } from './unix-address.ts'
-import { outcome } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 
-/** The address that a native call has told; null for none. */
-export function takeInternetAddress(length: number): AddressInfo | null {
-  const address = takeName(length)
-  if (address === null) return null
-  return { address, family: address.includes(':') ? 'IPv6' : 'IPv4', port: outcome[0]! }
+/** Returns the address of an Internet socket, or of its peer; null if it has none. */
+export function internetAddressOf(fd: number, of: 'socket' | 'peer' = 'socket'): AddressInfo | null {
+  const found = native.internetAddress(fd, of === 'peer')
+  if (typeof found === 'number') return null
+  return { ...found, family: found.address.includes(':') ? 'IPv6' : 'IPv4' }
 }

@@ -1,28 +1,26 @@
 import { constants } from 'node:os'
-import { putName } from './unix-address.ts'
 import { integer } from '../base/validate.ts'
 import { invalidValue } from '../base/errors/argument.ts'
 import { systemError } from '../native/system-error.ts'
 import { AGAIN } from '../native/codes.ts'
-import { name as sharedName } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
 import { retry } from '../base/backoff.ts'
 
-/** The `mode` of an `options` argument for the file of a socket; -1 for what the umask leaves. */
-export function modeOf(mode: unknown, name: Uint8Array | null): number {
-  if (mode === undefined) return -1
+/** Checks the `mode` of an `options` argument for the file of a socket. */
+export function modeOf(mode: unknown, name: Uint8Array | null): number | undefined {
+  if (mode === undefined) return undefined
   const permissions = integer('options.mode', mode, 0, 0o777)
   if (name === null || name[0] === 0) throw invalidValue('options.mode', 'is for a path: this socket has no file')
   return permissions
 }
 
 /** Binds a socket; null for a name of the kernel's choice. While another process replaces the file, it is in use. */
-export function giveName(fd: number, name: Uint8Array | null, mode = -1): void {
+export function giveName(fd: number, name: Uint8Array | null, mode?: number): void {
   check(bind(fd, name, mode), name)
 }
 
 /** As `giveName`, waiting for the outcome of another process's attempt to replace the file. */
-export async function giveNameLater(fd: number, name: Uint8Array, mode: number): Promise<void> {
+export async function giveNameLater(fd: number, name: Uint8Array, mode: number | undefined): Promise<void> {
   const deadline = performance.now() + PATIENCE
   check(await retry(() => (performance.now() > deadline ? IN_USE : bind(fd, name, mode)), AGAIN), name)
 }
@@ -40,9 +38,9 @@ function removeFilesAtExit(): void {
   removesFiles = true
 }
 
-function bind(fd: number, name: Uint8Array | null, mode: number): number {
+function bind(fd: number, name: Uint8Array | null, mode: number | undefined): number {
   removeFilesAtExit()
-  return native.bind(fd, name === null ? 0 : putName(name), mode)
+  return native.bind(fd, name, mode)
 }
 
 /** What identifies the file of a bound socket, for whoever takes the socket over; null where there is none of this process's. */
@@ -50,17 +48,16 @@ export type FileId = string | null
 
 /** Leaves the file of a bound socket where it is, whatever becomes of the socket here. */
 export function handFileOn(fd: number): FileId {
-  const length = native.handFileOn(fd)
-  if (length < 0) throw systemError(length, 'bind')
-  return length === 0 ? null : Buffer.from(sharedName.subarray(0, length)).toString('hex')
+  const id = native.handFileOn(fd)
+  if (typeof id === 'number') throw systemError(id, 'bind')
+  return id === null ? null : Buffer.from(id).toString('hex')
 }
 
 /** Has the file of a socket that another process has handed on removed with the socket, if it still is that file. */
 export function claimFile(fd: number, id: FileId): void {
   if (id === null) return
   removeFilesAtExit()
-  sharedName.set(Buffer.from(id, 'hex'))
-  native.claimFile(fd)
+  native.claimFile(fd, Buffer.from(id, 'hex'))
 }
 
 function check(code: number, name: Uint8Array | null): void {

@@ -2,6 +2,7 @@ import { constants } from 'node:os'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { MAX_PATH } from '../native/codes.ts'
 import { name } from '../native/shared-memory.ts'
+import { native } from '../native/binding.ts'
 
 /**
  * The address of a socket: a path, or, where it begins with `'\0'`, a name in Linux' abstract space, as in Node's `net`.
@@ -37,6 +38,20 @@ function tooLong(argument: string, address: string, length: number, most: number
 export function putName(address: Uint8Array): number {
   name.set(address)
   return address.length
+}
+
+/** Returns the address of a socket; null if it has none. */
+export function localAddressOf(fd: number): Address | null {
+  return known(native.localAddress(fd))
+}
+
+/** Returns the address of a socket's peer; null if it has none. */
+export function remoteAddressOf(fd: number): Address | null {
+  return known(native.remoteAddress(fd))
+}
+
+function known(address: Address | null | number): Address | null {
+  return typeof address === 'number' ? null : address
 }
 
 /** The address that a native call has put there; null for that of a socket without a name. */

@@ -4,7 +4,7 @@ import { argv, execPath } from 'node:process'
 import { Channel } from '../channel/index.ts'
 import { type Credentials, UnixSocket } from '../socket/index.ts'
 import { invalidValue, type Identity } from '../base/internal.ts'
-import { systemError, executeRestricted, hide } from '../native/internal.ts'
+import { systemError, executeRestricted, setUndumpable } from '../native/internal.ts'
 import { RequestHandler } from './request-handler.ts'
 import { type BrokerPolicy, policyOf, readOnlyPolicy } from './policy.ts'
 import { Roots } from './roots.ts'
@@ -58,7 +58,7 @@ async function prepare({ roots, services, policy }: Settings, channel: Channel):
   if (user !== undefined) assumeIdentity({ uid: Number(user), gid: Number(group) })
   process.umask(0o077)
   process.chdir('/')
-  const code = hide()
+  const code = setUndumpable()
   if (code < 0) throw systemError(code, 'prctl')
   return new RequestHandler(opened, known, decide)
 }

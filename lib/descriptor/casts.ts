@@ -5,14 +5,11 @@ import { optionsOf } from '../base/validate.ts'
 import { signalOf } from '../base/abort.ts'
 import { systemError } from '../native/system-error.ts'
 import { wrongKind } from './errors.ts'
-import { type Kind, READ, WRITE, accessOf, kindOf } from './kind.ts'
-import { takeInternetAddress } from '../address/internet-address.ts'
+import { type Kind, accessOf, isReadable, isWritable, kindOf } from './kind.ts'
+import { internetAddressOf } from '../address/internet-address.ts'
 import { fds } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
 import { listenOn, numberOf, setConnected } from './node-internals.ts'
-
-/** The native code of the type 'seqpacket'. */
-const SEQPACKET = 1
 
 /** The range of a file that a stream reads or writes, and how much at a time. */
 export interface FileStreamOptions {
@@ -42,7 +39,8 @@ const castsOf: Partial<Record<Kind, readonly string[]>> = {
 /** Throws unless a descriptor is of a kind that a method takes; gives the kind. */
 export function checkCast(fd: number, method: string): Kind {
   const kind = kindOf(fd)
-  if (accessOf(fd) === 0) throw wrongKind(`a descriptor opened with O_PATH cannot be used, and so has no ${method}()`)
+  if (accessOf(fd) === 'path')
+    throw wrongKind(`a descriptor opened with O_PATH cannot be used, and so has no ${method}()`)
   const methods = castsOf[kind] ?? []
   if (methods.includes(method)) return kind
   const others = methods.length > 0 ? `: it has ${methods.join('() and ')}()` : ''
@@ -56,7 +54,7 @@ export function toSocket(fd: number, options: SocketConstructorOpts | undefined)
   const kind = checkCast(fd, 'toSocket')
   signalOf(optionsOf(options)) // Node's constructor opens the descriptor in a socket that an aborted signal has destroyed
   const access = accessOf(fd)
-  const halves = { readable: (access & READ) !== 0, writable: (access & WRITE) !== 0 }
+  const halves = { readable: isReadable(access), writable: isWritable(access) }
   if (kind === 'tty') {
     // Throws for what no options are, which would be after libuv has replaced the descriptor.
     void new (process.getBuiltinModule('node:net').Socket)({ ...halves, ...options, signal: undefined })
@@ -75,14 +73,14 @@ export function toSocket(fd: number, options: SocketConstructorOpts | undefined)
 /** A server that is being started; the number is taken over only when it listens. */
 export function toServer(fd: number, options: ServerOpts | undefined): Server {
   checkCast(fd, 'toServer')
-  if (native.socketType(fd) === SEQPACKET) throw wrongKind("Node's net has no seqpacket: use toUnixServer()")
+  if (native.socketType(fd) === 'seqpacket') throw wrongKind("Node's net has no seqpacket: use toUnixServer()")
   return listenOn(process.getBuiltinModule('node:net').createServer(optionsOf(options)), fd)
 }
 
 export function toDatagramSocket(fd: number): DatagramSocket {
   checkCast(fd, 'toDatagramSocket')
-  const local = takeInternetAddress(native.internetAddress(fd, 0))
-  const hasPeer = native.internetAddress(fd, 1) > 0
+  const local = internetAddressOf(fd)
+  const hasPeer = internetAddressOf(fd, 'peer') !== null
   const { createSocket } = process.getBuiltinModule('node:dgram')
   const socket = createSocket(local?.family === 'IPv6' ? 'udp6' : 'udp4')
   if (fd > 0) {
@@ -109,7 +107,7 @@ export function toDatagramSocket(fd: number): DatagramSocket {
 
 export function toReadStream(fd: number, options: FileStreamOptions | undefined): ReadStream {
   checkCast(fd, 'toReadStream')
-  if ((accessOf(fd) & READ) === 0) throw wrongKind('a descriptor opened for writing only has no toReadStream()')
+  if (!isReadable(accessOf(fd))) throw wrongKind('a descriptor opened for writing only has no toReadStream()')
   const stream = createReadStream('', { ...optionsOf(options), fd })
   native.release(fd)
   return stream
@@ -117,7 +115,7 @@ export function toReadStream(fd: number, options: FileStreamOptions | undefined)
 
 export function toWriteStream(fd: number, options: FileStreamOptions | undefined): WriteStream {
   checkCast(fd, 'toWriteStream')
-  if ((accessOf(fd) & WRITE) === 0) throw wrongKind('a descriptor opened for reading only has no toWriteStream()')
+  if (!isWritable(accessOf(fd))) throw wrongKind('a descriptor opened for reading only has no toWriteStream()')
   const stream = createWriteStream('', { ...optionsOf(options), fd })
   native.release(fd)
   return stream

@@ -2,14 +2,14 @@ import type { Socket as DatagramSocket } from 'node:dgram'
 import { once } from 'node:events'
 import type { ReadStream, WriteStream } from 'node:fs'
 import type { AddressInfo, Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
-import { type Address, takeName } from '../address/unix-address.ts'
+import { type Address, localAddressOf } from '../address/unix-address.ts'
 import { boolean, MAX_INT, integer } from '../base/validate.ts'
 import * as cast from './casts.ts'
 import { descriptorClosed } from './errors.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { systemError } from '../native/system-error.ts'
 import { borrow } from './borrow.ts'
-import { takeInternetAddress } from '../address/internet-address.ts'
+import { internetAddressOf } from '../address/internet-address.ts'
 import { type Kind, kindOf } from './kind.ts'
 import { fds } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
@@ -101,8 +101,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    */
   get address(): AddressInfo | Address | null {
     const fd = this[borrow]()
-    if (native.socketType(fd) >= 0) return takeName(native.localName(fd))
-    return takeInternetAddress(native.internetAddress(fd, 0))
+    return typeof native.socketType(fd) === 'string' ? localAddressOf(fd) : internetAddressOf(fd)
   }
 
   /**
@@ -136,7 +135,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    */
   setBlocking(blocking: boolean): void {
     boolean('blocking', blocking)
-    const code = native.setBlocking(this[borrow](), blocking ? 1 : 0)
+    const code = native.setBlocking(this[borrow](), blocking)
     if (code < 0) throw systemError(code, 'fcntl')
   }
 

@@ -29,44 +29,29 @@ export type Kind =
   | 'socket'
   | 'other'
 
-/** The kinds by the native side's code for them. */
-const kinds: readonly Kind[] = [
-  'file',
-  'directory',
-  'fifo',
-  'character-device',
-  'block-device',
-  'tty',
-  'symlink',
-  'tcp',
-  'tcp-listener',
-  'udp',
-  'unix-stream',
-  'unix-seqpacket',
-  'unix-dgram',
-  'unix-listener',
-  'memfd',
-  'pidfd',
-  'eventfd',
-  'epoll',
-  'socket',
-  'other'
-]
-
-/** Finds out what a descriptor is. */
+/** Returns the kind of a descriptor. */
 export function kindOf(fd: number): Kind {
-  const code = native.kind(fd)
-  if (code < 0) throw systemError(code, 'fstat')
-  return kinds[code]!
+  const kind = native.kind(fd)
+  if (typeof kind === 'number') throw systemError(kind, 'fstat')
+  return kind
 }
 
-/** The bits of what a descriptor may be used for; neither is an `O_PATH` descriptor's. */
-export const READ = 1
-export const WRITE = 2
+/** The operations that a descriptor allows; `'path'` for one that was opened with `O_PATH`, which allows none. */
+export type Access = 'path' | 'read' | 'write' | 'both'
 
-/** What a descriptor may be used for. */
-export function accessOf(fd: number): number {
-  const code = native.access(fd)
-  if (code < 0) throw systemError(code, 'fcntl')
-  return code
+/** Returns the operations that a descriptor allows. */
+export function accessOf(fd: number): Access {
+  const access = native.access(fd)
+  if (typeof access === 'number') throw systemError(access, 'fcntl')
+  return access
+}
+
+/** Returns whether reading is allowed. */
+export function isReadable(access: Access): boolean {
+  return access === 'read' || access === 'both'
+}
+
+/** Returns whether writing is allowed. */
+export function isWritable(access: Access): boolean {
+  return access === 'write' || access === 'both'
 }

@@ -1,5 +1,4 @@
 import { ftruncateSync, writeSync } from 'node:fs'
-import { putName } from '../address/unix-address.ts'
 import { type Bytes, bytesOf, integer, optionsOf } from '../base/validate.ts'
 import { type Descriptor, wrapFd } from './descriptor.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
@@ -44,7 +43,7 @@ export function memfd(options?: MemfdOptions): Descriptor {
   if (nameBytes.includes(0)) throw invalidValue('options.name', 'must not contain a NUL, which would end it')
   const content = data === undefined ? undefined : bytesOf(data, 'options.data')
   if (size !== undefined) integer('options.size', size, content?.length ?? 0, Number.MAX_SAFE_INTEGER)
-  const fd = native.memfd(putName(nameBytes))
+  const fd = native.memfd(name)
   if (fd < 0) throw systemError(fd, 'memfd_create')
   const memory = wrapFd(fd)
   try {

@@ -1,6 +1,5 @@
 import { type Descriptor, wrapFd } from './descriptor.ts'
 import { systemError } from '../native/system-error.ts'
-import { fds } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 
@@ -13,8 +12,8 @@ import { openReactor } from '../event-loop/reactor.ts'
  */
 export function pipe(): [read: Descriptor, write: Descriptor] {
   openReactor()
-  const code = native.pipe()
-  if (code < 0) throw systemError(code, 'pipe')
-  const [read, write] = [fds[0]!, fds[1]!]
+  const ends = native.pipe()
+  if (typeof ends === 'number') throw systemError(ends, 'pipe')
+  const [read, write] = ends
   return [wrapFd(read), wrapFd(write)]
 }

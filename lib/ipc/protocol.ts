@@ -2,8 +2,8 @@
 import { invalidType, invalidValue } from '../base/internal.ts'
 import { wrongKind, wrapFd, putFd } from '../descriptor/internal.ts'
 import type { Descriptor, Kind } from '../descriptor/index.ts'
-import { STREAM, duplicateShared, native } from '../native/internal.ts'
-import { takeInternetAddress } from '../address/internal.ts'
+import { duplicateShared, native } from '../native/internal.ts'
+import { internetAddressOf } from '../address/internal.ts'
 
 /** A message between the two Node runtimes, which programs never receive. */
 export interface InternalMessage {
@@ -38,13 +38,13 @@ function handleProperties(descriptor: Descriptor): object {
   const { kind } = descriptor
   const type = handleTypes[kind]
   // libuv receives streams and UDP sockets only. It drops other sockets, and other descriptors end Node by a failed assertion.
-  if (type === undefined || (kind === 'unix-listener' && native.socketType(descriptor.fd) !== STREAM)) {
+  if (type === undefined || (kind === 'unix-listener' && native.socketType(descriptor.fd) !== 'stream')) {
     throw wrongKind(
       `Node's channel carries TCP and Unix streams, their listeners and UDP sockets, and not descriptors of kind '${kind}'`
     )
   }
   if (type !== 'dgram.Socket') return { type }
-  const address = takeInternetAddress(native.internetAddress(descriptor.fd, 0))
+  const address = internetAddressOf(descriptor.fd)
   return { type, dgramType: address?.family === 'IPv6' ? 'udp6' : 'udp4' }
 }
 

@@ -30,7 +30,7 @@ export const binding = load()
 export const isSupported: boolean = binding !== undefined
 
 /** The native calls; `openNative` sets them. */
-export let native: Binding.Calls
+export let native: Binding.Environment & Binding.HotCalls
 
 /** Called when the shared memory holds an event: a socket's number, what it is ready and what it is still armed for. */
 export type Dispatch = () => void
@@ -42,11 +42,11 @@ export type Dispatch = () => void
  * once, so that the runtime is asked for its name before any libuv function is called. FDPASS_BACKEND chooses for
  * tests.
  */
-export function openNative(dispatch: Dispatch): Binding.OpenFailure | undefined {
+export function openNative(dispatch: Dispatch): Binding.SystemFailure | undefined {
   if (native !== undefined) return undefined
   const opened = binding!.openEnvironment(backend(), dispatch, { bytes, fds, outcome, batch, name, turn })
   if ('errno' in opened) return opened
-  native = opened
+  native = Object.assign(opened.environment, opened.hotCalls)
   return undefined
 }
 
@@ -65,7 +65,7 @@ export function backend(): Binding.Backend {
 
 /** The name and the text of a positive error number. */
 export function describeErrno(errno: number): Binding.ErrnoText {
-  return binding?.describeErrno(errno) ?? { name: `E${errno}`, text: 'unknown error' }
+  return binding?.errnoText(errno) ?? { name: `E${errno}`, text: 'unknown error' }
 }
 
 /** Looks a user up, by name or number; null where there is none, and an error number, negative, where that cannot be told. */
@@ -83,9 +83,9 @@ export function executeRestricted(changesUser: boolean, first: number, path: str
   return binding!.executeRestricted(changesUser, first, path, args)
 }
 
-/** Keeps other processes of this user from tracing this one. */
-export function hide(): number {
-  return binding!.hide()
+/** Prevents other processes of this user from tracing this one. Returns 0 or a negative error number. */
+export function setUndumpable(): number {
+  return binding!.setUndumpable()
 }
 
 /** The number of a resource limit by its name in lower case; negative where this system has no such. */
@@ -93,9 +93,4 @@ export function resourceByName(resource: string): number {
   return binding!.resourceByName(resource)
 }
 
-/** The system call of a step that a new process has failed at. */
-export function describeStep(step: number): string {
-  return binding!.describeStep(step)
-}
-
-export type { ProgramDescription, ServiceState } from '#binding'
+export type { ExitStatus, InternetAddress, ProgramDescription, ServiceEvent, ServiceState } from '#binding'

@@ -25,5 +25,3 @@ export const MAX_PATH = binding?.MAX_PATH ?? 0
 export const FrameKind = (binding?.FrameKind ?? {}) as typeof Binding.FrameKind
 /** The formats of a frame's data. */
 export const FrameFormat = (binding?.FrameFormat ?? {}) as typeof Binding.FrameFormat
-/** The code of stream sockets. */
-export const STREAM = 0

@@ -1,15 +1,16 @@
 // What this room offers to the rooms above it, and not to users.
 export {
   type ProgramDescription,
+  type ExitStatus as NativeExitStatus,
+  type ServiceEvent,
   type ServiceState,
   describeErrno,
-  describeStep,
   executeRestricted,
-  hide,
   native,
-  resourceByName
+  resourceByName,
+  setUndumpable
 } from './binding.ts'
-export { AGAIN, BROKEN, BUSY, END, MAX_RECEIVED_FDS, STREAM } from './codes.ts'
+export { AGAIN, BROKEN, BUSY, END, MAX_RECEIVED_FDS } from './codes.ts'
 export { closeFds, duplicateShared } from './owned-fds.ts'
 export { flushResult, frameResult } from './frame-results.ts'
 export { fdAt } from './results.ts'

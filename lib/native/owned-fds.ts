@@ -31,12 +31,6 @@ export function closeFds(numbers: readonly number[]): void {
 }
 
 /** Closes on the thread pool; resolves to 0, or to the first error number, negative. */
-export async function closeFdsLater(numbers: readonly number[]): Promise<number> {
-  const codes: Promise<number>[] = []
-  for (let from = 0; from < numbers.length; from += fds.length) {
-    const part = numbers.slice(from, from + fds.length)
-    fds.set(part)
-    codes.push(native.closeLater(part.length))
-  }
-  return (await Promise.all(codes)).find((code) => code < 0) ?? 0
+export function closeFdsLater(numbers: number[]): Promise<number> {
+  return native.closeLater(numbers)
 }

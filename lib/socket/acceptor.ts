@@ -91,7 +91,7 @@ export class Acceptor extends PollHandle {
       if (calls > 0) {
         if (this.#spare < 1) return
         // Connections accepted ahead take at most a quarter of the free descriptor table.
-        if (taken() >= waiting && this.held >= (available ??= native.room()) / 4) return
+        if (taken() >= waiting && this.held >= (available ??= native.availableDescriptors()) / 4) return
         chargeTick()
       }
       const code = native.accept(this.fd)

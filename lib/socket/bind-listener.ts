@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { type Address, addressOf, putName } from '../address/unix-address.ts'
+import { type Address, addressOf } from '../address/unix-address.ts'
 import { boolean, backlogOf, integer, optionsOf } from '../base/validate.ts'
 import { type Descriptor, adopt, wrapFd } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
@@ -80,8 +80,7 @@ function tcpListener(options: TcpListenerOptions, backlog: number): number {
       )
     }
   }
-  const listen = (address: string) =>
-    native.tcpListener(putName(Buffer.from(address)), port, backlog, ipv6Only ? 1 : 0, reusePort ? 1 : 0)
+  const listen = (address: string) => native.tcpListener(address, port, { backlog, ipv6Only, reusePort })
   let fd = listen(host ?? '::')
   // As Node's net: a machine may have no IPv6.
   if (noIpv6.has(-fd) && host === undefined && !ipv6Only) fd = listen('0.0.0.0')
@@ -95,10 +94,10 @@ const noIpv6 = new Set<number>([constants.errno.EAFNOSUPPORT, constants.errno.EA
 function unixListener({ path, mode }: UnixListenerOptions, backlog: number): number {
   const name = addressOf('options.path', path, 'bind')
   const permissions = modeOf(mode, name)
-  const fd = makeSocket(STREAM, 0)
+  const fd = makeSocket('stream')
   try {
     giveName(fd, name, permissions)
-    const code = native.listen(fd, backlog, 1)
+    const code = native.listen(fd, backlog, true)
     if (code < 0) throw systemError(code, 'listen', path)
   } catch (error) {
     closeFds([fd])
@@ -109,6 +108,3 @@ function unixListener({ path, mode }: UnixListenerOptions, backlog: number): num
   adopt('fd', fd)
   return fd
 }
-
-/** The native code of the type 'stream'. */
-const STREAM = 0

@@ -1,10 +1,10 @@
 import { type Address, addressOf } from '../address/unix-address.ts'
 import { optionsOf } from '../base/validate.ts'
-import { type AncillaryOptions, ancillaryFlagsOf } from './credentials.ts'
+import { type AncillaryOptions, ancillaryOf } from './credentials.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { giveName, modeOf } from '../address/socket-file.ts'
-import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'
+import { type UnixSocket, makeSocket, openSocket } from './unix-socket.ts'
 
 /** Options of {@link bind}. */
 export interface BindOptions extends AncillaryOptions {
@@ -30,13 +30,12 @@ export function bind(address: Address | null, options?: BindOptions): UnixSocket
   openReactor()
   const name = address === null ? null : addressOf('address', address, 'bind')
   const mode = modeOf(optionsOf(options)?.mode, name)
-  const typeCode = typeCodeOf('dgram')
-  const fd = makeSocket(typeCode, ancillaryFlagsOf(options))
+  const fd = makeSocket('dgram', ancillaryOf(options))
   try {
     giveName(fd, name, mode)
   } catch (error) {
     closeFds([fd])
     throw error
   }
-  return openSocket(fd, typeCode)
+  return openSocket(fd, 'dgram')
 }

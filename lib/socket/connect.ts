@@ -1,7 +1,7 @@
-import { type Address, addressOf, putName } from '../address/unix-address.ts'
+import { type Address, addressOf } from '../address/unix-address.ts'
 import { type Abortable, signalOf } from '../base/abort.ts'
 import { optionsOf } from '../base/validate.ts'
-import { type AncillaryOptions, ancillaryFlagsOf } from './credentials.ts'
+import { type AncillaryOptions, ancillaryOf } from './credentials.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import type { SocketType } from './endpoint.ts'
 import { systemError } from '../native/system-error.ts'
@@ -10,7 +10,7 @@ import { native } from '../native/binding.ts'
 import { retry } from '../base/backoff.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { giveName } from '../address/socket-file.ts'
-import { type UnixSocket, makeSocket, openSocket, typeCodeOf } from './unix-socket.ts'
+import { type UnixSocket, makeSocket, openSocket, socketTypeOf } from './unix-socket.ts'
 
 /** Options of {@link connect}. */
 export interface ConnectOptions extends Abortable, AncillaryOptions {
@@ -40,16 +40,16 @@ export async function connect(address: Address, options?: ConnectOptions): Promi
   openReactor()
   const name = addressOf('address', address, 'connect')
   const { type = 'stream', localAddress } = optionsOf(options) ?? {}
-  const typeCode = typeCodeOf(type)
+  const socketType = socketTypeOf(type)
   const localName = localAddress === undefined ? undefined : addressOf('options.localAddress', localAddress, 'bind')
-  const ancillary = ancillaryFlagsOf(options)
+  const ancillary = ancillaryOf(options)
   const signal = signalOf(options)
-  const fd = makeSocket(typeCode, ancillary)
+  const fd = makeSocket(socketType, ancillary)
   try {
     if (localName !== undefined) giveName(fd, localName)
-    const code = await retry(() => native.connect(fd, putName(name)), AGAIN, signal)
+    const code = await retry(() => native.connect(fd, name), AGAIN, signal)
     if (code < 0) throw systemError(code, 'connect', address)
-    return openSocket(fd, typeCode)
+    return openSocket(fd, socketType)
   } catch (error) {
     closeFds([fd])
     throw error

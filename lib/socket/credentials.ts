@@ -29,16 +29,18 @@ export interface AncillaryOptions {
   pidfd?: boolean | undefined
 }
 
-// The bits by which the native side knows them.
-const CREDENTIALS = 1
-const PIDFD = 2
+/** The ancillary data that the kernel adds to each message that a socket receives. */
+export interface EnabledAncillary {
+  readonly credentials: boolean
+  readonly pidfd: boolean
+}
 
-/** The `credentials` and `pidfd` of an `options` argument. */
-export function ancillaryFlagsOf(options: AncillaryOptions | undefined): number {
+/** Checks the `credentials` and `pidfd` of an `options` argument. Returns undefined if neither is set. */
+export function ancillaryOf(options: AncillaryOptions | undefined): EnabledAncillary | undefined {
   const { credentials = false, pidfd = false } = options ?? {}
   boolean('options.credentials', credentials)
   boolean('options.pidfd', pidfd)
-  return (credentials ? CREDENTIALS : 0) | (pidfd ? PIDFD : 0)
+  return credentials || pidfd ? { credentials, pidfd } : undefined
 }
 
 /** The credentials that a message claims, as the native calls take them. */

@@ -8,9 +8,6 @@ import { Sender, type SendingSocket } from './sender.ts'
 /** The type of a socket, which decides what a message is. */
 export type SocketType = 'stream' | 'seqpacket' | 'dgram'
 
-/** The types by the native side's code for them. */
-export const socketTypes: readonly SocketType[] = ['stream', 'seqpacket', 'dgram']
-
 /** What takes the place of a socket's own sender and receiver: the two halves of a channel. */
 export interface Framing {
   /** Whether frames that come in are wanted. */
@@ -45,9 +42,9 @@ export class Endpoint extends PollHandle implements SendingSocket, ReceivingSock
   /** Those that wait to send to an address of their own, by address: one full receiver does not keep the others waiting. */
   readonly #senders = new Map<string, Sender>()
 
-  constructor(fd: number, typeCode: number, takesFds: boolean) {
+  constructor(fd: number, type: SocketType, takesFds: boolean) {
     super(fd)
-    this.type = socketTypes[typeCode]!
+    this.type = type
     this.isStream = this.type === 'stream'
     this.isDatagram = this.type === 'dgram'
     this.takesFds = takesFds

@@ -1,7 +1,7 @@
 import type { AddressInfo } from 'node:net'
-import { takeInternetAddress } from '../address/internet-address.ts'
+import { internetAddressOf } from '../address/internet-address.ts'
 import { formatInternet, parseListenAddress } from '../address/listen-address.ts'
-import { takeName } from '../address/unix-address.ts'
+import { localAddressOf } from '../address/unix-address.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { integer } from '../base/validate.ts'
 import { borrow } from '../descriptor/borrow.ts'
@@ -78,11 +78,10 @@ function nameOf(fd: number, kind: Kind): string {
 
 /** Returns the address of a socket of any family; null for a socket without an address. */
 export function addressOfSocket(fd: number): AddressInfo | string | null {
-  const length = native.internetAddress(fd, 0)
-  if (length > 0) return takeInternetAddress(length)
+  const address = internetAddressOf(fd)
+  if (address !== null) return address
   native.socketType(fd) // registers it as a socket of this environment
-  const name = native.localName(fd)
-  return name > 0 ? takeName(name) : null
+  return localAddressOf(fd)
 }
 
 /** Returns whether a source is a datagram socket. */

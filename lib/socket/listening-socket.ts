@@ -1,7 +1,7 @@
 import { lookup } from 'node:dns/promises'
 import { type AddressInfo, isIP } from 'node:net'
 import { giveNameLater } from '../address/socket-file.ts'
-import { addressOf, putName } from '../address/unix-address.ts'
+import { addressOf } from '../address/unix-address.ts'
 import { backlogOf } from '../base/validate.ts'
 import { type Descriptor, takeFd, wrapFd } from '../descriptor/descriptor.ts'
 import { native } from '../native/binding.ts'
@@ -56,8 +56,8 @@ async function openSource(source: Source, backlog: number | undefined, mode: num
       return openUnix(source.path, source.backlog ?? backlog, source.mode ?? mode)
     case 'udp': {
       const host = (await hostOf(source.host)) ?? '::'
-      let fd = native.udpSocket(putName(Buffer.from(host)), source.port)
-      if (fd < 0 && source.host === undefined) fd = native.udpSocket(putName(Buffer.from('0.0.0.0')), source.port)
+      let fd = native.udpSocket(host, source.port)
+      if (fd < 0 && source.host === undefined) fd = native.udpSocket('0.0.0.0', source.port)
       if (fd < 0) throw systemError(fd, 'bind', source.name)
       return fd
     }
@@ -82,12 +82,11 @@ async function hostOf(host: string | undefined): Promise<string | undefined> {
 }
 
 async function openUnix(path: string, backlog: number | undefined, mode: number | undefined): Promise<number> {
-  const STREAM = 0
-  const fd = makeSocket(STREAM, 0)
+  const fd = makeSocket('stream')
   try {
     const isFile = !path.startsWith('\0')
-    await giveNameLater(fd, addressOf('path', path, 'bind'), isFile ? (mode ?? -1) : -1)
-    const code = native.listen(fd, backlogOf(backlog), 1)
+    await giveNameLater(fd, addressOf('path', path, 'bind'), isFile ? mode : undefined)
+    const code = native.listen(fd, backlogOf(backlog), true)
     if (code < 0) throw systemError(code, 'listen', path)
     return fd
   } catch (error) {

@@ -16,9 +16,6 @@ import { CapturedSend, type DeferredMessage, DeferredSend, type PendingSend } fr
 /** The maximum number of messages that one wake sends before it returns to the event loop. */
 const PER_WAKE = 64
 
-/** The native code for shutting the writing side down. */
-const SHUT_WRITE = 1
-
 /** The promise of a send that completed at once. */
 export const sentAtOnce: Promise<void> = Promise.resolve()
 
@@ -238,7 +235,7 @@ export class Sender {
 
   /** Ends the stream after half a message: a receiver would take whatever followed for its other half. */
   #endHalf(): void {
-    native.shutdown(this.#socket.fd, SHUT_WRITE)
+    native.shutdown(this.#socket.fd, 'write')
     queueMicrotask(() => this.flushEnded()) // after a signal has ended its other operations
   }
 

@@ -1,10 +1,10 @@
-import { type Address, addressOf, takeName } from '../address/unix-address.ts'
+import { type Address, addressOf, localAddressOf } from '../address/unix-address.ts'
 import { type Abortable, signalOf } from '../base/abort.ts'
 import { boolean, backlogOf, optionsOf } from '../base/validate.ts'
-import { type Credentials, type AncillaryOptions, ancillaryFlagsOf } from './credentials.ts'
+import { type AncillaryOptions, type Credentials, ancillaryOf } from './credentials.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { type Descriptor, takeFd } from '../descriptor/descriptor.ts'
-import { type SocketType, socketTypes } from './endpoint.ts'
+import { type SocketType } from './endpoint.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { socketClosed, socketNotEmpty } from './errors.ts'
 import { systemError } from '../native/system-error.ts'
@@ -44,7 +44,7 @@ export interface ListenOptions extends AncillaryOptions {
 }
 
 // The class sets this: its constructor is private.
-let make: (fd: number, typeCode: number, address: Address, takesFds: boolean, allow: Allow | undefined) => UnixServer
+let make: (fd: number, type: SocketType, address: Address, takesFds: boolean, allow: Allow | undefined) => UnixServer
 
 /**
  * A socket that listens, and accepts connections as {@link UnixSocket}s.
@@ -54,7 +54,7 @@ let make: (fd: number, typeCode: number, address: Address, takesFds: boolean, al
  */
 export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, Disposable {
   readonly #listener: Acceptor
-  readonly #typeCode: number
+  readonly #type: SocketType
   readonly #address: Address
   readonly #accept: AcceptShape<UnixSocket>
   readonly #iterate: AcceptShape<IteratorResult<UnixSocket, undefined>>
@@ -62,7 +62,7 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   /** Use {@link listen} or {@link Descriptor.toUnixServer}. */
   private constructor(
     fd: number,
-    typeCode: number,
+    type: SocketType,
     address: Address,
     takesFds: boolean,
     allow: Allow | undefined,
@@ -70,11 +70,11 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   ) {
     if (key !== made) throw invalidValue('key', 'is private: use listen()')
     this.#listener = new Acceptor(fd, allow)
-    this.#typeCode = typeCode
+    this.#type = type
     this.#address = address
-    this.#accept = (connection) => openSocket(connection, typeCode, takesFds)
+    this.#accept = (connection) => openSocket(connection, type, takesFds)
     this.#iterate = Object.assign(
-      (connection: number) => ({ done: false as const, value: openSocket(connection, typeCode, takesFds) }),
+      (connection: number) => ({ done: false as const, value: openSocket(connection, type, takesFds) }),
       { ahead: true, closed: () => end }
     )
     unused.register(this, this.#listener, this.#listener)
@@ -91,7 +91,7 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
 
   /** The type of its connections: `'stream'` or `'seqpacket'`. */
   get type(): SocketType {
-    return socketTypes[this.#typeCode]!
+    return this.#type
   }
 
   /** Whether this side was closed or released. */
@@ -197,9 +197,9 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
 /** Makes the object for a listening socket of another process, which keeps its file. The descriptor is taken. */
 export function adoptServer(descriptor: Descriptor): UnixServer {
   const fd = descriptor[borrow]()
-  const typeCode = native.socketType(fd)
-  const address = takeName(native.localName(fd))! // bound, as it listens
-  return make(takeFd(descriptor), typeCode, address, true, undefined)
+  const type = native.socketType(fd) as SocketType
+  const address = localAddressOf(fd)! // bound, as it listens
+  return make(takeFd(descriptor), type, address, true, undefined)
 }
 
 /** Closes servers that nobody uses any more. */
@@ -228,21 +228,20 @@ export async function listen(address: Address, options?: ListenOptions): Promise
   openReactor()
   const name = addressOf('address', address, 'bind')
   const { type = 'stream', backlog, descriptors = true, allow, mode } = optionsOf(options) ?? {}
-  const typeCode = socketTypes.indexOf(type)
-  if (typeCode < 0 || type === ('dgram' as SocketType)) {
+  if (!['stream', 'seqpacket'].includes(type)) {
     throw invalidValue('options.type', "must be 'stream' or 'seqpacket'; bind() makes datagram sockets")
   }
   const permissions = modeOf(mode, name)
   const waiting = backlogOf(backlog)
   boolean('options.descriptors', descriptors)
   if (allow !== undefined && typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
-  const fd = makeSocket(typeCode, ancillaryFlagsOf(options))
+  const fd = makeSocket(type, ancillaryOf(options))
   try {
     await giveNameLater(fd, name, permissions)
-    const code = native.listen(fd, waiting, descriptors ? 1 : 0)
+    const code = native.listen(fd, waiting, descriptors)
     if (code < 0) throw systemError(code, 'listen', address)
-    const bound = takeName(native.localName(fd)) ?? address
-    return make(fd, typeCode, bound, descriptors, allow)
+    const bound = localAddressOf(fd) ?? address
+    return make(fd, type, bound, descriptors, allow)
   } catch (error) {
     closeFds([fd])
     throw error

@@ -1,11 +1,11 @@
 import type { Socket } from 'node:net'
-import { type Address, addressOf, takeName } from '../address/unix-address.ts'
+import { type Address, addressOf, localAddressOf, remoteAddressOf } from '../address/unix-address.ts'
 import { type Abortable, signalOf } from '../base/abort.ts'
 import { type Bytes, MAX_INT, bytesOf, integer, optionsOf } from '../base/validate.ts'
-import { type Credentials, type AncillaryOptions, claimOf, ancillaryFlagsOf } from './credentials.ts'
+import { type AncillaryOptions, type Credentials, type EnabledAncillary, ancillaryOf, claimOf } from './credentials.ts'
 import { Descriptor, adopt, closeQuietly, takeFd, wrapFd } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
-import { Endpoint, type SocketType, socketTypes } from './endpoint.ts'
+import { Endpoint, type SocketType } from './endpoint.ts'
 import { carrierMissing, inChannel, socketClosed, socketNotEmpty } from './errors.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { systemError } from '../native/system-error.ts'
@@ -15,7 +15,6 @@ import { type FdSource, putFd, putFds } from '../descriptor/fd-source.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { type Message, ReceivedFd } from './message.ts'
 import { MAX_RECEIVED_FDS } from '../native/codes.ts'
-import { fds } from '../native/shared-memory.ts'
 import { isSupported, loadFailure, native } from '../native/binding.ts'
 import { duplicateOf, isNetSocket } from '../descriptor/node-internals.ts'
 import { peerOf } from './peer.ts'
@@ -60,7 +59,7 @@ const CARRIER = Uint8Array.of(0)
 
 const oneFd: Limits = { ...defaultLimits, maxFds: 1 }
 
-const directions = ['read', 'write', 'both']
+const directions = new Set(['read', 'write', 'both'])
 
 const made = Symbol('made')
 
@@ -124,20 +123,20 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    */
   static from(source: number | Descriptor | Socket, options?: AncillaryOptions): UnixSocket {
     openReactor()
-    const ancillary = ancillaryFlagsOf(optionsOf(options))
+    const ancillary = ancillaryOf(optionsOf(options))
     if (source instanceof Descriptor) {
       const fd = source[borrow]()
-      const typeCode = connectedType(fd)
+      const type = connectedType(fd)
       enableAncillary(fd, ancillary)
-      return openSocket(takeFd(source), typeCode)
+      return openSocket(takeFd(source), type)
     }
     if (isNetSocket(source)) {
       const fd = duplicateOf(source)
       try {
-        const typeCode = connectedType(fd)
+        const type = connectedType(fd)
         enableAncillary(fd, ancillary)
         source.destroy()
-        return openSocket(fd, typeCode)
+        return openSocket(fd, type)
       } catch (error) {
         closeFds([fd])
         throw error
@@ -149,14 +148,14 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     integer('source', source, 0, MAX_INT)
     connectedType(source) // before anything changes
     adopt('source', source)
-    const typeCode = connectedType(source)
+    const type = connectedType(source)
     try {
       enableAncillary(source, ancillary)
     } catch (error) {
       native.release(source)
       throw error
     }
-    return openSocket(source, typeCode)
+    return openSocket(source, type)
   }
 
   /** `'stream'`, `'seqpacket'` or `'dgram'`. */
@@ -171,12 +170,12 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
 
   /** The socket's own address: getsockname(2). Null if it has none, and once it is closed. */
   get localAddress(): Address | null {
-    return this.closed ? null : takeName(native.localName(this.#endpoint.fd))
+    return this.closed ? null : localAddressOf(this.#endpoint.fd)
   }
 
   /** The peer's address: getpeername(2). Null if it has none, where there is no peer, and once the socket is closed. */
   get remoteAddress(): Address | null {
-    return this.closed ? null : takeName(native.remoteName(this.#endpoint.fd))
+    return this.closed ? null : remoteAddressOf(this.#endpoint.fd)
   }
 
   /**
@@ -340,9 +339,8 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * @throws `ENOTCONN`; ERR_SOCKET_CLOSED
    */
   shutdown(how: 'read' | 'write' | 'both' = 'both'): void {
-    const direction = directions.indexOf(how)
-    if (direction < 0) throw invalidValue('how', "must be 'read', 'write' or 'both'")
-    const code = native.shutdown(UnixSocket.#free(this).fd, direction)
+    if (!directions.has(how)) throw invalidValue('how', "must be 'read', 'write' or 'both'")
+    const code = native.shutdown(UnixSocket.#free(this).fd, how)
     if (code < 0) throw systemError(code, 'shutdown')
     if (how !== 'read') this.#endpoint.sender.flushEnded()
   }
@@ -450,28 +448,27 @@ const unused = new FinalizationRegistry<Endpoint>((endpoint) => {
 })
 
 /** Makes the object for a socket that the native side owns. */
-export function openSocket(fd: number, typeCode: number, takesFds = true): UnixSocket {
-  return make(new Endpoint(fd, typeCode, takesFds))
+export function openSocket(fd: number, type: SocketType, takesFds = true): UnixSocket {
+  return make(new Endpoint(fd, type, takesFds))
 }
 
-/** The native code of the type of a socket that can send and receive; the native side notes it for one that it owns. */
-function connectedType(fd: number): number {
-  const typeCode = native.socketType(fd)
-  if (typeCode < 0) throw systemError(typeCode, 'getsockopt')
-  if (native.isListening(fd) === 1) throw invalidValue('source', 'is a listening socket: it can only accept')
-  return typeCode
+/** Returns the type of a socket that can send and receive. The native side notes the type of a socket that it owns. */
+function connectedType(fd: number): SocketType {
+  const type = native.socketType(fd)
+  if (typeof type === 'number') throw systemError(type, 'getsockopt')
+  if (native.isListening(fd) === true) throw invalidValue('source', 'is a listening socket: it can only accept')
+  return type
 }
 
-/** The native code of an `options.type`. */
-export function typeCodeOf(type: unknown): number {
-  const typeCode = socketTypes.indexOf(type as SocketType)
-  if (typeCode < 0) throw invalidValue('options.type', "must be 'stream', 'seqpacket' or 'dgram'")
-  return typeCode
+/** Checks an `options.type`. */
+export function socketTypeOf(type: unknown): SocketType {
+  if (type === 'stream' || type === 'seqpacket' || type === 'dgram') return type
+  throw invalidValue('options.type', "must be 'stream', 'seqpacket' or 'dgram'")
 }
 
 /** Makes a socket without a name or a peer; its number is owned by the native side. */
-export function makeSocket(typeCode: number, ancillary: number): number {
-  const fd = native.socket(typeCode)
+export function makeSocket(type: SocketType, ancillary?: EnabledAncillary): number {
+  const fd = native.socket(type)
   if (fd < 0) throw systemError(fd, 'socket')
   try {
     enableAncillary(fd, ancillary)
@@ -482,10 +479,10 @@ export function makeSocket(typeCode: number, ancillary: number): number {
   return fd
 }
 
-/** Has the kernel tell more with each message. */
-function enableAncillary(fd: number, ancillary: number): void {
-  if (ancillary === 0) return
-  const code = native.ask(fd, ancillary)
+/** Makes the kernel add ancillary data to each message that a socket receives. */
+function enableAncillary(fd: number, ancillary: EnabledAncillary | undefined): void {
+  if (ancillary === undefined) return
+  const code = native.enableAncillary(fd, ancillary.credentials, ancillary.pidfd)
   if (code < 0) throw systemError(code, 'setsockopt')
 }
 
@@ -516,12 +513,12 @@ export interface SocketpairOptions extends AncillaryOptions {
  */
 export function socketpair(options?: SocketpairOptions): [UnixSocket, UnixSocket] {
   const { type = 'stream' } = optionsOf(options) ?? {}
-  const typeCode = typeCodeOf(type)
-  const ancillary = ancillaryFlagsOf(options)
+  const socketType = socketTypeOf(type)
+  const ancillary = ancillaryOf(options)
   openReactor()
-  const code = native.socketpair(typeCode)
-  if (code < 0) throw systemError(code, 'socketpair')
-  const [a, b] = [fds[0]!, fds[1]!]
+  const pair = native.socketpair(socketType)
+  if (typeof pair === 'number') throw systemError(pair, 'socketpair')
+  const [a, b] = pair
   try {
     enableAncillary(a, ancillary)
     enableAncillary(b, ancillary)
@@ -529,7 +526,7 @@ export function socketpair(options?: SocketpairOptions): [UnixSocket, UnixSocket
     closeFds([a, b])
     throw error
   }
-  return [openSocket(a, typeCode), openSocket(b, typeCode)]
+  return [openSocket(a, socketType), openSocket(b, socketType)]
 }
 
 /**

@@ -1,6 +1,6 @@
 import { closeSync, openSync } from 'node:fs'
 import { constants } from 'node:os'
-import { systemError, AGAIN, type ProgramDescription, describeStep, native, fds, outcome } from '../native/internal.ts'
+import { type NativeExitStatus, type ProgramDescription, native, systemError } from '../native/internal.ts'
 import { Handle } from '../event-loop/internal.ts'
 
 /** The exit status of a process. Both are null if other code in the superserver's process has reaped it. */
@@ -13,16 +13,15 @@ export interface ExitStatus {
 
 const signals = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name as NodeJS.Signals]))
 
-/** Decodes an exit status of the native side. */
-export function exitStatusOf(number: number): ExitStatus {
-  return number < 256 ? { code: number, signal: null } : { code: null, signal: signals.get(number - 256) ?? null }
+/** Returns an exit status with the name of the signal. */
+export function exitStatusOf({ code, signal }: NativeExitStatus): ExitStatus {
+  return { code, signal: signal === null ? null : (signals.get(signal) ?? null) }
 }
 
-/** Returns the error of a program that could not be executed, from a negative error number and the step that failed. */
-export function spawnError(code: number, step: number, program: ProgramDescription): Error {
-  const syscall = describeStep(step)
+/** Returns the error of a program that could not be executed, from the failed system call and its negative error number. */
+export function spawnError(errno: number, syscall: string, program: ProgramDescription): Error {
   const path = syscall === 'chdir' ? program.directory : program.path
-  return Object.assign(systemError(code, syscall, path), { path })
+  return Object.assign(systemError(errno, syscall, path), { path })
 }
 
 /** A child process. It does not keep this process alive. */
@@ -47,10 +46,9 @@ export class Child extends Handle {
   static spawn(program: ProgramDescription, channel: number): Child {
     const empty = openSync('/dev/null', 'r+')
     try {
-      fds.set([empty, isOpen(1) ? 1 : empty, isOpen(2) ? 2 : empty, channel])
-      const pid = native.spawn(program, 4)
-      if (pid < 0) throw spawnError(pid, outcome[0]!, program)
-      return new Child(pid, outcome[0]!)
+      const spawned = native.spawn(program, [empty, isOpen(1) ? 1 : empty, isOpen(2) ? 2 : empty, channel])
+      if ('errno' in spawned) throw spawnError(spawned.errno, spawned.syscall, program)
+      return new Child(spawned.pid, spawned.exitFd)
     } finally {
       closeSync(empty)
     }
@@ -72,10 +70,10 @@ export class Child extends Handle {
 
   protected flushInput(): void {
     const status = native.reap(this.pid)
-    if (status === AGAIN) return
+    if (status === null) return
     this.close()
     // Reaping fails if other code in this process has reaped the child.
-    this.#end(status < 0 ? { code: null, signal: null } : exitStatusOf(status))
+    this.#end(typeof status === 'number' ? { code: null, signal: null } : exitStatusOf(status))
   }
 
   protected fail(): void {
@@ -88,5 +86,5 @@ export class Child extends Handle {
 }
 
 function isOpen(fd: number): boolean {
-  return native.kind(fd) >= 0
+  return typeof native.kind(fd) === 'string'
 }

@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { MAX_INT } from '../base/internal.ts'
-import { native } from '../native/internal.ts'
+import { type NativeExitStatus, native } from '../native/internal.ts'
 import { exitStatusOf, spawnError } from './child.ts'
 import { NativeService } from './native-service.ts'
 import { type Events, type SuperserverStats, countersOf } from './service.ts'
@@ -14,15 +14,15 @@ export class InetdService extends NativeService {
   constructor(settings: Settings, events: Events) {
     super(settings, events)
     const { program, handoff, maxConnections, maxPerClient, maxSpawns } = settings
-    const waits = handoff === 'wait' ? 1 : 0
-    this.open(() => native.openInetd(program, waits, maxConnections, maxPerClient, maxSpawns))
+    const mode = handoff === 'wait' ? 'wait' : 'nowait'
+    this.open(() => native.openInetd(mode, program, { maxConnections, maxPerClient, maxSpawns }))
   }
 
-  protected override programFailed(code: number, step: number): void {
-    this.reportFailure(spawnError(code, step, this.settings.program))
+  protected override programFailed(errno: number, syscall: string): void {
+    this.reportFailure(spawnError(errno, syscall, this.settings.program))
   }
 
-  protected override programEnded(pid: number, status: number): void {
+  protected override programEnded(pid: number, status: NativeExitStatus): void {
     this.reportExit(pid, exitStatusOf(status), 0)
   }
 
@@ -31,7 +31,7 @@ export class InetdService extends NativeService {
   }
 
   protected apply({ program, maxConnections, maxPerClient, maxSpawns }: Settings): Promise<void> {
-    native.setProgram(program, this.native, maxConnections, maxPerClient, maxSpawns)
+    native.setInetdProgram(this.native, program, { maxConnections, maxPerClient, maxSpawns })
     return Promise.resolve()
   }
 

@@ -7,10 +7,6 @@ import { type Events, Service, type SuperserverStats, countersOf } from './servi
 import type { Settings } from './settings.ts'
 import type { Worker, WorkerTransport } from './worker.ts'
 
-/** The native codes of the type 'stream', and of the half that sends. */
-const STREAM = 0
-const WRITE = 1
-
 /** A service whose workers receive the listeners and accept connections themselves. */
 export class ListenerService extends Service {
   readonly #workerGroup: WorkerGroup
@@ -28,7 +24,7 @@ export class ListenerService extends Service {
 
   /** Opens a worker's channel, and sends the listeners as soon as `accept` has been called. */
   #connect(number: number, worker: Worker): WorkerTransport {
-    const socket = openSocket(number, STREAM).unref()
+    const socket = openSocket(number, 'stream').unref()
     const channel = new Channel(socket, { maxFds: 1 })
     const send = () => {
       for (const { name } of worker.settings.sources) {
@@ -42,7 +38,7 @@ export class ListenerService extends Service {
     void receiveReady(channel, worker)
     return {
       drain: () => {
-        if (!socket.closed) native.shutdown(number, WRITE)
+        if (!socket.closed) native.shutdown(number, 'write')
       },
       release: () => channel.close()
     }

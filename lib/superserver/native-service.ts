@@ -1,26 +1,8 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { putName } from '../address/internal.ts'
-import { systemError, type ServiceState, native, fds } from '../native/internal.ts'
+import { type NativeExitStatus, type ServiceEvent, type ServiceState, native, systemError } from '../native/internal.ts'
 import type { ListeningSocket } from '../socket/internal.ts'
 import { onServiceEvents } from './notifier.ts'
 import { Service } from './service.ts'
-
-// The kinds of the native side's events.
-const READY = 0
-const GONE = 1
-const SHORT = 2
-const TOO_FAST = 3
-const FAILED = 4
-const STARTED = 5
-const ENDED = 6
-const IDLE = 7
-const BROKEN = 8
-
-/** The system calls that failed for want of a resource, by the native side's number; negative for the start of a program. */
-const SHORT_CALLS = ['accept', 'fcntl', 'sendmsg', 'uv_poll_start']
-
-/** The number of integers of an event. */
-const NEWS = 4
 
 /** The delay before calls are retried after a resource was exhausted, in milliseconds. */
 const SHORT_PAUSE = 100
@@ -48,7 +30,7 @@ export abstract class NativeService extends Service {
   }
 
   protected startAccepting(listening: ListeningSocket): void {
-    const listener = native.addListener(this.native, listening.fd, putName(Buffer.from(listening.name)))
+    const listener = native.addListener(this.native, listening.fd, Buffer.from(listening.name))
     if (listener < 0) throw systemError(listener, 'uv_poll_start', listening.name)
     this.#listeners.set(listening, listener)
   }
@@ -88,36 +70,36 @@ export abstract class NativeService extends Service {
   /** Handles all pending events of the native service. */
   protected drainEvents(): void {
     while (this.native >= 0) {
-      const count = native.serviceNews(this.native)
-      if (count <= 0) return
-      // Copied: handling an event can overwrite the shared array.
-      const news = fds.slice(0, count * NEWS)
-      for (let i = 0; i < news.length; i += NEWS) this.#handle(news[i]!, news[i + 1]!, news[i + 2]!, news[i + 3]!)
+      const events = native.serviceEvents(this.native)
+      if (typeof events === 'number' || events.length === 0) return
+      for (const event of events) this.#handle(event)
     }
   }
 
-  #handle(kind: number, first: number, second: number, third: number): void {
-    switch (kind) {
-      case READY:
-        return this.workerReady(first)
-      case GONE:
-        return this.workerGone(first, second)
-      case SHORT:
-        if (second < 0) this.programFailed(first, third)
-        else this.reportFailure(systemError(first, SHORT_CALLS[second]!))
+  #handle(event: ServiceEvent): void {
+    switch (event.type) {
+      case 'worker-ready':
+        return this.workerReady(event.worker)
+      case 'worker-removed':
+        return this.workerGone(event.worker, event.lost)
+      case 'channel-failed':
+        return this.workerBroken(event.worker)
+      case 'exhausted':
+        this.reportFailure(systemError(event.errno, event.syscall))
         return this.retryIn(SHORT_PAUSE)
-      case TOO_FAST:
+      case 'spawn-exhausted':
+        this.programFailed(event.errno, event.syscall)
+        return this.retryIn(SHORT_PAUSE)
+      case 'rate-limited':
         this.events.emit('pause', { service: this.name, milliseconds: this.settings.pause })
         return this.retryIn(this.settings.pause)
-      case FAILED:
-        return this.programFailed(first, second)
-      case STARTED:
-        return this.reportSpawn(first)
-      case ENDED:
-        return this.programEnded(first, second)
-      case BROKEN:
-        return this.workerBroken(first)
-      case IDLE:
+      case 'spawn-failed':
+        return this.programFailed(event.errno, event.syscall)
+      case 'program-started':
+        return this.reportSpawn(event.pid)
+      case 'program-ended':
+        return this.programEnded(event.pid, event.status)
+      case 'idle':
         this.#idle?.()
     }
   }
@@ -136,6 +118,6 @@ export abstract class NativeService extends Service {
   protected workerReady(_worker: number): void {}
   protected workerBroken(_worker: number): void {}
   protected workerGone(_worker: number, _lost: number): void {}
-  protected programFailed(_code: number, _step: number): void {}
-  protected programEnded(_pid: number, _ending: number): void {}
+  protected programFailed(_errno: number, _syscall: string): void {}
+  protected programEnded(_pid: number, _status: NativeExitStatus): void {}
 }

@@ -16,7 +16,7 @@ class Notifier extends Handle {
   }
 
   protected flushInput(): void {
-    native.hearServices()
+    native.drainServices()
     for (const drain of this.listeners) drain()
   }
 

@@ -18,7 +18,7 @@ export class PoolService extends NativeService {
   constructor(settings: Settings, events: Events) {
     super(settings, events)
     const { maxConnections, maxPerWorker, maxPerClient } = settings
-    this.open(() => native.openPool(maxConnections, maxPerWorker, maxPerClient))
+    this.open(() => native.openPool({ maxConnections, maxPerWorker, maxPerClient }))
     this.#workerGroup = new WorkerGroup(
       settings,
       (channel, worker) => this.#connect(channel, worker),
@@ -83,7 +83,7 @@ export class PoolService extends NativeService {
   protected async apply(settings: Settings): Promise<void> {
     await this.#workerGroup.replace(settings)
     const { maxConnections, maxPerWorker, maxPerClient } = settings
-    native.limitPool(this.native, maxConnections, maxPerWorker, maxPerClient)
+    native.setPoolSettings(this.native, { maxConnections, maxPerWorker, maxPerClient })
     this.#watchAcknowledgements(settings)
     this.drainEvents()
   }

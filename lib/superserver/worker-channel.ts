@@ -36,9 +36,6 @@ const PER_WAKE = 64
 /** The length of an id in bytes. */
 const ID = 4
 
-/** The native code of socket type 'stream'. */
-const STREAM = 0
-
 /** A queued frame: the acknowledgement of a connection, or undefined for any other frame. */
 type Unsent = Assignment | undefined
 
@@ -231,7 +228,7 @@ export function openWorkerChannel(take: (assignment: Assignment) => void, end: (
   const value = process.env[WORKER]
   delete process.env[WORKER] // its own child processes are not workers
   const fd = value === undefined ? Number.NaN : Number(value)
-  if (!Number.isInteger(fd) || native.socketType(fd) !== STREAM) throw notAWorker()
+  if (!Number.isInteger(fd) || native.socketType(fd) !== 'stream') throw notAWorker()
   adopt(WORKER, fd)
   native.socketType(fd) // registers it as a socket of this environment
   return new WorkerChannel(fd, take, end)

@@ -1,5 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { closeFds, systemError, fds, native } from '../native/internal.ts'
+import { closeFds, systemError, native } from '../native/internal.ts'
 import { workerFailed } from './errors.ts'
 import { Child, type ExitStatus } from './child.ts'
 import type { Settings } from './settings.ts'
@@ -17,9 +17,6 @@ export interface WorkerTransport {
 
 /** Makes the transport from the channel's descriptor number, whose ownership it takes. */
 export type ConnectWorker = (channel: number, worker: Worker) => WorkerTransport
-
-/** The native code of socket type 'stream'. */
-const STREAM = 0
 
 /** A worker: its process and its channel. */
 export class Worker {
@@ -41,9 +38,9 @@ export class Worker {
 
   constructor(settings: Settings, connect: ConnectWorker) {
     this.settings = settings
-    const code = native.socketpair(STREAM)
-    if (code < 0) throw systemError(code, 'socketpair')
-    const [ours, theirs] = [fds[0]!, fds[1]!]
+    const pair = native.socketpair('stream')
+    if (typeof pair === 'number') throw systemError(pair, 'socketpair')
+    const [ours, theirs] = pair
     try {
       this.child = Child.spawn(settings.program, theirs)
     } catch (error) {

@@ -1,6 +1,6 @@
 //! Result codes, events and limits that JavaScript and the native calls share. Each is defined here once and exported.
 
-use fdpass_core::{Errno, Format as CoreFormat, FrameKind as CoreFrameKind};
+use fdpass_core::Errno;
 use napi_derive::napi;
 
 /// The call cannot proceed now. The reactor reports when to call again.
@@ -56,6 +56,31 @@ pub(crate) fn code(errno: Errno) -> i32 {
   }
 }
 
+/// The name and the text of an error number.
+#[napi(object, object_from_js = false)]
+pub struct ErrnoText {
+  /// The symbolic name: `'EPIPE'`.
+  pub name: String,
+  /// The description: `'Broken pipe'`.
+  pub text: String,
+}
+
+/// Returns the name and the text of a positive error number of this platform.
+#[napi]
+pub fn errno_text(errno: i32) -> ErrnoText {
+  let (name, text) = fdpass_core::errno_text(errno);
+  ErrnoText { name, text: text.into() }
+}
+
+/// A system call that failed.
+#[napi(object, object_from_js = false)]
+pub struct SystemFailure {
+  /// The error's code: `AGAIN`, `BUSY` or a negative error number.
+  pub errno: i32,
+  /// The name of the system call.
+  pub syscall: String,
+}
+
 /// The source of readiness events.
 #[napi(string_enum = "lowercase")]
 pub enum Backend {
@@ -63,6 +88,20 @@ pub enum Backend {
   Uv,
   /// A thread with epoll or kqueue: runtimes without a working `uv_poll`.
   Thread,
+}
+
+/// The error of an environment that could not be opened.
+pub(crate) enum OpenError {
+  /// A system call failed.
+  System(Errno, &'static str),
+  /// A call of the runtime failed.
+  Runtime(napi::Error),
+}
+
+impl From<napi::Error> for OpenError {
+  fn from(error: napi::Error) -> Self {
+    Self::Runtime(error)
+  }
 }
 
 /// The outcome of a received message's descriptors. Every status but `Complete` means that all of them were closed.
@@ -119,22 +158,120 @@ pub enum ProtocolViolation {
   EndedInside,
 }
 
-/// Relates an enum of JavaScript's numbers to the enum of core that it stands for.
-macro_rules! relate {
+/// The type of a Unix domain socket.
+#[napi(string_enum = "lowercase")]
+pub enum SocketType {
+  /// `SOCK_STREAM`
+  Stream,
+  /// `SOCK_SEQPACKET`
+  Seqpacket,
+  /// `SOCK_DGRAM`
+  Dgram,
+}
+
+/// The direction of a connection that `shutdown` ends.
+#[napi(string_enum = "lowercase")]
+pub enum ShutdownDirection {
+  /// `SHUT_RD`: nothing more is received.
+  Read,
+  /// `SHUT_WR`: nothing more is sent, and the peer sees the end.
+  Write,
+  /// `SHUT_RDWR`
+  Both,
+}
+
+/// The operations that a descriptor allows.
+#[napi(string_enum = "lowercase")]
+pub enum Access {
+  /// None: the descriptor was opened with `O_PATH`.
+  Path,
+  /// Reading only.
+  Read,
+  /// Writing only.
+  Write,
+  /// Reading and writing.
+  Both,
+}
+
+/// The kind of a descriptor.
+#[napi(string_enum = "kebab-case")]
+pub enum Kind {
+  /// A regular file. Also a memfd or a pidfd on a system without /proc.
+  File,
+  /// A directory.
+  Directory,
+  /// A pipe's end, or a named pipe.
+  Fifo,
+  /// A character device other than a terminal.
+  CharacterDevice,
+  /// A block device.
+  BlockDevice,
+  /// A terminal, or either end of a pseudoterminal.
+  Tty,
+  /// A symbolic link.
+  Symlink,
+  /// A TCP socket that does not listen.
+  Tcp,
+  /// A TCP socket that listens.
+  TcpListener,
+  /// A UDP socket.
+  Udp,
+  /// A Unix domain stream socket.
+  UnixStream,
+  /// A Unix domain seqpacket socket.
+  UnixSeqpacket,
+  /// A Unix domain datagram socket.
+  UnixDgram,
+  /// A Unix domain socket that listens.
+  UnixListener,
+  /// A memfd.
+  Memfd,
+  /// A pidfd.
+  Pidfd,
+  /// An eventfd.
+  Eventfd,
+  /// An epoll instance.
+  Epoll,
+  /// A socket of another family or protocol.
+  Socket,
+  /// Anything else.
+  Other,
+}
+
+/// Converts an enum of core to the enum of the same variants that JavaScript uses.
+macro_rules! from_core {
   ($name:ident, $core:ident, [$($variant:ident),*]) => {
-    impl From<$core> for $name {
-      fn from(value: $core) -> Self {
+    impl From<fdpass_core::$core> for $name {
+      fn from(value: fdpass_core::$core) -> Self {
         match value {
-          $($core::$variant => Self::$variant,)*
+          $(fdpass_core::$core::$variant => Self::$variant,)*
         }
       }
     }
+  };
+}
 
+/// Converts an enum that JavaScript uses to the enum of core with the same variants.
+macro_rules! into_core {
+  ($name:ident, $core:ident, [$($variant:ident),*]) => {
+    impl From<$name> for fdpass_core::$core {
+      fn from(value: $name) -> Self {
+        match value {
+          $($name::$variant => Self::$variant,)*
+        }
+      }
+    }
+  };
+}
+
+/// Converts a number that JavaScript passes to a hot call.
+macro_rules! from_number {
+  ($name:ident, [$($variant:ident),*]) => {
     impl $name {
-      /// Returns the core's value for a number of this enum; `EINVAL` for any other number.
-      pub(crate) fn to_core(number: i32) -> Result<$core, Errno> {
+      /// Returns the variant with a number; `EINVAL` if there is none.
+      pub(crate) fn from_number(number: i32) -> Result<Self, Errno> {
         match number {
-          $(_ if number == Self::$variant as i32 => Ok($core::$variant),)*
+          $(_ if number == Self::$variant as i32 => Ok(Self::$variant),)*
           _ => Err(Errno::EINVAL),
         }
       }
@@ -142,5 +279,39 @@ macro_rules! relate {
   };
 }
 
-relate!(FrameKind, CoreFrameKind, [Message, Request, Response, Error, Cancel, Close]);
-relate!(FrameFormat, CoreFormat, [Bytes, Json]);
+from_core!(SocketType, SocketType, [Stream, Seqpacket, Dgram]);
+into_core!(SocketType, SocketType, [Stream, Seqpacket, Dgram]);
+into_core!(ShutdownDirection, Direction, [Read, Write, Both]);
+from_core!(Access, Access, [Path, Read, Write, Both]);
+from_core!(
+  Kind,
+  Kind,
+  [
+    File,
+    Directory,
+    Fifo,
+    CharacterDevice,
+    BlockDevice,
+    Tty,
+    Symlink,
+    Tcp,
+    TcpListener,
+    Udp,
+    UnixStream,
+    UnixSeqpacket,
+    UnixDgram,
+    UnixListener,
+    Memfd,
+    Pidfd,
+    Eventfd,
+    Epoll,
+    Socket,
+    Other
+  ]
+);
+from_core!(FrameKind, FrameKind, [Message, Request, Response, Error, Cancel, Close]);
+into_core!(FrameKind, FrameKind, [Message, Request, Response, Error, Cancel, Close]);
+from_number!(FrameKind, [Message, Request, Response, Error, Cancel, Close]);
+from_core!(FrameFormat, Format, [Bytes, Json]);
+into_core!(FrameFormat, Format, [Bytes, Json]);
+from_number!(FrameFormat, [Bytes, Json]);

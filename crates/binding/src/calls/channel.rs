@@ -1,47 +1,38 @@
-//! The calls on channels. A channel's frames, those that have arrived and those that wait to be sent, belong to its
-//! socket's entry in the table.
+//! The hot calls on channels. A channel's frames, received and queued for sending, belong to its socket's entry in the
+//! table.
 
-use fdpass_core::{BorrowedFrame, Errno, FrameError, Header, Limits};
+use fdpass_core::{BorrowedFrame, Errno, FrameError, Header};
 
-use crate::calls::{Outcome, borrowed};
+use crate::abi::{CallResult, borrowed};
 use crate::codes::{AGAIN, BROKEN, BUSY, END, FrameFormat, FrameKind, ProtocolViolation, code};
-use crate::environment::Environment;
+use crate::environment::State;
 use crate::memory::{FlushField, FrameField, Memory, ViolationField};
 use crate::table::Table;
 
-pub(crate) fn open(environment: &mut Environment, [socket, max_bytes, max_fds]: [i32; 3]) -> Outcome {
-  environment.table.set_framing(socket, Limits { max_bytes: max_bytes as usize, max_fds: max_fds as usize })?;
-  Ok(0)
-}
-
 /// Returns the header of a frame to send. The outbox fills in its counts.
 fn header(kind: i32, format: i32, id: i32) -> Result<Header, Errno> {
-  let (kind, format) = (FrameKind::to_core(kind)?, FrameFormat::to_core(format)?);
+  let (kind, format) = (FrameKind::from_number(kind)?.into(), FrameFormat::from_number(format)?.into());
   Ok(Header { kind, format, length: 0, fds: 0, id: id as u32 })
 }
 
-pub(crate) fn send(environment: &mut Environment, [socket, kind, format, id, length, count]: [i32; 6]) -> Outcome {
-  let Environment { table, memory: Memory { bytes, fds, .. }, .. } = environment;
+pub(super) fn send(state: &mut State, [socket, kind, format, id, length, count]: [i32; 6]) -> CallResult {
+  let State { table, memory: Memory { bytes, fds, .. }, .. } = state;
   let data = &bytes.get()[..length as usize];
   send_frame(table, socket, header(kind, format, id)?, data, &fds.get()[..count as usize])
 }
 
-pub(crate) fn push(environment: &mut Environment, [socket, kind, format, id, length]: [i32; 5]) -> Outcome {
-  let Environment { table, memory: Memory { bytes, .. }, .. } = environment;
+pub(super) fn push(state: &mut State, [socket, kind, format, id, length]: [i32; 5]) -> CallResult {
+  let State { table, memory: Memory { bytes, .. }, .. } = state;
   table.channel(socket)?.1.outbox.push(header(kind, format, id)?, &bytes.get()[..length as usize])?;
   Ok(0)
 }
 
-pub(crate) fn send_from(
-  environment: &mut Environment,
-  data: &mut [u8],
-  [socket, kind, format, id, count]: [i32; 5],
-) -> Outcome {
-  let Environment { table, memory: Memory { fds, .. }, .. } = environment;
+pub(super) fn send_from(state: &mut State, data: &mut [u8], [socket, kind, format, id, count]: [i32; 5]) -> CallResult {
+  let State { table, memory: Memory { fds, .. }, .. } = state;
   send_frame(table, socket, header(kind, format, id)?, data, &fds.get()[..count as usize])
 }
 
-fn send_frame(table: &mut Table, socket: i32, header: Header, data: &[u8], fds: &[i32]) -> Outcome {
+fn send_frame(table: &mut Table, socket: i32, header: Header, data: &[u8], fds: &[i32]) -> CallResult {
   let (socket, framing) = table.channel(socket)?;
   Ok(match framing.outbox.send(socket, header, data, borrowed(fds)?)? {
     None => 0,
@@ -49,7 +40,7 @@ fn send_frame(table: &mut Table, socket: i32, header: Header, data: &[u8], fds: 
   })
 }
 
-/// Why frames wait.
+/// Returns the code of an error that left frames queued: `AGAIN` or `BUSY`.
 fn waiting(errno: Errno) -> i32 {
   match code(errno) {
     AGAIN => AGAIN,
@@ -57,24 +48,24 @@ fn waiting(errno: Errno) -> i32 {
   }
 }
 
-pub(crate) fn flush(environment: &mut Environment, [socket]: [i32; 1]) -> Outcome {
-  let Environment { table, memory: Memory { outcome, .. }, .. } = environment;
+pub(super) fn flush(state: &mut State, [socket]: [i32; 1]) -> CallResult {
+  let State { table, memory: Memory { outcome, .. }, .. } = state;
   let (socket, framing) = table.channel(socket)?;
-  let (gone, stopped) = framing.outbox.flush(socket);
-  // What ended the connection has dropped what waited.
-  let why = if framing.outbox.is_empty() { code } else { waiting };
-  outcome.get()[FlushField::Stopped as usize] = stopped.map_or(0, why);
-  Ok(gone as i32)
+  let (sent, stopped) = framing.outbox.flush(socket);
+  // An error that ended the connection has emptied the outbox. Any other has left frames queued.
+  let code_of = if framing.outbox.is_empty() { code } else { waiting };
+  outcome.get()[FlushField::Stopped as usize] = stopped.map_or(0, code_of);
+  Ok(sent as i32)
 }
 
-pub(crate) fn cancel(environment: &mut Environment, [socket, index]: [i32; 2]) -> Outcome {
-  let (_, framing) = environment.table.channel(socket)?;
+pub(super) fn cancel(state: &mut State, [socket, index]: [i32; 2]) -> CallResult {
+  let (_, framing) = state.table.channel(socket)?;
   Ok(framing.outbox.cancel(index as usize).into())
 }
 
-pub(crate) fn receive(environment: &mut Environment, [number]: [i32; 1]) -> Outcome {
-  let room = environment.memory.bytes.get().len();
-  let Environment { table, control, memory: Memory { outcome, .. }, .. } = environment;
+pub(super) fn receive(state: &mut State, [number]: [i32; 1]) -> CallResult {
+  let State { table, control, memory: Memory { bytes, outcome, .. }, .. } = state;
+  let max_length = bytes.get().len();
   let (socket, framing) = table.channel(number)?;
   let decoder = &mut framing.decoder;
   let length = loop {
@@ -90,16 +81,16 @@ pub(crate) fn receive(environment: &mut Environment, [number]: [i32; 1]) -> Outc
     }
     decoder.receive(socket, control)?;
   };
-  if length <= room { take_frame(environment, number, None) } else { Ok(length as i32) }
+  if length <= max_length { take_frame(state, number, None) } else { Ok(length as i32) }
 }
 
-pub(crate) fn take(environment: &mut Environment, buffer: &mut [u8], [number]: [i32; 1]) -> Outcome {
-  take_frame(environment, number, Some(buffer))
+pub(super) fn take(state: &mut State, buffer: &mut [u8], [number]: [i32; 1]) -> CallResult {
+  take_frame(state, number, Some(buffer))
 }
 
-/// Takes the next frame, which is whole, into a buffer of its length, or into the shared bytes.
-fn take_frame(environment: &mut Environment, number: i32, buffer: Option<&mut [u8]>) -> Outcome {
-  let Environment { table, memory: Memory { bytes, fds: numbers, outcome, .. }, .. } = environment;
+/// Takes the next whole frame into a buffer, which must have its length, or into the shared bytes.
+fn take_frame(state: &mut State, number: i32, buffer: Option<&mut [u8]>) -> CallResult {
+  let State { table, memory: Memory { bytes, fds: numbers, outcome, .. }, .. } = state;
   let (_, framing) = table.channel(number)?;
   let Ok(Some(BorrowedFrame { header, data, fds, lost })) = framing.decoder.next_frame() else { return Ok(AGAIN) };
   let buffer = buffer.unwrap_or_else(|| bytes.get());
@@ -125,8 +116,8 @@ fn put_violation(outcome: &mut [i32], error: FrameError) {
     FrameError::NotAFrame => (ProtocolViolation::NotAFrame, 0, 0),
     FrameError::TooLong(length) => (ProtocolViolation::TooLong, length as i32, 0),
     FrameError::TooManyDescriptors(count) => (ProtocolViolation::TooManyDescriptors, count as i32, 0),
-    FrameError::WrongDescriptors { announced, arrived: came } => {
-      (ProtocolViolation::WrongDescriptors, announced as i32, came as i32)
+    FrameError::WrongDescriptors { announced, arrived } => {
+      (ProtocolViolation::WrongDescriptors, announced as i32, arrived as i32)
     }
     FrameError::EndedInside => (ProtocolViolation::EndedInside, 0, 0),
   };

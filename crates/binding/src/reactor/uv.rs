@@ -1,8 +1,8 @@
 //! The `uv` back end: one `uv_poll_t` per socket on the environment's own loop.
 //!
-//! The libuv in use is the runtime's own, so its functions are looked up in the process and a handle is as large as it
-//! says. A handle stays armed between operations, because arming costs a system call; it is disarmed when it reports
-//! a socket that nobody waits for.
+//! The libuv in use is the runtime's own: its functions are looked up in the process, and it defines the size of a handle.
+//! A handle stays armed between operations, because arming costs a system call. JavaScript disarms it when it reports a
+//! socket without a pending operation.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -14,14 +14,13 @@ use std::sync::OnceLock;
 use fdpass_core::Errno;
 use napi::{Env, check_status, sys};
 
-use crate::codes::{READABLE, WRITABLE};
-use crate::dispatcher::Dispatcher;
-use crate::environment::{Environment, OpenError};
+use super::Dispatcher;
+use crate::codes::{OpenError, READABLE, WRITABLE};
 use crate::memory::Turn;
 
-/// `UV_POLL` of `uv_handle_type`; the look-up below checks that the number still means it.
+/// `UV_POLL` of `uv_handle_type`. `Library::look_up` checks that the number has this meaning.
 const UV_POLL: c_int = 8;
-/// `UV_ASYNC`, likewise.
+/// `UV_ASYNC` of `uv_handle_type`. `Library::look_up` checks that the number has this meaning.
 const UV_ASYNC: c_int = 1;
 
 type PollCallback = unsafe extern "C" fn(*mut c_void, c_int, c_int);
@@ -43,8 +42,7 @@ pub(crate) struct Library {
 }
 
 impl Library {
-  /// The process's libuv, if it has one of major version 1 (its ABI is promised within a major version) with all
-  /// that is needed.
+  /// Returns the process's libuv if it has major version 1, within which the ABI is stable, and all functions needed.
   pub(crate) fn get() -> Option<&'static Self> {
     static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
     LIBRARY.get_or_init(Self::look_up).as_ref()
@@ -62,9 +60,9 @@ impl Library {
       return None;
     }
     let size_of_handle = |handle_type, expected: &CStr| {
-      // SAFETY: gives a static string, or null for an unknown type.
+      // SAFETY: returns a static string, or null for an unknown type.
       let name = unsafe { type_name(handle_type) };
-      // SAFETY: checked for null, static otherwise.
+      // SAFETY: not null, and then a static string.
       let is_expected = !name.is_null() && unsafe { CStr::from_ptr(name) } == expected;
       // SAFETY: no precondition.
       let size = unsafe { handle_size(handle_type) };
@@ -95,15 +93,15 @@ impl Library {
   }
 }
 
-/// A function of the process by its name.
+/// Looks up a function of the process by its name.
 ///
 /// # Safety
-/// `F` is the type of that function.
+/// `F` must be the type of that function.
 unsafe fn symbol<F: Copy>(name: &CStr) -> Option<F> {
   const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
   // SAFETY: a look-up by name.
   let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-  // SAFETY: an address of the same size, and of a function of type F by the caller's promise.
+  // SAFETY: the sizes are equal, and the address is that of a function of type `F`, as the caller guarantees.
   (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })
 }
 
@@ -116,103 +114,104 @@ struct LoopState {
   uv: &'static Library,
   uv_loop: *mut c_void,
   dispatcher: Dispatcher,
-  /// Handles that libuv still knows; closing one takes until its callback.
+  /// The number of handles that libuv knows. It forgets one when its close callback runs.
   handles: Cell<usize>,
-  environment: Cell<*mut Environment>,
+  on_end: Cell<Option<Box<dyn FnOnce()>>>,
   cleanup: Cell<sys::napi_async_cleanup_hook_handle>,
   ended: Cell<bool>,
-  /// A `uv_async_t` that is never sent: an open handle that may hold the loop.
+  /// A `uv_async_t` that is never sent: an open handle that can keep the loop running.
   keeper: Cell<*mut c_void>,
   turn: Turn,
 }
 
 impl Loop {
+  /// See `Reactor::open`.
   pub(crate) fn open(
     env: &Env,
     dispatcher: Dispatcher,
     turn: Turn,
-    environment: impl FnOnce(Self) -> Environment,
-  ) -> Result<*mut Environment, OpenError> {
+    on_end: Box<dyn FnOnce()>,
+  ) -> Result<Self, OpenError> {
     let uv = Library::get().ok_or_else(|| napi::Error::from_reason("this process has no libuv with uv_poll"))?;
     let state = Rc::new(LoopState {
       uv,
       uv_loop: env.get_uv_event_loop()?.cast(),
       dispatcher,
       handles: Cell::new(0),
-      environment: Cell::new(ptr::null_mut()),
+      on_end: Cell::new(Some(on_end)),
       cleanup: Cell::new(ptr::null_mut()),
       ended: Cell::new(false),
       keeper: Cell::new(ptr::null_mut()),
       turn,
     });
     state.open_keeper()?;
-    let environment = Box::into_raw(Box::new(environment(Self { state: state.clone() })));
-    state.environment.set(environment);
-    // A Worker unloads the image at its end, maybe before libuv has called `on_close` in it.
+    // A Worker unloads the image at its end, possibly before libuv has called `on_close` in it.
     napi::bindgen_prelude::retain_current_module_for_unload_safety();
+    // An asynchronous hook, because after a plain hook Node closes the loop before `on_close` has run. Added by the raw
+    // function, because the hook of napi-rs removes itself as soon as it was called.
     let mut cleanup = ptr::null_mut();
-    // The asynchronous hook, and by the raw function: after a plain hook the loop is closed before `on_close` ran, and
-    // napi-rs' own asynchronous hook removes itself as soon as it was called.
-    // SAFETY: `on_environment_end` takes the reference given here, once.
-    check_status!(unsafe {
-      sys::napi_add_async_cleanup_hook(
-        env.raw(),
-        Some(on_environment_end),
-        Rc::into_raw(state.clone()).cast_mut().cast(),
-        &mut cleanup,
-      )
-    })?;
+    let argument = Rc::into_raw(state.clone()).cast_mut().cast();
+    // SAFETY: `on_environment_end` takes over the reference that `argument` stands for, and runs once.
+    let added = check_status!(unsafe {
+      sys::napi_add_async_cleanup_hook(env.raw(), Some(on_environment_end), argument, &mut cleanup)
+    });
+    if let Err(error) = added {
+      // SAFETY: the reference made above, which no hook takes over.
+      drop(unsafe { Rc::from_raw(argument.cast::<LoopState>()) });
+      state.close_keeper();
+      return Err(error.into());
+    }
     state.cleanup.set(cleanup);
-    Ok(environment)
+    Ok(Self { state })
   }
 
-  /// Keeps the loop running although no socket is busy.
+  /// See `Reactor::hold`.
   pub(crate) fn hold(&self, on: bool) {
     self.state.hold(on);
   }
 
-  /// Makes the handle of a socket, not armed. It does not hold the loop.
+  /// See `Reactor::register`. The handle does not keep the loop running.
   pub(crate) fn handle(&self, fd: BorrowedFd<'_>) -> Result<Handle, Errno> {
     let uv = self.state.uv;
-    // SAFETY: as many zeroed bytes as libuv says that its handle needs.
+    // SAFETY: `calloc` has no precondition. The size is the one that libuv reports.
     let raw = unsafe { libc::calloc(1, uv.poll_size) };
     if raw.is_null() {
       return Err(Errno::ENOMEM);
     }
-    // uv_poll_init switches the socket to non-blocking mode. Nothing here depends on that: every call says
-    // MSG_DONTWAIT.
+    // uv_poll_init switches the socket to non-blocking mode, which all holders of its open file description share. So the
+    // mode is restored: every call here passes MSG_DONTWAIT.
     let mut code = None;
     let kept = fdpass_core::keep_status_flags(fd, || {
-      // SAFETY: memory for the handle, a loop that lives, an open socket.
+      // SAFETY: memory of a handle's size, the environment's live loop, and an open socket.
       code = Some(unsafe { (uv.poll_init)(self.state.uv_loop, raw, fd.as_raw_fd()) });
     });
     if code != Some(0) {
-      // SAFETY: allocated above. A handle whose initialisation failed is unknown to libuv and must not be closed.
+      // SAFETY: allocated above. libuv does not know a handle whose initialization failed, and it must not be closed.
       unsafe { libc::free(raw) };
       return Err(kept.err().unwrap_or_else(|| Errno::from_raw(-code.unwrap_or(0))));
     }
     let note = Box::new(Note { state: self.state.clone(), fd: fd.as_raw_fd(), armed: Cell::new(0) });
     let note = Box::into_raw(note);
-    // SAFETY: an initialised handle; `on_close` takes the note back.
+    // SAFETY: an initialized handle. `on_close` takes the note back.
     unsafe { (uv.set_data)(raw, note.cast()) };
-    // SAFETY: an initialised handle.
+    // SAFETY: an initialized handle.
     unsafe { (uv.unreference)(raw) };
     self.state.handles.set(self.state.handles.get() + 1);
     let handle = Handle { raw, note };
-    // Where the flags could not be restored, libuv knows the handle all the same: dropping it closes it.
+    // If the flags could not be restored, libuv knows the handle nevertheless, and dropping it closes it.
     kept.map(|()| handle)
   }
 }
 
-/// What libuv's callbacks are told about a socket.
+/// The data of a handle that libuv's callbacks read.
 struct Note {
   state: Rc<LoopState>,
   fd: RawFd,
   armed: Cell<c_int>,
 }
 
-/// A `uv_poll_t`. Dropping it closes it, which removes the socket from epoll or kqueue at once: the descriptor may be
-/// closed right after, not before.
+/// A `uv_poll_t`. Dropping it closes it, which removes the socket from epoll or kqueue at once. The owner must drop it
+/// before it closes the descriptor.
 pub(crate) struct Handle {
   raw: *mut c_void,
   note: *mut Note,
@@ -220,14 +219,15 @@ pub(crate) struct Handle {
 
 impl Handle {
   fn note(&self) -> &Note {
-    // SAFETY: freed by `on_close`, which runs only after `drop`.
+    // SAFETY: `on_close` frees the note, and runs only after `drop`.
     unsafe { &*self.note }
   }
 
+  /// Sets the events that are reported, in place of the previous ones.
   pub(crate) fn arm(&mut self, events: c_int) -> Result<(), Errno> {
     let note = self.note();
     if note.armed.get() == events {
-      return Ok(()); // uv_poll_start would remove the socket from epoll and add it again
+      return Ok(()); // uv_poll_start would remove the socket from epoll, then add it again
     }
     let uv = note.state.uv;
     let code = if events == 0 {
@@ -248,23 +248,23 @@ impl Handle {
 impl Drop for Handle {
   fn drop(&mut self) {
     let close = self.note().state.uv.close;
-    // SAFETY: an open handle, closed once, before its socket.
+    // SAFETY: an open handle, closed once. The owner closes the socket afterwards.
     unsafe { close(self.raw, on_close) };
   }
 }
 
-/// The data of a handle that libuv calls back with.
+/// Returns the data of a handle that libuv passed to a callback.
 fn data_of(raw: *mut c_void) -> *mut c_void {
-  let uv = Library::get().expect("libuv called back");
-  // SAFETY: an initialised handle.
+  let uv = Library::get().expect("the library that made the handle");
+  // SAFETY: an initialized handle.
   unsafe { (uv.get_data)(raw) }
 }
 
 unsafe extern "C" fn on_poll(raw: *mut c_void, status: c_int, events: c_int) {
-  // SAFETY: an open handle's note, which lives until `on_close`.
+  // SAFETY: the note of an open handle, which lives until `on_close`.
   let note = unsafe { &*data_of(raw).cast::<Note>() };
   let events = if status < 0 {
-    // libuv reports POLLERR as UV_EBADF and has stopped the handle. The system call will tell the real error.
+    // libuv reports POLLERR as UV_EBADF and has stopped the handle. The next system call reports the actual error.
     note.armed.set(0);
     READABLE | WRITABLE
   } else {
@@ -272,40 +272,41 @@ unsafe extern "C" fn on_poll(raw: *mut c_void, status: c_int, events: c_int) {
   };
   let (state, event) = (note.state.clone(), [note.fd, events, note.armed.get()]);
   state.turn.set_running(true);
-  // SAFETY: on the loop's thread, outside of JavaScript. The note is not used again: JavaScript may close the socket.
+  // The note is not used again, because JavaScript may close the socket.
+  // SAFETY: on the loop's thread, outside of JavaScript, with no state of the environment borrowed.
   unsafe { state.dispatcher.call_from_loop(event) };
   state.turn.set_running(false);
   state.hold(state.turn.is_held());
 }
 
 unsafe extern "C" fn on_close(raw: *mut c_void) {
-  // SAFETY: called once for a handle, which gives its note back.
+  // SAFETY: the note that `Loop::handle` leaked. This callback runs once for each handle.
   let note = unsafe { Box::from_raw(data_of(raw).cast::<Note>()) };
-  // SAFETY: allocated by `Loop::handle`; libuv is done with it.
+  // SAFETY: `Loop::handle` allocated it, and libuv does not use it any more.
   unsafe { libc::free(raw) };
   let state = note.state;
   state.handles.set(state.handles.get() - 1);
   state.finish_if_idle();
 }
 
-/// The end of the JavaScript environment: JavaScript runs no more, but the loop still does, until the hook is removed.
+/// Runs when the JavaScript environment ends. JavaScript does not run any more. The loop runs until the hook is removed.
 unsafe extern "C" fn on_environment_end(_: sys::napi_async_cleanup_hook_handle, argument: *mut c_void) {
-  // SAFETY: the reference that `Loop::open` gave to this hook, which is called once.
+  // SAFETY: the reference that `Loop::open` passed to this hook, which runs once.
   let state = unsafe { Rc::from_raw(argument.cast::<LoopState>()) };
-  // SAFETY: made by `Loop::open`; nothing calls into the environment after JavaScript's end.
-  drop(unsafe { Box::from_raw(state.environment.replace(ptr::null_mut())) });
-  // SAFETY: in the hook, once; the handles that would call are closed, or closing.
+  if let Some(on_end) = state.on_end.take() {
+    on_end();
+  }
+  // SAFETY: in the hook, once. All handles, whose callbacks use the dispatcher, are closed or closing.
   unsafe { state.dispatcher.release() };
-  // SAFETY: opened by `open_keeper`, closed here only.
-  unsafe { (state.uv.close)(state.keeper.get(), on_keeper_close) };
+  state.close_keeper();
   state.ended.set(true);
   state.finish_if_idle();
 }
 
 unsafe extern "C" fn on_keeper_close(raw: *mut c_void) {
-  // SAFETY: the reference that `open_keeper` gave; the handle is closed once.
+  // SAFETY: the reference that `open_keeper` set. This callback runs once.
   let state = unsafe { Rc::from_raw(data_of(raw).cast::<LoopState>()) };
-  // SAFETY: allocated by `open_keeper`; libuv is done with it.
+  // SAFETY: `open_keeper` allocated it, and libuv does not use it any more.
   unsafe { libc::free(raw) };
   state.handles.set(state.handles.get() - 1);
   state.finish_if_idle();
@@ -313,37 +314,42 @@ unsafe extern "C" fn on_keeper_close(raw: *mut c_void) {
 
 impl LoopState {
   fn open_keeper(self: &Rc<Self>) -> Result<(), OpenError> {
-    // SAFETY: as many zeroed bytes as libuv says that its handle needs.
+    // SAFETY: `calloc` has no precondition. The size is the one that libuv reports.
     let raw = unsafe { libc::calloc(1, self.uv.async_size) };
     if raw.is_null() {
       return Err(OpenError::System(Errno::ENOMEM, "uv_async_init"));
     }
-    // SAFETY: memory for the handle, a loop that lives; without a callback, as it is never sent.
+    // SAFETY: memory of a handle's size, and the environment's live loop. A handle that is never sent needs no callback.
     let code = unsafe { (self.uv.async_init)(self.uv_loop, raw, None) };
     if code != 0 {
-      // SAFETY: allocated above; libuv does not know it.
+      // SAFETY: allocated above. libuv does not know a handle whose initialization failed.
       unsafe { libc::free(raw) };
       return Err(OpenError::System(Errno::from_raw(-code), "uv_async_init"));
     }
-    // SAFETY: an initialised handle; `on_keeper_close` takes the reference back.
+    // SAFETY: an initialized handle. `on_keeper_close` takes the reference back.
     unsafe { (self.uv.set_data)(raw, Rc::into_raw(self.clone()).cast_mut().cast()) };
-    // SAFETY: an initialised handle.
+    // SAFETY: an initialized handle.
     unsafe { (self.uv.unreference)(raw) };
     self.keeper.set(raw);
     self.handles.set(1);
     Ok(())
   }
 
+  fn close_keeper(&self) {
+    // SAFETY: `open_keeper` opened it, and this is called once: by the hook, or where no hook could be added.
+    unsafe { (self.uv.close)(self.keeper.get(), on_keeper_close) };
+  }
+
   fn hold(&self, on: bool) {
     let change = if on { self.uv.reference } else { self.uv.unreference };
-    // SAFETY: open as long as JavaScript runs; both calls are idempotent.
+    // SAFETY: the keeper is open as long as JavaScript runs. Both calls are idempotent.
     unsafe { change(self.keeper.get()) };
   }
 
-  /// Lets the environment go once libuv has closed the last handle.
+  /// Removes the hook, and so lets the environment end, when libuv has closed the last handle.
   fn finish_if_idle(&self) {
     if self.ended.get() && self.handles.get() == 0 {
-      // SAFETY: the handle of the hook that has run; released once, as `handles` stays at zero.
+      // SAFETY: the handle of the hook that has run. This runs once, because `handles` stays at zero.
       unsafe { sys::napi_remove_async_cleanup_hook(self.cleanup.get()) };
     }
   }

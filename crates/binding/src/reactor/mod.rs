@@ -1,0 +1,82 @@
+//! One interface over the two sources of readiness events.
+
+mod dispatcher;
+pub(crate) mod thread;
+mod uv;
+
+use std::os::fd::BorrowedFd;
+
+use fdpass_core::Errno;
+use napi_derive::napi;
+
+use crate::codes::{Backend, OpenError};
+use crate::memory::Turn;
+pub(crate) use dispatcher::Dispatcher;
+
+/// Returns whether the process has a libuv with the functions of `uv_poll`. They do not work everywhere: Bun's abort the
+/// process, and Deno's report one event only. Check the runtime's name first.
+#[napi]
+pub fn uv_supported() -> bool {
+  uv::Library::get().is_some()
+}
+
+/// The reactor of one environment.
+pub(crate) enum Reactor {
+  Uv(uv::Loop),
+  Thread(thread::Poller),
+}
+
+/// The registration of one descriptor with the reactor. Dropping it ends the registration. The owner must drop it before
+/// it closes the descriptor.
+pub(crate) enum Registration {
+  Uv(uv::Handle),
+  Thread(thread::Registration),
+}
+
+impl Reactor {
+  /// Opens a back end. When the JavaScript environment ends, `on_end` runs on its thread, once: it must drop all
+  /// registrations and the reactor. The reactor releases the dispatcher after that, or if opening fails.
+  pub(crate) fn open(
+    env: &napi::Env,
+    backend: Backend,
+    dispatcher: Dispatcher,
+    turn: Turn,
+    on_end: Box<dyn FnOnce()>,
+  ) -> Result<Self, OpenError> {
+    let opened = match backend {
+      Backend::Uv => uv::Loop::open(env, dispatcher, turn, on_end).map(Self::Uv),
+      Backend::Thread => thread::Poller::open(env, dispatcher, on_end).map(Self::Thread),
+    };
+    if opened.is_err() {
+      // SAFETY: on the environment's thread. No callback was registered that uses the dispatcher.
+      unsafe { dispatcher.release() };
+    }
+    opened
+  }
+
+  /// Registers a descriptor for no events yet.
+  pub(crate) fn register(&self, fd: BorrowedFd<'_>) -> Result<Registration, Errno> {
+    match self {
+      Self::Uv(uv_loop) => uv_loop.handle(fd).map(Registration::Uv),
+      Self::Thread(poller) => poller.register(fd).map(Registration::Thread),
+    }
+  }
+
+  /// Sets whether the reactor keeps the process alive. Initially it does not.
+  pub(crate) fn hold(&self, on: bool) {
+    match self {
+      Self::Uv(uv_loop) => uv_loop.hold(on),
+      Self::Thread(poller) => poller.hold(on),
+    }
+  }
+}
+
+impl Registration {
+  /// Sets the events that are reported, in place of the previous ones.
+  pub(crate) fn arm(&mut self, events: i32) -> Result<(), Errno> {
+    match self {
+      Self::Uv(handle) => handle.arm(events),
+      Self::Thread(registration) => registration.arm(events),
+    }
+  }
+}
