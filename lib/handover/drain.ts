@@ -2,26 +2,28 @@ import type { Server as HttpServer, ServerResponse } from 'node:http'
 import type { Server } from 'node:net'
 import { clearTimeout, setTimeout } from 'node:timers'
 
-/** How long a connection of an HTTP server that is to finish may be idle at least, in milliseconds. */
-const PATIENCE = 100
+/** The shortest time for which a draining HTTP server keeps idle connections, in milliseconds. */
+const MIN_IDLE_MS = 100
 
-/** Whether a server is one of node:http or node:https. */
+/** Returns whether a server is one of `node:http` or `node:https`. */
 export function isHttp(server: Server): server is HttpServer {
   return 'closeIdleConnections' in server
 }
 
 /**
- * Has an HTTP server end each connection with its next answer, and what stays idle after its `keepAliveTimeout`; the result stops
- * that, when all have ended. Not what is idle now: a client would be about to ask again over a connection that it was promised.
+ * Drains an HTTP server: each connection is closed after its next response, and idle connections after `keepAliveTimeout`. Dispose of
+ * the result when all connections are closed.
+ *
+ * Idle connections are not closed immediately, because a client may be sending a request over a connection that was kept alive.
  */
 export function drainHttp(server: HttpServer): Disposable {
   server.prependListener('request', (_request, response: ServerResponse) => (response.shouldKeepAlive = false))
   const timer = setTimeout(
     () => {
       server.closeIdleConnections()
-      timer.refresh() // no event tells that another one has become idle
+      timer.refresh() // no event reports that another connection has become idle
     },
-    Math.max(server.keepAliveTimeout, PATIENCE)
+    Math.max(server.keepAliveTimeout, MIN_IDLE_MS)
   )
   return { [Symbol.dispose]: () => clearTimeout(timer) }
 }

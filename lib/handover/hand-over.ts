@@ -1,11 +1,11 @@
 import type { Socket } from 'node:net'
 import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
 import { type Bytes, optionsOf } from '../base/validate.ts'
-import { frame } from './connection-frame.ts'
+import { lengthPrefixed } from './connection-frame.ts'
 import { aborted } from '../base/errors/abort.ts'
 import { connectionClosed } from './errors.ts'
 import { invalidReturn, invalidType, invalidValue } from '../base/errors/argument.ts'
-import { fds } from '../native/shared-memory.ts'
+import { putFdAt } from '../native/results.ts'
 import { isNetSocket, numberOf, stopReading } from '../descriptor/node-internals.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import type { DeferredMessage } from '../socket/pending-send.ts'
@@ -13,34 +13,33 @@ import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
 import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
 
 /**
- * Hand a live connection over: its descriptor, and what Node has already read of it.
+ * Hands a live connection over to another process: its descriptor, and the bytes that Node has already read from it.
  *
- * In one turn of the event loop it takes what Node has read and nobody has consumed, sends it together with the descriptor,
- * and destroys Node's side once the kernel has taken the message. While the channel is full the bytes are back in the
- * socket; the next attempt takes them again, with what came meanwhile. What arrives from then on is read by whoever receives
- * the connection, which is in non-blocking mode, as Node has it. It waits until the socket is connected, and has written what
- * was given to it to write.
+ * It waits until the socket is connected and has written everything. Then, in one turn of the event loop, it takes the bytes that Node
+ * has read and nothing has consumed, and sends them with the descriptor. When the kernel has taken the message, the socket is
+ * destroyed here. While the channel is full, the bytes are returned to the socket; the next attempt takes them again, with those that
+ * arrived in the meantime. The receiver reads all later bytes. The connection stays in non-blocking mode, as in Node.
  *
- * From the call on leave the socket alone: write nothing, and read nothing. It is paused, if it was flowing, and its errors are
- * this promise's. What was consumed before, such as the request of an HTTP upgrade, is the caller's to add in `message`.
+ * Do not read from the socket or write to it after the call. A flowing socket is paused, and the socket's errors reject the returned
+ * promise. Bytes that were consumed before, such as the request of an HTTP upgrade, must be added in `message`.
  *
- * @param channel where to
+ * @param channel the socket to send over
  * @param socket the connection: TCP or Unix domain, without an encoding
- * @param message makes the message out of what Node has read; called again for each attempt. Without it the message is the
- *   length of the head in four bytes, the most significant first, and then the head, of at most 16 MiB: what
- *   {@link receiveConnection} takes
+ * @param message makes the message from the bytes that Node has read; called once for each attempt. By default the message is what
+ *   {@link receiveConnection} accepts: the length of these bytes, in four bytes, big-endian, and then the bytes, at most 16 MiB
  * @param options `signal`
  * @returns resolves when the kernel has taken the message, and the socket is destroyed here
  *
- *   Rejects as {@link UnixSocket.send}, with ERR_INVALID_ARG_VALUE for a TLSSocket (its keys would stay behind), one with an
- *   encoding (its bytes are gone), and one that is closed or has no descriptor; with its own error, or ERR_SOCKET_CLOSED, if it
- *   is closed meanwhile; with what `message` throws, or ERR_INVALID_RETURN_VALUE; AbortError. The socket goes on working then,
- *   with not a byte missing.
+ *   If it rejects, the socket continues to work, and no byte is missing. Rejects as {@link UnixSocket.send}, and with
+ *   - ERR_INVALID_ARG_VALUE for a TLSSocket, whose keys would stay here; for a socket with an encoding, whose bytes were decoded; and
+ *     for a socket that is closed or has no descriptor
+ *   - the socket's error, or ERR_SOCKET_CLOSED, if it is closed in the meantime
+ *   - the error that `message` throws, or ERR_INVALID_RETURN_VALUE; AbortError
  */
 export async function handOver(
   channel: UnixSocket,
   socket: Socket,
-  message: (head: Uint8Array) => Bytes = frame,
+  message: (head: Uint8Array) => Bytes = lengthPrefixed,
   options?: Abortable
 ): Promise<void> {
   openReactor()
@@ -53,11 +52,11 @@ export async function handOver(
   const signal = signalOf(optionsOf(options))
   const connection = new OutgoingConnection(socket, message, isStream)
   try {
-    if (connecting) await connection.until(signal, (done) => socket.once('connect', () => done()))
-    while (!connection.isWritten || !(await connection.send(channel, signal))) await connection.written(signal)
+    if (connecting) await connection.waitFor(signal, (done) => socket.once('connect', () => done()))
+    while (!connection.isWritten || !(await connection.send(channel, signal))) await connection.untilWritten(signal)
     if (!chargeTick()) await yieldToLoop()
   } catch (error) {
-    connection.stay()
+    connection.restore()
     throw error
   } finally {
     socket.off('error', ignore)
@@ -66,15 +65,15 @@ export async function handOver(
 
 function ignore(): void {}
 
-/** Why a connection that was to be handed over is closed. */
+/** Returns the error of a connection that was closed before it was handed over. */
 function connectionError(socket: Socket): Error {
   return socket.errored ?? connectionClosed()
 }
 
-/** Takes out of a socket what Node has read and nobody has consumed. */
+/** Takes the bytes out of a socket that Node has read and nothing has consumed. */
 function takeRead(socket: Socket): Uint8Array {
   const parts: Uint8Array[] = []
-  // read() emits 'data' as well: a listener would get what is about to be sent.
+  // read() also emits 'data', by which a listener would receive the bytes that are about to be sent.
   const emit = socket.emit.bind(socket) as (event: string | symbol, ...args: unknown[]) => boolean
   const own = Object.getOwnPropertyDescriptor(socket, 'emit')
   const quiet = (event: string | symbol, ...args: unknown[]) => event === 'data' || emit(event, ...args)
@@ -97,10 +96,10 @@ class OutgoingConnection implements DeferredMessage {
   readonly #message: (head: Uint8Array) => Bytes
   readonly #isStream: boolean
   readonly #flowing: boolean
-  /** What was taken out of the socket. */
+  /** The bytes that were taken out of the socket. */
   #head: Uint8Array = new Uint8Array()
-  /** Has Node read again, after the descriptor has gone with a part of the message. */
-  #goOn: (() => void) | undefined
+  /** Resumes reading. Set when the descriptor was sent with a part of the message. */
+  #resumeReading: (() => void) | undefined
 
   constructor(socket: Socket, message: (head: Uint8Array) => Bytes, isStream: boolean) {
     this.#socket = socket
@@ -111,8 +110,8 @@ class OutgoingConnection implements DeferredMessage {
     socket.on('error', ignore)
   }
 
-  /** Waits for something that ends with the connection. */
-  until(signal: AbortSignal | undefined, start: (done: (error?: Error | null) => void) => void): Promise<void> {
+  /** Waits for an event of the socket; rejects if the socket is closed before. */
+  waitFor(signal: AbortSignal | undefined, start: (done: (error?: Error | null) => void) => void): Promise<void> {
     const socket = this.#socket
     if (socket.destroyed) return Promise.reject(connectionError(socket))
     return new Promise((resolve, reject) => {
@@ -129,27 +128,27 @@ class OutgoingConnection implements DeferredMessage {
     })
   }
 
-  /** Whether the kernel has everything that was given to the socket to write, its end included. */
+  /** Whether the kernel has taken everything that was written to the socket, including its end. */
   get isWritten(): boolean {
     const { writableLength, writableEnded, writableFinished } = this.#socket
     return writableLength === 0 && writableEnded === writableFinished
   }
 
-  /** Waits until everything is written. */
-  async written(signal: AbortSignal | undefined): Promise<void> {
+  /** Waits until the kernel has taken everything that was written. */
+  async untilWritten(signal: AbortSignal | undefined): Promise<void> {
     const socket = this.#socket
-    await this.until(signal, (done) => {
+    await this.waitFor(signal, (done) => {
       if (socket.writableEnded) socket.once('finish', () => done())
-      else socket.write('', done) // behind what waits
+      else socket.write('', done) // calls back after all queued writes
     })
   }
 
-  /** Sends it; false where something has to be written first. */
+  /** Sends the connection. Returns false if the socket has to write first. */
   async send(channel: UnixSocket, signal: AbortSignal | undefined): Promise<boolean> {
-    // Asked again: the channel may have been closed meanwhile, and its number be another socket's.
+    // Looked up again: the channel may have been closed in the meantime, and its number reused.
     const sending = endpointOf('channel', channel).sender.sendDeferred(channel, this, signal)
     const closed = () => {
-      if (this.#goOn === undefined) sending.cancel(() => connectionError(this.#socket))
+      if (this.#resumeReading === undefined) sending.cancel(() => connectionError(this.#socket))
     }
     this.#socket.once('close', closed)
     try {
@@ -175,7 +174,7 @@ class OutgoingConnection implements DeferredMessage {
         throw invalidReturn('message', 'a string or a Uint8Array with at least one byte', data)
       }
       if (socket.destroyed) throw connectionError(socket)
-      fds[0] = numberOf('socket', socket) // last, as the function above can send something else
+      putFdAt(0, numberOf('socket', socket)) // last, because `message` may send something itself
       return bytes
     } catch (error) {
       this.rollback()
@@ -192,14 +191,14 @@ class OutgoingConnection implements DeferredMessage {
     if (whole) {
       this.#socket.destroy()
     } else {
-      this.rollback() // at once: an emptied socket whose peer has ended would emit 'end'
-      this.#goOn = stopReading(this.#socket)
+      this.rollback() // immediately, because an emptied socket whose peer has ended would emit 'end'
+      this.#resumeReading = stopReading(this.#socket)
     }
   }
 
-  /** Lets the socket go on as if nothing had been. */
-  stay(): void {
-    this.#goOn?.()
+  /** Returns the socket to its state before the call. */
+  restore(): void {
+    this.#resumeReading?.()
     if (this.#flowing) this.#socket.resume()
   }
 }

@@ -9,26 +9,30 @@ import type { Endpoint } from '../socket/endpoint.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
 
-/** The longest packet that is received of a channel that keeps packets apart; the kernel allows less. */
+/** The longest packet that is received from a seqpacket socket. The kernel's limit is lower. */
 const MAX_PACKET = 1024 * 1024
 
 /** Options of {@link receiveConnection}. */
 export interface ReceiveConnectionOptions extends Abortable {
-  /** Whether the socket stays writable when its peer has ended its half (default false), as an HTTP server wants it. */
+  /** Whether the socket stays writable after its peer has ended its sending half (default false). HTTP servers need it. */
   allowHalfOpen?: boolean | undefined
 }
 
 /**
- * Receive a connection that {@link handOver} has sent without a `message` of the caller's.
+ * Receives a connection that {@link handOver} has sent with its default `message`.
  *
- * @param channel where from; receive nothing else from it meanwhile. Several calls are served in order
+ * @param channel the socket to receive from. Receive nothing else from it in the meantime. Several calls are served in order
  * @param options `allowHalfOpen`, `signal`
- * @returns resolves to the connection, which is the caller's to close, and whose first bytes are what the sender's Node had
- *   read; to null at the end of the channel
+ * @returns resolves to the connection, which the caller owns and must close. Its first bytes are those that the sender's Node had
+ *   read. Resolves to null at the end of the channel
  *
- *   Rejects with `EPROTO` for what is no such message, or ends midway; ERR_CONTROL_TRUNCATED where the descriptor was lost to a
- *   full table, and the next call gives the next connection; ERR_INVALID_FD_TYPE if what came is no connection; as
- *   {@link UnixSocket.recv} otherwise. An abort loses nothing.
+ *   Rejects as {@link UnixSocket.recv}, and with
+ *   - `EPROTO` for a message of another format, and for one that is cut off by the end of the channel
+ *   - ERR_CONTROL_TRUNCATED if the descriptor was lost because the descriptor table is full; the next call continues with the next
+ *     connection
+ *   - ERR_INVALID_FD_TYPE if the descriptor is not a connection
+ *
+ *   An abort loses nothing: the next call continues.
  */
 export async function receiveConnection(
   channel: UnixSocket,
@@ -38,26 +42,26 @@ export async function receiveConnection(
   const signal = signalOf(optionsOf(options))
   const { allowHalfOpen = false } = options ?? {}
   boolean('options.allowHalfOpen', allowHalfOpen)
-  const received = await receiveNext(channel, signal)
-  return received === null ? null : openReceived(received, allowHalfOpen)
+  const received = await receiveNextConnection(channel, signal)
+  return received === null ? null : openReceivedConnection(received, allowHalfOpen)
 }
 
-/** A connection that has come through a channel, and what came with it. */
+/** A received connection, and the bytes that came with it. */
 export interface ReceivedConnection {
   readonly connection: Descriptor
   readonly head: Uint8Array
 }
 
-/** The next connection that comes through a channel; null at its end. */
-export function receiveNext(channel: UnixSocket, signal: AbortSignal | undefined): Promise<ReceivedConnection | null> {
+/** Receives the next connection from a channel; resolves to null at its end. */
+export function receiveNextConnection(channel: UnixSocket, signal: AbortSignal | undefined): Promise<ReceivedConnection | null> {
   const endpoint = endpointOf('channel', channel)
   let receiver = receivers.get(channel)
   if (receiver === undefined) receivers.set(channel, (receiver = new ConnectionReceiver(endpoint)))
   return receiver.next(channel, signal)
 }
 
-/** Makes a socket of a connection, whose first bytes are its head. What throws has closed the connection. */
-export function openReceived({ connection, head }: ReceivedConnection, allowHalfOpen: boolean): Socket {
+/** Makes a socket of a received connection, and puts the bytes that came with it first. Closes the connection if it throws. */
+export function openReceivedConnection({ connection, head }: ReceivedConnection, allowHalfOpen: boolean): Socket {
   try {
     const socket = connection.toSocket({ allowHalfOpen })
     if (head.length > 0) socket.unshift(head)
@@ -70,19 +74,19 @@ export function openReceived({ connection, head }: ReceivedConnection, allowHalf
 
 const receivers = new WeakMap<UnixSocket, ConnectionReceiver>()
 
-/** The connections that come through a channel. What a call has received of one when it is aborted is the next call's. */
+/** Receives the connections of a channel. The next call continues with a message that an aborted call has received in part. */
 class ConnectionReceiver {
   readonly #endpoint: Endpoint
   readonly #isStream: boolean
-  /** Settles when the calls before have. */
+  /** Settles when the previous calls have settled. */
   #last: Promise<unknown> = Promise.resolve()
   readonly #header = Buffer.alloc(HEADER)
   #head: Uint8Array[] = []
   #received = 0
   #connection: Descriptor | undefined
-  /** Why the connection cannot be had of which the rest is still to come. */
+  /** The error of the current message, whose rest has to be received all the same. */
   #lost: Error | undefined
-  /** Why nothing can be received any more: where a message begins is not known. */
+  /** The error after which nothing can be received, because the next message's beginning is unknown. */
   #broken: Error | undefined
 
   constructor(endpoint: Endpoint) {
@@ -90,7 +94,7 @@ class ConnectionReceiver {
     this.#isStream = endpoint.isStream
   }
 
-  /** The next connection, when the calls before have had theirs. */
+  /** Receives the next connection, after the previous calls have received theirs. */
   next(channel: UnixSocket, signal: AbortSignal | undefined): Promise<ReceivedConnection | null> {
     const before = this.#last
     const result = raceAbort(before, signal).then(() => this.#receive(channel, signal))
@@ -108,7 +112,7 @@ class ConnectionReceiver {
         else this.#broken = protocolError('the channel ended inside of a message')
       } catch (error) {
         if (!isControlError(error)) {
-          if (channel.closed) this.#connection?.closeSync() // nobody can receive the rest
+          if (channel.closed) this.#connection?.closeSync() // the rest cannot be received any more
           throw error
         }
         this.#lost ??= error
@@ -118,10 +122,10 @@ class ConnectionReceiver {
     return this.#take()
   }
 
-  /** How many bytes are missing; of packets, how many the next may have. */
+  /** The number of missing bytes of the current message; of packets, the most bytes of the next one. */
   get #missing(): number {
     if (!this.#isStream) return this.#received === 0 ? MAX_PACKET : 0
-    // On a stream no byte more, which would be the next message's.
+    // On a stream exactly these: a further byte would belong to the next message, and so would its descriptor.
     return HEADER - this.#received + (this.#received < HEADER ? 0 : this.#length)
   }
 
@@ -146,13 +150,13 @@ class ConnectionReceiver {
     }
   }
 
-  /** What follows on a stream could be anything; packets stay apart. */
+  /** Fails the current message. On a stream, the beginning of the next one is unknown then; packets stay separate. */
   #fail(text: string): void {
     if (this.#isStream) this.#broken = protocolError(text)
     else this.#lost ??= protocolError(text)
   }
 
-  /** What was received; the next message begins behind it. */
+  /** Returns or throws the received message, and starts with the next one. */
   #take(): ReceivedConnection {
     const error = this.#broken ?? this.#lost
     const connection = this.#connection

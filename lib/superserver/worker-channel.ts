@@ -9,8 +9,9 @@ import {
   BUSY,
   END,
   MOST_BYTES,
-  fds,
-  outcome,
+  fdAt,
+  flushResult,
+  frameResult,
   text,
   native
 } from '../native/internal.ts'
@@ -107,7 +108,7 @@ export class WorkerChannel extends Handle {
   #flush(): void {
     if (this.closed || this.#unsent.length === 0) return
     const gone = native.channelFlush(this.fd)
-    const code = gone < 0 ? gone : outcome[0]!
+    const code = gone < 0 ? gone : flushResult.stopped
     if (code !== 0 && code !== AGAIN && code !== BUSY) return this.#failWith(() => systemError(code, 'sendmsg'))
     for (const assignment of this.#unsent.splice(0, gone)) if (assignment !== undefined) this.#serve(assignment)
   }
@@ -148,7 +149,7 @@ export class WorkerChannel extends Handle {
         return this.#failWith(() =>
           length === BROKEN ? protocolError('what came is no frame') : systemError(length, 'recvmsg')
         )
-      more = outcome[5] !== 0 // otherwise the event loop reports further frames
+      more = frameResult.hasMore // otherwise the event loop reports further frames
       this.#receive(length)
     }
     if (this.#closedIds.length > 0) this.#queueClosed()
@@ -157,7 +158,8 @@ export class WorkerChannel extends Handle {
   }
 
   #receive(length: number): void {
-    const [count, kind, id, fd] = [outcome[0]!, outcome[2]!, outcome[4]! >>> 0, fds[0]!]
+    const { fdCount: count, kind, id } = frameResult
+    const fd = fdAt(0)
     const name = text.toString('utf8', 0, length)
     if (kind === REQUEST && count === 1) {
       native.channelPush(this.fd, RESPONSE, BYTES, id, 0)

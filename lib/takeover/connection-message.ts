@@ -1,6 +1,6 @@
 import type { Bytes } from '../base/index.ts'
 import { bytesOf, invalidType, protocolError } from '../base/internal.ts'
-import { type ReceivedConnection, frame } from '../handover/internal.ts'
+import { type ReceivedConnection, lengthPrefixed } from '../handover/internal.ts'
 
 /** The length of the name, and that of the state. */
 const HEADER = 8
@@ -20,7 +20,7 @@ export function connectionMessage(name: unknown, state: Bytes): (head: Uint8Arra
   const header = Buffer.allocUnsafe(HEADER)
   header.writeUInt32BE(nameBytes.length)
   header.writeUInt32BE(stateBytes.length, HEADER / 2)
-  return (head) => frame(Buffer.concat([header, nameBytes, stateBytes, head]))
+  return (head) => lengthPrefixed(Buffer.concat([header, nameBytes, stateBytes, head]))
 }
 
 /** Takes what is known of a connection out of what came before its head. */

@@ -13,36 +13,38 @@ import { drainHttp, isHttp } from '../handover/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 import { takeoverState } from './errors.ts'
 import { HandoverSockets } from './handover-sockets.ts'
-import { InheritedState, type Predecessor } from './predecessor.ts'
+import { InheritedState } from './inherited-state.ts'
+import type { Predecessor } from './predecessor.ts'
 import { LIMITS } from './protocol.ts'
 import { type Settings, type TakeoverOptions, settingsOf } from './settings.ts'
-import { TakeoverAttempt, type Successor } from './successor.ts'
+import type { Successor } from './successor.ts'
+import { TakeoverAttempt } from './takeover-attempt.ts'
 
 const made = Symbol('made')
 
-/** After an accept that failed, because the table is full for one; and between two looks at who serves, in milliseconds. */
-const PAUSE = 20
+/** The delay after a failed accept, and between two attempts to reach the serving process, in milliseconds. */
+const RETRY_DELAY_MS = 20
 
-/** How many connections may wait where nobody says: as many as Linux lets, since they wait while the listeners change hands. */
+/** The default backlog: the kernel's usual limit, because connections wait while the listeners change hands. */
 const BACKLOG = 4096
 
-/** How long two processes may take that both begin, in milliseconds. */
-const RACE = 2000
+/** The time within which two processes that start simultaneously settle which one serves first, in milliseconds. */
+const START_RACE_MS = 2000
 
-/** How long a process that is refused may take to ask, in milliseconds. */
-const PATIENCE = 1000
+/** The time that a refused process has to send its request, in milliseconds. */
+const REFUSAL_TIMEOUT_MS = 1000
 
 /**
- * The place of this process in a row of processes that serve the same listeners, one after the other: what {@link takeover} gives.
+ * The place of this process in a succession of processes that serve the same listeners: the result of {@link takeover}.
  *
- * It does not keep the process alive: what it serves does.
+ * It does not keep the process alive; the servers on its listeners do.
  */
 export class Takeover implements Disposable {
-  /** The listeners and sockets of datagrams, by their names in the options; each is the caller's to close. */
+  /** The listeners and datagram sockets, by their names in the options. The caller owns each one and must close it. */
   readonly listeners: Readonly<Record<string, Descriptor>>
-  /** Who served before; null at the first start. */
+  /** The process that served before; null at the first start. */
   readonly predecessor: Predecessor | null
-  /** Resolves when another process serves in this one's place: finish what is open, and end. It never rejects. */
+  /** Resolves when another process has taken over: finish the open connections, and exit. It never rejects. */
   readonly superseded: Promise<Successor>
   readonly #settings: Settings
   readonly #sockets: HandoverSockets
@@ -53,7 +55,7 @@ export class Takeover implements Disposable {
   #setClosing!: () => void
   #begin!: () => void
   #closed = false
-  #becoming: Promise<void> | undefined
+  #becomingReady: Promise<void> | undefined
   #attempt: TakeoverAttempt | undefined
   #successor: Successor | undefined
 
@@ -76,7 +78,7 @@ export class Takeover implements Disposable {
     this.listeners = listeners
   }
 
-  /** @internal Opens what did not come from a predecessor. */
+  /** @internal Opens the listeners that did not come from a predecessor. */
   static async open(settings: Settings, sockets: HandoverSockets, inherited: InheritedState | null): Promise<Takeover> {
     const listeners: Record<string, Descriptor> = {}
     try {
@@ -94,36 +96,37 @@ export class Takeover implements Disposable {
   }
 
   /**
-   * Tell that this process serves from now on: the predecessor then listens no more, and finishes what it has. Until then it serves
-   * as ever, also if this process crashes: accept nothing before. A superserver takes it as its `beforeAccept`. Without it, no
-   * successor is dealt with either.
+   * Reports that this process is ready to serve: the predecessor closes its listeners, and finishes its connections.
    *
-   * @returns resolves when the predecessor knows, or has gone
+   * Until then the predecessor continues to serve, also if this process crashes: accept nothing before. Pass it to a superserver as
+   * `beforeAccept`. Successors of this process are accepted only after it.
    *
-   *   Rejects with `ETIMEDOUT` if the predecessor has waited for longer than its `timeout`, and serves on; ERR_INVALID_STATE after
-   *   `close`
+   * @returns resolves when the predecessor has confirmed, or has exited
+   *
+   *   Rejects with `ETIMEDOUT` if the predecessor has waited for longer than its `timeout`, and continues to serve; with
+   *   ERR_INVALID_STATE after `close`
    */
-  readonly ready = (): Promise<void> => (this.#becoming ??= this.#become())
+  readonly ready = (): Promise<void> => (this.#becomingReady ??= this.#becomeReady())
 
-  async #become(): Promise<void> {
+  async #becomeReady(): Promise<void> {
     if (this.#closed) throw closed()
-    await this.#inherited?.settle()
+    await this.#inherited?.confirm()
     if (this.#closed) throw closed()
     this.#begin()
     void this.#meetSuccessors()
   }
 
   /**
-   * Serve one of the listeners by a server, from `ready` on and until a successor does, or `close` is called.
+   * Serves one of the listeners with a server, from `ready` until a successor is ready or `close` is called.
    *
-   * Then it listens no more. An HTTP server ends each connection with its next answer, and what stays idle after its
-   * `keepAliveTimeout`; what is not HTTP any more, WebSockets for one, is the caller's to end, or to hand over.
+   * Then the server stops listening. An HTTP server closes each connection after its next response, and idle connections after its
+   * `keepAliveTimeout`. The caller must close, or hand over, connections that are not HTTP any more, such as WebSockets.
    *
-   * @param server a server of `node:http`, `node:https`, `node:net`, … that does not listen; it stays the caller's
-   * @param name which of `listeners`, which is given away with it
-   * @returns resolves when all connections have ended
+   * @param server a server that does not listen, such as one of `node:http`, `node:https` or `node:net`. The caller keeps it
+   * @param name the name of one of `listeners`, whose descriptor the server takes
+   * @returns resolves when all connections are closed
    *
-   *   Rejects with ERR_INVALID_ARG_VALUE where there is no such listener, or it is one of datagrams; ERR_DESCRIPTOR_CLOSED
+   *   Rejects with ERR_INVALID_ARG_VALUE if there is no such listener, or it is a datagram socket; with ERR_DESCRIPTOR_CLOSED
    */
   async serve(server: Server, name: string): Promise<void> {
     const { Server: NetServer } = process.getBuiltinModule('node:net')
@@ -137,7 +140,7 @@ export class Takeover implements Disposable {
       return
     }
     listenOn(server, listener[borrow](), backlogOf(this.#settings.sources.get(name)))
-    if (!server.listening) await once(server, 'listening') // it has failed
+    if (!server.listening) await once(server, 'listening') // listening failed, or continues in a later turn
     native.release(takeFd(listener))
     const ended = new Promise<void>((resolve) => server.once('close', resolve))
     await Promise.race([this.superseded, this.#closing, ended])
@@ -146,14 +149,14 @@ export class Takeover implements Disposable {
       return ended
     }
     using _draining = drainHttp(server)
-    // Not http.Server's own, which ends at once what is idle.
+    // Not http.Server's close(), which closes idle connections immediately.
     if (server.listening) NetServer.prototype.close.call(server)
     await ended
   }
 
   /**
-   * End this process's part: no successor is dealt with any more, and what was listened on is not, unless somebody else has it. The
-   * files of sockets are removed then. A successor that has not become ready yet goes on without this process.
+   * Stops serving: closes the listeners, unless another process has them, removes the files of their sockets, and accepts no successor.
+   * A successor that is not ready yet continues without this process.
    */
   close(): void {
     if (this.#closed) return
@@ -165,12 +168,12 @@ export class Takeover implements Disposable {
     this.#setClosing()
   }
 
-  /** Close, for `using`. */
+  /** Closes it, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }
 
-  /** Lets one process after the other try to become the successor, until one has. */
+  /** Accepts one process after the other that tries to take over, until one succeeds. */
   async #meetSuccessors(): Promise<void> {
     const { control } = this.#sockets
     control.unref()
@@ -178,7 +181,7 @@ export class Takeover implements Disposable {
       try {
         await this.#meet(await control.accept())
       } catch {
-        await sleep(PAUSE, undefined, { ref: false })
+        await sleep(RETRY_DELAY_MS, undefined, { ref: false })
       }
     }
   }
@@ -204,7 +207,7 @@ export class Takeover implements Disposable {
   }
 }
 
-/** How many connections may wait for a listener. */
+/** Returns the backlog of a source. */
 function backlogOf(source: Source | undefined): number {
   return source !== undefined && 'backlog' in source && source.backlog !== undefined ? source.backlog : BACKLOG
 }
@@ -214,19 +217,21 @@ function closed(): Error {
 }
 
 /**
- * Take the place of the process that serves now, without losing a connection; or begin, where there is none.
+ * Takes over from the process that serves now, without losing a connection; or starts to serve, if there is none.
  *
- * Both are started by whoever pleases, and meet at a path. This one gets second descriptors of the listeners, from which the other
- * goes on accepting until this one says that it is `ready`. Connections that come in between wait in the listeners' backlog. If this one
- * ends before, nothing has changed. Several that start at a time have their turn one after the other.
+ * The two processes are started independently, and meet at a path. This process receives duplicates of the listeners, from which the
+ * other one continues to accept until `ready` is called here. Connections that arrive in between wait in the accept queue. If this
+ * process exits before, nothing has changed. Several processes that start simultaneously take over one after the other.
  *
  * @param options `path`, `listen`, `mode`, `allow`, `state`, `connections`, `timeout`, `signal`
- * @returns resolves to the place of this process: `listeners`, `ready`, `superseded`, …
+ * @returns resolves to the `Takeover`, with `listeners`, `ready` and `superseded`
  *
- *   Rejects with `EACCES` if the process at `path` is not allowed by `allow`, or does not allow this one; what its `state` function
- *   throws; `EADDRINUSE`, `EACCES`, … of what is listened on; `ETIMEDOUT`; `EPROTO` if it is no process of this kind, or its protocol is
- *   of another version; ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE, ERR_OUT_OF_RANGE; AbortError; ERR_UNSUPPORTED_PLATFORM.
- *   Nothing is left then, and the process that serves goes on
+ *   If it rejects, nothing is left open, and the serving process continues. Rejects with
+ *   - `EACCES` if `allow` of either process rejects the other one
+ *   - the error that the predecessor's `state` function throws
+ *   - `EADDRINUSE`, `EACCES` and other errors of a listener
+ *   - `ETIMEDOUT`; `EPROTO` if the process at `path` speaks another protocol, or another version of it
+ *   - ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE or ERR_OUT_OF_RANGE; AbortError; ERR_UNSUPPORTED_PLATFORM
  */
 export async function takeover(options: TakeoverOptions): Promise<Takeover> {
   openReactor()
@@ -234,37 +239,37 @@ export async function takeover(options: TakeoverOptions): Promise<Takeover> {
   if (given === undefined) throw invalidType('options', 'of type object', options)
   const settings = settingsOf(given)
   const signal = signalOf(given)
-  const patience = AbortSignal.timeout(settings.timeout)
-  const either = signal === undefined ? patience : AbortSignal.any([signal, patience])
+  const deadline = AbortSignal.timeout(settings.timeout)
+  const either = signal === undefined ? deadline : AbortSignal.any([signal, deadline])
   const since = performance.now()
   try {
     for (;;) {
       const place = await tryOnce(settings, either).catch((error: unknown) => {
-        // Another one has been faster, or has gone meanwhile. What is no such process stays.
-        if (!isOneOf(error, 'EADDRINUSE') || performance.now() - since > RACE) throw error
+        // Another process was faster, or has exited in the meantime. A foreign process would stay, hence the limit.
+        if (!isOneOf(error, 'EADDRINUSE') || performance.now() - since > START_RACE_MS) throw error
         return null
       })
       if (place !== null) return place
-      await sleep(PAUSE, undefined, { signal: either })
+      await sleep(RETRY_DELAY_MS, undefined, { signal: either })
     }
   } catch (error) {
     if (signal?.aborted === true) throw aborted(signal)
-    throw patience.aborted && isOneOf(error, 'ABORT_ERR') ? timedOut(settings.timeout) : error
+    throw deadline.aborted && isOneOf(error, 'ABORT_ERR') ? timedOut(settings.timeout) : error
   }
 }
 
-/** Takes over, or begins; null where who serves has changed meanwhile. */
+/** Takes over, or starts to serve; resolves to null if the serving process exits in the meantime. */
 async function tryOnce(settings: Settings, signal: AbortSignal): Promise<Takeover | null> {
   const socket = await reach(settings, signal)
   if (socket === null) {
     const control = await listen(settings.path, { mode: settings.mode })
     return Takeover.open(settings, new HandoverSockets(control), null)
   }
-  const inherited = await InheritedState.ask(socket, settings, signal)
+  const inherited = await InheritedState.request(socket, settings, signal)
   return inherited && Takeover.open(settings, inherited.sockets, inherited)
 }
 
-/** Connects to the process that serves; null where there is none. */
+/** Connects to the serving process; resolves to null if there is none. */
 async function reach({ path, allow }: Settings, signal: AbortSignal): Promise<UnixSocket | null> {
   let socket: UnixSocket
   try {
@@ -283,13 +288,13 @@ async function reach({ path, allow }: Settings, signal: AbortSignal): Promise<Un
   }
 }
 
-/** Tells a process why it is not dealt with. */
+/** Rejects a process's requests with the reason why it was refused. */
 function refuse(socket: UnixSocket, reason: unknown): void {
   try {
     const channel = new Channel(socket, LIMITS).unref().onRequest(() => Promise.reject(reason))
-    setTimeout(() => channel.close(), PATIENCE).unref()
+    setTimeout(() => channel.close(), REFUSAL_TIMEOUT_MS).unref()
   } catch {
-    socket.close() // it has gone already
+    socket.close() // the process has exited
   }
 }
 
