@@ -5,15 +5,15 @@ import { onAbort, signalOf, MAX_INT, integer, optionsOf, aborted, rejection, tim
 import { takeFd } from '../descriptor/internal.ts'
 import { Handle } from '../event-loop/internal.ts'
 import { pipe } from '../descriptor/index.ts'
-import { tell } from './message.ts'
+import { sendAssignments } from './message.ts'
 
 /** Options of {@link barrier}. */
 export interface BarrierOptions extends Abortable {
-  /** For how long to wait at most, in milliseconds (default: without limit). */
+  /** The longest time to wait, in milliseconds (default: no limit). */
   timeout?: number | undefined
 }
 
-/** The reading end of a pipe to which nobody writes: what comes out of it is its end. It resolves then, or when it is closed. */
+/** The read end of a pipe that carries no data. Resolves at end-of-file, or when it is closed. */
 class PipeEnd extends Handle {
   readonly #resolve: (value: void | Promise<never>) => void
 
@@ -28,7 +28,7 @@ class PipeEnd extends Handle {
   }
 
   protected flushInput(): void {
-    // An event may be of a descriptor that had this number before.
+    // The event may belong to a descriptor that had this number before.
     if (isAtEnd(this.fd)) this.close()
   }
 
@@ -53,14 +53,14 @@ function isAtEnd(fd: number): boolean {
 }
 
 /**
- * Wait until the service manager has worked off all that it was told before: sd_notify_barrier(3).
+ * Waits until the service manager has processed all earlier messages: sd_notify_barrier(3).
  *
- * It is sent one end of a pipe (`BARRIER=1`), and closes it when the turn of that message comes.
+ * Sends the write end of a pipe with `BARRIER=1`. The manager closes it when it processes that message.
  *
  * @param options `timeout`, `signal`
- * @returns resolves to true when it has; to false where `NOTIFY_SOCKET` is not set
+ * @returns resolves to true when the manager has processed the messages; to false if `NOTIFY_SOCKET` is not set
  *
- *   Rejects with `ETIMEDOUT` where it has not in time; otherwise as {@link notify}.
+ *   Rejects with `ETIMEDOUT` if it has not done so in time, and otherwise as {@link notify}.
  */
 export async function barrier(options?: BarrierOptions): Promise<boolean> {
   const { timeout } = optionsOf(options) ?? {}
@@ -76,10 +76,10 @@ export async function barrier(options?: BarrierOptions): Promise<boolean> {
   using _abortion = onAbort(signal, () => giveUp(() => aborted(signal!)))
   const timer = timeout === undefined ? undefined : setTimeout(giveUp, timeout, () => timedOut(timeout, 'poll'))
   try {
-    if (!(await tell(['BARRIER=1'], [write], ending.signal))) return false
+    if (!(await sendAssignments(['BARRIER=1'], [write], ending.signal))) return false
     write.closeSync()
     read.setBlocking(false)
-    await reached(takeFd(read), ending.signal)
+    await untilEndOfFile(takeFd(read), ending.signal)
     if (reason !== undefined) throw reason()
     return true
   } catch (error) {
@@ -91,8 +91,8 @@ export async function barrier(options?: BarrierOptions): Promise<boolean> {
   }
 }
 
-/** Waits for the end of a pipe, and closes it. */
-async function reached(fd: number, signal: AbortSignal): Promise<void> {
+/** Waits for end-of-file on a pipe, and closes it. */
+async function untilEndOfFile(fd: number, signal: AbortSignal): Promise<void> {
   let end: PipeEnd | undefined
   using _abortion = onAbort(signal, () => end?.close())
   await new Promise<void>((resolve) => (end = new PipeEnd(fd, resolve)))

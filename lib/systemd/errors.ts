@@ -4,13 +4,13 @@ import { describeErrno } from '../native/internal.ts'
 import type { SystemError } from '../native/index.ts'
 import { withCode } from '../base/internal.ts'
 
-/** A variable of the environment that says nothing which can be taken. `accepted` ends the sentence "must be …". */
+/** Returns the error of an invalid environment variable. `accepted` completes the sentence "must be …". */
 export function invalidVariable(variable: string, accepted: string, value: string): SystemError {
   const error = new Error(`EINVAL: the variable ${variable} must be ${accepted}. Received ${inspect(value)}, getenv`)
   return Object.assign(error, { code: 'EINVAL', errno: -constants.errno.EINVAL, syscall: 'getenv' })
 }
 
-/** A descriptor that the environment tells of and that cannot be taken over. */
+/** Returns the error of a descriptor number in the environment that cannot be adopted. */
 export function notPassed(errno: number, fd: number, count: number): SystemError {
   const { name: code } = describeErrno(-errno)
   const why =
@@ -19,14 +19,14 @@ export function notPassed(errno: number, fd: number, count: number): SystemError
   return Object.assign(error, { code, errno, syscall: 'fcntl' })
 }
 
-/** A service manager in another machine. */
+/** Returns the error of a service manager whose address is of AF_VSOCK: outside of this virtual machine. */
 export function noVsock(address: string): SystemError {
   const text = `NOTIFY_SOCKET is ${inspect(address)}, and AF_VSOCK is not supported: only paths and abstract addresses are`
   const error = new Error(`EAFNOSUPPORT: ${text}, socket`)
   return Object.assign(error, { code: 'EAFNOSUPPORT', errno: -constants.errno.EAFNOSUPPORT, syscall: 'socket' })
 }
 
-/** A call in a Worker that only the main thread can make. */
+/** Returns the error of a call in a Worker that is allowed in the main thread only. */
 export function inWorker(call: string): Error {
   return withCode(
     new Error(

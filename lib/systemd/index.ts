@@ -1,10 +1,10 @@
 /**
- * What systemd and its kin say to services, and services to them: sockets and stored descriptors that are passed,
- * sd_listen_fds(3), and how a service is doing, sd_notify(3).
+ * The interface between services and a service manager such as systemd: passed sockets and stored descriptors, sd_listen_fds(3), and
+ * the state of a service, sd_notify(3).
  *
- * - What was passed: {@link listenFds}
- * - How it is doing: {@link notify} with {@link ServiceState}, {@link barrier}; {@link watchdogInterval}, {@link keepWatchdog}
- * - What outlives a restart: {@link storeFds}, {@link removeFds}
+ * - Passed descriptors: {@link listenFds}
+ * - State: {@link notify} with {@link ServiceState}, {@link barrier}; {@link watchdogInterval}, {@link keepWatchdog}
+ * - Descriptors that outlive a restart: {@link storeFds}, {@link removeFds}
  *
  * @module fdpass/systemd
  */

@@ -10,28 +10,29 @@ import { socketpair } from '../socket/index.ts'
 import { inWorker, invalidVariable, notPassed } from './errors.ts'
 import { countOf, isThisProcess } from './environment.ts'
 
-/** The number of the first descriptor: `SD_LISTEN_FDS_START`. */
+/** The number of the first passed descriptor: `SD_LISTEN_FDS_START`. */
 const FIRST = 3
 
-/** What statfs(2) tells of a pidfd whose inode number is its process's own: `PID_FS_MAGIC`, since Linux 6.9. */
+/** The file system type of pidfds whose inode number identifies the process: `PID_FS_MAGIC` of statfs(2), since Linux 6.9. */
 const PIDFS = 0x50494446
 
 const variables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES']
 
 /**
- * Take over the descriptors that the service manager has passed: sd_listen_fds_with_names(3). Sockets that systemd listens on for
- * this service, and what {@link storeFds} has stored.
+ * Adopts the descriptors that the service manager has passed: sd_listen_fds_with_names(3). These are the sockets that systemd listens on
+ * for this service, and the descriptors that {@link storeFds} has stored.
  *
- * The variables `LISTEN_PID`, `LISTEN_PIDFDID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are removed, also where they are meant for
- * another process, so that no child takes them for its own. Call it before anything that starts processes, and in the main
- * thread: a Worker has a copy of the environment from which nobody has removed them.
+ * Removes the variables `LISTEN_PID`, `LISTEN_PIDFDID`, `LISTEN_FDS` and `LISTEN_FDNAMES`, also if they name another process, so that no
+ * child process misinterprets them. Call it in the main thread, before any code that starts processes. A Worker has its own copy of the
+ * environment, which keeps the variables.
  *
- * @returns the descriptors by name, in the order in which they were passed. They are the caller's to close. A socket's name is
- *   that of its unit (`'web.socket'`) or its `FileDescriptorName=`, a connection's (`Accept=yes`) is `'connection'`, and that of
- *   all is `'unknown'` where the manager told none. Empty where nothing was passed to this process, and at each further call.
- * @throws `EINVAL` where a variable holds what no manager writes, or not as many names as descriptors; `EBADF` where one of the
- *   numbers is not open, or the runtime's own; `EEXIST` where fdpass owns one already. Nothing is taken then, and the variables
- *   stay. ERR_INVALID_STATE in a Worker, where something is meant for this process; ERR_UNSUPPORTED_PLATFORM
+ * @returns the descriptors by name, in the order in which they were passed. The caller owns them and must close them. The name of a
+ *   socket is its unit's (`'web.socket'`) or its `FileDescriptorName=`; of a connection (`Accept=yes`) it is `'connection'`. Without names
+ *   from the manager it is `'unknown'`. The map is empty if nothing was passed to this process, and at each further call
+ * @throws Nothing is adopted then, and the variables stay:
+ *   - `EINVAL` for a variable with an invalid value, or with another number of names than of descriptors
+ *   - `EBADF` if one of the numbers is not open, or belongs to the runtime; `EEXIST` if fdpass already owns it
+ *   - ERR_INVALID_STATE in a Worker, if descriptors were passed to this process; ERR_UNSUPPORTED_PLATFORM
  */
 export function listenFds(): ReadonlyMap<string, Descriptor[]> {
   const passed = new Map<string, Descriptor[]>()
@@ -56,31 +57,31 @@ function isForThisProcess(): boolean {
   if (isThisProcess('LISTEN_PID') !== true) return false
   const id = countOf('LISTEN_PIDFDID')
   if (id === undefined) return true
-  // A pid may have been another process's before; the inode number of its pidfd never was.
+  // A pid can be reused; the inode number of a pidfd cannot.
   const ours = pidfdId()
   return ours === undefined || ours === id
 }
 
-/** The inode number of this process's pidfd; undefined where the kernel has none that is its own. */
+/** Returns the inode number of this process's pidfd; undefined if the kernel's pidfds have no numbers of their own. */
 function pidfdId(): bigint | undefined {
   const [one, other] = socketpair()
   try {
-    using pidfd = one.peerPidfd() // of whoever called socketpair(2)
+    using pidfd = one.peerPidfd() // of the process that called socketpair(2): this one
     if (statfsSync(`/proc/self/fd/${pidfd.fd}`).type !== PIDFS) return undefined
     return fstatSync(pidfd.fd, { bigint: true }).ino
   } catch {
-    return undefined // before Linux 6.5, and without a /proc
+    return undefined // before Linux 6.5, or without /proc
   } finally {
     one.close()
     other.close()
   }
 }
 
-/** The names in `LISTEN_FDNAMES`, between colons; a backslash takes the next character as it is, as libsystemd reads them. */
+/** Parses `LISTEN_FDNAMES`: names between colons, in which a backslash escapes the next character, as in libsystemd. */
 function namesOf(count: number): string[] | undefined {
   const list = process.env.LISTEN_FDNAMES
   if (list === undefined) return undefined
-  // One by one: there is one more than colons that no backslash precedes.
+  // Not split(): there is one name more than unescaped colons.
   const names = ['']
   for (const [part] of list.matchAll(/\\?[^]/gu)) {
     if (part === ':') names.push('')
@@ -90,7 +91,7 @@ function namesOf(count: number): string[] | undefined {
   throw invalidVariable('LISTEN_FDNAMES', `${count} names, as many as LISTEN_FDS tells of`, list)
 }
 
-/** Hands all of the numbers to the native side, or none. */
+/** Registers all descriptor numbers with the native side, or none. */
 function takeOver(count: number): void {
   for (let i = 0; i < count; i++) {
     const code = adopt(FIRST + i)
@@ -102,7 +103,7 @@ function takeOver(count: number): void {
 
 function adopt(fd: number): number {
   const code = native.adopt(fd)
-  // The first number that nothing was passed under is the runtime's own: libuv opens its epoll before anything else.
+  // If fewer descriptors were passed, the next number is the runtime's: libuv opens its epoll descriptor first.
   if (code !== 0 || kindOf(fd) !== 'epoll') return code
   native.release(fd)
   return -constants.errno.EBADF

@@ -3,24 +3,24 @@ import { invalidValue } from '../base/internal.ts'
 import type { FdSource } from '../descriptor/index.ts'
 import { invalidVariable, noVsock } from './errors.ts'
 
-/** The most bytes that systemd takes of a message; it drops a longer one (`NOTIFY_BUFFER_MAX`). */
-const MOST_BYTES = 4096
+/** The most bytes of a message; systemd drops a longer one (`NOTIFY_BUFFER_MAX`). */
+const MAX_BYTES = 4096
 
-/** An assignment of a message, which a line break would end. */
+/** Returns an assignment of a message. A line break would end it, and is refused. */
 export function assignment(name: string, option: string, value: string): string {
   if (/[\n\0]/.test(value)) throw invalidValue(option, 'must not contain a line break, which would end it, or a NUL')
   return `${name}=${value}`
 }
 
-/** Sends assignments, and descriptors, to the service manager, if there is one. */
-export async function tell(
+/** Sends assignments and descriptors to the service manager; resolves to false if there is none. */
+export async function sendAssignments(
   assignments: readonly string[],
   fds: readonly FdSource[],
   signal: AbortSignal | undefined
 ): Promise<boolean> {
   const data = Buffer.from(assignments.join('\n'))
-  if (data.length > MOST_BYTES) {
-    throw invalidValue('state', `has ${data.length} bytes, and systemd drops a message with more than ${MOST_BYTES}`)
+  if (data.length > MAX_BYTES) {
+    throw invalidValue('state', `has ${data.length} bytes, and systemd drops a message with more than ${MAX_BYTES}`)
   }
   const to = address()
   if (to === undefined) return false
@@ -37,7 +37,7 @@ export async function tell(
   }
 }
 
-/** The socket of all messages that are on their way: those of one socket stay in order where the manager's queue is full. */
+/** The socket of all messages that are being sent. A single socket keeps them in order while the manager's queue is full. */
 let socket: UnixSocket | undefined
 let sending = 0
 

@@ -1,38 +1,38 @@
 import type { Abortable } from '../base/index.ts'
 import { boolean, signalOf, MAX_INT, integer, optionsOf, invalidType, invalidValue } from '../base/internal.ts'
-import { assignment, tell } from './message.ts'
+import { assignment, sendAssignments } from './message.ts'
 
-/** What a service tells of itself: sd_notify(3). What is not given is not told. */
+/** The state of a service: sd_notify(3). Only the given properties are sent. */
 export interface ServiceState {
-  /** The service has started, or has reloaded its configuration: `READY=1`. */
+  /** The service has finished starting, or reloading its configuration: `READY=1`. */
   ready?: boolean | undefined
-  /** It is reloading its configuration; `ready` ends that. `RELOADING=1`, with the time as `MONOTONIC_USEC`. */
+  /** The service is reloading its configuration, until `ready`: `RELOADING=1`, with the time as `MONOTONIC_USEC`. */
   reloading?: boolean | undefined
-  /** It is about to end: `STOPPING=1`. */
+  /** The service is stopping: `STOPPING=1`. */
   stopping?: boolean | undefined
-  /** What it is doing, for people, in one line: `STATUS=`. */
+  /** The status as a line of text for people: `STATUS=`. */
   status?: string | undefined
-  /** What has gone wrong, as an error number; that of a Node error, which is negative, will do: `ERRNO=`. */
+  /** The error number of a failure; a negative one, as of Node's errors, is accepted: `ERRNO=`. */
   errno?: number | undefined
-  /** What has gone wrong, as the name of a D-Bus error: `BUSERROR=`. */
+  /** The D-Bus error name of a failure: `BUSERROR=`. */
   busError?: string | undefined
-  /** With what it is going to end, 0 to 255: `EXIT_STATUS=`. */
+  /** The exit status with which the service is going to exit, 0 to 255: `EXIT_STATUS=`. */
   exitStatus?: number | undefined
-  /** `true` feeds the watchdog, `'trigger'` has it act at once: `WATCHDOG=`. See {@link keepWatchdog}. */
+  /** `true` resets the watchdog's timer, `'trigger'` triggers the watchdog: `WATCHDOG=`. See {@link keepWatchdog}. */
   watchdog?: boolean | 'trigger' | undefined
-  /** Another watchdog interval from now on, in milliseconds: `WATCHDOG_USEC=`. */
+  /** A new watchdog interval, in milliseconds: `WATCHDOG_USEC=`. */
   watchdogTimeout?: number | undefined
-  /** How much longer the start, the reload or the end may take, in milliseconds from now: `EXTEND_TIMEOUT_USEC=`. */
+  /** The time that the start, reload or stop may still take, in milliseconds from now: `EXTEND_TIMEOUT_USEC=`. */
   extendTimeout?: number | undefined
-  /** The service's main process, where it is another one: `MAINPID=`. */
+  /** The pid of the service's main process, if it is another process: `MAINPID=`. */
   mainPid?: number | undefined
-  /** Who may tell the manager something from now on: `NOTIFYACCESS=`, since systemd 254. */
+  /** The processes whose messages the manager accepts: `NOTIFYACCESS=`, since systemd 254. */
   notifyAccess?: 'all' | 'exec' | 'main' | 'none' | undefined
-  /** Further assignments by their names, such as `{ X_MY_STATE: 'warm' }`. */
+  /** Further assignments by name, such as `{ X_MY_STATE: 'warm' }`. */
   variables?: Readonly<Record<string, string>> | undefined
 }
 
-/** Now, as a manager wants it of a reload: microseconds of CLOCK_MONOTONIC. */
+/** Returns the current time as a reload needs it: microseconds of CLOCK_MONOTONIC. */
 function monotonic(): string {
   return `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`
 }
@@ -52,7 +52,7 @@ const number = (name: string, option: string, value: unknown, least: number, mos
 ]
 const accesses: readonly unknown[] = ['all', 'exec', 'main', 'none'] satisfies Given<'notifyAccess'>[]
 
-/** What each part of a state is in a message, in this order. */
+/** The assignments of each property of a state, in this order. */
 const parts: { [K in keyof ServiceState]-?: (value: Given<K>, option: string) => string[] } = {
   ready: (value, option) => flag('READY', option, value),
   reloading: (value, option) => flag('RELOADING', option, value).flatMap((line) => [line, monotonic()]),
@@ -80,25 +80,27 @@ const parts: { [K in keyof ServiceState]-?: (value: Given<K>, option: string) =>
   }
 }
 
-/** The largest error number of the kernel's (`MAX_ERRNO`). */
+/** The kernel's largest error number (`MAX_ERRNO`). */
 const MAX_ERRNO = 4095
-/** So many that their microseconds are still whole numbers. */
+/** The most milliseconds whose microseconds are exact numbers. */
 const MAX_MILLISECONDS = Math.floor(Number.MAX_SAFE_INTEGER / 1000)
 
 /**
- * Tell the service manager how this service is doing: sd_notify(3).
+ * Reports the state of this service to the service manager: sd_notify(3).
  *
- * One message is sent to the address in `NOTIFY_SOCKET`, which stays set; the kernel tells the manager from whom it comes.
- * systemd heeds it if the unit has `Type=notify`, or lets its processes tell by `NotifyAccess=`.
+ * Sends one message to the address in `NOTIFY_SOCKET`, which stays set. The kernel adds the sender's credentials. systemd accepts the
+ * message if the unit has `Type=notify`, or if its `NotifyAccess=` allows this process.
  *
- * @param state what to tell, at least one thing
+ * @param state the state, with at least one property
  * @param options `signal`
- * @returns resolves to true when the message is in the manager's queue, which {@link barrier} waits for to be worked off; to
- *   false where no manager wants to be told: `NOTIFY_SOCKET` is not set
+ * @returns resolves to true when the message is in the manager's queue; use {@link barrier} to wait until it is processed. Resolves to
+ *   false if there is no manager: `NOTIFY_SOCKET` is not set
  *
- *   Rejects with `ECONNREFUSED` or `ENOENT` where the manager has gone; `EAFNOSUPPORT` for an address of AF_VSOCK; `EINVAL` for
- *   what is no address; ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE (a line break in a text, more than 4,096 bytes in all),
- *   ERR_OUT_OF_RANGE; AbortError; ERR_UNSUPPORTED_PLATFORM.
+ *   Rejects with
+ *   - `ECONNREFUSED` or `ENOENT` if the manager does not listen any more
+ *   - `EAFNOSUPPORT` for an address of AF_VSOCK; `EINVAL` for an invalid address
+ *   - ERR_INVALID_ARG_TYPE; ERR_INVALID_ARG_VALUE for a text with a line break, or a message of more than 4,096 bytes; ERR_OUT_OF_RANGE
+ *   - AbortError; ERR_UNSUPPORTED_PLATFORM
  */
 export async function notify(state: ServiceState, options?: Abortable): Promise<boolean> {
   if (typeof state !== 'object' || state === null) throw invalidType('state', 'of type object', state)
@@ -108,5 +110,5 @@ export async function notify(state: ServiceState, options?: Abortable): Promise<
     return value === undefined ? [] : (part as (value: unknown, option: string) => string[])(value, `state.${key}`)
   })
   if (assignments.length === 0) throw invalidValue('state', 'tells nothing')
-  return tell(assignments, [], signal)
+  return sendAssignments(assignments, [], signal)
 }

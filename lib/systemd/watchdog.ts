@@ -5,12 +5,11 @@ import { countOf, isThisProcess } from './environment.ts'
 import { notify } from './notify.ts'
 
 /**
- * Tell how often the service manager wants to hear of this process: sd_watchdog_enabled(3), from `WATCHDOG_USEC` and
- * `WATCHDOG_PID`.
+ * Returns the interval of the service manager's watchdog: sd_watchdog_enabled(3), from `WATCHDOG_USEC` and `WATCHDOG_PID`.
  *
- * @returns the unit's `WatchdogSec=` in milliseconds, after which a silent service is killed: tell twice as often. Undefined
- *   where there is no watchdog, or it is another process's
- * @throws `EINVAL` where a variable holds what no manager writes
+ * @returns the unit's `WatchdogSec=` in milliseconds. The manager kills a service that sends no message for that long: send one after
+ *   half of it. Undefined if there is no watchdog for this process
+ * @throws `EINVAL` if a variable has an invalid value
  */
 export function watchdogInterval(): number | undefined {
   const interval = countOf('WATCHDOG_USEC')
@@ -20,20 +19,20 @@ export function watchdogInterval(): number | undefined {
 
 /** Options of {@link keepWatchdog}. */
 export interface KeepWatchdogOptions extends Abortable {
-  /** Milliseconds from one message to the next (default: half of {@link watchdogInterval}). */
+  /** The interval between messages, in milliseconds (default: half of {@link watchdogInterval}). */
   interval?: number | undefined
 }
 
 /**
- * Feed the service manager's watchdog, at once and from then on: `WATCHDOG=1` at half of its interval.
+ * Resets the service manager's watchdog periodically: sends `WATCHDOG=1` immediately, and then after each half of its interval.
  *
- * It proves that the event loop goes round, and no more: a service that can tell better whether it works calls {@link notify}
- * itself. It does not keep the process alive. Nothing happens where there is no watchdog.
+ * This proves only that the event loop runs. A service with a better health check calls {@link notify} itself. The timer does not keep
+ * the process alive. Without a watchdog, nothing is sent. If a message cannot be sent, a process warning is emitted, and the next
+ * message is sent on schedule.
  *
- * @param options `interval`; `signal`, whose abort ends it
- * @returns what ends it: `dispose`, or `using`. Where a message cannot be sent there is a process warning, and
- *   the next is tried in time
- * @throws as {@link watchdogInterval}; ERR_OUT_OF_RANGE; AbortError for a signal that has been aborted already
+ * @param options `interval`; `signal`, whose abort stops it
+ * @returns a disposable that stops it, for `using`
+ * @throws as {@link watchdogInterval}; ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE; AbortError if the signal is already aborted
  */
 export function keepWatchdog(options?: KeepWatchdogOptions): Disposable {
   const { interval = (watchdogInterval() ?? 0) / 2 } = optionsOf(options) ?? {}
@@ -42,8 +41,8 @@ export function keepWatchdog(options?: KeepWatchdogOptions): Disposable {
   let sending = false
   let failing = false
   let timer: NodeJS.Timeout | undefined
-  const feed = async () => {
-    if (sending) return // the manager's queue is full: one message is enough
+  const reset = async () => {
+    if (sending) return // the manager's queue is full, and one queued message is enough
     sending = true
     try {
       await notify({ watchdog: true })
@@ -57,13 +56,13 @@ export function keepWatchdog(options?: KeepWatchdogOptions): Disposable {
     }
   }
   if (interval > 0) {
-    timer = setInterval(() => void feed(), Math.min(interval, MAX_INT)).unref()
-    void feed()
+    timer = setInterval(() => void reset(), Math.min(interval, MAX_INT)).unref()
+    void reset()
   }
-  const end = () => {
+  const stop = () => {
     abortion?.[Symbol.dispose]()
     clearInterval(timer)
   }
-  const abortion = onAbort(signal, end)
-  return { [Symbol.dispose]: end }
+  const abortion = onAbort(signal, stop)
+  return { [Symbol.dispose]: stop }
 }

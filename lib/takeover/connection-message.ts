@@ -2,18 +2,18 @@ import type { Bytes } from '../base/index.ts'
 import { bytesOf, invalidType, protocolError } from '../base/internal.ts'
 import { type ReceivedConnection, lengthPrefixed } from '../handover/internal.ts'
 
-/** The length of the name, and that of the state. */
+/** The length of the header in bytes: the lengths of the name and of the state. */
 const HEADER = 8
 
-/** What goes with a connection before its head: what the sender calls it, and what it knows of it. */
+/** The name and state of a connection that is handed over. */
 export interface ConnectionInfo {
-  /** What the predecessor calls it, `'/chat'` for one. */
+  /** The name that the predecessor gave it, such as `'/chat'`. */
   readonly name: string
-  /** What the predecessor knows of it. */
+  /** The state that the predecessor gave it. */
   readonly state: Uint8Array
 }
 
-/** Makes the message of a connection: PROTOCOL.md. */
+/** Returns the function that makes a connection's message: PROTOCOL.md. */
 export function connectionMessage(name: unknown, state: Bytes): (head: Uint8Array) => Uint8Array {
   if (typeof name !== 'string') throw invalidType('options.name', 'of type string', name)
   const [nameBytes, stateBytes] = [Buffer.from(name), bytesOf(state, 'options.state')]
@@ -23,7 +23,7 @@ export function connectionMessage(name: unknown, state: Bytes): (head: Uint8Arra
   return (head) => lengthPrefixed(Buffer.concat([header, nameBytes, stateBytes, head]))
 }
 
-/** Takes what is known of a connection out of what came before its head. */
+/** Splits the name and state of a connection from the bytes that its peer has sent. Closes the connection if it throws. */
 export function parseConnection({ connection, head }: ReceivedConnection): [ReceivedConnection, ConnectionInfo] {
   const bytes = Buffer.from(head.buffer, head.byteOffset, head.length)
   const nameEnd = HEADER + (bytes.length < HEADER ? Infinity : bytes.readUInt32BE())

@@ -1,11 +1,11 @@
 import type { ListeningSocket } from '../socket/internal.ts'
 import type { UnixServer } from '../socket/index.ts'
 
-/** What a process keeps for its successor. */
+/** The sockets that a process keeps open for its successor. */
 export class HandoverSockets {
-  /** Where they meet. */
+  /** The listener at `path`. */
   readonly control: UnixServer
-  /** Second descriptors of the listeners, by name. */
+  /** Duplicates of the listeners, by name. */
   readonly listeners: Map<string, ListeningSocket>
 
   constructor(control: UnixServer, listeners = new Map<string, ListeningSocket>()) {
@@ -13,7 +13,7 @@ export class HandoverSockets {
     this.listeners = listeners
   }
 
-  /** Closes all, and removes the files of those sockets that are this process's. */
+  /** Closes all sockets, and removes the files of those that belong to this process. */
   close(): void {
     this.control.close()
     for (const listening of this.listeners.values()) listening.close()

@@ -1,9 +1,9 @@
 /**
- * Restarts that drop no connection: a process takes the listeners of the one that serves, and serves in its place when it is ready.
+ * Restarts that drop no connection: a process takes over the listeners of the serving process, and serves when it is ready.
  *
  * - {@link takeover} with {@link TakeoverOptions}, {@link Takeover}
- * - What came: {@link Takeover.listeners}, {@link Predecessor}
- * - What goes: {@link Takeover.superseded}, {@link Successor}
+ * - From the predecessor: {@link Takeover.listeners}, {@link Predecessor}
+ * - To the successor: {@link Takeover.superseded}, {@link Successor}
  *
  * @module fdpass/takeover
  */

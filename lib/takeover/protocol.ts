@@ -1,13 +1,13 @@
-// What two processes say to each other over a channel: PROTOCOL.md, "Takeover".
+// The messages of a takeover: PROTOCOL.md, "Takeover".
 import type { FileId } from '../address/internal.ts'
 
-/** The version of the protocol. */
+/** The protocol's version. */
 export const VERSION = 1
 
-/** The limits of its channel: a successor gets everything at once. */
+/** The limits of its channel, whose replies carry all descriptors at once. */
 export const LIMITS = { maxBytes: 0x7fff_ffff, maxFds: 4048, maxPending: 16 } as const
 
-/** What a successor asks for, in this order. */
+/** The requests of a successor, in this order. */
 export type SuccessorRequest =
   | {
       readonly ask: 'listeners'
@@ -18,26 +18,26 @@ export type SuccessorRequest =
   | { readonly ask: 'state' }
   | { readonly ask: 'ready' }
 
-/** The answer to the first request; its descriptors are the control socket, the listeners, and the socket for connections. */
+/** The reply to the first request. Its descriptors: the control socket, the listeners, the socket for connections. */
 export interface ListenersReply {
   readonly pid: number
   /** The file of the control socket. */
   readonly control: FileId
-  /** For each that was asked for its file, or null where it is not there. */
+  /** The file of each requested listener; null if the predecessor does not have that listener. */
   readonly listeners: readonly ({ readonly file: FileId } | null)[]
 }
 
-/** Said to a successor that has taken too long: an error, as a channel tells one. */
+/** Sent to a successor that timed out: an error, in the format of a channel's errors. */
 export interface Cancellation {
   readonly cancelled: string
 }
 
-/** Whether a value is an object. */
+/** Returns whether a value is an object other than an array. */
 export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** Whether a value is a request, of whatever version. */
+/** Returns whether a value is a request, of any version. */
 export function isSuccessorRequest(value: unknown): value is SuccessorRequest {
   if (!isObject(value)) return false
   if (value.ask === 'state' || value.ask === 'ready') return true
@@ -47,7 +47,7 @@ export function isSuccessorRequest(value: unknown): value is SuccessorRequest {
   )
 }
 
-/** Whether a value answers the first request, which asked for so many listeners. */
+/** Returns whether a value is the reply to a first request for `count` listeners. */
 export function isListenersReply(value: unknown, count: number): value is ListenersReply {
   if (!isObject(value) || typeof value.pid !== 'number' || !isFileId(value.control)) return false
   const { listeners } = value

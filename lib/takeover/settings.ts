@@ -7,49 +7,50 @@ import type { TcpListenerOptions, UnixListenerOptions, Credentials } from '../so
 import type { FdSource } from '../descriptor/index.ts'
 import { type ListenSource, type Source, listenerSourceOf } from '../socket/internal.ts'
 
-/** What a process leaves to its successor beside its listeners. */
+/** The state that a process passes to its successor beside the listeners. */
 export interface TakeoverState {
-  /** Bytes that the successor understands (default: none). */
+  /** Bytes for the successor (default: none). */
   data?: Bytes | undefined
-  /** Descriptors, at most 4,048. Those that are a `Descriptor` are given away: they are closed here. */
+  /** Descriptors, at most 4,048. Each `Descriptor` among them is closed here after it was sent; numbers stay the caller's. */
   fds?: readonly FdSource[] | undefined
 }
 
 /** Options of {@link takeover}. */
 export interface TakeoverOptions extends Abortable {
-  /** Where this process meets its predecessor, and its successor: the address of a Unix domain socket of its own. */
+  /** The address of the Unix domain socket over which processes take over from each other. Use it for nothing else. */
   path: Address
   /**
-   * What is listened on, by names of your own: what the predecessor has open, and is the same, comes from there; the rest is opened.
-   * Beside {@link ListenSource}, what `bindListener` takes: `{ port, host }` or `{ path, mode }`, with `backlog` (default 4,096 here: connections
-   * wait while the listeners change hands; the kernel cuts it to its own limit).
+   * The sockets to listen on, by names of your choice. Sockets that the predecessor has open come from it; the others are opened.
+   *
+   * Beside a {@link ListenSource} it accepts the options of `bindListener`: `{ port, host }` or `{ path, mode }`, with `backlog`. The
+   * default backlog is 4,096 here, because connections wait while the listeners change hands. The kernel limits it further.
    */
   listen?: Readonly<Record<string, ListenSource | TcpListenerOptions | UnixListenerOptions>> | undefined
-  /** The permissions of the file of `path` (default 0o600). */
+  /** The permissions of the socket file at `path` (default 0o600). */
   mode?: number | undefined
   /**
-   * Decides about the process at the other end of `path`: a successor, given who has connected, or a predecessor, given who
-   * has opened `path` first (default: this process's user, and root).
+   * Decides whether the process at the other end of `path` is accepted, as successor or as predecessor (default: if it runs as this
+   * process's user or as root).
    *
-   * @param credentials of that process, as the kernel tells
+   * @param credentials the credentials of that process, from the kernel
    */
   allow?: ((credentials: Credentials) => boolean | Promise<boolean>) | undefined
   /**
-   * Gives what a successor gets beside the listeners, while this process still serves.
+   * Returns the state for a successor. It is called while this process still serves.
    *
-   * @param signal aborted if that successor does not become ready: what was held back for it goes on
+   * @param signal aborted if that successor does not become ready: resume the work that was suspended for it
    */
   state?: ((signal: AbortSignal) => Bytes | TakeoverState | Promise<Bytes | TakeoverState>) | undefined
-  /** Whether live connections of the predecessor are wanted: {@link Predecessor.connections} (default false). */
+  /** Whether this process accepts the predecessor's live connections, by {@link Predecessor.connections} (default false). */
   connections?: boolean | undefined
   /**
-   * How long to wait for a predecessor, which may be busy with another successor, and how long a successor may take until it
-   * is ready, in milliseconds (default 60,000).
+   * The time to wait for a predecessor, which may be busy with another successor, and the time within which a successor must become
+   * ready, in milliseconds (default 60,000).
    */
   timeout?: number | undefined
 }
 
-/** The options, checked. */
+/** Validated options. */
 export interface Settings {
   readonly path: Address
   readonly sources: ReadonlyMap<string, Source>
@@ -63,7 +64,7 @@ export interface Settings {
 const DEFAULT_TIMEOUT = 60_000
 const OWNER_ONLY = 0o600
 
-/** Checks the options of `takeover`. */
+/** Validates the options of `takeover`. */
 export function settingsOf(options: TakeoverOptions): Settings {
   const { path, listen = {}, mode = OWNER_ONLY, allow = isTrusted, state, connections = false } = options
   const { timeout = DEFAULT_TIMEOUT } = options
@@ -93,7 +94,7 @@ function sourcesOf(listen: object): ReadonlyMap<string, Source> {
   const names = new Map<string, string>()
   for (const [name, value] of Object.entries(listen)) {
     const source = listenerSourceOf(`options.listen.${name}`, value)
-    const isFree = 'port' in source && source.port === 0 // each is another port
+    const isFree = 'port' in source && source.port === 0 // each one is a different port
     const other = isFree ? undefined : names.get(source.name)
     if (other !== undefined) throw invalidValue(`options.listen.${name}`, `is the same as '${other}': '${source.name}'`)
     names.set(source.name, name)
