@@ -11,17 +11,9 @@ import '../socket/index.ts' // adds the casts to Descriptor
 export type { ListenSource } from '../socket/internal.ts'
 export type { ExitStatus } from './child.ts'
 export { type ConnectionsOptions, type WorkerListener, connections, listeners, serve } from './connections.ts'
-export type {
-  ConnectionCounters,
-  ExitEvent,
-  FailureEvent,
-  PauseEvent,
-  ProcessEvent,
-  SuperserverEventMap,
-  SuperserverStats,
-  WorkerState
-} from './service.ts'
+export type { ExitEvent, FailureEvent, PauseEvent, ProcessEvent, SuperserverEventMap } from './events.ts'
 export type { ResourceLimit, ServiceOptions } from './service-options.ts'
+export type { ConnectionCounters, SuperserverStats, WorkerState } from './stats.ts'
 export { type Services, type SuperserveOptions, superserve } from './superserve.ts'
 export { type CloseOptions, Superserver, type SuperserverAddress, type SuperserverOptions } from './superserver.ts'
 export { isWorker } from './worker-environment.ts'

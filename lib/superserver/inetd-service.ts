@@ -3,7 +3,8 @@ import { MAX_INT } from '../base/internal.ts'
 import { type NativeExitStatus, native } from '../native/internal.ts'
 import { exitStatusOf, spawnError } from './child.ts'
 import { NativeService } from './native-service.ts'
-import { type Events, type SuperserverStats, countersOf } from './service.ts'
+import type { Events } from './events.ts'
+import { type SuperserverStats, countersOf } from './stats.ts'
 import type { Settings } from './settings.ts'
 
 /** A service that runs a program for each connection (`nowait`), or one program for the listener (`wait`). */

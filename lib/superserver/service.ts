@@ -1,104 +1,10 @@
-import { EventEmitter } from 'node:events'
 import { superserverClosed } from './errors.ts'
-import { warnOfService, ListeningSocket, type Source } from '../socket/internal.ts'
+import { ListeningSocket, type Source } from '../socket/internal.ts'
 import type { ExitStatus } from './child.ts'
 import type { WorkerGroupEvents } from './worker-group.ts'
+import { type Events, emitFailure } from './events.ts'
 import type { Settings } from './settings.ts'
-
-/** The state of a process of a service. */
-export interface WorkerState {
-  /** The service's name. */
-  readonly service: string
-  /** The process's pid. */
-  readonly pid: number
-  /** `'starting'` until it is ready; `'draining'` while it finishes its last connections. A program of `nowait` or `wait` is `'ready'`. */
-  readonly state: 'starting' | 'ready' | 'draining'
-  /** The number of its connections; null if it accepts connections itself. */
-  readonly connections: number | null
-  /** The number of its connections that it has not acknowledged. */
-  readonly unacknowledged: number
-}
-
-/** Counters since the start. Connections that workers accept themselves are not counted. */
-export interface ConnectionCounters {
-  /** Connections accepted. */
-  accepted: number
-  /** Connections that a worker has acknowledged, or for which a program was started. */
-  acknowledged: number
-  /** Connections that ended normally: the worker reported the end, or the program exited. */
-  completed: number
-  /**
-   * Connections of a worker that died after it had acknowledged them; they were reset (TCP) or closed. Also connections for which
-   * the program could not be executed.
-   */
-  lost: number
-  /** Connections closed immediately, because their client had reached `maxPerClient` or every worker returned them. */
-  refused: number
-  /** Connections reassigned, because a worker died before it acknowledged them or returned them. */
-  handedOn: number
-  /** Processes started. */
-  spawned: number
-}
-
-/** Statistics of a superserver. */
-export interface SuperserverStats extends ConnectionCounters {
-  /** Connections that workers or programs hold now. */
-  active: number
-  /** Connections that were accepted and wait for a worker or program. */
-  waiting: number
-  /** The running processes. */
-  workers: WorkerState[]
-}
-
-/** An event about a process of a service. */
-export interface ProcessEvent {
-  /** The service's name. */
-  readonly service: string
-  /** The process's pid. */
-  readonly pid: number
-}
-
-/** An event about the exit of a process. */
-export interface ExitEvent extends ProcessEvent, ExitStatus {
-  /** The number of connections lost with it: see {@link ConnectionCounters.lost}. */
-  readonly lost: number
-}
-
-/** An event about a service that starts no process for a while. */
-export interface PauseEvent {
-  /** The service's name. */
-  readonly service: string
-  /** The length of the pause. */
-  readonly milliseconds: number
-}
-
-/** An event about a failure. */
-export interface FailureEvent {
-  /** The service's name; `'superserver'` for a failure of the whole superserver. */
-  readonly service: string
-  /** The error. */
-  readonly error: Error
-}
-
-/** The events of a {@link Superserver}. */
-export interface SuperserverEventMap {
-  /** A worker, or the program of a `wait` service, was started. */
-  spawn: [ProcessEvent]
-  /** A worker is ready. */
-  ready: [ProcessEvent]
-  /** A worker or the program of a `wait` service exited, or the program of a `nowait` service failed. */
-  exit: [ExitEvent]
-  /** A service has reached `maxSpawns` and pauses. */
-  pause: [PauseEvent]
-  /**
-   * An operation failed: a program could not be executed, the descriptor table was full, or a reload by SIGHUP failed. Without a
-   * listener for this event, each distinct failure is emitted once as a process warning.
-   */
-  failure: [FailureEvent]
-}
-
-/** The emitter of a superserver's events. */
-export type Events = EventEmitter<SuperserverEventMap>
+import type { SuperserverStats } from './stats.ts'
 
 /** A service of a superserver: its listeners and its processes. */
 export abstract class Service {
@@ -264,18 +170,3 @@ export abstract class Service {
     emitFailure(this.events, this.name, error)
   }
 }
-
-/** Emits `'failure'`, or a process warning if the event has no listener, so that no failure passes unnoticed. */
-export function emitFailure(events: Events, service: string, error: unknown): void {
-  if (events.emit('failure', { service, error: error as Error })) return
-  warnOfService(service, error)
-}
-
-/** Returns the counters of a service's state; zeros without a state. */
-export function countersOf(state?: Partial<Counters>): Counters {
-  const { accepted = 0, acknowledged = 0, completed = 0, lost = 0 } = state ?? {}
-  const { refused = 0, handedOn = 0, active = 0, waiting = 0 } = state ?? {}
-  return { accepted, acknowledged, completed, lost, refused, handedOn, active, waiting }
-}
-
-type Counters = Omit<SuperserverStats, 'spawned' | 'workers'>

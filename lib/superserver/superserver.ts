@@ -19,9 +19,10 @@ import { type ServiceState, notify } from '../systemd/index.ts'
 import { InetdService } from './inetd-service.ts'
 import { ListenerService } from './listener-service.ts'
 import { PoolService } from './pool-service.ts'
-import { type Events, type Service, type SuperserverEventMap, type SuperserverStats, emitFailure } from './service.ts'
+import { type Events, type SuperserverEventMap, emitFailure } from './events.ts'
+import type { Service } from './service.ts'
 import type { Settings } from './settings.ts'
-import { sumOf } from './stats.ts'
+import { type SuperserverStats, sumOf } from './stats.ts'
 
 /** Options of {@link superserve} beside the services. */
 export interface SuperserverOptions extends Abortable {
