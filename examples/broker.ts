@@ -1,4 +1,4 @@
-// broker ADDRESS FOLDER: lets `nobody`, and nobody else, read the logs in a folder that only root may enter.
+// broker ADDRESS FOLDER: lets the user `nobody`, and no other, read the logs in a folder that only root may enter.
 import { listen } from 'fdpass'
 import { serveBroker } from 'fdpass/broker'
 
@@ -9,7 +9,7 @@ if (address === undefined || folder === undefined) {
   process.exit(2)
 }
 
-// Whoever may connect may ask; the kernel says who it is.
+// Every process may connect. The kernel reports its credentials.
 const server = await listen(address, { mode: 0o666 })
 const service = serveBroker(server, {
   roots: [folder],

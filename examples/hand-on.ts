@@ -1,5 +1,5 @@
-// hand-on PORT FOLDER: two kinds of workers. A front looks at what comes first, and hands a connection that is for the other kind
-// on to it, with what was read. The connection is the same one, and the client notices nothing.
+// hand-on PORT FOLDER: two kinds of workers. A front worker reads the first bytes of a connection. If it is for the other kind,
+// the front hands the connection over, with the bytes that it read. The client does not notice.
 import { join } from 'node:path'
 import { type UnixSocket, connect, handOver, receiveConnection } from 'fdpass'
 import { connections, isWorker, listeners, superserve } from 'fdpass/superserver'
@@ -20,21 +20,21 @@ if (!isWorker) {
   const rooms = await connect(second!)
   for await (const connection of connections()) {
     connection.once('readable', () => {
-      const isFor = (connection.read() as Buffer | null) ?? Buffer.alloc(0)
-      connection.unshift(isFor)
-      if (!isFor.toString().startsWith('room ')) connection.end(`the front, process ${process.pid}\n`)
+      const head = (connection.read() as Buffer | null) ?? Buffer.alloc(0)
+      connection.unshift(head)
+      if (!head.toString().startsWith('room ')) connection.end(`the front, process ${process.pid}\n`)
       else handOver(rooms, connection).catch((error: Error) => connection.destroy(error))
     })
   }
 } else {
   const given = listeners()
   const server = (await given.next()).value!.fd.toUnixServer()
-  void given.next().then(() => server.close()) // the superserver wants this worker to go
-  for await (const front of server) void talk(front)
+  void given.next().then(() => server.close()) // the superserver stops this worker
+  for await (const front of server) void serveFront(front)
 }
 
-async function talk(front: UnixSocket): Promise<void> {
+async function serveFront(front: UnixSocket): Promise<void> {
   for (let one = await receiveConnection(front); one !== null; one = await receiveConnection(front)) {
-    const connection = one.on('data', (said) => connection.end(`${said} is in process ${process.pid}\n`))
+    const connection = one.on('data', (name) => connection.end(`${name} is in process ${process.pid}\n`))
   }
 }

@@ -1,4 +1,4 @@
-// http-server [PORT]: an HTTP server of several workers. It listens on port 80 as root; whoever reads what comes is `nobody`.
+// http-server [PORT]: an HTTP server with several workers. Root listens on port 80; the workers run as `nobody`.
 import { createServer } from 'node:http'
 import { isWorker, serve, superserve } from 'fdpass/superserver'
 
@@ -6,7 +6,7 @@ if (isWorker) {
   const http = createServer((request, response) => {
     response.end(`${request.url} answered by process ${process.pid}, user ${process.getuid!()}\n`)
   })
-  await serve(http) // until the superserver wants this worker to go
+  await serve(http) // until the superserver stops this worker
 } else {
   const server = await superserve({
     listen: `tcp:${process.argv[2] ?? 80}`,
@@ -19,5 +19,5 @@ if (isWorker) {
   server.on('exit', ({ pid, code, signal, lost }) => {
     console.log(`worker ${pid} has ended by ${signal ?? `code ${code}`}, with ${lost} connections`)
   })
-  console.log('listening') // SIGHUP brings new workers, SIGTERM lets all finish
+  console.log('listening') // SIGHUP replaces the workers; SIGTERM drains them and exits
 }

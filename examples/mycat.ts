@@ -1,4 +1,4 @@
-// mycat [FILE…]: cat, by way of another process, which opens each file and passes the descriptor (UNP vol. 1, 15.7).
+// mycat [FILE…]: cat(1) with a child process that opens each file and passes the descriptor (UNP vol. 1, section 15.7).
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createReadStream } from 'node:fs'
@@ -8,7 +8,7 @@ import { UnixSocket, recvFd, socketpair } from 'fdpass'
 
 const openfile = fileURLToPath(import.meta.url).replace(/mycat(?=\.\w+$)/, 'openfile')
 
-/** The file, opened by openfile; rejects with the error that openfile met. */
+/** Returns the file, opened by openfile; rejects with openfile's error. */
 async function open(path: string): Promise<NodeJS.ReadableStream> {
   const [socket, theirs] = socketpair()
   const number = theirs.release()
@@ -20,16 +20,16 @@ async function open(path: string): Promise<NodeJS.ReadableStream> {
   throw Object.assign(new Error('openfile ended'), { errno: received ? Number(Buffer.from(received.data)) : 0 })
 }
 
-function complain(about: string, { errno, message }: NodeJS.ErrnoException): void {
+function reportError(about: string, { errno, message }: NodeJS.ErrnoException): void {
   const [code, text] = getSystemErrorMap().get(errno ?? 0) ?? ['', message]
   console.error(`mycat: ${about}: ${code === 'EISDIR' ? 'Is a directory' : text[0]!.toUpperCase() + text.slice(1)}`)
   process.exitCode = 1
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  // As a shell reports a cat that SIGPIPE ended. A socket in a pipe's place may say ECONNRESET.
+  // The exit code that a shell reports after SIGPIPE. Writing to a socket may fail with ECONNRESET instead.
   if (error.code === 'EPIPE' || error.code === 'ECONNRESET') process.exit(128 + 13)
-  complain('write error', error)
+  reportError('write error', error)
   process.exit()
 })
 
@@ -39,6 +39,6 @@ for (const path of process.argv.length > 2 ? process.argv.slice(2) : ['-']) {
       if (!process.stdout.write(chunk)) await once(process.stdout, 'drain')
     }
   } catch (error) {
-    complain(path, error as NodeJS.ErrnoException)
+    reportError(path, error as NodeJS.ErrnoException)
   }
 }

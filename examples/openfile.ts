@@ -1,5 +1,5 @@
-// openfile SOCKET PATH: opens PATH and passes the descriptor over the inherited socket of that number, or, where it
-// could not be opened, the error's number and no descriptor (UNP vol. 1, 15.7).
+// openfile SOCKET PATH: opens PATH and sends the descriptor over the inherited socket with the number SOCKET. If PATH cannot
+// be opened, sends the errno without a descriptor (UNP vol. 1, section 15.7).
 import { open } from 'node:fs/promises'
 import { UnixSocket, sendFd } from 'fdpass'
 
@@ -9,7 +9,7 @@ const socket = UnixSocket.from(Number(socketNumber))
 try {
   const file = await open(path!)
   await sendFd(socket, file)
-  await file.close() // mycat has a descriptor of its own now
+  await file.close() // mycat receives a duplicate
 } catch (error) {
   const { errno } = error as NodeJS.ErrnoException
   if (errno === undefined) throw error

@@ -1,4 +1,4 @@
-// Prints who sends what, as the kernel vouches for it: UNP vol. 1, section 15.8. `read-cred PATH`.
+// read-cred PATH: prints each message with the credentials of its sender, which the kernel checks (UNP vol. 1, section 15.8).
 import { type Credentials, type UnixSocket, listen } from 'fdpass'
 
 const [path] = process.argv.slice(2)
@@ -10,7 +10,7 @@ if (path === undefined) {
 const show = ({ pid, uid, gid, groups }: Credentials) =>
   `pid ${pid ?? 'unknown'}, uid ${uid}, gid ${gid}${groups === undefined ? '' : `, groups ${groups.join(' ') || 'none'}`}`
 
-/** Who connected is one question, who sent this message another: a socket can be inherited, or passed on. */
+/** The sender of a message may differ from the process that connected: a socket can be inherited or passed on. */
 async function read(connection: UnixSocket): Promise<void> {
   console.log(`connected: ${show(connection.peer())}`)
   for await (const { data, credentials } of connection) {
@@ -19,7 +19,7 @@ async function read(connection: UnixSocket): Promise<void> {
   connection.close()
 }
 
-// Everybody may connect. What they send is told with their credentials from the first byte on.
+// Every user may connect. `credentials` makes the kernel attach the sender's credentials from the first message on.
 const server = await listen(path, { mode: 0o666, descriptors: false, credentials: true })
 console.log(`listening on ${server.address}`)
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => server.close())

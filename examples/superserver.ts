@@ -1,4 +1,4 @@
-// superserver FILE: serves what a file in JSON says, as inetd does. SIGHUP reads it again; echo.json is such a file.
+// superserver FILE: runs the services of a JSON file, such as echo.json, as inetd does. SIGHUP reads the file again.
 import { superserve } from 'fdpass/superserver'
 
 const [file] = process.argv.slice(2)

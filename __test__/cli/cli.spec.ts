@@ -56,13 +56,13 @@ const misuses: Readonly<Record<string, readonly string[]>> = {
     'tcp',
     'x'
   ],
-  "fdpass: recv: option '--count <N>' argument '0' is invalid. It must be a whole number from 1 on.": [
+  "fdpass: recv: option '--count <N>' argument '0' is invalid. It must be a whole number, at least 1.": [
     'recv',
     '--count',
     '0',
     'x'
   ],
-  "fdpass: recv: option '--wait <SECONDS>' argument 'soon' is invalid. It must be a number of seconds.": [
+  "fdpass: recv: option '--wait <SECONDS>' argument 'soon' is invalid. It must be a number of seconds, such as 2.5.": [
     'recv',
     '--wait',
     'soon',
@@ -75,22 +75,22 @@ const misuses: Readonly<Record<string, readonly string[]>> = {
     'x'
   ],
   "fdpass: send: option '--write' cannot be used with option '--append'": ['send', '--write', '--append', 'x', 'y'],
-  'fdpass: send: There is nothing to send: name a FILE, or --fd N': ['send', 'x'],
-  'fdpass: send: --listen is for connections, which datagrams have none of': [
+  'fdpass: send: Nothing to send: specify FILE or --fd N': ['send', 'x'],
+  'fdpass: send: --listen does not support --type dgram, which has no connections': [
     'send',
     '--listen',
     '--type=dgram',
     'x',
     'y'
   ],
-  'fdpass: send: --data must have a byte at least, which carries the descriptor': ['send', '--data', '', 'x', 'y'],
-  "fdpass: recv: A program comes after --, and nothing else may: 'cat'": ['recv', 'x', 'cat'],
-  "fdpass: recv: A program comes after --, and nothing else may: 'y'": ['recv', 'x', 'y', '--', 'cat'],
-  'fdpass: recv: --json is for showing: a program gets the descriptors': ['recv', '--json', 'x', '--', 'cat'],
-  'fdpass: recv: --wait goes with --connect': ['recv', '--wait', '1', 'x'],
-  'fdpass: serve: There is nothing to listen on: --listen WHERE, or --config FILE': ['serve', '--', 'cat'],
-  'fdpass: serve: There is nothing that serves: -- PROGRAM, or --config FILE': ['serve', '--listen', 'tcp:0'],
-  'fdpass: serve: --config stands alone: --max-connections is in the file': [
+  'fdpass: send: --data must not be empty on a stream: a byte carries the descriptor': ['send', '--data', '', 'x', 'y'],
+  "fdpass: recv: Expected -- before the program 'cat'": ['recv', 'x', 'cat'],
+  "fdpass: recv: Expected -- before the program 'y'": ['recv', 'x', 'y', '--', 'cat'],
+  'fdpass: recv: --json cannot be used with PROGRAM': ['recv', '--json', 'x', '--', 'cat'],
+  'fdpass: recv: --wait requires --connect': ['recv', '--wait', '1', 'x'],
+  'fdpass: serve: Nothing to listen on: specify --listen WHERE or --config FILE': ['serve', '--', 'cat'],
+  'fdpass: serve: No program to run: specify -- PROGRAM or --config FILE': ['serve', '--listen', 'tcp:0'],
+  'fdpass: serve: --config cannot be used with --max-connections: set it in the file': [
     'serve',
     '--config',
     'x',
@@ -122,9 +122,9 @@ const misuses: Readonly<Record<string, readonly string[]>> = {
   "fdpass: store: unknown command 'gte' (Did you mean get?)": ['store', 'gte'],
   "fdpass: store put: missing required argument 'NAME'": ['store', 'put', 'x'],
   "fdpass: store put: unknown option '--expire' (Did you mean --expires?)": ['store', 'put', '--expire', '1', 'x'],
-  'fdpass: store put: There is nothing to keep: name a FILE, or --fd N': ['store', 'put', 'x', 'name'],
+  'fdpass: store put: Nothing to store: specify FILE or --fd N': ['store', 'put', 'x', 'name'],
   'fdpass: store put: --expires must be more than 0': ['store', 'put', '--expires', '0', 'x', 'name', '/dev/null'],
-  "fdpass: store get: A program comes after --, and nothing else may: 'cat'": ['store', 'get', 'x', 'name', 'cat'],
+  "fdpass: store get: Expected -- before the program 'cat'": ['store', 'get', 'x', 'name', 'cat'],
   "fdpass: store delete: missing required argument 'NAME'": ['store', 'delete', 'x'],
   'fdpass: store serve: --max-fds is out of range. It must be >= 1 and <= 4000. Received type number (5000)': [
     'store',
@@ -140,7 +140,13 @@ const misuses: Readonly<Record<string, readonly string[]>> = {
     'x',
     'x'
   ],
-  'fdpass: serve: --config stands alone: --takeover is in the file': ['serve', '--config', 'y', '--takeover', 'x'],
+  'fdpass: serve: --config cannot be used with --takeover: set it in the file': [
+    'serve',
+    '--config',
+    'y',
+    '--takeover',
+    'x'
+  ],
   "fdpass: completion: command-argument value 'csh' is invalid for argument 'SHELL'. Allowed choices are bash, zsh, fish.":
     ['completion', 'csh']
 }

@@ -59,20 +59,20 @@ const ready = /^fdpass: store serve: Listening on unix:.*\.sock\n$/
 const config = { services: { echo: { listen: 'unix:/…/echo.sock', command: ['/bin/cat'] } } }
 
 const expected: Readonly<Record<string, Expectation>> = {
-  'Print two files, and what is between them': { stdout: /^hello\nand also\nhello\n$/ },
-  'Give a file to a process, which is shown what came': {
+  'Print two files with standard input between them': { stdout: /^hello\nand also\nhello\n$/ },
+  'Send a file to a process that prints what it receives': {
     stdout: new RegExp(`^"greeting\\.txt" from pid \\d+, ${user}\n  file "/.*/greeting\\.txt"\n$`)
   },
-  'Let a program append to a log that it could not open itself': {
+  'Let a program append to a log that it has no permission to open': {
     stdout: /^before\nstarted\n$/,
     files: { 'service.log': 'before\n' }
   },
-  'Send what the shell has opened, under a name; the receiver connects': {
+  'Send a descriptor that the shell opened, with a name; the receiver connects': {
     stdout: new RegExp(`^"report" from pid \\d+, ${user}\n  file "/etc/hostname"\n$`),
     needs: [existsSync('/etc/hostname'), 'needs /etc/hostname']
   },
-  'Run a program with a file that somebody else has opened': { stdout: /^greeting\.txt:\nhello\n$/ },
-  'Take two files from root only, and tell a program of them in JSON': {
+  'Run a program with a file that another process opened': { stdout: /^greeting\.txt:\nhello\n$/ },
+  'Receive two files, from root only, and write a line of JSON for each': {
     needs: [isRoot && existsSync('/etc/hostname'), 'needs root, and /etc/hostname'],
     stdout: /^\{.*\}\n\{.*\}\n$/,
     after(t, folder) {
@@ -82,7 +82,7 @@ const expected: Readonly<Record<string, Expectation>> = {
       t.deepEqual(received[0].sender.uid, 0)
     }
   },
-  'Four processes without rights answer on a privileged port': {
+  'Serve a privileged port with four unprivileged processes': {
     needs: [isRoot && (await isFree(80)), 'needs root, and port 80 free'],
     files: { 'server.mjs': worker },
     async ask(t, running) {
@@ -93,13 +93,13 @@ const expected: Readonly<Record<string, Expectation>> = {
       for (const process of processes) t.regex(process, /^\d+ 65534$/)
     }
   },
-  'Run a program for each connection, no more than 20 at a time': {
+  'Run a program for each connection, at most 20 at a time': {
     async ask(t, running, folder) {
       await running.printed(/Listening on unix:.*\/echo\.sock\n/)
       t.is(await say(join(folder, 'echo.sock'), 'hello'), 'hello')
     }
   },
-  'Serve what a file describes, and print what happens': {
+  'Serve what a file describes, and print events': {
     files: { 'services.json': JSON.stringify(config) },
     async ask(t, running, folder) {
       const line = await running.printed(/.*\n/)
@@ -112,7 +112,7 @@ const expected: Readonly<Record<string, Expectation>> = {
       t.is(await say(join(folder, 'echo.sock'), 'hello'), 'hello')
     }
   },
-  'Serve; the same line with a new server.mjs takes over, and refuses nobody': {
+  'Serve; repeat the line to replace server.mjs without refusing connections': {
     files: { 'server.mjs': worker },
     async ask(t, running, folder) {
       await running.printed(/Listening on unix:.*\/web\.sock\n/)
@@ -120,18 +120,18 @@ const expected: Readonly<Record<string, Expectation>> = {
       t.regex(await say(join(folder, 'web.sock'), request), /^HTTP\/1\.1 200 OK\r\n/)
     }
   },
-  'A log stays open while programs come and go': { stdout: /^started\nended\n$/, stderr: ready },
-  'Keep what root and the user nobody put': {
+  'Keep a log open between runs of a program': { stdout: /^started\nended\n$/, stderr: ready },
+  'Serve root and the user nobody': {
     async ask(_t, running) {
       await running.printed(ready)
     }
   },
-  'Keep a file for an hour; who gets it needs no right to open it': { stdout: /^hello\n$/, stderr: ready },
-  'Each run of a program goes on in a file where the one before it ended': {
+  'Keep a file for an hour; clients need no permission to open it': { stdout: /^hello\n$/, stderr: ready },
+  'Let each run of a program continue in a file where the previous run ended': {
     stdout: /^run 1\nrun 2\nrun 3\n$/,
     stderr: ready
   },
-  'Show what is kept': {
+  'List the entries of a store': {
     stdout: new RegExp(
       '^MODE {6,}UID  GID  EXPIRES  KINDS {18}NAME\n' +
         `rw-r----- +${process.getuid?.()} +${process.getgid?.()} +never  file {19}greeting\n` +
@@ -139,13 +139,13 @@ const expected: Readonly<Record<string, Expectation>> = {
     ),
     stderr: ready
   },
-  'Keep nothing any more': { stdout: /^$/, stderr: ready },
-  'Complete in this bash; its start-up files can have the same line': {
+  'Delete an entry': { stdout: /^$/, stderr: ready },
+  'Enable completion in this bash; add the line to ~/.bashrc to keep it': {
     shell: 'bash',
     needs: [runs('bash', '--version'), 'needs bash'],
     stdout: /^$/
   },
-  'Complete in every zsh and fish': {
+  'Enable completion in every zsh and fish': {
     stdout: /^$/,
     after(t, folder) {
       t.regex(readFileSync(join(folder, '.zsh/completions/_fdpass'), 'utf8'), /^#compdef fdpass\n/)

@@ -189,7 +189,7 @@ test('recv --count takes messages of several connections, and ends where one con
   )
   const sending = fdpass(t, ['send', '--listen', './x.sock', 'a'], { cwd })
   const { code, stderr } = await fdpass(t, ['recv', '--connect', '--wait', '20', '--count', '2', './x.sock'], { cwd })
-  t.deepEqual({ code, stderr }, { code: 1, stderr: 'fdpass: recv: The connection has ended after 1 of 2 messages\n' })
+  t.deepEqual({ code, stderr }, { code: 1, stderr: 'fdpass: recv: The connection closed after 1 of 2 messages\n' })
   t.is((await sending).code, 0)
 })
 

@@ -54,7 +54,7 @@ test('The exit status of the program is that of recv, and standard input is the 
     code: 1,
     signal: null,
     stdout: '',
-    stderr: 'fdpass: recv: No descriptor has come\n'
+    stderr: 'fdpass: recv: No descriptor was received\n'
   })
 })
 

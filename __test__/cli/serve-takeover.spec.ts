@@ -84,7 +84,7 @@ for (const [kind, programOf] of Object.entries(served)) {
         t.is((await once(long, 'data'))[0], 'begun')
         const next = await start(`v${version}`)
         t.is(next.to, to)
-        await running.printed(/^fdpass: serve: Another one has taken over\n/m)
+        await running.printed(/^fdpass: serve: Another process has taken over\n/m)
         t.is(running.child.exitCode, null) // it finishes what is open
         let answered = await ask(to, 'now')
         if (kind === 'workers that get the listener') {
@@ -165,7 +165,7 @@ onLinux('A signal ends serve at once when the next one has taken over, by that s
   long.on('error', () => {}).write('begin')
   await once(long, 'data')
   await start()
-  await first.printed(/Another one has taken over/)
+  await first.printed(/Another process has taken over/)
   first.child.kill('SIGTERM')
   t.is((await first.ended).signal, 'SIGTERM')
   t.regex(await ask(join(cwd, 'x.sock'), 'next'), / next$/)

@@ -186,7 +186,7 @@ onLinux('serve drains open connections for no longer than --drain-timeout', asyn
   running.child.kill('SIGTERM')
   const { signal, stderr } = await running.ended
   t.is(signal, 'SIGTERM')
-  t.regex(stderr, /\nfdpass: serve: Process \d+ has ended by SIGKILL; 1 connections were lost\n$/)
+  t.regex(stderr, /\nfdpass: serve: Process \d+ ended by SIGKILL; 1 connections were lost\n$/)
 })
 
 onLinux('SIGHUP has serve read its file again, and puts new workers in the place of the old ones', async (t) => {

@@ -24,7 +24,7 @@ test('serve keeps no more than its limits', async (t) => {
 const refusal = (verb: string, name: string) => ({
   ...done,
   code: 1,
-  stderr: `fdpass: store ${verb}: ${name}: Its owner does not allow that\n`
+  stderr: `fdpass: store ${verb}: ${name}: The permissions of the entry deny this\n`
 })
 
 asRoot('What others may do is what --mode says, and --max-per-user is a limit to them', async (t) => {
@@ -44,7 +44,7 @@ asRoot('What others may do is what --mode says, and --max-per-user is a limit to
   t.is((await other('put', '--replace', 'group', 'b')).code, 0)
   t.is((await ask(t, cwd, 'get', 'group')).stdout, 'content of b')
   t.is((await other('put', 'theirs', 'a')).code, 0)
-  const limit = 'fdpass: store put: more: A user may have at most 2 descriptors kept\n'
+  const limit = 'fdpass: store put: more: The store keeps at most 2 descriptors kept\n'
   t.deepEqual(await other('put', 'more', 'a'), { ...done, code: 1, stderr: limit })
 })
 
@@ -102,7 +102,7 @@ for (const [title, args] of [
       const next = await serve(t, cwd, args)
       const ended = await running.ended
       t.deepEqual([ended.code, ended.signal], [0, null])
-      t.regex(ended.stderr, /^.*Listening.*\nfdpass: store serve: Another one has taken over\n$/)
+      t.regex(ended.stderr, /^.*Listening.*\nfdpass: store serve: Another process has taken over\n$/)
       running = next
     }
     ending.abort()

@@ -102,7 +102,7 @@ test('put opens files as send does, and takes what the shell has opened', async 
 test('put keeps an existing entry, unless --replace is given', async (t) => {
   const cwd = await withStore(t)
   t.is((await ask(t, cwd, 'put', 'x', 'a')).code, 0)
-  const stderr = 'fdpass: store put: x: Something is kept under the name\n'
+  const stderr = 'fdpass: store put: x: An entry of this name exists\n'
   t.deepEqual(await ask(t, cwd, 'put', 'x', 'b'), { ...done, code: 1, stderr })
   t.is((await ask(t, cwd, 'get', 'x')).stdout, 'content of a')
   t.deepEqual(await ask(t, cwd, 'put', '--replace', 'x', 'b'), done)
@@ -138,10 +138,10 @@ onLinux('get reports why an entry cannot be printed, and --remove loses nothing 
   t.is((await ask(t, cwd, 'put', 'two', 'a', 'b')).code, 0)
   const entries = await listed(t, cwd)
   for (const [name, reason] of [
-    ['listener', 'This is a tcp-listener, which cannot be copied: give it to a program, after --'],
-    ['folder', 'This is a directory, which cannot be copied: give it to a program, after --'],
-    ['log', 'This is not open to be read: give it to a program, after --'],
-    ['two', 'These are 2 descriptors: give them to a program, after --']
+    ['listener', 'This is a tcp-listener, which cannot be printed: pass it to a program, after --'],
+    ['folder', 'This is a directory, which cannot be printed: pass it to a program, after --'],
+    ['log', 'This is not open for reading: pass it to a program, after --'],
+    ['two', 'These are 2 descriptors: pass them to a program, after --']
   ] as const) {
     for (const args of [[], ['--remove']]) {
       const ended = await ask(t, cwd, 'get', ...args, name)
@@ -169,7 +169,7 @@ test('A program that get runs has the descriptors, and their name, and its exit 
   t.deepEqual(await ask(t, cwd, 'get', 'pair', '--', 'cat'), {
     ...done,
     code: 1,
-    stderr: 'fdpass: store get: pair: Nothing is kept under the name\n'
+    stderr: 'fdpass: store get: pair: There is no entry of this name\n'
   })
 })
 
@@ -179,7 +179,7 @@ test('Of several that get something with --remove at the same time, one gets it'
     t.is((await ask(t, cwd, 'put', 'job', 'a')).code, 0)
     const all = await Promise.all(Array.from({ length: 4 }, () => ask(t, cwd, 'get', '--remove', 'job', ...program)))
     t.is(all.filter(({ code, stdout }) => code === 0 && stdout === 'content of a').length, 1)
-    const missing = all.filter(({ stderr }) => stderr === 'fdpass: store get: job: Nothing is kept under the name\n')
+    const missing = all.filter(({ stderr }) => stderr === 'fdpass: store get: job: There is no entry of this name\n')
     t.is(missing.length, 3)
     t.deepEqual(await listed(t, cwd), [])
   }
@@ -222,7 +222,7 @@ test('list shows a table, or lines of JSON with what the options of put take', a
 test('delete deletes what it can, and reports the rest', async (t) => {
   const cwd = await withStore(t)
   for (const name of ['x', 'y', 'z']) t.is((await ask(t, cwd, 'put', name, 'a')).code, 0)
-  const stderr = 'fdpass: store delete: no: Nothing is kept under the name\n'
+  const stderr = 'fdpass: store delete: no: There is no entry of this name\n'
   t.deepEqual(await ask(t, cwd, 'delete', 'x', 'no', 'z'), { ...done, code: 1, stderr })
   t.deepEqual(
     (await listed(t, cwd)).map(({ name }) => name),

@@ -119,7 +119,7 @@ onlyIf(isRoot && isLinux, 'needs root, to be somebody else')(
     await using server = await listen(join(cwd, 'x.sock'))
     const { code, stderr } = await send(t, cwd, ['--allow-uid', '1', 'a'])
     t.is(code, 1)
-    t.regex(stderr, /\nfdpass: send: The socket is of a user who is not allowed\n$/)
+    t.regex(stderr, /\nfdpass: send: The socket belongs to a user that --allow-uid does not list\n$/)
     using _socket = await server.accept()
   }
 )

@@ -9,21 +9,21 @@ import { CHUNK_SIZE, copyToStdout, checkIsNotStdout } from './stdout.ts'
 export function define(command: CliCommand): void {
   command
     .usage('[FILE...]')
-    .argument('[FILE...]', "The files, in the order in which they are printed; '-' is standard input, and so is none.")
+    .argument('[FILE...]', "The files to print, in order; '-' is standard input, which is the default.")
     .description(
-      'Copy files to standard output, as cat(1) does. Another process opens each of them and passes the descriptor; this one ' +
-        'opens nothing. A file that cannot be opened is reported, and the next one follows.'
+      'Copies files to standard output, as cat(1) does. A child process opens each file and passes the descriptor. A file ' +
+        'that cannot be opened is reported, and the next one is copied.'
     )
     .addExample(
       `
-# Print two files, and what is between them
+# Print two files with standard input between them
 echo hello > greeting.txt
 echo 'and also' | fdpass cat greeting.txt - greeting.txt`
     )
     .action(cat)
 }
 
-/** The process that opens files. */
+/** The child process that opens files. */
 class Openfile implements Disposable {
   readonly #channel: Channel<string>
 
@@ -40,7 +40,7 @@ class Openfile implements Disposable {
   }
 
   async open(path: string): Promise<Descriptor> {
-    // The path of a descriptor means another one there: bash's <(…) gives such a path.
+    // In the child, /dev/fd/N is another descriptor. Bash's <(…) passes such a path.
     const own = process.platform === 'linux' ? /^\/(?:dev|proc\/self)\/fd\/(\d+)$/.exec(path)?.[1] : undefined
     const { fds } = await this.#channel.request(own === undefined ? path : `/proc/${process.pid}/fd/${own}`)
     return fds[0]!
@@ -69,7 +69,7 @@ async function cat(files: readonly string[]): Promise<void> {
       reportError(`cat: ${path}`, Object.assign(new Error(message), { code, errno }))
       process.exitCode = FAILED
       if (code !== 'ECONNRESET') continue
-      openfile?.[Symbol.dispose]() // it was killed: the next file is another one's
+      openfile?.[Symbol.dispose]() // the child died: start another one for the next file
       openfile = undefined
     }
   }

@@ -1,17 +1,17 @@
 import { Command } from 'commander'
 
-/** Exit codes, and what they mean. */
+/** The meanings of exit codes. */
 type ExitCodes = Readonly<Record<number, string>>
 
-/** Those of all commands. */
+/** The exit codes of all commands. */
 const common: ExitCodes = {
-  0: 'Done.',
-  1: 'Something has failed; standard error says what.',
-  2: 'The command line cannot be understood.',
-  141: 'Nobody reads standard output any more (128 and the number of SIGPIPE).'
+  0: 'Success.',
+  1: 'Failure; standard error has the reason.',
+  2: 'Invalid command line.',
+  141: 'The reader of standard output closed it (128 plus SIGPIPE).'
 }
 
-/** A command with what commander has no place for: exit codes; and examples, which are scripts that work as they are printed. */
+/** A command with exit codes and examples in its help. Each example is a script that runs as printed. */
 export class CliCommand extends Command {
   readonly examples: string[] = []
   exitCodes: ExitCodes = common
@@ -25,40 +25,40 @@ export class CliCommand extends Command {
     return new CliCommand(name)
   }
 
-  /** Adds a script, whose first line is a comment that says what it does. */
+  /** Adds an example: a script whose first line is a comment with its title. */
   addExample(script: string): this {
     this.examples.push(script.trim())
     return this
   }
 
-  /** Adds exit codes of this command's own. */
+  /** Adds exit codes that only this command has. */
   addExitCodes(codes: ExitCodes): this {
     this.exitCodes = { ...this.exitCodes, ...codes }
     return this
   }
 
-  /** Its name behind `fdpass`: `store put`; empty for `fdpass` itself. */
+  /** The command's full name without `fdpass`, such as `store put`; empty for `fdpass` itself. */
   get fullName(): string {
     const { parent } = this
     if (parent === null) return ''
     return `${(parent as CliCommand).fullName} ${this.name()}`.trimStart()
   }
 
-  /** The commands below this one, without `help`. */
+  /** The direct subcommands, without `help`. */
   get subcommands(): readonly CliCommand[] {
     return this.commands.filter((command) => command.name() !== 'help') as CliCommand[]
   }
 
-  /** This command, and all that are below it. */
+  /** This command and all its descendants. */
   get descendants(): readonly CliCommand[] {
     return [this, ...this.subcommands.flatMap((command) => command.descendants)]
   }
 
-  /** What stands below the options. */
+  /** Returns the part of the help after the options. */
   #helpBelow(): string {
     const codes = Object.entries(this.exitCodes).map(([code, meaning]) => `  ${code.padEnd(5)} ${meaning}`)
     const scripts = this.examples.map((script) => script.replace(/^/gm, '  '))
-    const more = `${`fdpass ${this.fullName}`.trim()} COMMAND --help tells more of each, and so does fdpass(1).`
+    const more = `${`fdpass ${this.fullName}`.trim()} COMMAND --help describes each command; see also fdpass(1).`
     return [
       ...(scripts.length > 0 ? ['', 'Examples:', scripts.join('\n\n')] : []),
       '',

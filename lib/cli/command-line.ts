@@ -6,17 +6,17 @@ interface Entry {
   readonly load: () => Promise<{ define: (command: CliCommand, buildComplete: () => Promise<CliCommand>) => void }>
 }
 
-/** All commands, in the order of the help. Each is loaded only where it is used. */
+/** All commands, in the order of the help. A command's module is loaded only if it is used. */
 const commands: Readonly<Record<string, Entry>> = {
-  cat: { summary: 'Print files that another process opens and passes', load: () => import('./cat.ts') },
+  cat: { summary: 'Print files that a child process opens', load: () => import('./cat.ts') },
   send: { summary: 'Send open files over a Unix domain socket', load: () => import('./send.ts') },
-  recv: { summary: 'Receive descriptors, show them or give them to a program', load: () => import('./recv.ts') },
-  serve: { summary: 'Listen, and have programs or workers serve', load: () => import('./serve.ts') },
+  recv: { summary: 'Receive descriptors, and print them or run a program with them', load: () => import('./recv.ts') },
+  serve: { summary: 'Listen, and run programs or workers for the connections', load: () => import('./serve.ts') },
   store: { summary: 'Keep descriptors for other processes, by name', load: () => import('./store/store.ts') },
-  completion: { summary: 'Print completions for a shell', load: () => import('./completion.ts') }
+  completion: { summary: 'Print a completion script for a shell', load: () => import('./completion.ts') }
 }
 
-/** The command line as a whole; of its commands those that are `wanted` are complete, and the others have a name and a summary. */
+/** Builds the whole command line. Commands that are not `wanted` have a name and a summary only. */
 export async function buildProgram(wanted: (name: string) => boolean): Promise<CliCommand> {
   const { version } = createRequire(import.meta.url)('fdpass/package.json') as { version: string }
   const root = new CliCommand('fdpass')

@@ -5,15 +5,15 @@ export function define(command: CliCommand, buildComplete: () => Promise<CliComm
   command
     .usage('SHELL')
     .addArgument(new Argument('<SHELL>', 'The shell.').choices(Object.keys(scripts)))
-    .description('Print a script by which a shell completes the commands and options of fdpass.')
+    .description('Prints a script with which a shell completes the commands and options of fdpass.')
     .addExample(
       `
-# Complete in this bash; its start-up files can have the same line
+# Enable completion in this bash; add the line to ~/.bashrc to keep it
 eval "$(fdpass completion bash)"`
     )
     .addExample(
       `
-# Complete in every zsh and fish
+# Enable completion in every zsh and fish
 mkdir -p ~/.zsh/completions ~/.config/fish/completions
 fdpass completion zsh > ~/.zsh/completions/_fdpass
 fdpass completion fish > ~/.config/fish/completions/fdpass.fish`
@@ -27,14 +27,14 @@ const scripts = { bash, zsh, fish }
 
 const optionsOf = (command: CliCommand) => command.createHelp().visibleOptions(command)
 const flagsOf = ({ short, long }: Option) => [short, long].filter((flag) => flag !== undefined)
-/** What completes the values of these options; others have choices, or nothing that a shell knows. */
+/** The completions for the values of options. Other options have choices, or no completions. */
 const sources: Readonly<Record<string, { readonly bash?: string; readonly zsh: string; readonly fish: string }>> = {
   '--user': { bash: '-u', zsh: '_users', fish: '(__fish_complete_users)' },
   '--group': { bash: '-g', zsh: '_groups', fish: '(__fish_complete_groups)' },
   '--cwd': { zsh: '_directories', fish: '(__fish_complete_directories)' },
   '--config': { zsh: '_files', fish: '(__fish_complete_path)' }
 }
-/** The words that an operand can be; those of a command with others below it are their names. */
+/** Returns the words that complete an operand: the choices of an argument, or the names of subcommands. */
 const choicesOf = (command: CliCommand) => [
   ...command.subcommands.map((each) => each.name()),
   ...(command.subcommands.length > 0 ? ['help'] : []),
@@ -79,7 +79,7 @@ complete -o bashdefault -o default -F _fdpass fdpass
 
 const zshQuote = (text: string) => text.replaceAll("'", "'\\''")
 
-/** What completes the words behind a command, in zsh. */
+/** Returns the zsh code that completes the words after a command. */
 function zshOf(command: CliCommand): string {
   const specs = optionsOf(command).map((option) => {
     const flags = flagsOf(option)

@@ -5,7 +5,7 @@ import type { CliCommand } from './cli-command.ts'
 import { CliError } from './errors.ts'
 import { repeatable, integerFrom } from './option-parsers.ts'
 
-/** How files are opened, and what is open already. */
+/** The options that select how files are opened, and inherited descriptors. */
 export interface FileOptions {
   readonly fd?: readonly number[]
   readonly write?: true
@@ -13,7 +13,7 @@ export interface FileOptions {
   readonly readWrite?: true
 }
 
-/** Something that is open, and its name. */
+/** An open file or descriptor, and its name. */
 export interface OpenFile {
   readonly name: string
   readonly source: FileHandle | number
@@ -26,25 +26,22 @@ const modes = {
   readWrite: constants.O_RDWR | constants.O_CREAT
 } as const
 
-/** Adds the operand and the options that name files. */
+/** Adds the operand and the options for files. */
 export function defineFiles(command: CliCommand): CliCommand {
   return command
-    .argument('[FILE...]', "What to open, to be read unless an option says otherwise; '-' is standard input.")
-    .option(
-      '--fd <N>',
-      'Take descriptor N too, which the shell has opened; several times for several.',
-      repeatable(integerFrom(0))
-    )
+    .argument('[FILE...]', "A file to open, for reading unless an option changes that; '-' is standard input.")
+    .option('--fd <N>', 'Also use descriptor N, which the shell opened. Repeatable.', repeatable(integerFrom(0)))
     .addOption(
-      new Option('--write', 'Open to be written, made or emptied first, as > does.').conflicts(['append', 'readWrite'])
+      new Option('--write', 'Open for writing; create or truncate the file, as > does.').conflicts([
+        'append',
+        'readWrite'
+      ])
     )
-    .addOption(
-      new Option('--append', 'Open to be appended to, made first where missing, as >> does.').conflicts('readWrite')
-    )
-    .option('--read-write', 'Open to be read and written, made first where missing, as <> does.')
+    .addOption(new Option('--append', 'Open for appending; create a missing file, as >> does.').conflicts('readWrite'))
+    .option('--read-write', 'Open for reading and writing; create a missing file, as <> does.')
 }
 
-/** Opens all files, has something done with them and the descriptors that the shell has opened, and closes the files. */
+/** Opens all files, calls `use` with them and the inherited descriptors, then closes the files. */
 export async function withFiles<T>(
   files: readonly string[],
   options: FileOptions,
@@ -53,7 +50,7 @@ export async function withFiles<T>(
   const mode = options.write ? 'write' : options.append ? 'append' : options.readWrite ? 'readWrite' : 'read'
   const items: OpenFile[] = []
   try {
-    // Before signals are listened to: opening a FIFO waits, and nothing but a signal ends that.
+    // Before signal handlers are installed: opening a FIFO blocks, and only a signal's default action ends that.
     for (const name of files) {
       items.push(name === '-' ? { name: 'stdin', source: 0 } : { name, source: await open(name, modes[mode]) })
     }
@@ -67,7 +64,7 @@ export async function withFiles<T>(
   }
 }
 
-/** What a descriptor is, as /proc tells; empty where it is not open. */
+/** Returns what /proc reports a descriptor to be; empty if it is not open. */
 function linkOf(fd: number | string): string {
   try {
     return readlinkSync(`/proc/self/fd/${fd}`)
@@ -76,11 +73,11 @@ function linkOf(fd: number | string): string {
   }
 }
 
-/** Throws for a number that is open, but Node's own: whoever forgot to redirect it would send that. */
+/** Throws for a descriptor that is not open, or that Node opened for itself: the user forgot to redirect it. */
 function checkInherited(fd: number): void {
   if (process.platform !== 'linux') return
   const link = linkOf(fd)
-  // What libuv makes for itself: a pipe both of whose ends are here, and what only an event loop uses.
+  // libuv opens pipes for itself, both ends of which are in this process, and descriptors for its event loop.
   const isOwnPipe =
     link.startsWith('pipe:') && readdirSync('/proc/self/fd').filter((other) => linkOf(other) === link).length > 1
   if (link === '' || isOwnPipe || /^anon_inode:\[(?:eventpoll|eventfd|io_uring)\]$/.test(link)) {

@@ -2,18 +2,18 @@ import { accessSync, constants, statSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { CliError, usageError } from './errors.ts'
 
-// The exit codes of env(1), nohup(1) and the shells.
+// The exit codes that env(1), nohup(1) and shells use.
 const CANNOT_BE_EXECUTED = 126
 const NOT_FOUND = 127
 
-/** Throws unless a program among the operands comes right after `--`: what is a program, and what its options, is never guessed. */
+/** Throws unless the operands of a program follow `--` directly. Without it an option of the program could be taken for one of fdpass. */
 export function checkSeparator(program: readonly string[]): void {
   if (program.length > 0 && process.argv.at(-program.length - 1) !== '--') {
-    throw usageError(`A program comes after --, and nothing else may: '${program[0]}'`)
+    throw usageError(`Expected -- before the program '${program[0]}'`)
   }
 }
 
-/** The path of a program, which is searched for as execvp(3) does. */
+/** Returns the path of a program, searched in PATH as execvp(3) does. */
 export function findProgram(program: string): string {
   const folders = program.includes('/') ? [''] : (process.env.PATH ?? '/usr/bin:/bin').split(delimiter)
   const found = folders.map((folder) => (program.includes('/') ? program : join(folder || '.', program))).filter(isFile)

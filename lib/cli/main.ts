@@ -9,17 +9,17 @@ import { buildProgram } from './command-line.ts'
 const given = process.argv.slice(2)
 const args = given[0] === 'help' && given[1] !== undefined ? [...given.slice(1), '--help'] : given
 const [name = ''] = args
-/** Which command it is that has something to complain about. */
+/** The command that error messages name. */
 let about = name
 
-// As a shell reports what SIGPIPE ended. A socket in a pipe's place may say ECONNRESET.
+// The exit code that a shell reports after SIGPIPE. Writing to a socket may fail with ECONNRESET instead.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE' || error.code === 'ECONNRESET') process.exit(128 + constants.signals.SIGPIPE)
   reportError(`${about}: write error`, error)
   process.exit(FAILED)
 })
 
-// Whoever reads no complaints is no reason to end.
+// A closed standard error does not end the command.
 process.stderr.on('error', () => {})
 
 function end(error: unknown): void {
@@ -27,7 +27,7 @@ function end(error: unknown): void {
   if (signalError !== undefined) {
     process.kill(process.pid, signalError.signal)
   } else if (error instanceof CommanderError) {
-    process.exitCode = error.exitCode === 0 ? 0 : USAGE // it has printed what is to be said
+    process.exitCode = error.exitCode === 0 ? 0 : USAGE // commander has printed the message
   } else {
     reportError(about, error)
     process.exitCode = exitCodeOf(error)
@@ -47,7 +47,7 @@ try {
       outputError: (text, write) => {
         const { fullName } = command
         const [problem, ...hints] = text.trim().split('\n')
-        // The help of a command line without a command comes this way too.
+        // commander also writes the help of a command line without a command here.
         if (!problem!.startsWith('error: ')) return write(text)
         const hint = hints.length > 0 ? ` ${hints.join(' ')}` : ''
         const where = fullName === '' ? '' : `${fullName}: `

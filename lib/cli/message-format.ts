@@ -2,7 +2,7 @@ import { readlinkSync } from 'node:fs'
 import type { Credentials, Descriptor, Message } from 'fdpass'
 import { displayAddress } from './errors.ts'
 
-/** What is known of a descriptor. */
+/** Returns a descriptor's kind, and its path or address if known. */
 function describe(descriptor: Descriptor): { kind: string; path?: string; address?: string } {
   const { kind } = descriptor
   const { address } = descriptor
@@ -19,7 +19,7 @@ function describe(descriptor: Descriptor): { kind: string; path?: string; addres
   }
 }
 
-/** Data as text; undefined where they are none. */
+/** Returns data as text; undefined if it is not valid UTF-8. */
 export function decodeUtf8(data: Uint8Array): string | undefined {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(data)
@@ -28,7 +28,7 @@ export function decodeUtf8(data: Uint8Array): string | undefined {
   }
 }
 
-/** A message as a line of JSON. */
+/** Returns a message as a line of JSON. */
 export function formatJson(message: Message, sender: Credentials | undefined): string {
   const text = decodeUtf8(message.data)
   const { pid = null, uid = null, gid = null } = sender ?? {}
@@ -41,7 +41,7 @@ export function formatJson(message: Message, sender: Credentials | undefined): s
   })
 }
 
-/** A message as text. */
+/** Returns a message as text for a terminal. */
 export function formatText(message: Message, sender: Credentials | undefined): string {
   const text = decodeUtf8(message.data)
   const data = text === undefined ? `base64 ${Buffer.from(message.data).toString('base64')}` : quote(text)
@@ -55,7 +55,7 @@ export function formatText(message: Message, sender: Credentials | undefined): s
 
 const escape = (character: string) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
 
-/** A text that does nothing to a terminal. */
+/** Returns a text in quotes, without control characters that would affect a terminal. */
 function quote(text: string): string {
   return JSON.stringify(text).replace(/[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g, escape)
 }

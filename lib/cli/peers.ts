@@ -15,7 +15,7 @@ import type { CliCommand } from './cli-command.ts'
 import { CliError, reportError } from './errors.ts'
 import { repeatable, integerFrom, parseOctal, parseSeconds } from './option-parsers.ts'
 
-/** What `send` and `recv` know of who is at the other end. */
+/** The options of `send` and `recv` about the socket and its peer. */
 export interface PeerOptions extends AncillaryOptions {
   readonly type: SocketType
   readonly wait?: number
@@ -23,54 +23,46 @@ export interface PeerOptions extends AncillaryOptions {
   readonly allowUid?: readonly number[]
 }
 
-/** How long to wait until a socket is looked for once more, in milliseconds. */
+/** The delay before connecting again, in milliseconds. */
 const RETRY_DELAY_MS = 20
 
-/** The address that an operand names: `@name` is abstract, as in ss(8) and systemd; `./@name` is a path. */
+/** Returns the address of an operand: `@name` is abstract, as in ss(8) and systemd; `./@name` is a path. */
 export function addressOf(operand: string): Address {
   return operand.replace(/^@/, '\0')
 }
 
-/** Adds the operand that names a socket. */
+/** Adds the SOCKET operand. */
 export function defineSocket(command: CliCommand): CliCommand {
   return command.argument(
     'SOCKET',
-    "The socket's path, or '@NAME' for one in the abstract space; a path that begins with @ is './@…'."
+    "The socket's path, or '@NAME' for an abstract address. Write './@NAME' for a path that begins with @."
   )
 }
 
-/** Adds how long who connects waits. */
+/** Adds the `--wait` option of commands that connect. */
 export function defineWait(command: CliCommand): CliCommand {
   return command.option(
     '--wait <SECONDS>',
-    'How long to wait for somebody to listen (default: not at all).',
+    'Wait up to SECONDS for a process to listen on SOCKET (default: do not wait).',
     parseSeconds
   )
 }
 
-/** Adds who may use a socket. */
+/** Adds the options that restrict access to a socket. */
 export function defineAccess(command: CliCommand): CliCommand {
   return command
-    .option(
-      '--socket-mode <MODE>',
-      "The permissions of the socket's file where it is made here, such as 660.",
-      parseOctal
-    )
-    .option(
-      '--allow-uid <UID>',
-      'Have nothing to do with other users than this one; several times for several.',
-      repeatable(integerFrom(0))
-    )
+    .option('--socket-mode <MODE>', "Set the permissions of the socket's file, such as 660.", parseOctal)
+    .option('--allow-uid <UID>', 'Accept only this user as the peer. Repeatable.', repeatable(integerFrom(0)))
 }
 
-/** Adds the operand and the options that `send` and `recv` share. */
+/** Adds the SOCKET operand and the options that `send` and `recv` share. */
 export function definePeer(command: CliCommand): CliCommand {
   const types = ['stream', 'seqpacket', 'dgram']
-  const type = new Option('--type <TYPE>', "The socket's type.").choices(types).default('stream')
+  const type = new Option('--type <TYPE>', 'Set the type of the socket.').choices(types).default('stream')
   return defineAccess(defineWait(defineSocket(command).addOption(type)))
 }
 
-/** Connects, as soon as somebody listens. */
+/** Calls `attempt` again while no process listens, for at most `wait` milliseconds. */
 export async function waitForListener<T>(
   wait: number | undefined,
   signal: AbortSignal,
@@ -88,23 +80,23 @@ export async function waitForListener<T>(
   }
 }
 
-/** Connects to whoever listens, if that is somebody who is allowed. */
+/** Connects to a socket; throws if its user is not allowed. */
 export async function connectAllowed(address: Address, options: PeerOptions, signal: AbortSignal): Promise<UnixSocket> {
   const { type, credentials, wait } = options
   const socket = await waitForListener(wait, signal, () => connect(address, { type, credentials, signal }))
   if (type === 'dgram' || isPeerAllowed(options, socket.peer())) return socket
   socket.close()
-  throw new CliError('The socket is of a user who is not allowed')
+  throw new CliError('The socket belongs to a user that --allow-uid does not list')
 }
 
-/** Listens for those who may connect. */
+/** Listens, and accepts connections of allowed users. */
 export function listenFor(address: Address, options: PeerOptions): Promise<UnixServer> {
   const { type, socketMode: mode, credentials } = options
   const allow = (peer: Credentials) => isPeerAllowed(options, peer)
   return listen(address, { type, mode, allow, credentials } as ListenOptions)
 }
 
-/** Whether somebody is among the users who are allowed; says so where not. */
+/** Whether a peer's user is allowed. Reports a rejected peer. */
 export function isPeerAllowed({ allowUid }: Pick<PeerOptions, 'allowUid'>, { pid, uid }: Credentials): boolean {
   if (allowUid === undefined || allowUid.includes(uid)) return true
   reportError('Refused', new CliError(`user ${uid}, process ${pid ?? 'unknown'}`))

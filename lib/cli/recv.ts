@@ -19,28 +19,24 @@ export function define(command: CliCommand): void {
     .usage('[OPTION...] SOCKET [-- PROGRAM [ARGUMENT...]]')
     .argument(
       '[PROGRAM...]',
-      'A program and its arguments. It gets the descriptors from 3 on, as systemd passes them (LISTEN_PID, LISTEN_FDS), named ' +
-        'after the data (LISTEN_FDNAMES).'
+      'The program to run, and its arguments. It inherits the descriptors from 3 on, as with systemd (LISTEN_PID, ' +
+        'LISTEN_FDS), named after the data (LISTEN_FDNAMES).'
     )
     .description(
-      'Listen on SOCKET, and receive descriptors. Each message is shown: its data, who sent it as the kernel tells, and what ' +
-        'each descriptor is. With a PROGRAM nothing is shown, and the program is run when all have come; its exit status ' +
-        'is that of fdpass, 128 and the number of the signal where one has ended it.'
+      'Listens on SOCKET and receives descriptors. Prints each message: its data, its sender as reported by the kernel, and ' +
+        'the kind of each descriptor. With PROGRAM, prints nothing and runs the program after all messages were received. ' +
+        "fdpass then exits with the program's exit status, or 128 plus the number of the signal that ended it."
     )
     .option('--connect', 'Connect to SOCKET instead of listening.')
-    .option(
-      '--count <N>',
-      'Receive N messages (default: until the first connection ends; one datagram).',
-      integerFrom(1)
-    )
+    .option('--count <N>', 'Receive N messages (default: all of the first connection; one datagram).', integerFrom(1))
     .option(
       '--json',
-      'Show each message as a line of JSON: data, or base64 where they are no text; fds, with kind, path and address; sender, with pid, uid and gid.'
+      'Print each message as a line of JSON: data, or base64 if it is not text; fds, with kind, path and address; sender, with pid, uid and gid.'
     )
-    .addExitCodes({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
+    .addExitCodes({ 126: 'The program is not executable.', 127: 'The program was not found.' })
     .addExample(
       `
-# Run a program with a file that somebody else has opened
+# Run a program with a file that another process opened
 echo hello > greeting.txt
 fdpass recv ./example.sock -- sh -c 'echo "$LISTEN_FDNAMES:" && cat <&3' &
 fdpass send --wait 5 ./example.sock greeting.txt
@@ -48,7 +44,7 @@ wait`
     )
     .addExample(
       `
-# Take two files from root only, and tell a program of them in JSON
+# Receive two files, from root only, and write a line of JSON for each
 fdpass recv --json --count 2 --allow-uid 0 ./two.sock > received.jsonl &
 fdpass send --wait 5 ./two.sock /etc/hostname
 fdpass send --wait 5 ./two.sock /etc/passwd
@@ -61,12 +57,12 @@ cat received.jsonl`
 async function recv(operand: string, program: readonly string[], options: RecvOptions): Promise<void> {
   checkSeparator(program)
   const [name, ...args] = program
-  if (name !== undefined && options.json === true)
-    throw usageError('--json is for showing: a program gets the descriptors')
-  if (options.wait !== undefined && options.connect !== true) throw usageError('--wait goes with --connect')
+  if (name !== undefined && options.json === true) throw usageError('--json cannot be used with PROGRAM')
+  if (options.wait !== undefined && options.connect !== true) throw usageError('--wait requires --connect')
   if (options.connect === true && options.type === 'dgram')
-    throw usageError('--connect is for connections, which datagrams have none of')
-  if (options.connect === true && options.socketMode !== undefined) throw usageError('--socket-mode is for who listens')
+    throw usageError('--connect does not support --type dgram, which has no connections')
+  if (options.connect === true && options.socketMode !== undefined)
+    throw usageError('--socket-mode cannot be used with --connect')
   const executable = name === undefined ? undefined : findProgram(name)
   const kept: Message[] = []
   await withSignals(async (signal) => {
@@ -86,7 +82,7 @@ async function recv(operand: string, program: readonly string[], options: RecvOp
 
 type OnMessage = (message: Message, sender: Credentials | undefined) => void
 
-/** Receives as many messages as are wanted. */
+/** Receives messages, as many as `--count` says. */
 async function receive(address: string, given: RecvOptions, signal: AbortSignal, take: OnMessage): Promise<void> {
   const credentials = capabilities().messageCredentials
   const options = { ...given, credentials }
@@ -102,7 +98,7 @@ async function receive(address: string, given: RecvOptions, signal: AbortSignal,
       const message = await next(socket, either)
       if (message === null) return
       const sender = message.credentials ?? peerOf(socket)
-      // Of several connections another one may have brought the last that was wanted.
+      // Another connection may have received the last message meanwhile.
       if (taken < count && (sender === undefined || isPeerAllowed(options, sender))) {
         taken++
         take(message, sender)
@@ -130,17 +126,17 @@ async function receive(address: string, given: RecvOptions, signal: AbortSignal,
     if (!enough.signal.aborted) throw error
   }
   if (count !== Infinity && taken < count)
-    throw new CliError(`The connection has ended after ${taken} of ${count} messages`)
+    throw new CliError(`The connection closed after ${taken} of ${count} messages`)
 }
 
-/** Tells of a connection that has failed, while others go on. */
+/** Reports a connection that failed; the others continue. */
 function fail(error: unknown, enough: AbortController): void {
   if (enough.signal.aborted || (error as Error).name === 'AbortError') return
   reportError('recv', error)
   process.exitCode = FAILED
 }
 
-/** The next message that could be received as a whole. */
+/** Returns the next complete message; reports incomplete ones and skips them. */
 async function next(socket: UnixSocket, signal: AbortSignal): Promise<Message | null> {
   for (;;) {
     try {
@@ -153,11 +149,11 @@ async function next(socket: UnixSocket, signal: AbortSignal): Promise<Message | 
   }
 }
 
-/** Who connected, where the kernel does not tell who sent. */
+/** Returns the credentials of the connection's peer, if the kernel does not report those of the sender. */
 function peerOf(socket: UnixSocket): Credentials | undefined {
   try {
     return socket.peer()
   } catch {
-    return undefined // of datagrams nobody is known
+    return undefined // a datagram socket has no peer
   }
 }

@@ -15,16 +15,19 @@ export function define(command: CliCommand): void {
   defineFiles(definePeer(command))
     .usage('[OPTION...] SOCKET FILE...')
     .description(
-      'Send open files to whoever listens on SOCKET, one message for each, with its name as the data. All are opened before the ' +
-        'first one is sent: either all are there, or nothing is sent. Whoever receives a file can use it as it was opened, ' +
-        'with whatever rights.'
+      'Opens files and sends them to the process that listens on SOCKET, one message for each file, with its name as the ' +
+        'data. If a file cannot be opened, nothing is sent. The receiver can use each file in the mode in which it was ' +
+        "opened, regardless of the file's permissions."
     )
-    .option('--data <TEXT>', "The data of each message (default: the file's name; of descriptor N fdN, of '-' stdin).")
-    .option('--together', 'Send all in one message, whose data are their names, one a line.')
-    .option('--listen', 'Listen on SOCKET, and send to the first who connects.')
+    .option(
+      '--data <TEXT>',
+      "Set the data of each message (default: the file's name; fdN for descriptor N; stdin for '-')."
+    )
+    .option('--together', 'Send all in one message. Its data has one name per line.')
+    .option('--listen', 'Listen on SOCKET, and send to the first process that connects.')
     .addExample(
       `
-# Give a file to a process, which is shown what came
+# Send a file to a process that prints what it receives
 echo hello > greeting.txt
 fdpass recv ./example.sock &
 fdpass send --wait 5 ./example.sock greeting.txt
@@ -32,7 +35,7 @@ wait`
     )
     .addExample(
       `
-# Let a program append to a log that it could not open itself
+# Let a program append to a log that it has no permission to open
 fdpass recv ./log.sock -- sh -c 'echo started >&3' &
 fdpass send --wait 5 --append ./log.sock service.log
 wait
@@ -40,7 +43,7 @@ cat service.log`
     )
     .addExample(
       `
-# Send what the shell has opened, under a name; the receiver connects
+# Send a descriptor that the shell opened, with a name; the receiver connects
 fdpass send --listen ./pipe.sock --fd 3 --data report 3< /etc/hostname &
 fdpass recv --wait 5 --connect ./pipe.sock
 wait`
@@ -50,18 +53,17 @@ wait`
 
 async function send(operand: string, files: readonly string[], options: SendOptions): Promise<void> {
   const { fd: numbers = [], data, type } = options
-  if (files.length + numbers.length === 0) throw usageError('There is nothing to send: name a FILE, or --fd N')
+  if (files.length + numbers.length === 0) throw usageError('Nothing to send: specify FILE or --fd N')
   if (options.listen === true && type === 'dgram')
-    throw usageError('--listen is for connections, which datagrams have none of')
-  if (options.listen !== true && options.socketMode !== undefined) throw usageError('--socket-mode goes with --listen')
-  if (options.listen === true && options.wait !== undefined)
-    throw usageError('--wait is for who connects, not for --listen')
+    throw usageError('--listen does not support --type dgram, which has no connections')
+  if (options.listen !== true && options.socketMode !== undefined) throw usageError('--socket-mode requires --listen')
+  if (options.listen === true && options.wait !== undefined) throw usageError('--wait cannot be used with --listen')
   if (data === '' && type === 'stream')
-    throw usageError('--data must have a byte at least, which carries the descriptor')
+    throw usageError('--data must not be empty on a stream: a byte carries the descriptor')
   await withFiles(files, options, (items) => withSignals((signal) => sendAll(operand, items, options, signal)))
 }
 
-/** Sends one message of all, or one of each. */
+/** Sends one message for each file, or one with all of them. */
 async function sendAll(
   operand: string,
   items: readonly OpenFile[],

@@ -2,20 +2,20 @@ import { type ListenSource, type ServiceOptions, type Superserver, superserve } 
 import { type Takeover, type TakeoverOptions, takeover } from 'fdpass/takeover'
 import { SignalError } from './signals.ts'
 
-/** A service, and where it meets the one before and the one after it. */
+/** A service, and the address at which predecessor and successor connect. */
 export interface TakeoverService {
   readonly path: string
   readonly service: ServiceOptions
   readonly sources: readonly ListenSource[]
 }
 
-/** A superserver, and when another one serves in its place. */
+/** A running superserver; `superseded` resolves when a successor serves. */
 export interface Serving {
   readonly server: Superserver
   readonly superseded?: Promise<unknown>
 }
 
-/** Serves in the place of whoever listens on the same, without a connection being refused, until another one does so in this one's. */
+/** Takes over from the process at `path`, if there is one, and serves until a successor takes over. No connection is refused. */
 export async function serveWithTakeover(
   { path, service, sources }: TakeoverService,
   signal: AbortSignal
@@ -35,11 +35,11 @@ export async function serveWithTakeover(
   }
 }
 
-/** Ends when another one serves, and what is open is finished; or by a signal, as the superserver does. */
+/** Closes the server when a successor serves, or at a signal. Open connections are drained. */
 async function serveUntilSuperseded(server: Superserver, place: Takeover): Promise<void> {
   let signalError: SignalError | undefined
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    // Once, and not on: the superserver ends the process by the signal where nobody else listens to it.
+    // once() and not on(): the superserver raises the signal again only if no other listener is left.
     process.once(signal, () => {
       place.close()
       signalError = new SignalError(signal)
@@ -52,7 +52,7 @@ async function serveUntilSuperseded(server: Superserver, place: Takeover): Promi
 
 type Listener = NonNullable<TakeoverOptions['listen']>[string]
 
-/** What is listened on, with what the service says of all. */
+/** Returns a listener's description, with the service's backlog and socket mode. */
 function listenerOf(source: ListenSource, { backlog, socketMode: mode }: ServiceOptions): Listener {
   const [, kind, rest] = typeof source === 'string' ? (/^(tcp|unix):(.*)$/s.exec(source) ?? []) : []
   const { 1: host, 2: port } = /^(?:(.*):)?(\d+)$/.exec(rest ?? '') ?? []

@@ -16,7 +16,7 @@ import { addressOf } from './peers.ts'
 import { type Serving, serveWithTakeover } from './serve-takeover.ts'
 import { repeatable, parseIdentity, integerFrom, parseOctal, parseSeconds, text } from './option-parsers.ts'
 
-/** What the command line gives; all but the first few are named as the package's options are. */
+/** The options of the command line. Most have the names and types of the package's options. */
 interface ServeOptions extends Omit<ServiceOptions, 'listen' | 'groups' | 'env' | 'rlimits' | 'noNewPrivileges'> {
   readonly listen?: readonly string[]
   readonly config?: string
@@ -31,106 +31,101 @@ interface ServeOptions extends Omit<ServiceOptions, 'listen' | 'groups' | 'env' 
 export function define(command: CliCommand): void {
   command
     .usage('--listen WHERE [OPTION...] -- PROGRAM [ARGUMENT...]\n       fdpass serve --config FILE [--json]')
-    .argument('[PROGRAM...]', 'What serves, and its arguments: a program, found in PATH, or a module for Node.')
+    .argument('[PROGRAM...]', 'The program to run, found in PATH, or a module for Node; and its arguments.')
     .description(
-      'Listen, and have others serve: a program for each connection, which is its standard input and output, as inetd has it; or ' +
-        'workers that last, as nginx has them. A PROGRAM whose name ends in .js, .mjs, .cjs or .ts is a worker in Node, which ' +
-        'takes its connections by fdpass/superserver; anything else is run for each connection, unless --mode says otherwise.\n\n' +
-        'SIGTERM and SIGINT end it when what is open has been served, a second one at once; SIGHUP puts new workers in the ' +
-        'place of the old ones, and reads FILE again. It tells systemd how it is doing (Type=notify).'
+      'Listens, and runs a program for each connection, as inetd does, with the connection as standard input and output; or ' +
+        'runs permanent workers, as nginx does. A PROGRAM whose name ends in .js, .mjs, .cjs or .ts is a Node worker, which ' +
+        'receives its connections with fdpass/superserver. Any other PROGRAM runs once per connection, unless --mode changes that.\n\n' +
+        'SIGTERM and SIGINT stop listening and exit when open connections have finished; a second signal exits at once. ' +
+        'SIGHUP replaces the workers and reads FILE again. The service state is reported to systemd (Type=notify).'
     )
     .option(
       '--listen <WHERE>',
-      "What to listen on: 'tcp:PORT', 'tcp:HOST:PORT', 'udp:PORT', 'udp:HOST:PORT', 'unix:PATH', 'unix:@NAME', or 'fd:N' for " +
-        'descriptor N, which has to listen; several times for several.',
+      "Listen on 'tcp:PORT', 'tcp:HOST:PORT', 'udp:PORT', 'udp:HOST:PORT', 'unix:PATH' or 'unix:@NAME'; or accept from " +
+        "'fd:N', an inherited listening descriptor. Repeatable.",
       repeatable(text)
     )
     .option(
       '--config <FILE>',
-      'Read all from a JSON file, as superserve() takes it; relative paths begin in its folder.'
+      'Read all settings from a JSON file, in the format of superserve(). Paths are relative to the file.'
     )
-    .option(
-      '--json',
-      'Print what happens as lines of JSON on standard output, by event: listening, spawn, ready, exit, pause, failure, superseded.'
-    )
+    .option('--json', 'Print events as lines of JSON: listening, spawn, ready, exit, pause, failure, superseded.')
     .option(
       '--takeover <PATH>',
-      'Serve in the place of the fdpass serve, or other process of fdpass/takeover, that has this socket, and listen with its ' +
-        'listeners: no connection is refused. The other one finishes what it has, within --drain-timeout, and ends with 0; so ' +
-        'does this one when the next one comes.'
+      'Take over the listeners of the process that serves with the same PATH: fdpass serve, or a user of fdpass/takeover. No ' +
+        'connection is refused. The previous process finishes its connections within --drain-timeout and exits with 0, as ' +
+        'does this one when the next process takes over.'
     )
     .addOption(
       new Option(
         '--mode <MODE>',
-        'How PROGRAM is run: workers; a process for each connection; or one that accepts itself.'
+        'Run PROGRAM as workers, once per connection (nowait), or as one process that accepts (wait).'
       ).choices(['workers', 'nowait', 'wait'])
     )
     .addOption(
-      new Option('--handoff <WHAT>', 'What workers get: each connection (the default), or the listener.').choices([
+      new Option('--handoff <WHAT>', 'Pass each connection to a worker (the default), or the listener.').choices([
         'connection',
         'listener'
       ])
     )
-    .option('--workers <N>', 'How many workers (default: as many as can run at the same time).', integerFrom(1))
-    .option('--user <NAME>', 'Whom processes run as: a name or a number.', parseIdentity)
-    .option('--group <NAME>', "Their group (default: the user's).", parseIdentity)
-    .option('--groups <NAMES>', 'Their other groups, with commas between (default: none).', (names) =>
-      names.split(',').map(parseIdentity)
-    )
-    .option('--new-privileges', 'Let them gain rights by what they execute, such as sudo.')
-    .option('--umask <MODE>', 'Their file mode creation mask, such as 077.', parseOctal)
-    .option('--cwd <DIRECTORY>', 'Their working directory.')
+    .option('--workers <N>', 'Run N workers (default: one per available CPU).', integerFrom(1))
+    .option('--user <NAME>', 'Run processes as this user, a name or a uid.', parseIdentity)
+    .option('--group <NAME>', "Run processes with this group (default: the user's).", parseIdentity)
     .option(
-      '--env <NAME=VALUE>',
-      'A variable for their environment; several times for several.',
-      repeatable(assignment)
+      '--groups <NAMES>',
+      'Run processes with these supplementary groups, separated by commas (default: none).',
+      (names) => names.split(',').map(parseIdentity)
     )
+    .option('--new-privileges', 'Allow processes to gain privileges by executing programs such as sudo.')
+    .option('--umask <MODE>', 'Set the file mode creation mask of processes, such as 077.', parseOctal)
+    .option('--cwd <DIRECTORY>', 'Set the working directory of processes.')
+    .option('--env <NAME=VALUE>', 'Set an environment variable of processes. Repeatable.', repeatable(assignment))
     .option(
       '--rlimit <NAME=SOFT[:HARD]>',
-      "A limit on what each may use, such as nofile=1024 or core=0; 'unlimited' for none; several times for several.",
+      'Set a resource limit of each process, such as nofile=1024 or core=unlimited. Repeatable.',
       repeatable(limit)
     )
-    .option('--max-connections <N>', 'The most connections at a time; further ones wait.', integerFrom(1))
-    .option('--max-per-worker <N>', 'The most connections of one worker; further ones wait.', integerFrom(1))
+    .option('--max-connections <N>', 'Serve at most N connections at a time; others wait.', integerFrom(1))
+    .option('--max-per-worker <N>', 'Pass at most N connections to one worker at a time; others wait.', integerFrom(1))
     .option(
       '--max-per-client <N>',
-      'The most connections of one address or local user; further ones are closed.',
+      'Serve at most N connections of one IP address or local user; others are closed.',
       integerFrom(1)
     )
-    .option('--max-spawns <N>', 'The most processes that are started in a minute (default: 256).', integerFrom(1))
-    .option('--pause <SECONDS>', 'How long nothing is started then (default: 10).', parseSeconds)
-    .option('--ready-timeout <SECONDS>', 'How long a worker may take until it is ready (default: 30).', parseSeconds)
+    .option('--max-spawns <N>', 'Start at most N processes per minute, then pause (default: 256).', integerFrom(1))
+    .option('--pause <SECONDS>', 'Pause for SECONDS after --max-spawns (default: 10).', parseSeconds)
+    .option('--ready-timeout <SECONDS>', 'Fail if a worker is not ready within SECONDS (default: 30).', parseSeconds)
     .option(
       '--acknowledge-timeout <SECONDS>',
-      'How long it may take to acknowledge a connection (default: 30).',
+      'Replace a worker that does not acknowledge a connection within SECONDS (default: 30).',
       parseSeconds
     )
     .option(
       '--drain-timeout <SECONDS>',
-      'How long processes may take to finish what they have (default: 30).',
+      'Let processes finish their connections for SECONDS, then kill them (default: 30).',
       parseSeconds
     )
-    .option('--backlog <N>', 'The most connections that wait to be accepted (default: 511).', integerFrom(0))
-    .option('--socket-mode <MODE>', "The permissions of a Unix domain socket's file, such as 660.", parseOctal)
-    .addExitCodes({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
+    .option('--backlog <N>', 'Let at most N connections wait to be accepted (default: 511).', integerFrom(0))
+    .option('--socket-mode <MODE>', "Set the permissions of a Unix socket's file, such as 660.", parseOctal)
+    .addExitCodes({ 126: 'The program is not executable.', 127: 'The program was not found.' })
     .addExample(
       `
-# Four processes without rights answer on a privileged port
+# Serve a privileged port with four unprivileged processes
 fdpass serve --listen tcp:80 --user nobody --workers 4 -- ./server.mjs`
     )
     .addExample(
       `
-# Run a program for each connection, no more than 20 at a time
+# Run a program for each connection, at most 20 at a time
 fdpass serve --listen unix:./echo.sock --max-connections 20 -- cat`
     )
     .addExample(
       `
-# Serve; the same line with a new server.mjs takes over, and refuses nobody
+# Serve; repeat the line to replace server.mjs without refusing connections
 fdpass serve --takeover ./web.next --listen unix:./web.sock -- ./server.mjs`
     )
     .addExample(
       `
-# Serve what a file describes, and print what happens
+# Serve what a file describes, and print events
 fdpass serve --config services.json --json`
     )
     .action(serve)
@@ -158,7 +153,9 @@ async function serve(program: readonly string[], options: ServeOptions): Promise
   const description = config === undefined ? serviceFor(program, options) : config
   const extra = Object.keys(options).find((option) => option !== 'config' && option !== 'json')
   if (config !== undefined && (extra !== undefined || program.length > 0)) {
-    throw usageError(`--config stands alone: ${extra === undefined ? 'PROGRAM' : optionFor(extra)} is in the file`)
+    throw usageError(
+      `--config cannot be used with ${extra === undefined ? 'PROGRAM' : optionFor(extra)}: set it in the file`
+    )
   }
   const serving = await withSignals<Serving>(async (signal) => {
     try {
@@ -176,15 +173,15 @@ async function serve(program: readonly string[], options: ServeOptions): Promise
   else report(serving)
 }
 
-/** The service that the command line describes. */
+/** Returns the service that the command line describes. */
 function serviceFor(
   program: readonly string[],
   options: ServeOptions
 ): ServiceOptions & { listen: readonly ListenSource[] } {
   const { listen, config: _config, json: _json, takeover: _takeover, env, rlimit, newPrivileges, ...same } = options
   const [name, ...args] = program
-  if (listen === undefined) throw usageError('There is nothing to listen on: --listen WHERE, or --config FILE')
-  if (name === undefined) throw usageError('There is nothing that serves: -- PROGRAM, or --config FILE')
+  if (listen === undefined) throw usageError('Nothing to listen on: specify --listen WHERE or --config FILE')
+  if (name === undefined) throw usageError('No program to run: specify -- PROGRAM or --config FILE')
   return {
     ...same,
     ...(/\.(?:[cm]?js|ts)$/.test(name) ? { module: name, args } : { command: [findProgram(name), ...args] }),
@@ -226,7 +223,7 @@ function asSetting(error: unknown, file: string): unknown {
   return new CliError(`${file}: ${setting === '' || setting === file ? 'its content' : setting} ${refused.reason}`)
 }
 
-/** Where something is listened on, as `--listen` has it. */
+/** Returns an address in the notation of `--listen`. */
 function whereOf({ name, address }: SuperserverAddress): string {
   if (address === null) return name
   if (typeof address === 'string') return `unix:${displayAddress(address)}`
@@ -234,28 +231,28 @@ function whereOf({ name, address }: SuperserverAddress): string {
   return `${name.startsWith('udp:') ? 'udp' : 'tcp'}:${host}:${address.port}`
 }
 
-/** Tells on standard error where it listens, and what goes wrong. */
+/** Prints the listen addresses and failures to standard error. */
 function report({ server, superseded }: Serving): void {
   for (const address of server.addresses) process.stderr.write(`fdpass: serve: Listening on ${whereOf(address)}\n`)
-  void superseded?.then(() => process.stderr.write('fdpass: serve: Another one has taken over\n'))
+  void superseded?.then(() => process.stderr.write('fdpass: serve: Another process has taken over\n'))
   server.on('failure', ({ error }) => reportError('serve', error))
   server.on('pause', ({ service, milliseconds }) => {
-    reportError('serve', new CliError(`Too many processes: '${service}' starts none for ${milliseconds / 1000} s`))
+    reportError('serve', new CliError(`Too many processes: '${service}' pauses for ${milliseconds / 1000} s`))
   })
   server.on('exit', ({ pid, code, signal, lost }) => {
     if (code === 0) return
     const how = signal === null ? `with code ${code}` : `by ${signal}`
     reportError(
       'serve',
-      new CliError(`Process ${pid} has ended ${how}${lost > 0 ? `; ${lost} connections were lost` : ''}`)
+      new CliError(`Process ${pid} ended ${how}${lost > 0 ? `; ${lost} connections were lost` : ''}`)
     )
   })
 }
 
-/** Tells on standard output where it listens, and what happens, a line of JSON each. */
+/** Prints the listen addresses and events to standard output, as lines of JSON. */
 function reportAsJson({ server, superseded }: Serving): void {
   let isRead = true
-  // Those who are served are not to suffer where nobody reads any more.
+  // A closed standard output must not interrupt the service.
   process.stdout.removeAllListeners('error').on('error', () => (isRead = false))
   const print = (event: string, details: object) => {
     if (isRead) process.stdout.write(`${JSON.stringify({ event, ...details })}\n`)

@@ -1,9 +1,9 @@
-/** The signal that has ended a command. */
+/** A signal ended the command. */
 export class SignalError extends Error {
   readonly signal: NodeJS.Signals
 
   constructor(signal: NodeJS.Signals) {
-    super(`Ended by ${signal}`)
+    super(`Terminated by ${signal}`)
     this.signal = signal
   }
 }
@@ -11,8 +11,8 @@ export class SignalError extends Error {
 const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
 /**
- * Runs something that a signal ends in order, with its sockets closed and their files removed. `main` then has the process ended
- * by that very signal, so that whoever started it sees it.
+ * Runs a task that SIGINT, SIGTERM and SIGHUP abort, so that it closes its sockets and removes their files. `main` then
+ * raises the same signal again, so that the parent process sees it in the exit status.
  */
 export async function withSignals<T>(task: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController()
@@ -25,7 +25,7 @@ export async function withSignals<T>(task: (signal: AbortSignal) => Promise<T>):
   }
 }
 
-/** The signal by which a command was ended, if that is what it threw. */
+/** Returns the `SignalError` that a command threw, directly or as the cause of an AbortError. */
 export function signalErrorOf(error: unknown): SignalError | undefined {
   const cause = error instanceof Error && error.name === 'AbortError' ? error.cause : error
   return cause instanceof SignalError ? cause : undefined

@@ -2,17 +2,17 @@ import { once } from 'node:events'
 import { fstatSync } from 'node:fs'
 import { CliError } from './errors.ts'
 
-/** How many bytes of a file are read at a time. */
+/** The number of bytes that are read from a file at a time. */
 export const CHUNK_SIZE = 262_144
 
-/** Copies something to standard output, no faster than that takes it. */
+/** Copies a stream to standard output, with backpressure. */
 export async function copyToStdout(input: NodeJS.ReadableStream): Promise<void> {
   for await (const chunk of input) {
     if (!process.stdout.write(chunk)) await once(process.stdout, 'drain')
   }
 }
 
-/** Throws for a file that would be copied to its own end, which would never come. */
+/** Throws if a file is standard output itself: copying it to its own end would never finish. */
 export function checkIsNotStdout(fd: number): void {
   const [input, output] = [fstatSync(fd), fstatSync(1)]
   if (input.isFile() && input.dev === output.dev && input.ino === output.ino && input.size > 0) {

@@ -38,8 +38,9 @@ export class Entries {
   /** Returns an entry; throws `ENOENT` if there is none, and `EACCES` if the client lacks the permission. */
   find(name: string, credentials: Credentials, permission: number): Entry {
     const entry = this.#entries.get(name)
-    if (entry === undefined) throw storeError('ENOENT', 'nothing is kept under the name', name)
-    if (!isAllowed(entry, credentials, permission)) throw storeError('EACCES', 'its owner does not allow that', name)
+    if (entry === undefined) throw storeError('ENOENT', 'there is no entry of this name', name)
+    if (!isAllowed(entry, credentials, permission))
+      throw storeError('EACCES', 'the permissions of the entry deny this', name)
     return entry
   }
 
@@ -55,7 +56,7 @@ export class Entries {
       throw storeError('ENOSPC', `the store keeps at most ${this.#limits.maxFds} descriptors`, name)
     }
     if (uid !== 0 && sum(others.filter((entry) => entry.uid === uid)) > this.#limits.maxPerUser) {
-      throw storeError('EDQUOT', `a user may have at most ${this.#limits.maxPerUser} descriptors kept`, name)
+      throw storeError('EDQUOT', `the store keeps at most ${this.#limits.maxPerUser} descriptors for one user`, name)
     }
   }
 

@@ -150,7 +150,7 @@ export class StoreService implements Disposable {
     const entry = newEntryOf(request, fds, credentials)
     const { name } = request
     if (this.#entries.has(name)) {
-      if (!request.replace) throw storeError('EEXIST', 'something is kept under the name', name)
+      if (!request.replace) throw storeError('EEXIST', 'an entry of this name exists', name)
       this.#entries.find(name, credentials, WRITE)
     }
     this.#entries.checkQuota(name, fds.length, credentials.uid)

@@ -5,30 +5,30 @@ import { CliError, USAGE } from '../errors.ts'
 import { withSignals } from '../signals.ts'
 import { addressOf, defineSocket, defineWait, waitForListener } from '../peers.ts'
 
-/** What all who ask a store know. */
+/** The options of all clients of a store. */
 export interface ClientOptions {
   readonly wait?: number
 }
 
-/** Adds the operand and the option of all who ask a store. */
+/** Adds the operand and the option of all clients of a store. */
 export function defineClient(command: CliCommand): CliCommand {
   return defineWait(defineSocket(command))
 }
 
-/** Asks a store for something, as soon as it is there. */
+/** Connects to a store, waiting for it if requested, and calls `use` with it. */
 export function withStore<T>(
   operand: string,
   { wait }: ClientOptions,
-  question: (store: Store, signal: AbortSignal) => Promise<T>
+  use: (store: Store, signal: AbortSignal) => Promise<T>
 ): Promise<T> {
   return withSignals(async (signal) => {
     const address = addressOf(operand)
     using store = await waitForListener(wait, signal, () => connectStore(address, { signal }))
-    return await question(store, signal)
+    return await use(store, signal)
   })
 }
 
-/** Does something with a name of a store, and has its errors say so. */
+/** Runs a task on an entry; its errors name the entry. */
 export async function withEntryName<T>(name: string, task: () => Promise<T>): Promise<T> {
   try {
     return await task()

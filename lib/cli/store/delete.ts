@@ -2,16 +2,18 @@ import type { CliCommand } from '../cli-command.ts'
 import { FAILED, CliError, reportError } from '../errors.ts'
 import { type ClientOptions, withStore, defineClient, withEntryName } from './client.ts'
 
-export const summary = 'Have descriptors kept no more'
+export const summary = 'Delete entries'
 
 export function define(command: CliCommand): void {
   defineClient(command)
     .usage('[OPTION...] SOCKET NAME...')
-    .argument('<NAME...>', 'What is kept.')
-    .description('Have a store close what it keeps. What cannot be deleted is reported, and the next one follows.')
+    .argument('<NAME...>', 'The names of the entries.')
+    .description(
+      'Deletes entries of a store, which closes their descriptors. An entry that cannot be deleted is reported, and the next one is deleted.'
+    )
     .addExample(
       `
-# Keep nothing any more
+# Delete an entry
 fdpass store serve ./delete.sock &
 fdpass store put --wait 5 ./delete.sock nothing /dev/null
 fdpass store delete ./delete.sock nothing

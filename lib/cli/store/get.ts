@@ -8,7 +8,7 @@ import { runProgram } from '../run-program.ts'
 import { CHUNK_SIZE, copyToStdout, checkIsNotStdout } from '../stdout.ts'
 import { type ClientOptions, withStore, defineClient, withEntryName } from './client.ts'
 
-export const summary = 'Get descriptors: print a file, or run a program with them'
+export const summary = 'Print a stored file, or run a program with stored descriptors'
 
 interface GetOptions extends ClientOptions {
   readonly remove?: true
@@ -17,23 +17,23 @@ interface GetOptions extends ClientOptions {
 export function define(command: CliCommand): void {
   defineClient(command)
     .usage('[OPTION...] SOCKET NAME [-- PROGRAM [ARGUMENT...]]')
-    .argument('NAME', 'What is kept.')
+    .argument('NAME', 'The name of the entry.')
     .argument(
       '[PROGRAM...]',
-      'A program and its arguments. It gets the descriptors from 3 on, as systemd passes them (LISTEN_PID, LISTEN_FDS), each with ' +
-        'the name NAME (LISTEN_FDNAMES).'
+      'The program to run, and its arguments. It inherits the descriptors from 3 on, as with systemd (LISTEN_PID, ' +
+        'LISTEN_FDS), each named NAME (LISTEN_FDNAMES).'
     )
     .description(
-      'Get what is kept under NAME. A file, memory or a FIFO is copied to standard output: a file from its beginning, and its offset, ' +
-        'which is shared with all who have it, does not move; a FIFO until its end, and what is read is gone. Anything else, and ' +
-        'several descriptors, are for a PROGRAM; its exit status is that of fdpass, 128 and the number of the signal where one ' +
-        'has ended it.'
+      'Gets the entry NAME. A file, a memfd or a FIFO is copied to standard output. A file is copied from its start, and its ' +
+        'shared offset does not move. A FIFO is read until its end, which consumes the data. Other descriptors, and entries of ' +
+        "several descriptors, require a PROGRAM. fdpass then exits with the program's exit status, or 128 plus the number of " +
+        'the signal that ended it.'
     )
-    .option('--remove', 'Have them kept no more: of all who get them so, one does.')
-    .addExitCodes({ 126: 'The program cannot be executed.', 127: 'The program was not found.' })
+    .option('--remove', 'Remove the entry from the store. Only one of several concurrent clients gets it.')
+    .addExitCodes({ 126: 'The program is not executable.', 127: 'The program was not found.' })
     .addExample(
       `
-# Each run of a program goes on in a file where the one before it ended
+# Let each run of a program continue in a file where the previous run ended
 fdpass store serve ./get.sock &
 fdpass store put --wait 5 --read-write ./get.sock counter counter.txt
 for run in 1 2 3; do
@@ -51,7 +51,7 @@ async function get(operand: string, name: string, program: readonly string[], op
   const executable = first === undefined ? undefined : findProgram(first)
   const fds = await withStore(operand, options, (store, signal) =>
     withEntryName(name, async () => {
-      // What cannot be copied is not to be lost.
+      // Check before removing: an entry that cannot be copied would be lost.
       if (executable === undefined && options.remove === true) closeAll(await copyable(store, name, { signal }))
       const wanted = { remove: options.remove, signal }
       return executable === undefined ? copyable(store, name, wanted) : store.get(name, wanted)
@@ -66,7 +66,7 @@ async function get(operand: string, name: string, program: readonly string[], op
 
 type Wanted = Parameters<Store['get']>[1]
 
-/** What is kept, if it can be copied. */
+/** Gets an entry; throws if it cannot be copied. */
 async function copyable(store: Store, name: string, wanted: Wanted): Promise<readonly Descriptor[]> {
   const fds = await store.get(name, wanted)
   try {
@@ -80,24 +80,24 @@ async function copyable(store: Store, name: string, wanted: Wanted): Promise<rea
 
 function checkCopyable(name: string, fds: readonly Descriptor[]): void {
   if (fds.length > 1)
-    throw new CliError(`${name}: These are ${fds.length} descriptors: give them to a program, after --`)
+    throw new CliError(`${name}: These are ${fds.length} descriptors: pass them to a program, after --`)
   const [fd] = fds as [Descriptor]
   const { kind } = fd
   if (kind !== 'file' && kind !== 'memfd' && kind !== 'fifo') {
-    throw new CliError(`${name}: This is a ${kind}, which cannot be copied: give it to a program, after --`)
+    throw new CliError(`${name}: This is a ${kind}, which cannot be printed: pass it to a program, after --`)
   }
   const flags = flagsOf(fd)
   if ((flags & O_ACCMODE) === constants.O_WRONLY || (flags & O_PATH) !== 0) {
-    throw new CliError(`${name}: This is not open to be read: give it to a program, after --`)
+    throw new CliError(`${name}: This is not open for reading: pass it to a program, after --`)
   }
   checkIsNotStdout(fd.fd)
 }
 
 const O_ACCMODE = 3
-/** That of Linux, where alone flags are known: open(2). */
+/** The value on Linux, the only platform whose flags are read here: open(2). */
 const O_PATH = 0o10_000_000
 
-/** The flags with which something is open; none where there is no /proc. */
+/** Returns the open(2) flags of a descriptor; `O_RDONLY` without /proc. */
 function flagsOf({ fd }: Descriptor): number {
   if (process.platform !== 'linux') return constants.O_RDONLY
   return parseInt(/^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1] ?? '0', 8)
@@ -109,7 +109,7 @@ function closeAll(fds: readonly Descriptor[]): void {
 
 async function copy(fd: Descriptor): Promise<void> {
   const isFifo = fd.kind === 'fifo'
-  // A read of it would not wait. What others share is as it was: libuv would make it so, too.
+  // A file stream would fail with EAGAIN. The socket stream leaves the shared O_NONBLOCK flag as it is.
   if (isFifo && (flagsOf(fd) & constants.O_NONBLOCK) !== 0) return copyToStdout(fd.toSocket())
   const start = isFifo ? undefined : 0
   await copyToStdout(createReadStream('', { fd: fd.release(), start, highWaterMark: CHUNK_SIZE }))

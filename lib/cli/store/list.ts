@@ -2,7 +2,7 @@ import type { StoreEntry } from 'fdpass/store'
 import type { CliCommand } from '../cli-command.ts'
 import { type ClientOptions, withStore, defineClient } from './client.ts'
 
-export const summary = 'Show what is kept'
+export const summary = 'List the entries'
 
 interface ListOptions extends ClientOptions {
   readonly json?: true
@@ -12,16 +12,17 @@ export function define(command: CliCommand): void {
   defineClient(command)
     .usage('[OPTION...] SOCKET')
     .description(
-      'Show what is kept that you may get or delete, the oldest first: who may get it (r), and replace or delete it (w), as ls(1) ' +
-        'has it of files; the user and the group, by number; in how many seconds it goes; what the descriptors are; its name.'
+      'Lists the entries that you may get, replace or delete, oldest first: the permissions to get (r), and to replace or ' +
+        'delete (w), in the notation of ls(1); the uid and the gid; the seconds until the entry expires; the kinds of its ' +
+        'descriptors; its name.'
     )
     .option(
       '--json',
-      'Show each as a line of JSON: name, kinds, uid, gid, mode as --mode has it, expires in seconds or null.'
+      'Print each entry as a line of JSON: name, kinds, uid, gid, mode as in --mode, expires in seconds or null.'
     )
     .addExample(
       `
-# Show what is kept
+# List the entries of a store
 fdpass store serve ./list.sock &
 echo hello > greeting.txt
 fdpass store put --wait 5 --mode 640 ./list.sock greeting greeting.txt
@@ -50,10 +51,10 @@ function formatJson({ name, kinds, uid, gid, mode, expires }: StoreEntry): strin
 }
 
 const titles = ['MODE', 'UID', 'GID', 'EXPIRES', 'KINDS', 'NAME'] as const
-/** Which columns hold numbers. */
+/** The columns that hold numbers. */
 const numbers: ReadonlySet<number> = new Set([1, 2, 3])
 
-/** Entries as a table; names, which can have spaces, at its end. */
+/** Returns entries as a table. Names can contain spaces, so they are the last column. */
 function tableOf(entries: readonly StoreEntry[]): string {
   const rows = [titles, ...entries.map(cellsOf)]
   const widths = titles.map((_title, column) => Math.max(...rows.map((row) => row[column]!.length)))
@@ -69,7 +70,7 @@ function tableOf(entries: readonly StoreEntry[]): string {
 
 function cellsOf({ name, kinds, uid, gid, mode, expires }: StoreEntry): readonly string[] {
   const goes = expires === null ? 'never' : `${Math.ceil(expires / 1000)}`
-  // A store could say anything: this does nothing to a terminal, as ls -q has it.
+  // The store is not trusted: control characters could affect the terminal, so they are replaced as by ls -q.
   return [modeOf(mode), `${uid}`, `${gid}`, goes, kinds.join(), name].map((cell) => cell.replaceAll(/[^ -~]/g, '?'))
 }
 

@@ -4,7 +4,7 @@ import { type FileOptions, defineFiles, withFiles } from '../file-arguments.ts'
 import { parseIdentity, parseOctal, parseSeconds } from '../option-parsers.ts'
 import { type ClientOptions, withStore, defineClient, withEntryName } from './client.ts'
 
-export const summary = 'Have open files kept under a name'
+export const summary = 'Store open files under a name'
 
 interface PutOptions extends ClientOptions, FileOptions {
   readonly expires?: number
@@ -14,27 +14,32 @@ interface PutOptions extends ClientOptions, FileOptions {
 }
 
 export function define(command: CliCommand): void {
-  defineFiles(defineClient(command).argument('NAME', "Up to 255 characters of ASCII, without ':' and '\\'."))
+  defineFiles(
+    defineClient(command).argument(
+      'NAME',
+      "The name of the entry: up to 255 printable ASCII characters except ':' and '\\'."
+    )
+  )
     .usage('[OPTION...] SOCKET NAME FILE...')
     .description(
-      'Open files, and have a store keep all of them under one name. Whoever gets a file can use it as it was opened, with ' +
-        'whatever rights.'
+      'Opens files, and stores all of them under one name. Clients that get the entry can use each file in the mode in which ' +
+        "it was opened, regardless of the file's permissions."
     )
-    .option(
-      '--expires <SECONDS>',
-      'How long they are kept (default: until they are deleted, or the store ends).',
-      parseSeconds
-    )
+    .option('--expires <SECONDS>', 'Delete the entry after SECONDS (default: never).', parseSeconds)
     .option(
       '--mode <MODE>',
-      'Who may get them (read), and replace or delete them (write), as permissions of a file, such as 640 (default: 600).',
+      'Set the permissions to get the entry (read), and to replace or delete it (write), such as 640 (default: 600).',
       parseOctal
     )
-    .option('--group <GROUP>', 'The group that --mode speaks of, one of yours (default: your own).', parseIdentity)
-    .option('--replace', 'Have them kept instead of what is kept under this name already.')
+    .option(
+      '--group <GROUP>',
+      'Set the group of the entry, one of yours (default: your effective group).',
+      parseIdentity
+    )
+    .option('--replace', 'Replace an existing entry of this name.')
     .addExample(
       `
-# Keep a file for an hour; who gets it needs no right to open it
+# Keep a file for an hour; clients need no permission to open it
 fdpass store serve ./put.sock &
 echo hello > greeting.txt
 fdpass store put --wait 5 --expires 3600 ./put.sock greeting greeting.txt
@@ -47,7 +52,7 @@ kill $!`
 
 async function put(operand: string, name: string, files: readonly string[], options: PutOptions): Promise<void> {
   const { fd: numbers = [], expires, mode, group, replace } = options
-  if (files.length + numbers.length === 0) throw usageError('There is nothing to keep: name a FILE, or --fd N')
+  if (files.length + numbers.length === 0) throw usageError('Nothing to store: specify FILE or --fd N')
   if (expires === 0) throw usageError('--expires must be more than 0')
   await withFiles(files, options, (items) => {
     const sources = items.map(({ source }) => source)

@@ -8,7 +8,7 @@ import { withSignals } from '../signals.ts'
 import { addressOf, isPeerAllowed, defineAccess, defineSocket } from '../peers.ts'
 import { integerFrom } from '../option-parsers.ts'
 
-export const summary = 'Keep descriptors for those who put and get them'
+export const summary = 'Serve a store'
 
 interface ServeOptions {
   readonly socketMode?: number
@@ -22,21 +22,25 @@ export function define(command: CliCommand): void {
   defineAccess(defineSocket(command))
     .usage('[OPTION...] SOCKET')
     .description(
-      'Keep descriptors by name, until a signal ends it. Where a store serves at SOCKET already, this one takes its place, with ' +
-        'everything that it keeps: nobody who asks notices, and the other one ends, with 0. It tells systemd when it is ready ' +
+      'Keeps descriptors by name until a signal ends it. If a store already serves at SOCKET, this one takes over all its ' +
+        'entries: clients notice nothing, and the previous process exits with 0. Readiness is reported to systemd ' +
         '(Type=notify).\n\n' +
-        'Without --socket-mode and --allow-uid only its own user, and root, can use it. Who may do what with an entry is for ' +
-        "the entry's own mode to say."
+        'By default only the same user and root can use the store: see --socket-mode and --allow-uid. The permissions of each ' +
+        'entry apply in addition.'
     )
-    .option('--max-fds <N>', 'The most descriptors that are kept (default: 1024; at most 4000).', integerFrom(1))
-    .option('--max-per-user <N>', 'The most that are kept for one user other than root (default: 256).', integerFrom(1))
+    .option('--max-fds <N>', 'Keep at most N descriptors (default: 1024; at most 4000).', integerFrom(1))
+    .option(
+      '--max-per-user <N>',
+      'Keep at most N descriptors for one user other than root (default: 256).',
+      integerFrom(1)
+    )
     .option(
       '--takeover <PATH>',
-      'The socket where it meets the one before and the one after it (default: SOCKET with .takeover behind it).'
+      'Set the socket for take-overs by a successor (default: SOCKET followed by .takeover).'
     )
     .addExample(
       `
-# Keep what root and the user nobody put
+# Serve root and the user nobody
 fdpass store serve --socket-mode 666 --allow-uid 0 --allow-uid 65534 ./s.sock`
     )
     .action(serve)
@@ -61,11 +65,11 @@ async function serve(operand: string, options: ServeOptions): Promise<void> {
     if (!signal.aborted) await Promise.race([service.superseded, once(signal, 'abort')])
     if (!service.closed) report({ stopping: true })
     signal.throwIfAborted()
-    process.stderr.write('fdpass: store serve: Another one has taken over\n')
+    process.stderr.write('fdpass: store serve: Another process has taken over\n')
   })
 }
 
-/** Tells a service manager, if there is one. */
+/** Reports the state to the service manager, if there is one. */
 function report(state: Parameters<typeof notify>[0]): void {
   notify(state).catch((error: unknown) => reportError('store serve', error))
 }

@@ -11,12 +11,12 @@ export function define(command: CliCommand): void {
   command
     .usage('COMMAND [OPTION...] [ARGUMENT...]')
     .description(
-      'Keep descriptors for other processes, by name, while these come and go: open files, listeners, connections, memory. ' +
-        'What is kept belongs to the user who has put it, and has permissions as a file has.'
+      'Keeps descriptors for other processes, by name, across their restarts: open files, listeners, connections, memory. ' +
+        'An entry belongs to the user that put it, and has the permissions of a file.'
     )
     .addExample(
       `
-# A log stays open while programs come and go
+# Keep a log open between runs of a program
 fdpass store serve ./logs.sock &
 fdpass store put --wait 5 --append ./logs.sock log service.log
 fdpass store get ./logs.sock log -- sh -c 'echo started >&3'
