@@ -25,6 +25,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { parseArgs } from 'node:util'
+import { gunzipSync } from 'node:zlib'
 import { NapiCli } from '@napi-rs/cli'
 import { build } from 'esbuild'
 import { install, installRuntime } from './install.mjs'
@@ -218,6 +219,13 @@ test("README's first example, and the command line, on each version of Node", as
 
 test("the command line contains commander, with commander's licence", () => {
   assert.ok(existsSync(join(clean, 'node_modules', 'fdpass', 'dist', 'lib', 'cli', 'commander.LICENSE')))
+})
+
+test('the manual page is where npm links it from', () => {
+  const folder = join(clean, 'node_modules', 'fdpass')
+  const { man } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'))
+  assert.match(man, /\.1\.gz$/)
+  assert.deepEqual(gunzipSync(readFileSync(join(folder, man))), readFileSync(join(root, 'man', 'fdpass.1')))
 })
 
 test('import and require return the same module, without a warning', async (t) => {
