@@ -135,7 +135,7 @@ test("README's quick usage of usocket works: write in 'connection', read in 'rea
   await closed
 })
 
-test.serial('a socket is connected in a later turn of the event loop, as of usocket', async (t) => {
+test('a socket is connected in a later turn of the event loop, as of usocket', async (t) => {
   const { path } = await openBoth(t)
   const client = new USocket(path)
   t.teardown(() => void client.destroy())
