@@ -6,7 +6,7 @@ import { backlogOf } from '../base/validate.ts'
 import { type Descriptor, takeFd, wrapFd } from '../descriptor/descriptor.ts'
 import { native } from '../native/binding.ts'
 import { closeFds } from '../native/owned-fds.ts'
-import { fds } from '../native/shared-memory.ts'
+import { fdAt, putFdAt } from '../native/results.ts'
 import { systemError } from '../native/system-error.ts'
 import { bindListener } from './bind-listener.ts'
 import { type Source, addressOfSocket, sourceFd } from './listen-source.ts'
@@ -70,10 +70,10 @@ async function openSource(source: Source, backlog: number | undefined, mode: num
 }
 
 function duplicateOf(fd: number): number {
-  fds[0] = fd
+  putFdAt(0, fd)
   const code = native.duplicate(1)
   if (code < 0) throw systemError(code, 'fcntl')
-  return fds[0]!
+  return fdAt(0)
 }
 
 /** Returns the IP address of a host; looks names up. */

@@ -5,7 +5,7 @@ import { onServiceEvents } from './notifier.ts'
 import { Service } from './service.ts'
 
 /** The delay before calls are retried after a resource was exhausted, in milliseconds. */
-const SHORT_PAUSE = 100
+const EXHAUSTED_DELAY_MS = 100
 
 /** A service whose connections the native thread accepts and distributes. */
 export abstract class NativeService extends Service {
@@ -81,15 +81,15 @@ export abstract class NativeService extends Service {
       case 'worker-ready':
         return this.workerReady(event.worker)
       case 'worker-removed':
-        return this.workerGone(event.worker, event.lost)
+        return this.workerRemoved(event.worker, event.lost)
       case 'channel-failed':
-        return this.workerBroken(event.worker)
+        return this.channelFailed(event.worker)
       case 'exhausted':
         this.reportFailure(systemError(event.errno, event.syscall))
-        return this.retryIn(SHORT_PAUSE)
+        return this.retryIn(EXHAUSTED_DELAY_MS)
       case 'spawn-exhausted':
         this.programFailed(event.errno, event.syscall)
-        return this.retryIn(SHORT_PAUSE)
+        return this.retryIn(EXHAUSTED_DELAY_MS)
       case 'rate-limited':
         this.events.emit('pause', { service: this.name, milliseconds: this.settings.pause })
         return this.retryIn(this.settings.pause)
@@ -116,8 +116,8 @@ export abstract class NativeService extends Service {
   }
 
   protected workerReady(_worker: number): void {}
-  protected workerBroken(_worker: number): void {}
-  protected workerGone(_worker: number, _lost: number): void {}
+  protected channelFailed(_worker: number): void {}
+  protected workerRemoved(_worker: number, _lost: number): void {}
   protected programFailed(_errno: number, _syscall: string): void {}
   protected programEnded(_pid: number, _status: NativeExitStatus): void {}
 }

@@ -51,11 +51,11 @@ export class PoolService extends NativeService {
   }
 
   /** Kills a worker whose channel failed before its connections are reassigned, because it may already be reading from them. */
-  protected override workerBroken(number: number): void {
+  protected override channelFailed(number: number): void {
     this.#workers.get(number)?.kill()
   }
 
-  protected override workerGone(number: number, lost: number): void {
+  protected override workerRemoved(number: number, lost: number): void {
     const worker = this.#workers.get(number)
     if (worker === undefined) return
     this.#workers.delete(number)

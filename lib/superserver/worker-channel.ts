@@ -32,10 +32,10 @@ export interface Assignment {
 }
 
 /** The most frames that one event receives. */
-const PER_WAKE = 64
+const MAX_FRAMES_PER_EVENT = 64
 
 /** The length of an id in bytes. */
-const ID = 4
+const ID_BYTES = 4
 
 /** A queued frame: the acknowledgement of a connection, or undefined for any other frame. */
 type Unsent = Assignment | undefined
@@ -95,10 +95,10 @@ export class WorkerChannel extends Handle {
   }
 
   #queueClosed(): void {
-    for (let from = 0; from < this.#closedIds.length; from += MOST_BYTES / ID) {
-      const ids = this.#closedIds.slice(from, from + MOST_BYTES / ID)
-      ids.forEach((id, index) => text.writeUInt32BE(id, index * ID))
-      native.channelPush(this.fd, MESSAGE, BYTES, 0, ids.length * ID)
+    for (let from = 0; from < this.#closedIds.length; from += MOST_BYTES / ID_BYTES) {
+      const ids = this.#closedIds.slice(from, from + MOST_BYTES / ID_BYTES)
+      ids.forEach((id, index) => text.writeUInt32BE(id, index * ID_BYTES))
+      native.channelPush(this.fd, MESSAGE, BYTES, 0, ids.length * ID_BYTES)
       this.#unsent.push(undefined)
     }
     this.#closedIds = []
@@ -107,10 +107,10 @@ export class WorkerChannel extends Handle {
   /** Sends queued frames, and serves the connections whose acknowledgements were sent. */
   #flush(): void {
     if (this.closed || this.#unsent.length === 0) return
-    const gone = native.channelFlush(this.fd)
-    const code = gone < 0 ? gone : flushResult.stopped
+    const sent = native.channelFlush(this.fd)
+    const code = sent < 0 ? sent : flushResult.stopped
     if (code !== 0 && code !== AGAIN && code !== BUSY) return this.#failWith(() => systemError(code, 'sendmsg'))
-    for (const assignment of this.#unsent.splice(0, gone)) if (assignment !== undefined) this.#serve(assignment)
+    for (const assignment of this.#unsent.splice(0, sent)) if (assignment !== undefined) this.#serve(assignment)
   }
 
   /** Stops or resumes receiving. */
@@ -138,7 +138,7 @@ export class WorkerChannel extends Handle {
 
   protected flushInput(): void {
     let more = true
-    for (let i = 0; i < PER_WAKE && more; i++) {
+    for (let i = 0; i < MAX_FRAMES_PER_EVENT && more; i++) {
       const length = native.channelReceive(this.fd)
       if (length === AGAIN) break
       if (length === END) {
