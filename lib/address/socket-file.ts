@@ -15,12 +15,12 @@ export function modeOf(mode: unknown, name: Uint8Array | null): number | undefin
 }
 
 /** Binds a socket; null for a name of the kernel's choice. While another process replaces the file, it is in use. */
-export function giveName(fd: number, name: Uint8Array | null, mode?: number): void {
+export function bindAddress(fd: number, name: Uint8Array | null, mode?: number): void {
   check(bind(fd, name, mode), name)
 }
 
 /** As `giveName`, waiting for the outcome of another process's attempt to replace the file. */
-export async function giveNameLater(fd: number, name: Uint8Array, mode: number | undefined): Promise<void> {
+export async function bindAddressWithRetry(fd: number, name: Uint8Array, mode: number | undefined): Promise<void> {
   const deadline = performance.now() + PATIENCE
   check(await retry(() => (performance.now() > deadline ? IN_USE : bind(fd, name, mode)), AGAIN), name)
 }
@@ -47,7 +47,7 @@ function bind(fd: number, name: Uint8Array | null, mode: number | undefined): nu
 export type FileId = string | null
 
 /** Leaves the file of a bound socket where it is, whatever becomes of the socket here. */
-export function handFileOn(fd: number): FileId {
+export function disownFile(fd: number): FileId {
   const id = native.handFileOn(fd)
   if (typeof id === 'number') throw systemError(id, 'bind')
   return id === null ? null : Buffer.from(id).toString('hex')

@@ -7,8 +7,8 @@ import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import { giveName, modeOf } from '../address/socket-file.ts'
-import { makeSocket } from './unix-socket.ts'
+import { bindAddress, modeOf } from '../address/socket-file.ts'
+import { makeSocket } from './new-socket.ts'
 
 interface Backlog {
   /** The most connections that wait to be accepted (default 511); the kernel cuts it to its own limit. */
@@ -96,7 +96,7 @@ function unixListener({ path, mode }: UnixListenerOptions, backlog: number): num
   const permissions = modeOf(mode, name)
   const fd = makeSocket('stream')
   try {
-    giveName(fd, name, permissions)
+    bindAddress(fd, name, permissions)
     const code = native.listen(fd, backlog, true)
     if (code < 0) throw systemError(code, 'listen', path)
   } catch (error) {

@@ -3,8 +3,9 @@ import { optionsOf } from '../base/validate.ts'
 import { type AncillaryOptions, ancillaryOf } from './credentials.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import { giveName, modeOf } from '../address/socket-file.ts'
-import { type UnixSocket, makeSocket, openSocket } from './unix-socket.ts'
+import { bindAddress, modeOf } from '../address/socket-file.ts'
+import { type UnixSocket, openSocket } from './unix-socket.ts'
+import { makeSocket } from './new-socket.ts'
 
 /** Options of {@link bind}. */
 export interface BindOptions extends AncillaryOptions {
@@ -32,7 +33,7 @@ export function bind(address: Address | null, options?: BindOptions): UnixSocket
   const mode = modeOf(optionsOf(options)?.mode, name)
   const fd = makeSocket('dgram', ancillaryOf(options))
   try {
-    giveName(fd, name, mode)
+    bindAddress(fd, name, mode)
   } catch (error) {
     closeFds([fd])
     throw error

@@ -9,8 +9,9 @@ import { AGAIN } from '../native/codes.ts'
 import { native } from '../native/binding.ts'
 import { retry } from '../base/backoff.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import { giveName } from '../address/socket-file.ts'
-import { type UnixSocket, makeSocket, openSocket, socketTypeOf } from './unix-socket.ts'
+import { bindAddress } from '../address/socket-file.ts'
+import { type UnixSocket, openSocket } from './unix-socket.ts'
+import { makeSocket, socketTypeOf } from './new-socket.ts'
 
 /** Options of {@link connect}. */
 export interface ConnectOptions extends Abortable, AncillaryOptions {
@@ -46,7 +47,7 @@ export async function connect(address: Address, options?: ConnectOptions): Promi
   const signal = signalOf(options)
   const fd = makeSocket(socketType, ancillary)
   try {
-    if (localName !== undefined) giveName(fd, localName)
+    if (localName !== undefined) bindAddress(fd, localName)
     const code = await retry(() => native.connect(fd, name), AGAIN, signal)
     if (code < 0) throw systemError(code, 'connect', address)
     return openSocket(fd, socketType)

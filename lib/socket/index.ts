@@ -8,13 +8,6 @@ export type { SocketType } from './endpoint.ts'
 export type { ControlError } from './errors.ts'
 export type { Message, ReceivedFd } from './message.ts'
 export { type ListenOptions, UnixServer, listen } from './unix-server.ts'
-export {
-  type RecvFdOptions,
-  type RecvOptions,
-  type SendOptions,
-  type SocketpairOptions,
-  UnixSocket,
-  recvFd,
-  sendFd,
-  socketpair
-} from './unix-socket.ts'
+export { type RecvFdOptions, type RecvOptions, type SendOptions, UnixSocket } from './unix-socket.ts'
+export { type SocketpairOptions, socketpair } from './socketpair.ts'
+export { recvFd, sendFd } from './send-fd.ts'

@@ -1,6 +1,6 @@
 import { lookup } from 'node:dns/promises'
 import { type AddressInfo, isIP } from 'node:net'
-import { giveNameLater } from '../address/socket-file.ts'
+import { bindAddressWithRetry } from '../address/socket-file.ts'
 import { addressOf } from '../address/unix-address.ts'
 import { backlogOf } from '../base/validate.ts'
 import { type Descriptor, takeFd, wrapFd } from '../descriptor/descriptor.ts'
@@ -10,7 +10,7 @@ import { fdAt, putFdAt } from '../native/results.ts'
 import { systemError } from '../native/system-error.ts'
 import { bindListener } from './bind-listener.ts'
 import { type Source, addressOfSocket, sourceFd } from './listen-source.ts'
-import { makeSocket } from './unix-socket.ts'
+import { makeSocket } from './new-socket.ts'
 
 /** A listening or datagram socket, opened from a {@link Source}. The environment's table owns its descriptor. */
 export class ListeningSocket {
@@ -85,7 +85,7 @@ async function openUnix(path: string, backlog: number | undefined, mode: number 
   const fd = makeSocket('stream')
   try {
     const isFile = !path.startsWith('\0')
-    await giveNameLater(fd, addressOf('path', path, 'bind'), isFile ? mode : undefined)
+    await bindAddressWithRetry(fd, addressOf('path', path, 'bind'), isFile ? mode : undefined)
     const code = native.listen(fd, backlogOf(backlog), true)
     if (code < 0) throw systemError(code, 'listen', path)
     return fd

@@ -13,8 +13,9 @@ import { Iteration, end } from '../base/async-iterator.ts'
 import { type AcceptShape, type Allow, Acceptor } from './acceptor.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import { giveNameLater, modeOf } from '../address/socket-file.ts'
-import { type UnixSocket, makeSocket, openSocket } from './unix-socket.ts'
+import { bindAddressWithRetry, modeOf } from '../address/socket-file.ts'
+import { type UnixSocket, openSocket } from './unix-socket.ts'
+import { makeSocket } from './new-socket.ts'
 import { warnOnce } from '../base/warnings.ts'
 
 const made = Symbol('made')
@@ -237,7 +238,7 @@ export async function listen(address: Address, options?: ListenOptions): Promise
   if (allow !== undefined && typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
   const fd = makeSocket(type, ancillaryOf(options))
   try {
-    await giveNameLater(fd, name, permissions)
+    await bindAddressWithRetry(fd, name, permissions)
     const code = native.listen(fd, waiting, descriptors)
     if (code < 0) throw systemError(code, 'listen', address)
     const bound = localAddressOf(fd) ?? address

@@ -2,25 +2,25 @@ import type { Socket } from 'node:net'
 import { type Address, addressOf, localAddressOf, remoteAddressOf } from '../address/unix-address.ts'
 import { type Abortable, signalOf } from '../base/abort.ts'
 import { type Bytes, MAX_INT, bytesOf, integer, optionsOf } from '../base/validate.ts'
-import { type AncillaryOptions, type Credentials, type EnabledAncillary, ancillaryOf, claimOf } from './credentials.ts'
+import { type AncillaryOptions, type Credentials, ancillaryOf, claimOf } from './credentials.ts'
 import { Descriptor, adopt, closeQuietly, takeFd, wrapFd } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { Endpoint, type SocketType } from './endpoint.ts'
 import { carrierMissing, inChannel, socketClosed, socketNotEmpty } from './errors.ts'
 import { invalidType, invalidValue } from '../base/errors/argument.ts'
 import { systemError } from '../native/system-error.ts'
-import { unsupportedPlatform } from '../base/errors/unsupported.ts'
 import { borrow } from '../descriptor/borrow.ts'
 import { type FdSource, putFd, putFds } from '../descriptor/fd-source.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { type Message, ReceivedFd } from './message.ts'
 import { MAX_RECEIVED_FDS } from '../native/codes.ts'
-import { isSupported, loadFailure, native } from '../native/binding.ts'
+import { native } from '../native/binding.ts'
 import { duplicateOf, isNetSocket } from '../descriptor/node-internals.ts'
 import { peerOf } from './peer.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { type Limits, type Shape, defaultLimits } from './receiver.ts'
 import { warnOnce } from '../base/warnings.ts'
+import { enableAncillary, connectedType } from './new-socket.ts'
 
 /** Options of {@link UnixSocket.send}. */
 export interface SendOptions extends Abortable {
@@ -452,40 +452,6 @@ export function openSocket(fd: number, type: SocketType, takesFds = true): UnixS
   return make(new Endpoint(fd, type, takesFds))
 }
 
-/** Returns the type of a socket that can send and receive. The native side notes the type of a socket that it owns. */
-function connectedType(fd: number): SocketType {
-  const type = native.socketType(fd)
-  if (typeof type === 'number') throw systemError(type, 'getsockopt')
-  if (native.isListening(fd) === true) throw invalidValue('source', 'is a listening socket: it can only accept')
-  return type
-}
-
-/** Checks an `options.type`. */
-export function socketTypeOf(type: unknown): SocketType {
-  if (type === 'stream' || type === 'seqpacket' || type === 'dgram') return type
-  throw invalidValue('options.type', "must be 'stream', 'seqpacket' or 'dgram'")
-}
-
-/** Makes a socket without a name or a peer; its number is owned by the native side. */
-export function makeSocket(type: SocketType, ancillary?: EnabledAncillary): number {
-  const fd = native.socket(type)
-  if (fd < 0) throw systemError(fd, 'socket')
-  try {
-    enableAncillary(fd, ancillary)
-  } catch (error) {
-    closeFds([fd])
-    throw error
-  }
-  return fd
-}
-
-/** Makes the kernel add ancillary data to each message that a socket receives. */
-function enableAncillary(fd: number, ancillary: EnabledAncillary | undefined): void {
-  if (ancillary === undefined) return
-  const code = native.enableAncillary(fd, ancillary.credentials, ancillary.pidfd)
-  if (code < 0) throw systemError(code, 'setsockopt')
-}
-
 function limitsOf(options: RecvOptions | undefined, defaults: Limits): Limits {
   const { maxBytes = defaults.maxBytes, maxFds } = options ?? {}
   return {
@@ -495,66 +461,4 @@ function limitsOf(options: RecvOptions | undefined, defaults: Limits): Limits {
         ? defaults.maxFds
         : Math.min(integer('options.maxFds', maxFds, 0, MAX_INT), MAX_RECEIVED_FDS)
   }
-}
-
-/** Options of {@link socketpair}. */
-export interface SocketpairOptions extends AncillaryOptions {
-  /** `'stream'` (default), `'seqpacket'` or `'dgram'`. */
-  type?: SocketType | undefined
-}
-
-/**
- * Make two connected sockets: socketpair(2). Each is open, close-on-exec and in blocking mode.
- *
- * @param options `type`; `credentials`, `pidfd`: what both ends have the kernel tell with each message
- * @returns both ends, which are the caller's to close
- * @throws `EMFILE`; `EPROTONOSUPPORT` for seqpacket on macOS; `ENOPROTOOPT` for an option that the kernel lacks;
- *   ERR_UNSUPPORTED_PLATFORM
- */
-export function socketpair(options?: SocketpairOptions): [UnixSocket, UnixSocket] {
-  const { type = 'stream' } = optionsOf(options) ?? {}
-  const socketType = socketTypeOf(type)
-  const ancillary = ancillaryOf(options)
-  openReactor()
-  const pair = native.socketpair(socketType)
-  if (typeof pair === 'number') throw systemError(pair, 'socketpair')
-  const [a, b] = pair
-  try {
-    enableAncillary(a, ancillary)
-    enableAncillary(b, ancillary)
-  } catch (error) {
-    closeFds([a, b])
-    throw error
-  }
-  return [openSocket(a, socketType), openSocket(b, socketType)]
-}
-
-/**
- * Send one descriptor: UNP's write_fd. See {@link UnixSocket.sendFd}.
- *
- * @param socket where to
- * @param fd the descriptor, which stays the caller's and open
- * @param data the bytes that carry it, one zero byte by default
- * @param options `signal`
- * @returns as {@link UnixSocket.sendFd}
- */
-export function sendFd(socket: UnixSocket, fd: FdSource, data?: Bytes, options?: Abortable): Promise<void> {
-  return socket instanceof UnixSocket ? socket.sendFd(fd, data, options) : notASocket(socket)
-}
-
-/**
- * Receive at most one descriptor: UNP's read_fd. See {@link UnixSocket.recvFd}.
- *
- * @param socket where from
- * @param options `maxBytes`, `signal`
- * @returns as {@link UnixSocket.recvFd}
- */
-export function recvFd(socket: UnixSocket, options?: RecvFdOptions): Promise<ReceivedFd | null> {
-  return socket instanceof UnixSocket ? socket.recvFd(options) : notASocket(socket)
-}
-
-function notASocket(socket: unknown): Promise<never> {
-  return Promise.reject(
-    isSupported ? invalidType('socket', 'an instance of UnixSocket', socket) : unsupportedPlatform(loadFailure)
-  )
 }

@@ -1,0 +1,38 @@
+import type { Abortable } from '../base/abort.ts'
+import type { Bytes } from '../base/validate.ts'
+import { invalidType } from '../base/errors/argument.ts'
+import { unsupportedPlatform } from '../base/errors/unsupported.ts'
+import type { FdSource } from '../descriptor/fd-source.ts'
+import { ReceivedFd } from './message.ts'
+import { isSupported, loadFailure } from '../native/binding.ts'
+import { type RecvFdOptions, UnixSocket } from './unix-socket.ts'
+
+/**
+ * Send one descriptor: UNP's write_fd. See {@link UnixSocket.sendFd}.
+ *
+ * @param socket where to
+ * @param fd the descriptor, which stays the caller's and open
+ * @param data the bytes that carry it, one zero byte by default
+ * @param options `signal`
+ * @returns as {@link UnixSocket.sendFd}
+ */
+export function sendFd(socket: UnixSocket, fd: FdSource, data?: Bytes, options?: Abortable): Promise<void> {
+  return socket instanceof UnixSocket ? socket.sendFd(fd, data, options) : notASocket(socket)
+}
+
+/**
+ * Receive at most one descriptor: UNP's read_fd. See {@link UnixSocket.recvFd}.
+ *
+ * @param socket where from
+ * @param options `maxBytes`, `signal`
+ * @returns as {@link UnixSocket.recvFd}
+ */
+export function recvFd(socket: UnixSocket, options?: RecvFdOptions): Promise<ReceivedFd | null> {
+  return socket instanceof UnixSocket ? socket.recvFd(options) : notASocket(socket)
+}
+
+function notASocket(socket: unknown): Promise<never> {
+  return Promise.reject(
+    isSupported ? invalidType('socket', 'an instance of UnixSocket', socket) : unsupportedPlatform(loadFailure)
+  )
+}
