@@ -1,5 +1,5 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { type FileId, claimFile, handFileOn } from '../address/internal.ts'
+import { type FileId, claimFile, disownFile } from '../address/internal.ts'
 import { bytesOf, invalidReturn, protocolError } from '../base/internal.ts'
 import { Channel, type ChannelReply, type ChannelRequest } from '../channel/index.ts'
 import { serializeError } from '../channel/internal.ts'
@@ -99,7 +99,7 @@ export class TakeoverAttempt {
     const matched = matchListeners(this.#sockets.listeners, request.listen)
     const { control } = this.#sockets
     const numbers = [control[borrow](), ...matched.flatMap((listening) => listening?.fd ?? [])]
-    this.#handed = numbers.map((fd) => [fd, handFileOn(fd)])
+    this.#handed = numbers.map((fd) => [fd, disownFile(fd)])
     const files = this.#handed.map(([, file]) => file)
     const value: ListenersReply = {
       pid: process.pid,
