@@ -6,7 +6,7 @@ import { type Address, type ConnectOptions, type UnixSocket, connect } from 'fdp
 
 /** Connects to another program's socket, as soon as that has made it. */
 export async function connectWhenThere(address: Address, options?: ConnectOptions): Promise<UnixSocket> {
-  const deadline = performance.now() + 30_000
+  const deadline = performance.now() + 120_000
   for (;;) {
     try {
       return await connect(address, options)

@@ -250,7 +250,7 @@ function buildGo(): Promise<unknown> {
 
 /** Starts the program in Go, which sends descriptors of two files. */
 async function startGo(t: ExecutionContext, ...args: string[]): Promise<Program> {
-  t.timeout(110_000)
+  t.timeout(600_000) // compiling takes a second on a quiet machine
   await (built ??= buildGo())
   const files = ['first of Go', 'second of Go'].map((content) => temporaryFile(content))
   return start(t, goPeer, args, {}, `${files.join('\n')}\n`)
