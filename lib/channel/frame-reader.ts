@@ -2,7 +2,7 @@ import { protocolError, tooLarge } from '../base/errors/system.ts'
 import { yieldToLoop } from '../event-loop/tick-budget.ts'
 import { native } from '../native/binding.ts'
 import { AGAIN, BROKEN, END } from '../native/codes.ts'
-import { ProtocolViolation, frameResult, violationResult } from '../native/frame-results.ts'
+import { ProtocolViolation, violationResult } from '../native/frame-results.ts'
 import { type SystemError, systemError } from '../native/system-error.ts'
 import type { Endpoint } from '../socket/endpoint.ts'
 import { ReceivedFrame } from './frame.ts'
@@ -87,7 +87,7 @@ export class FrameReader {
       return false
     }
     this.#frame.read(fd, length)
-    this.#hasMore = frameResult.hasMore
+    this.#hasMore = this.#frame.hasMore
     this.#consuming = true
     try {
       consumer.consume(this.#frame)

@@ -1,7 +1,7 @@
 import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { native } from '../native/binding.ts'
 import { FrameFormat, FrameKind } from '../native/codes.ts'
-import { frameResult } from '../native/frame-results.ts'
+import { type FrameFields, readFrameResult } from '../native/frame-results.ts'
 import { copyBytes, fdAt } from '../native/results.ts'
 import { bytes, text } from '../native/shared-memory.ts'
 
@@ -19,7 +19,7 @@ export const { Bytes: BYTES, Json: JSON_TEXT } = FrameFormat
 const noDescriptors: readonly Descriptor[] = []
 
 /** The frame received last. One object serves all frames of a channel, so its content is valid until the next receive. */
-export class ReceivedFrame {
+export class ReceivedFrame implements FrameFields {
   kind = 0
   format = 0
   /** The id of the request that the frame belongs to. */
@@ -28,6 +28,8 @@ export class ReceivedFrame {
   size = 0
   /** Whether its descriptors were lost because the descriptor table is full. */
   fdsLost = false
+  /** Whether another whole frame has arrived, which no event will report. */
+  hasMore = false
   fds = noDescriptors
   /** The data if they are too long for the shared bytes. */
   #large: Uint8Array | undefined
@@ -40,11 +42,7 @@ export class ReceivedFrame {
       this.#large = new Uint8Array(Buffer.allocUnsafeSlow(size).buffer) // filling it with zeros first costs measurably
       native.channelTake(this.#large, socket)
     }
-    this.fdsLost = frameResult.fdsLost
-    this.kind = frameResult.kind
-    this.format = frameResult.format
-    this.id = frameResult.id
-    const count = frameResult.fdCount
+    const count = readFrameResult(this)
     this.fds = count === 0 ? noDescriptors : wrapShared(count)
   }
 

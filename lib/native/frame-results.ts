@@ -68,3 +68,22 @@ export const violationResult = {
     return outcome[Arrived]!
   }
 }
+
+/** The fields of a received frame. */
+export interface FrameFields {
+  fdsLost: boolean
+  kind: number
+  format: number
+  id: number
+  hasMore: boolean
+}
+
+/** Copies the fields of {@link frameResult}, and returns the number of descriptors. One call costs less than a getter for each. */
+export function readFrameResult(frame: FrameFields): number {
+  frame.fdsLost = outcome[FdsLost] !== 0
+  frame.kind = outcome[Kind]!
+  frame.format = outcome[Format]!
+  frame.id = outcome[Id]! >>> 0
+  frame.hasMore = outcome[HasMore] !== 0
+  return outcome[FdCount]!
+}
