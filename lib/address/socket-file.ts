@@ -6,7 +6,7 @@ import { AGAIN } from '../native/codes.ts'
 import { native } from '../native/binding.ts'
 import { retry } from '../base/backoff.ts'
 
-/** Checks the `mode` of an `options` argument for the file of a socket. */
+/** Returns the `mode` option for the file of a socket. */
 export function modeOf(mode: unknown, name: Uint8Array | null): number | undefined {
   if (mode === undefined) return undefined
   const permissions = integer('options.mode', mode, 0, 0o777)
@@ -14,25 +14,25 @@ export function modeOf(mode: unknown, name: Uint8Array | null): number | undefin
   return permissions
 }
 
-/** Binds a socket; null for a name of the kernel's choice. While another process replaces the file, it is in use. */
+/** Binds a socket; null for an address of the kernel's choice. Throws EADDRINUSE while another process replaces the file. */
 export function bindAddress(fd: number, name: Uint8Array | null, mode?: number): void {
   check(bind(fd, name, mode), name)
 }
 
-/** As `giveName`, waiting for the outcome of another process's attempt to replace the file. */
+/** Binds a socket; while another process replaces the file, retries until the outcome is known. */
 export async function bindAddressWithRetry(fd: number, name: Uint8Array, mode: number | undefined): Promise<void> {
-  const deadline = performance.now() + PATIENCE
+  const deadline = performance.now() + LOCK_TIMEOUT_MS
   check(await retry(() => (performance.now() > deadline ? IN_USE : bind(fd, name, mode)), AGAIN), name)
 }
 
-/** How long another process may hold the lock beside a socket's file, in milliseconds. It takes microseconds. */
-const PATIENCE = 2000
+/** How long another process may hold the lock beside a socket's file, in milliseconds. Replacing a file takes microseconds. */
+const LOCK_TIMEOUT_MS = 2000
 
 const IN_USE = -constants.errno.EADDRINUSE
 
 let removesFiles = false
 
-/** The end of the environment removes the files of its sockets too, but process.exit() ends the main thread without it. */
+/** Removes the files of all sockets at 'exit': process.exit() ends the main thread without the end of its environment. */
 function removeFilesAtExit(): void {
   if (!removesFiles) process.once('exit', () => native.removeFiles())
   removesFiles = true
@@ -43,17 +43,17 @@ function bind(fd: number, name: Uint8Array | null, mode: number | undefined): nu
   return native.bind(fd, name, mode)
 }
 
-/** What identifies the file of a bound socket, for whoever takes the socket over; null where there is none of this process's. */
+/** The identity of a bound socket's file, for the process that takes the socket over; null if this process owns no file. */
 export type FileId = string | null
 
-/** Leaves the file of a bound socket where it is, whatever becomes of the socket here. */
+/** Gives up the file of a bound socket: closing the socket does not remove it any more. Returns the file's identity. */
 export function disownFile(fd: number): FileId {
   const id = native.handFileOn(fd)
   if (typeof id === 'number') throw systemError(id, 'bind')
   return id === null ? null : Buffer.from(id).toString('hex')
 }
 
-/** Has the file of a socket that another process has handed on removed with the socket, if it still is that file. */
+/** Takes over the file of a socket that another process disowned: closing the socket removes it, if it is still that file. */
 export function claimFile(fd: number, id: FileId): void {
   if (id === null) return
   removeFilesAtExit()

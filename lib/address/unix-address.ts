@@ -5,14 +5,14 @@ import { name } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
 
 /**
- * The address of a socket: a path, or, where it begins with `'\0'`, a name in Linux' abstract space, as in Node's `net`.
+ * The address of a Unix domain socket: a path, or, with a leading `'\0'`, a name in Linux' abstract namespace, as in Node's `net`.
  *
- * A path has at most 107 bytes (103 on macOS and FreeBSD), an abstract address 108 with its `'\0'`. Bytes that are no
- * UTF-8, which other programs may bind, are shown as U+FFFD.
+ * A path has at most 107 bytes (103 on macOS and FreeBSD), an abstract address 108 including its `'\0'`. Other programs may bind bytes
+ * that are not UTF-8: they are shown as U+FFFD.
  */
 export type Address = string
 
-/** The bytes of an address argument, for `putName`. */
+/** Returns the bytes of an address argument; `syscall` is named by an ENAMETOOLONG error. */
 export function addressOf(argument: string, value: unknown, syscall: string): Uint8Array {
   if (typeof value !== 'string') throw invalidType(argument, 'of type string', value)
   if (value === '') throw invalidValue(argument, 'must not be empty')
@@ -34,7 +34,7 @@ function tooLong(argument: string, address: string, length: number, most: number
   return Object.assign(error, { code: 'ENAMETOOLONG', errno: -constants.errno.ENAMETOOLONG, syscall, address })
 }
 
-/** Puts an address where the native calls expect it, and gives its length. */
+/** Puts an address where the native calls expect it; returns its length. */
 export function putName(address: Uint8Array): number {
   name.set(address)
   return address.length
@@ -54,7 +54,7 @@ function known(address: Address | null | number): Address | null {
   return typeof address === 'number' ? null : address
 }
 
-/** The address that a native call has put there; null for that of a socket without a name. */
+/** Returns the address that a native call has put into the shared memory; null for a socket without an address. */
 export function takeName(length: number): Address | null {
   return length > 0 ? Buffer.from(name.buffer, name.byteOffset, length).toString() : null
 }

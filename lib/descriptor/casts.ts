@@ -11,15 +11,15 @@ import { fds } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
 import { listenOn, numberOf, setConnected } from './node-internals.ts'
 
-/** The range of a file that a stream reads or writes, and how much at a time. */
+/** Options of {@link Descriptor.toReadStream} and {@link Descriptor.toWriteStream}. */
 export interface FileStreamOptions {
-  /** The first byte, as an offset into the file; without it from the offset that is shared with the sender. */
+  /** The first byte, as an offset into the file (default: the offset shared with the sender). */
   start?: number | undefined
-  /** How many bytes are read or held at a time (default 65,536 for reading, 16,384 for writing). */
+  /** The number of bytes read or buffered at a time (default 65,536 for reading, 16,384 for writing). */
   highWaterMark?: number | undefined
 }
 
-/** What a descriptor is made into, by the name of the method that does it. */
+/** The casts of each kind. */
 const castsOf: Partial<Record<Kind, readonly string[]>> = {
   file: ['toReadStream', 'toWriteStream'],
   memfd: ['toReadStream', 'toWriteStream'],
@@ -36,7 +36,7 @@ const castsOf: Partial<Record<Kind, readonly string[]>> = {
   'unix-listener': ['toServer', 'toUnixServer']
 }
 
-/** Throws unless a descriptor is of a kind that a method takes; gives the kind. */
+/** Returns the kind of a descriptor; throws ERR_INVALID_FD_TYPE if the kind does not have the cast. */
 export function checkCast(fd: number, method: string): Kind {
   const kind = kindOf(fd)
   if (accessOf(fd) === 'path')
@@ -47,20 +47,20 @@ export function checkCast(fd: number, method: string): Kind {
   throw wrongKind(`a descriptor of kind '${kind}' has no ${method}()${others}`)
 }
 
-// Each takes a number over from the native side, for an object that closes it; what throws has taken nothing.
+// Each cast takes a number from the native side, for an object that closes it. A cast that throws has taken nothing.
 
-/** A connection, a pipe's end or a terminal. */
+/** Casts a connection, an end of a pipe, or a terminal. */
 export function toSocket(fd: number, options: SocketConstructorOpts | undefined): Socket {
   const kind = checkCast(fd, 'toSocket')
   signalOf(optionsOf(options)) // Node's constructor opens the descriptor in a socket that an aborted signal has destroyed
   const access = accessOf(fd)
   const halves = { readable: isReadable(access), writable: isWritable(access) }
   if (kind === 'tty') {
-    // Throws for what no options are, which would be after libuv has replaced the descriptor.
+    // Checks the options before libuv replaces the descriptor.
     void new (process.getBuiltinModule('node:net').Socket)({ ...halves, ...options, signal: undefined })
     const tty = process.getBuiltinModule('node:tty')
     const socket = halves.readable ? new tty.ReadStream(fd, { ...halves, ...options }) : new tty.WriteStream(fd)
-    // libuv opens a terminal anew, so as not to set O_NONBLOCK for all who share the description (uv_tty_init).
+    // libuv opens a terminal anew, so that O_NONBLOCK is not set for all processes with the open file description (uv_tty_init).
     if (numberOf('fd', socket) === fd) native.release(fd)
     else native.close(fd)
     return socket
@@ -70,7 +70,7 @@ export function toSocket(fd: number, options: SocketConstructorOpts | undefined)
   return socket
 }
 
-/** A server that is being started; the number is taken over only when it listens. */
+/** Casts to a server that is starting; the caller takes the number once the server listens. */
 export function toServer(fd: number, options: ServerOpts | undefined): Server {
   checkCast(fd, 'toServer')
   if (native.socketType(fd) === 'seqpacket') throw wrongKind("Node's net has no seqpacket: use toUnixServer()")
@@ -87,7 +87,7 @@ export function toDatagramSocket(fd: number): DatagramSocket {
     socket.bind({ fd, exclusive: true })
     native.release(fd)
   } else {
-    // bind() takes 0, which inetd gives, for a missing number.
+    // bind() takes 0, the number that inetd passes, for a missing one.
     fds[0] = fd
     const code = native.duplicate(1)
     if (code < 0) throw systemError(code, 'fcntl')

@@ -2,10 +2,11 @@ import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 
 /**
- * What a descriptor is.
+ * The kind of a descriptor.
  *
- * `'tty'` is a terminal, or either end of a pseudoterminal; `'memfd'`, `'pidfd'`, `'eventfd'` and `'epoll'` are told where there
- * is a /proc, and are `'file'` or `'other'` elsewhere; `'socket'` is one of another family or protocol.
+ * - `'tty'`: a terminal, or either end of a pseudoterminal
+ * - `'memfd'`, `'pidfd'`, `'eventfd'`, `'epoll'`: detected through /proc; without /proc they are `'file'` or `'other'`
+ * - `'socket'`: a socket of another family or protocol
  */
 export type Kind =
   | 'file'

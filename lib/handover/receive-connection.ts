@@ -53,7 +53,10 @@ export interface ReceivedConnection {
 }
 
 /** Receives the next connection from a channel; resolves to null at its end. */
-export function receiveNextConnection(channel: UnixSocket, signal: AbortSignal | undefined): Promise<ReceivedConnection | null> {
+export function receiveNextConnection(
+  channel: UnixSocket,
+  signal: AbortSignal | undefined
+): Promise<ReceivedConnection | null> {
   const endpoint = endpointOf('channel', channel)
   let receiver = receivers.get(channel)
   if (receiver === undefined) receivers.set(channel, (receiver = new ConnectionReceiver(endpoint)))

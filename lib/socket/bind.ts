@@ -9,23 +9,23 @@ import { makeSocket } from './new-socket.ts'
 
 /** Options of {@link bind}. */
 export interface BindOptions extends AncillaryOptions {
-  /** The permissions of the socket's file, such as 0o600. Without it, what the umask leaves of 0o777. */
+  /** The permissions of the socket's file, such as 0o600 (default: 0o777 minus the umask). */
   mode?: number | undefined
 }
 
 /**
- * Make a datagram socket that others can send to: bind(2).
+ * Creates a datagram socket with an address: bind(2).
  *
- * The file of a path has its permissions from the start. One that a closed socket left behind is replaced. It is removed
- * when this socket is closed, by this process and only if it is still the same file; not after `release()`.
+ * The file of a path has its permissions from the start. A file that a closed socket left behind is replaced. Closing the socket removes
+ * the file, in this process only and if it is still the same file; `release()` leaves it.
  *
- * @param address its address; null for an abstract one of the kernel's choice on Linux (`localAddress` tells it), and for
- *   none elsewhere
- * @param options `mode`; `credentials`, `pidfd`: what to tell with each message
- * @returns the socket, which is the caller's to close
- * @throws `EADDRINUSE` where another socket is bound to the path, where the file is no socket, or while another process is
- *   replacing it; `ENOENT` (no such folder), `EACCES`, `EROFS`; `ENAMETOOLONG`; `EMFILE`; `ENOPROTOOPT` for an option that
- *   the kernel lacks; ERR_UNSUPPORTED_PLATFORM
+ * @param address the address; null for an abstract address of the kernel's choice on Linux (see `localAddress`), and for no address
+ *   elsewhere
+ * @param options `mode`; `credentials`, `pidfd`: ancillary data of each received message
+ * @returns the socket, which the caller owns
+ * @throws `EADDRINUSE` if another socket is bound to the path, if the file is no socket, or while another process replaces it;
+ *   `ENOENT` (no such directory), `EACCES`, `EROFS`; `ENAMETOOLONG`; `EMFILE`; `ENOPROTOOPT` for an option that the kernel lacks;
+ *   ERR_UNSUPPORTED_PLATFORM
  */
 export function bind(address: Address | null, options?: BindOptions): UnixSocket {
   openReactor()

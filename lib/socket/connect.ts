@@ -15,25 +15,26 @@ import { makeSocket, socketTypeOf } from './new-socket.ts'
 
 /** Options of {@link connect}. */
 export interface ConnectOptions extends Abortable, AncillaryOptions {
-  /** `'stream'` (default), `'seqpacket'` or `'dgram'`: that of the socket at the address. */
+  /** The type of the socket at the address: `'stream'` (default), `'seqpacket'` or `'dgram'`. */
   type?: SocketType | undefined
   /**
-   * The new socket's own address, by which the peer knows it and where a datagram can be answered. The file of a path is
-   * removed when the socket is closed.
+   * The new socket's own address, which the peer sees and can send datagrams to (default: none). Closing the socket removes the file of
+   * a path.
    */
   localAddress?: Address | undefined
 }
 
 /**
- * Connect to a listening socket, or give a new datagram socket its peer: connect(2).
+ * Connects to a listening socket, or creates a datagram socket with a peer: connect(2).
  *
- * @param address where to
- * @param options `type`, `localAddress`, `signal`; `credentials`, `pidfd`: what to tell with each message that comes back
- * @returns resolves to the socket, which is the caller's to close. While the listener's backlog is full it is tried again,
- *   after pauses, as no event tells when there is room; the wait keeps the process alive. (On macOS and FreeBSD a full
- *   backlog cannot be told from nobody listening.)
+ * While the listener's backlog is full, the call is retried after delays, because no event reports room; it keeps the process alive
+ * meanwhile. (macOS and FreeBSD report a full backlog as ECONNREFUSED.)
  *
- *   Rejects with `ENOENT`, `ECONNREFUSED` (nobody listens there), `EACCES`, `EPROTOTYPE` (a socket of another type);
+ * @param address the address to connect to
+ * @param options `type`, `localAddress`, `signal`; `credentials`, `pidfd`: ancillary data of each received message
+ * @returns resolves to the socket, which the caller owns
+ *
+ *   Rejects with `ENOENT`; `ECONNREFUSED` if no socket listens; `EACCES`; `EPROTOTYPE` for a socket of another type;
  *   `ENAMETOOLONG`; `EADDRINUSE` for the local address; `EMFILE`; `ENOPROTOOPT` for an option that the kernel lacks;
  *   AbortError; ERR_UNSUPPORTED_PLATFORM
  */

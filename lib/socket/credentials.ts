@@ -1,35 +1,35 @@
 import { boolean, MAX_INT, integer } from '../base/validate.ts'
 import { invalidType } from '../base/errors/argument.ts'
 
-/** A process as the kernel names it. */
+/** The identity of a process, as the kernel reports it. */
 export interface Credentials {
   /**
-   * Its process id; null where the kernel does not tell, as for a process outside of this one's pid namespace. It may have
-   * been given to another process since: only a pidfd cannot come to mean another one.
+   * The process id; null if the kernel does not report it, for instance for a process outside of this pid namespace. The kernel may have
+   * reused it since: only a pidfd identifies a process safely.
    */
   readonly pid: number | null
-  /** Its user. */
+  /** The user id. */
   readonly uid: number
-  /** Its group. */
+  /** The group id. */
   readonly gid: number
-  /** Its supplementary groups: of a connection's peer, where the kernel tells them. */
+  /** The supplementary groups of a connection's peer, if the kernel reports them. */
   readonly groups?: number[]
-  /** Its security label (SELinux, AppArmor, Smack): of a connection's peer, where there is one. */
+  /** The security label of a connection's peer (SELinux, AppArmor, Smack), if it has one. */
   readonly label?: string
 }
 
-/** What a socket has the kernel tell with each message that it receives. */
+/** The ancillary data that the kernel adds to each message that a socket receives. */
 export interface AncillaryOptions {
   /**
-   * The sender's credentials, in `Message.credentials`: `SO_PASSCRED`. The kernel fills them in or checks them, so that only
-   * root can pretend to be somebody else.
+   * The sender's credentials, in `Message.credentials`: `SO_PASSCRED` (default false). The kernel fills them in or checks them: only root
+   * can claim another identity.
    */
   credentials?: boolean | undefined
-  /** A pidfd of the sender, in `Message.pidfd`: `SO_PASSPIDFD`, from Linux 6.5 on. */
+  /** A pidfd of the sender, in `Message.pidfd`: `SO_PASSPIDFD`, since Linux 6.5 (default false). */
   pidfd?: boolean | undefined
 }
 
-/** The ancillary data that the kernel adds to each message that a socket receives. */
+/** Checked {@link AncillaryOptions}. */
 export interface EnabledAncillary {
   readonly credentials: boolean
   readonly pidfd: boolean
@@ -43,17 +43,17 @@ export function ancillaryOf(options: AncillaryOptions | undefined): EnabledAncil
   return credentials || pidfd ? { credentials, pidfd } : undefined
 }
 
-/** The credentials that a message claims, as the native calls take them. */
+/** The credentials to send with a message. */
 export interface Claim {
   readonly pid: number
   readonly uid: number
   readonly gid: number
 }
 
-/** The largest user or group id; one more means "none". */
+/** The maximum user or group id; the next number means "none". */
 const MAX_ID = 0xffff_fffe
 
-/** The `credentials` of `send`. */
+/** Returns the `credentials` option of `send`. */
 export function claimOf(value: unknown): Claim | undefined {
   if (value === undefined) return undefined
   if (value === true) return { pid: process.pid, uid: process.getuid!(), gid: process.getgid!() }

@@ -5,41 +5,41 @@ import { PollHandle } from '../event-loop/poll-handle.ts'
 import { Receiver, type ReceivingSocket } from './receiver.ts'
 import { Sender, type SendingSocket } from './sender.ts'
 
-/** The type of a socket, which decides what a message is. */
+/** The type of a socket. */
 export type SocketType = 'stream' | 'seqpacket' | 'dgram'
 
-/** What takes the place of a socket's own sender and receiver: the two halves of a channel. */
+/** The channel of a socket, which replaces its sender and receiver. */
 export interface Framing {
-  /** Whether frames that come in are wanted. */
+  /** Whether an operation is pending that needs a frame. */
   readonly waitsForInput: boolean
-  /** Whether frames wait for room, and the reactor should tell when there is some. */
+  /** Whether frames are pending that need room. */
   readonly waitsForRoom: boolean
-  /** Whether a pause keeps the process alive. */
+  /** Whether a scheduled retry keeps the process alive. */
   set referenced(on: boolean)
   flushInput(): void
   flushOutput(): void
-  /** Fails everything that waits. */
+  /** Rejects all pending operations. */
   fail(error: () => Error): void
-  /** Ends everything that waits, because this side has closed. */
+  /** Settles all pending operations, because this side has closed. */
   end(): void
-  /** Closes what is held: it outlives the socket where the other end has ended the channel. */
+  /** Closes the held messages, which outlive the socket if the peer has ended the channel. */
   drop(): void
 }
 
-/** A socket that sends and receives. */
+/** The handle of a socket that sends and receives. */
 export class Endpoint extends PollHandle implements SendingSocket, ReceivingSocket {
   readonly type: SocketType
   readonly isStream: boolean
   readonly isDatagram: boolean
-  /** Whether descriptors are received; otherwise a message that carries some is refused. */
+  /** Whether descriptors are accepted; otherwise a message that carries any is refused. */
   readonly takesFds: boolean
   readonly sender: Sender = new Sender(this)
   readonly receiver: Receiver = new Receiver(this)
-  /** A connection of whose message the rest is still to come (`receiveConnection`): closed with the socket. */
+  /** A connection received by `receiveConnection` whose message is still incomplete; closed with the socket. */
   arriving: Descriptor | undefined
   /** The channel that the socket belongs to. */
   framing: Framing | undefined
-  /** Those that wait to send to an address of their own, by address: one full receiver does not keep the others waiting. */
+  /** The senders with pending messages, by destination: one full receiver does not delay the others. */
   readonly #senders = new Map<string, Sender>()
 
   constructor(fd: number, type: SocketType, takesFds: boolean) {
@@ -60,12 +60,12 @@ export class Endpoint extends PollHandle implements SendingSocket, ReceivingSock
     if (this.framing !== undefined) this.framing.referenced = on
   }
 
-  /** The sender to an address. It is known for as long as something waits in it. */
+  /** Returns the sender to an address. The socket keeps it while it has pending messages. */
   senderTo(address: string, name: Uint8Array): Sender {
     return this.#senders.get(address) ?? new Sender(this, address, name)
   }
 
-  /** Notes whether something waits in the sender to an address. */
+  /** Notes whether the sender to an address has pending messages. */
   setWaiting(address: string, sender: Sender, waits: boolean): void {
     if (waits) this.#senders.set(address, sender)
     else if (this.#senders.get(address) === sender) this.#senders.delete(address)

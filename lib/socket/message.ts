@@ -3,30 +3,27 @@ import type { Credentials } from './credentials.ts'
 import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
 
-/**
- * What one receive gave: bytes, and the descriptors that came with them. The descriptors are the receiver's: close
- * each, or the message.
- */
+/** A received message: bytes, and the descriptors that arrived with them. The caller owns the descriptors: close each, or the message. */
 export class Message implements Disposable {
-  /** The bytes, in memory of their own. */
+  /** The bytes. No other message shares their memory. */
   readonly data: Uint8Array
-  /** The bytes that were sent: more than `data` holds where a datagram or packet was longer than `maxBytes`. */
+  /** The size of the message in bytes; more than `data.length` if a datagram or packet was longer than `maxBytes`. */
   readonly size: number
-  /** The descriptors, in the order in which they were sent. */
+  /** The descriptors, in the order of the sender. */
   readonly fds: readonly Descriptor[]
 
   /**
-   * Who sent it, where the socket was made with `credentials: true` (`SCM_CREDENTIALS`): the process that called sendmsg,
-   * whoever connected. The kernel fills them in, or checks what the sender claims; root may claim to be anybody. Of
-   * bytes that were sent before the option was on, Linux knows nothing: pid null, uid and gid 65534.
+   * The credentials of the process that called sendmsg(2) (`SCM_CREDENTIALS`), if the socket has the option `credentials: true`. The kernel
+   * fills them in, or checks those that the sender claims; root may claim any. For bytes that were sent before the option was set,
+   * Linux reports pid null, uid and gid 65534.
    */
   readonly credentials?: Credentials | undefined
   /**
-   * The process that sent it, where the socket was made with `pidfd: true` (`SCM_PIDFD`), and if the kernel still knows
-   * it. Where root claims to be another process, it is that one. It is the receiver's to close, as `fds` are.
+   * A pidfd of the sender (`SCM_PIDFD`), if the socket has the option `pidfd: true` and the kernel still knows the process. If root
+   * claims to be another process, it is that one. The caller owns it, as it owns `fds`.
    */
   readonly pidfd?: Descriptor | undefined
-  /** The sender's address, or null if it has none: on datagram sockets. */
+  /** The sender's address on a datagram socket; null if it has none. */
   readonly address?: Address | null | undefined
 
   /** @internal */
@@ -46,32 +43,32 @@ export class Message implements Disposable {
     this.address = address
   }
 
-  /** @internal How many descriptors came with it. */
+  /** @internal The number of descriptors that arrived, including the pidfd. */
   get fdCount(): number {
     return this.fds.length + (this.pidfd === undefined ? 0 : 1)
   }
 
-  /** @internal Take the numbers of all descriptors that are still open out of it. */
+  /** @internal Takes the numbers of all descriptors that are still open. */
   takeFds(): number[] {
     return takeFds(this.pidfd === undefined ? this.fds : [...this.fds, this.pidfd])
   }
 
-  /** Close at once every descriptor of the message that is not yet closed, released or given to something else. */
+  /** Closes every descriptor of the message that was not closed, released or cast. */
   close(): void {
     closeFds(this.takeFds())
   }
 
-  /** Close, for `using`. */
+  /** Closes the descriptors, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }
 }
 
-/** What `recvFd` gave: at most one descriptor, and the bytes that came with it. */
+/** The result of `recvFd`: at most one descriptor, and the bytes that arrived with it. */
 export class ReceivedFd implements Disposable {
-  /** The descriptor, which is the receiver's to close; null where bytes came without one. */
+  /** The descriptor, which the caller owns; null if the bytes arrived without one. */
   readonly fd: Descriptor | null
-  /** The bytes, in memory of their own. */
+  /** The bytes. No other message shares their memory. */
   readonly data: Uint8Array
 
   /** @internal */
@@ -80,7 +77,7 @@ export class ReceivedFd implements Disposable {
     this.data = data
   }
 
-  /** Close the descriptor, if one came and is still open; for `using`. */
+  /** Closes the descriptor if there is one and it is open, for `using`. */
   [Symbol.dispose](): void {
     this.fd?.closeSync()
   }
