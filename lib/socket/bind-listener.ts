@@ -11,19 +11,19 @@ import { bindAddress, modeOf } from '../address/socket-file.ts'
 import { makeSocket } from './new-socket.ts'
 
 interface Backlog {
-  /** The most connections that wait to be accepted (default 511); the kernel cuts it to its own limit. */
+  /** The maximum number of connections that wait to be accepted (default 511); the kernel lowers it to its own limit. */
   backlog?: number | undefined
 }
 
 /** Options of {@link bindListener} for TCP. */
 export interface TcpListenerOptions extends Backlog {
-  /** The port; 0 for a free one, which {@link Descriptor.address} tells. */
+  /** The port; 0 for a free one (see {@link Descriptor.address}). */
   port: number
-  /** An IP address; names are not looked up. Without it every address of this machine, IPv6 where there is any, and IPv4. */
+  /** An IP address; names are not looked up (default: every address of this machine, IPv6 if available, and IPv4). */
   host?: string | undefined
-  /** Take no IPv4 connections on an IPv6 address (default false). */
+  /** Whether to refuse IPv4 connections on an IPv6 address (default false). */
   ipv6Only?: boolean | undefined
-  /** Share the port with other sockets that say so; the kernel spreads connections over them (default false). */
+  /** Whether to share the port with other sockets that set this; the kernel spreads connections over them (default false). */
   reusePort?: boolean | undefined
   /** Not with a port. */
   path?: never
@@ -33,7 +33,7 @@ export interface TcpListenerOptions extends Backlog {
 export interface UnixListenerOptions extends Backlog {
   /** A path, or an abstract address. */
   path: Address
-  /** The permissions of the socket's file, such as 0o600. Without it, what the umask leaves of 0o777. */
+  /** The permissions of the socket's file, such as 0o600 (default: 0o777 minus the umask). */
   mode?: number | undefined
   /** Not with a path. */
   port?: never

@@ -19,7 +19,7 @@ export function socketTypeOf(type: unknown): SocketType {
   throw invalidValue('options.type', "must be 'stream', 'seqpacket' or 'dgram'")
 }
 
-/** Makes a socket without a name or a peer; its number is owned by the native side. */
+/** Creates a socket without an address or a peer: socket(2). The native side owns its number. */
 export function makeSocket(type: SocketType, ancillary?: EnabledAncillary): number {
   const fd = native.socket(type)
   if (fd < 0) throw systemError(fd, 'socket')

@@ -2,7 +2,7 @@ import type { Credentials } from './credentials.ts'
 import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 
-/** Who made the other end of a connection. */
+/** Returns the credentials of a connection's peer. */
 export function peerOf(fd: number): Credentials {
   const peer = native.peer(fd)
   if (typeof peer === 'number') throw systemError(peer, 'getsockopt')

@@ -8,24 +8,24 @@ import { isSupported, loadFailure } from '../native/binding.ts'
 import { type RecvFdOptions, UnixSocket } from './unix-socket.ts'
 
 /**
- * Send one descriptor: UNP's write_fd. See {@link UnixSocket.sendFd}.
+ * Sends one descriptor: UNP's write_fd. See {@link UnixSocket.sendFd}.
  *
- * @param socket where to
+ * @param socket the socket to send through
  * @param fd the descriptor, which stays the caller's and open
- * @param data the bytes that carry it, one zero byte by default
+ * @param data the bytes that carry it (default: one zero byte)
  * @param options `signal`
- * @returns as {@link UnixSocket.sendFd}
+ * @returns the promise of {@link UnixSocket.sendFd}
  */
 export function sendFd(socket: UnixSocket, fd: FdSource, data?: Bytes, options?: Abortable): Promise<void> {
   return socket instanceof UnixSocket ? socket.sendFd(fd, data, options) : notASocket(socket)
 }
 
 /**
- * Receive at most one descriptor: UNP's read_fd. See {@link UnixSocket.recvFd}.
+ * Receives at most one descriptor: UNP's read_fd. See {@link UnixSocket.recvFd}.
  *
- * @param socket where from
+ * @param socket the socket to receive from
  * @param options `maxBytes`, `signal`
- * @returns as {@link UnixSocket.recvFd}
+ * @returns the promise of {@link UnixSocket.recvFd}
  */
 export function recvFd(socket: UnixSocket, options?: RecvFdOptions): Promise<ReceivedFd | null> {
   return socket instanceof UnixSocket ? socket.recvFd(options) : notASocket(socket)

@@ -10,15 +10,15 @@ import { UnixSocket, openSocket } from './unix-socket.ts'
 
 /** Options of {@link socketpair}. */
 export interface SocketpairOptions extends AncillaryOptions {
-  /** `'stream'` (default), `'seqpacket'` or `'dgram'`. */
+  /** The type of both sockets: `'stream'` (default), `'seqpacket'` or `'dgram'`. */
   type?: SocketType | undefined
 }
 
 /**
- * Make two connected sockets: socketpair(2). Each is open, close-on-exec and in blocking mode.
+ * Creates two connected sockets: socketpair(2). Both are close-on-exec and in blocking mode.
  *
- * @param options `type`; `credentials`, `pidfd`: what both ends have the kernel tell with each message
- * @returns both ends, which are the caller's to close
+ * @param options `type`; `credentials`, `pidfd`: ancillary data of each message that either end receives
+ * @returns both ends, which the caller owns
  * @throws `EMFILE`; `EPROTONOSUPPORT` for seqpacket on macOS; `ENOPROTOOPT` for an option that the kernel lacks;
  *   ERR_UNSUPPORTED_PLATFORM
  */

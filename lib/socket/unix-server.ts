@@ -22,24 +22,23 @@ const made = Symbol('made')
 
 /** Options of {@link listen}. */
 export interface ListenOptions extends AncillaryOptions {
-  /** `'stream'` (default) or `'seqpacket'`. */
+  /** The type of the connections: `'stream'` (default) or `'seqpacket'`. */
   type?: 'stream' | 'seqpacket' | undefined
-  /** The permissions of the socket's file, such as 0o600. Without it, what the umask leaves of 0o777. */
+  /** The permissions of the socket's file, such as 0o600 (default: 0o777 minus the umask). */
   mode?: number | undefined
-  /** The most connections that wait to be accepted (default 511); the kernel cuts it to its own limit. */
+  /** The maximum number of connections that wait to be accepted (default 511); the kernel lowers it to its own limit. */
   backlog?: number | undefined
   /**
-   * `false` refuses descriptors on every connection. From Linux 6.16 on the sender gets `EPERM` (`SO_PASSRIGHTS`), and
-   * nothing that could block at its close ever comes here; elsewhere a message with descriptors is refused as with
-   * `maxFds: 0`, and they are closed.
+   * Whether connections accept descriptors (default true). With `false`, a sender gets `EPERM` since Linux 6.16 (`SO_PASSRIGHTS`), and no
+   * descriptor arrives whose close could block. Elsewhere a message with descriptors is refused as with `maxFds: 0`, and they are closed.
    */
   descriptors?: boolean | undefined
   /**
-   * Decides whether a connection is taken: given {@link UnixSocket.peer}'s credentials, before the connection is handed out.
-   * One that is not is closed. What it throws rejects the accept, and the connection is closed. While it has not decided
-   * about 64 connections, no more are accepted. A pid among the credentials may have been given to another process since.
+   * Decides whether a connection is accepted (default: all are). A refused connection is closed. If the function throws, the connection is
+   * closed and the accept rejects with the error. While 64 decisions are pending, no further connection is accepted. The kernel may have
+   * reused the pid among the credentials.
    *
-   * @param credentials of who connected
+   * @param credentials the credentials of {@link UnixSocket.peer}
    */
   allow?: ((credentials: Credentials) => boolean | Promise<boolean>) | undefined
 }
@@ -48,10 +47,10 @@ export interface ListenOptions extends AncillaryOptions {
 let make: (fd: number, type: SocketType, address: Address, takesFds: boolean, allow: Allow | undefined) => UnixServer
 
 /**
- * A socket that listens, and accepts connections as {@link UnixSocket}s.
+ * A listening socket that accepts connections as {@link UnixSocket}s.
  *
- * An accept that waits keeps the process alive, unless {@link UnixServer.unref} was called. Once it has accepted, the
- * listening socket is in non-blocking mode, which it shares with every process that has it, until it is released.
+ * A pending accept keeps the process alive, unless {@link UnixServer.unref} was called. The first accept switches the listening socket to
+ * non-blocking mode, which every process shares that has the socket, until it is released.
  */
 export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, Disposable {
   readonly #listener: Acceptor
@@ -85,7 +84,7 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
     make = (...args) => new UnixServer(...args, made)
   }
 
-  /** The address on which it listens. */
+  /** The address that the server listens on. */
   get address(): Address {
     return this.#address
   }
@@ -95,19 +94,19 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
     return this.#type
   }
 
-  /** Whether this side was closed or released. */
+  /** Whether the server was closed or released. */
   get closed(): boolean {
     return this.#listener.closed
   }
 
   /**
-   * Accept one connection: accept(2).
+   * Accepts one connection: accept(2).
    *
    * @param options `signal`
-   * @returns resolves to the connection, which is the caller's to close
+   * @returns resolves to the connection, which the caller owns
    *
-   *   Rejects with `EMFILE` where the descriptor table is full, and the connection waits on; with what `allow` threw;
-   *   ERR_INVALID_RETURN_VALUE if that gave no boolean; ERR_SOCKET_CLOSED; AbortError, which loses nothing.
+   *   Rejects with `EMFILE` if the descriptor table is full (the connection stays in the backlog); with the error that `allow` threw;
+   *   ERR_INVALID_RETURN_VALUE if `allow` did not return a boolean; ERR_SOCKET_CLOSED; AbortError, which loses nothing.
    */
   accept(options?: Abortable): Promise<UnixSocket> {
     try {
@@ -119,35 +118,34 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   }
 
   /**
-   * The connections as they come, until this side's close.
+   * Iterates over the connections as they arrive, until the server is closed.
    *
-   * Several may be accepted at once: at most 64, and a quarter of the free descriptor table, are held. They belong to the
-   * server: after the iteration is left, the next `accept` or iteration takes them. An error is thrown as
-   * {@link UnixServer.accept} rejects; a new iteration goes on behind it.
+   * The iteration accepts several connections at once, and holds at most 64 and a quarter of the free descriptor table. They belong to the
+   * server: leaving the iteration loses none, the next `accept` or iteration takes them. The iteration throws the errors of
+   * {@link UnixServer.accept}; a new iteration continues after the error.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<UnixSocket, undefined> {
     const listener = this.#listener
     return new Iteration(listener, () => listener.accept(this, this.#iterate, undefined), undefined)
   }
 
-  /** Let an accept that waits keep the process alive, as it does at first. */
+  /** Lets a pending accept keep the process alive, as it does by default. */
   ref(): this {
     this.#listener.referenced = true
     return this
   }
 
-  /** Let the process end although an accept waits. */
+  /** Lets the process end while an accept is pending. */
   unref(): this {
     this.#listener.referenced = false
     return this
   }
 
   /**
-   * Give the listening socket up without closing it, and leave its file where it is. What waits rejects with
-   * ERR_SOCKET_CLOSED.
+   * Releases the listening socket without closing it, and leaves its file in place. A pending accept rejects with ERR_SOCKET_CLOSED.
    *
-   * @returns its number, which the caller has to close; in blocking mode, and close-on-exec
-   * @throws ERR_SOCKET_NOT_EMPTY while it holds connections that an iteration accepted ahead; ERR_SOCKET_CLOSED
+   * @returns the descriptor's number, which the caller owns; in blocking mode, and close-on-exec
+   * @throws ERR_SOCKET_NOT_EMPTY while the server holds connections that an iteration accepted ahead; ERR_SOCKET_CLOSED
    */
   release(): number {
     const listener = UnixServer.#open(this)
@@ -157,22 +155,22 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   }
 
   /**
-   * Close the listening socket, and the connections that it accepted ahead, at once; nothing happens if it already is. The
-   * socket's file is removed, if this process made it and it is still the same file.
+   * Closes the listening socket and the connections accepted ahead, at once. Does nothing if the server is closed. Removes the socket's file
+   * if this process created it and it is still the same file.
    *
-   * What waits rejects with ERR_SOCKET_CLOSED; an iteration ends. Connections that wait in the backlog are reset.
+   * A pending accept rejects with ERR_SOCKET_CLOSED; an iteration ends. The kernel resets connections in the backlog.
    */
   close(): void {
     unused.unregister(this.#listener)
     this.#listener.close()
   }
 
-  /** Close, for `using`. */
+  /** Closes the server, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }
 
-  /** As {@link UnixServer.close}, with the closing of descriptors on the thread pool. */
+  /** Closes the server, with close(2) on the thread pool. */
   async [Symbol.asyncDispose](): Promise<void> {
     unused.unregister(this.#listener)
     await this.#listener.closeLater()
@@ -195,7 +193,7 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   }
 }
 
-/** Makes the object for a listening socket of another process, which keeps its file. The descriptor is taken. */
+/** Takes over a listening socket that another process created and whose file it keeps. */
 export function adoptServer(descriptor: Descriptor): UnixServer {
   const fd = descriptor[borrow]()
   const type = native.socketType(fd) as SocketType
@@ -203,26 +201,26 @@ export function adoptServer(descriptor: Descriptor): UnixServer {
   return make(takeFd(descriptor), type, address, true, undefined)
 }
 
-/** Closes servers that nobody uses any more. */
+/** Closes servers that were collected while open. */
 const unused = new FinalizationRegistry<Acceptor>((listener) => {
   listener.close()
   warnOnce('A UnixServer was garbage-collected while it was open, and was closed', listener.fd)
 })
 
 /**
- * Listen for connections: bind(2) and listen(2).
+ * Listens for connections: bind(2) and listen(2).
  *
- * The file of a path has its permissions from the start; connecting takes the permission to write. A file that a socket
- * left behind is replaced only if nothing is bound to it any more: of several processes that try at once one does, under
- * a lock beside the file (`PATH.fdpass-lock`), which is gone afterwards. The file is removed when the server is closed.
+ * The file of a path has its permissions from the start; connecting requires write permission. A file that a closed socket left behind is
+ * replaced only if no socket is bound to it. If several processes try at once, one succeeds, under a lock beside the file
+ * (`PATH.fdpass-lock`), which is removed afterwards. Closing the server removes the file.
  *
- * @param address where: a path, or an abstract address, which has no permissions (anybody may connect)
- * @param options `type`, `mode`, `backlog`, `descriptors`, `allow`; `credentials`, `pidfd`: what each connection tells
- *   with each message, from its first byte on
- * @returns resolves to the server, which is the caller's to close
+ * @param address a path, or an abstract address, which has no permissions: every process may connect
+ * @param options `type`, `mode`, `backlog`, `descriptors`, `allow`; `credentials`, `pidfd`: ancillary data of each message that a
+ *   connection receives, from its first byte on
+ * @returns resolves to the server, which the caller owns
  *
- *   Rejects with `EADDRINUSE` where another socket is bound to the address, or the file is no socket; `ENOENT` (no such
- *   folder), `EACCES`, `EROFS`; `ENAMETOOLONG`; `EMFILE`; `EPROTONOSUPPORT` for seqpacket on macOS; `ENOPROTOOPT` for an
+ *   Rejects with `EADDRINUSE` if another socket is bound to the address, or the file is no socket; `ENOENT` (no such directory),
+ *   `EACCES`, `EROFS`; `ENAMETOOLONG`; `EMFILE`; `EPROTONOSUPPORT` for seqpacket on macOS; `ENOPROTOOPT` for an
  *   option that the kernel lacks; ERR_UNSUPPORTED_PLATFORM
  */
 export async function listen(address: Address, options?: ListenOptions): Promise<UnixServer> {

@@ -24,37 +24,37 @@ import { enableAncillary, connectedType } from './new-socket.ts'
 
 /** Options of {@link UnixSocket.send}. */
 export interface SendOptions extends Abortable {
-  /** What goes with the first byte, at most 253; each stays the caller's. */
+  /** The descriptors to send with the first byte, at most 253 (default: none). The caller keeps owning them. */
   fds?: readonly FdSource[] | null | undefined
   /**
-   * Where a datagram goes; without it to the socket's peer. If the receiver's queue is full, the message is tried again
-   * after pauses, as no event tells when there is room; messages to other addresses do not wait for it.
+   * The destination of a datagram (default: the socket's peer). If the receiver's queue is full, the message is retried after delays, because
+   * no event reports room; messages to other addresses do not wait for it.
    */
   to?: Address | undefined
   /**
-   * The credentials that a receiver gets who asks for them: `true` for this process's own, with the real user and group.
-   * The kernel refuses others with `EPERM`, except from root. It gives a receiver who asks the true ones in any case.
+   * The credentials to attach: `true` for this process's, with its real user and group. The kernel refuses others with `EPERM`, except from
+   * root. A receiver with the option `credentials: true` receives the true ones in any case (default: none).
    */
   credentials?: true | Credentials | undefined
 }
 
 /** Options of {@link UnixSocket.recv} and {@link UnixSocket.messages}. */
 export interface RecvOptions extends Abortable {
-  /** The most bytes to take, at least 1 (default 65,536). A longer datagram or packet is cut. */
+  /** The maximum number of bytes, at least 1 (default 65,536). A longer datagram or packet is truncated. */
   maxBytes?: number | undefined
-  /** The most descriptors to take (default: the platform's limit); a message with more is refused as a whole. */
+  /** The maximum number of descriptors (default: the platform's limit). A message with more is refused as a whole. */
   maxFds?: number | undefined
 }
 
 /** Options of {@link UnixSocket.recvFd}. */
 export interface RecvFdOptions extends Abortable {
-  /** The most bytes to take, at least 1 (default 65,536). A longer datagram or packet is cut. */
+  /** The maximum number of bytes, at least 1 (default 65,536). A longer datagram or packet is truncated. */
   maxBytes?: number | undefined
 }
 
 type Result = IteratorResult<Message, undefined>
 
-/** The byte that carries a descriptor where nobody says which (UNP's write_fd). */
+/** The byte that carries a descriptor by default (UNP's write_fd). */
 const CARRIER = Uint8Array.of(0)
 
 const oneFd: Limits = { ...defaultLimits, maxFds: 1 }
@@ -63,7 +63,7 @@ const directions = new Set(['read', 'write', 'both'])
 
 const made = Symbol('made')
 
-/** The handle of a socket that is open and no channel's; throws otherwise. The class sets it: it reaches its private field. */
+/** Returns the handle of a socket that is open and belongs to no channel; throws otherwise. The class sets it, for its private field. */
 export let endpointOf: (name: string, socket: UnixSocket) => Endpoint
 
 const toMessage: Shape<Message | null> = (message) => message
@@ -73,14 +73,14 @@ const toReceivedFd: Shape<ReceivedFd | null> = Object.assign(
   { plain: (data: Uint8Array, fd: Descriptor | null) => new ReceivedFd(fd, data) }
 )
 
-/** The end of the connection ends an iteration, and so does this side's close. */
+/** The end of the connection ends an iteration, and so does `close()`. */
 const toResult: Shape<Result> = Object.assign(
   (message: Message | null): Result => (message === null ? end : { done: false, value: message }),
   { ahead: true, closed: () => end }
 )
 
 function toReceived(message: Message): ReceivedFd {
-  closeQuietly(message.pidfd) // it has no place in the result
+  closeQuietly(message.pidfd) // the result has no place for it
   return new ReceivedFd(message.fds[0] ?? null, message.data)
 }
 
@@ -88,11 +88,11 @@ function toReceived(message: Message): ReceivedFd {
 let make: (endpoint: Endpoint) => UnixSocket
 
 /**
- * A Unix domain socket, and its handle in the event loop.
+ * A Unix domain socket.
  *
- * Operations go out or come in at once where they can and wait otherwise; those of one kind keep their order. A waiting
- * one keeps the process alive, unless {@link UnixSocket.unref} was called. The descriptor is close-on-exec, and its
- * blocking mode, which it may share with other processes, is left as it is: every call passes `MSG_DONTWAIT`.
+ * Operations complete at once if the kernel allows it, and are pending otherwise; sends keep their order, and so do receives. A pending
+ * operation keeps the process alive, unless {@link UnixSocket.unref} was called. The descriptor is close-on-exec. Its blocking mode, which
+ * other processes may share, stays unchanged: every call passes `MSG_DONTWAIT`.
  */
 export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disposable {
   readonly #endpoint: Endpoint
@@ -105,21 +105,20 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 
   /**
-   * Take over an open socket: one that was inherited, one that was received, or one of Node's.
+   * Takes over an open socket: an inherited or received one, or one of Node's. Detects its type.
    *
-   * A number or a Descriptor belongs to the new object from then on. A `net.Socket` is destroyed, and its connection goes on
-   * here, under another number. Its handle may have read what was meant for this object, and dropped the descriptors that
-   * came with it: call this in the `'connect'` handler, or in the `'connection'` handler of a server with
-   * `pauseOnConnect: true`. (Node never closes the descriptor of `process.stdin`, `stdout` and `stderr`: take over 0, 1 or 2
-   * itself.) The type is found out.
+   * The new object owns a number or a Descriptor from then on. A `net.Socket` is destroyed, and its connection continues here under another
+   * number. Node may have read bytes that were meant for this object, and dropped their descriptors: call this in the `'connect'`
+   * handler, or in the `'connection'` handler of a server with `pauseOnConnect: true`. (Node never closes the descriptors of
+   * `process.stdin`, `stdout` and `stderr`: take over 0, 1 or 2 itself.)
    *
-   * @param source a descriptor's number, a Descriptor, which is closed by this, or a connected `net.Socket`
-   * @param options `credentials`, `pidfd`: what to tell with each message. Messages that are already waiting come
-   *   with credentials of nobody and without a pidfd
-   * @throws `EBADF`, `ENOTSOCK`; `EAFNOSUPPORT` if it is no Unix domain socket; ERR_INVALID_ARG_VALUE if it listens, if fdpass
-   *   owns the number already, or if the `net.Socket` is a TLSSocket (its keys would stay behind), is still connecting,
-   *   is destroyed or being ended, has read bytes, or has bytes waiting to be written; `ENOPROTOOPT` for an option that the kernel
-   *   lacks; ERR_DESCRIPTOR_CLOSED; the source is unchanged then
+   * @param source a descriptor's number, a Descriptor, or a connected `net.Socket`
+   * @param options `credentials`, `pidfd`: ancillary data of each received message. Messages that have arrived before have the credentials
+   *   pid null, uid and gid 65534, and no pidfd
+   * @throws `EBADF`, `ENOTSOCK`; `EAFNOSUPPORT` for a socket of another family; ERR_INVALID_ARG_VALUE for a listening socket, for a number
+   *   that fdpass owns, and for a `net.Socket` that is a TLSSocket (its keys would stay behind), is connecting, destroyed or ending, has
+   *   read bytes, or has bytes to write; `ENOPROTOOPT` for an option that the kernel lacks; ERR_DESCRIPTOR_CLOSED. The source is unchanged
+   *   then.
    */
   static from(source: number | Descriptor | Socket, options?: AncillaryOptions): UnixSocket {
     openReactor()
@@ -158,43 +157,43 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     return openSocket(source, type)
   }
 
-  /** `'stream'`, `'seqpacket'` or `'dgram'`. */
+  /** The type: `'stream'`, `'seqpacket'` or `'dgram'`. */
   get type(): SocketType {
     return this.#endpoint.type
   }
 
-  /** Whether this side was closed or released. */
+  /** Whether the socket was closed or released. */
   get closed(): boolean {
     return this.#endpoint.closed
   }
 
-  /** The socket's own address: getsockname(2). Null if it has none, and once it is closed. */
+  /** The socket's own address: getsockname(2). Null if it has none, and after `close()`. */
   get localAddress(): Address | null {
     return this.closed ? null : localAddressOf(this.#endpoint.fd)
   }
 
-  /** The peer's address: getpeername(2). Null if it has none, where there is no peer, and once the socket is closed. */
+  /** The peer's address: getpeername(2). Null without a peer, if the peer has none, and after `close()`. */
   get remoteAddress(): Address | null {
     return this.closed ? null : remoteAddressOf(this.#endpoint.fd)
   }
 
   /**
-   * Send bytes, and descriptors with the first of them: sendmsg(2).
+   * Sends bytes, and descriptors with the first of them: sendmsg(2).
    *
-   * What a descriptor means now is what is sent: it may be closed, and its number used again, as soon as this has
-   * returned. On a stream, bytes sent before a message with descriptors may arrive together with it; only frames that
-   * count their descriptors keep messages apart.
+   * `send` captures its descriptors when called: the caller may close them immediately, even if the message is still pending. On a stream,
+   * bytes sent before a message with descriptors may arrive together with it; only frames that count their descriptors keep messages
+   * apart, as {@link Channel} does.
    *
-   * @param data the bytes, unchanged until the promise settles; on a stream at least one with descriptors
+   * @param data the bytes, which must not change until the promise settles; on a stream at least one if there are descriptors
    * @param options `fds`, `to`, `credentials`, `signal`
-   * @returns resolves when the kernel has taken the whole message. The descriptors stay open here.
+   * @returns resolves when the kernel has taken the whole message. The descriptors stay open and the caller's.
    *
-   *   Rejects with `EPIPE` or `ECONNRESET` when the peer is gone, `ECONNREFUSED` or `ENOENT` for a datagram that nobody
-   *   would receive, `ENOTCONN` without a peer; `EPERM` for credentials that are not the caller's, and where the receiver
-   *   refuses descriptors (`SO_PASSRIGHTS`); `EBADF` for a number that is not open (nothing is sent
-   *   then), `EMFILE` if it has to wait and the table has no room for duplicates, `EMSGSIZE` for a packet that is too
-   *   long; ERR_SOCKET_CLOSED; ERR_OUT_OF_RANGE for more than 253 descriptors; AbortError. An abort before the first byte
-   *   sends nothing; after it, the sending side of the stream is shut down.
+   *   Rejects with
+   *   - `EPIPE` or `ECONNRESET` if the peer is gone; `ENOTCONN` without a peer; `ECONNREFUSED` or `ENOENT` for a datagram without a receiver
+   *   - `EPERM` for credentials of another process, and if the receiver refuses descriptors (`SO_PASSRIGHTS`)
+   *   - `EBADF` for a number that is not open (nothing is sent); `EMFILE` if the message is pending and the descriptor table is full
+   *   - `EMSGSIZE` for a packet that is too long; ERR_OUT_OF_RANGE for more than 253 descriptors
+   *   - ERR_SOCKET_CLOSED; AbortError. An abort before the first byte sends nothing; after it, the stream's writing side is shut down.
    */
   send(data: Bytes, options?: SendOptions): Promise<void> {
     try {
@@ -220,16 +219,20 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 
   /**
-   * Receive one message: recvmsg(2).
+   * Receives one message: recvmsg(2).
+   *
+   * An empty packet and end-of-stream are distinguishable only while the peer's writing side is open.
    *
    * @param options `maxBytes`, `maxFds`, `signal`
-   * @returns resolves to the message, whose descriptors are the caller's to close; to null at the end of a stream or
-   *   seqpacket connection, and once this side has shut down its reading half. An empty packet is told from the end only while the peer can still send.
+   * @returns resolves to the message, whose descriptors the caller owns; to null at the end of a stream or seqpacket connection, and after
+   *   `shutdown('read')`
    *
-   *   Rejects with `ECONNRESET`, once, where the peer closed without reading all (on a stream after what it sent, on a
-   *   seqpacket connection before: Linux reports it first); ERR_CONTROL_TRUNCATED,
-   *   ERR_TOO_MANY_DESCRIPTORS, ERR_UNEXPECTED_CONTROL where the message's descriptors could not be delivered (they are
-   *   closed, its bytes are in `data`); ERR_SOCKET_CLOSED; AbortError, which loses nothing.
+   *   Rejects with
+   *   - `ECONNRESET`, once, if the peer closed without reading everything: on a stream after the received bytes, on a seqpacket connection
+   *     before the received packets (Linux reports it first)
+   *   - ERR_CONTROL_TRUNCATED, ERR_TOO_MANY_DESCRIPTORS or ERR_UNEXPECTED_CONTROL if the message's descriptors could not be delivered: they
+   *     are closed, and the error's `data` holds the bytes
+   *   - ERR_SOCKET_CLOSED; AbortError, which loses nothing
    */
   recv(options?: RecvOptions): Promise<Message | null> {
     try {
@@ -240,12 +243,12 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 
   /**
-   * Send one descriptor: UNP's write_fd.
+   * Sends one descriptor: UNP's write_fd.
    *
-   * @param fd the descriptor, which stays the caller's and open
-   * @param data the bytes that carry it, one zero byte by default
+   * @param fd the descriptor, which stays open and the caller's
+   * @param data the bytes that carry it (default: one zero byte)
    * @param options `signal`
-   * @returns as {@link UnixSocket.send}
+   * @returns resolves and rejects as {@link UnixSocket.send}
    */
   sendFd(fd: FdSource, data: Bytes = CARRIER, options?: Abortable): Promise<void> {
     try {
@@ -261,12 +264,12 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 
   /**
-   * Receive at most one descriptor: UNP's read_fd.
+   * Receives at most one descriptor: UNP's read_fd.
    *
    * @param options `maxBytes`, `signal`
-   * @returns resolves to the bytes and the descriptor, which is the caller's to close, or null in its place where bytes
-   *   came without one; to null at the end of the connection. Rejects as {@link UnixSocket.recv}, with
-   *   ERR_TOO_MANY_DESCRIPTORS for more than one.
+   * @returns resolves to the bytes and the descriptor, which the caller owns; `fd` is null if the bytes arrived without one. Resolves to
+   *   null at the end of the connection. Rejects as {@link UnixSocket.recv}, and with ERR_TOO_MANY_DESCRIPTORS for more than one
+   *   descriptor.
    */
   recvFd(options?: RecvFdOptions): Promise<ReceivedFd | null> {
     try {
@@ -277,14 +280,14 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 
   /**
-   * The messages as they come, until the end of the connection or this side's close.
+   * Iterates over the messages as they arrive, until the end of the connection or `close()`.
    *
-   * Several may be received at once: at most 64 messages, 250 descriptors, and a quarter of the free descriptor table are
-   * held (only a message that carries more than any before it can go beyond, once), and none that would leave no room for
-   * a message of `maxFds` descriptors. They belong to the socket: after the iteration is left, the next `recv`, `recvFd` or iteration takes them. An
-   * error is thrown as {@link UnixSocket.recv} rejects; a new iteration goes on behind it.
+   * The iteration receives several messages at once. It holds at most 64 messages, 250 descriptors, and a quarter of the free descriptor
+   * table (only a message with more descriptors than any before it can exceed that, once), and always leaves room for a message of
+   * `maxFds` descriptors. Held messages belong to the socket: leaving the iteration loses none, the next `recv`, `recvFd` or iteration takes
+   * them. The iteration throws the errors of {@link UnixSocket.recv}; a new iteration continues after the error.
    *
-   * @param options `maxBytes`, `maxFds` of each message, `signal` for the whole
+   * @param options `maxBytes` and `maxFds` of each message, `signal` for the iteration
    */
   messages(options?: RecvOptions): AsyncIterableIterator<Message, undefined> {
     const limits = limitsOf(optionsOf(options), defaultLimits)
@@ -298,33 +301,32 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     )
   }
 
-  /** {@link UnixSocket.messages} without options. */
+  /** Iterates as {@link UnixSocket.messages} without options. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Message, undefined> {
     return this.messages()
   }
 
   /**
-   * Tell who made the other end of the connection: `SO_PEERCRED`, on macOS and FreeBSD `LOCAL_PEERCRED`.
+   * Returns the credentials of the process that created the other end of the connection: `SO_PEERCRED`, on macOS and FreeBSD
+   * `LOCAL_PEERCRED`.
    *
-   * The kernel noted it when the peer called connect(2), or listen(2) if it is the server, or when somebody called
-   * socketpair(2), who is the peer of both ends. It stays that, whoever holds the socket now: a process that inherited it or
-   * was sent it is another. Who sent a message is told by its `credentials`.
+   * The kernel records them when the peer calls connect(2) or, as the server, listen(2); both ends of a socketpair(2) have its caller's. They
+   * do not change when another process inherits or receives the socket. The sender of a message is in its `credentials`.
    *
-   * @throws `ENOTCONN` where nobody is known: on a datagram socket that is not half of a pair; ERR_SOCKET_CLOSED
+   * @throws `ENOTCONN` on a datagram socket that is no half of a pair; ERR_SOCKET_CLOSED
    */
   peer(): Credentials {
     return peerOf(UnixSocket.#open(this).fd)
   }
 
   /**
-   * Open a pidfd of who made the other end of the connection: `SO_PEERPIDFD`.
+   * Opens a pidfd of the process that created the other end of the connection: `SO_PEERPIDFD`.
    *
-   * Unlike the pid that {@link UnixSocket.peer} tells, it cannot come to mean another process.
+   * Unlike the pid of {@link UnixSocket.peer}, it can never refer to another process. It is never opened from the pid.
    *
-   * @returns a descriptor, which is the caller's to close
-   * @throws `ENOPROTOOPT` before Linux 6.5 and on other systems, and never a descriptor made from the pid instead;
-   *   `ESRCH` or `EINVAL` where that process is gone and the kernel cannot name it; `ENODATA` where nobody is known;
-   *   ERR_SOCKET_CLOSED
+   * @returns a descriptor, which the caller owns
+   * @throws `ENOPROTOOPT` before Linux 6.5 and on other systems; `ESRCH` or `EINVAL` if the process is gone and the kernel cannot name it;
+   *   `ENODATA` if the kernel has recorded no process; ERR_SOCKET_CLOSED
    */
   peerPidfd(): Descriptor {
     const code = native.peerPidfd(UnixSocket.#open(this).fd)
@@ -333,9 +335,9 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 
   /**
-   * End a half of the connection: shutdown(2).
+   * Shuts down a half of the connection: shutdown(2).
    *
-   * @param how `'write'`: the peer sees the end; `'read'`: nothing more is received; `'both'` (default)
+   * @param how `'write'`: the peer receives end-of-stream; `'read'`: this side receives nothing more; `'both'` (default)
    * @throws `ENOTCONN`; ERR_SOCKET_CLOSED
    */
   shutdown(how: 'read' | 'write' | 'both' = 'both'): void {
@@ -345,23 +347,23 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     if (how !== 'read') this.#endpoint.sender.flushEnded()
   }
 
-  /** Let operations that wait keep the process alive, as they do at first. */
+  /** Lets pending operations keep the process alive, as they do by default. */
   ref(): this {
     this.#endpoint.referenced = true
     return this
   }
 
-  /** Let the process end although operations wait. */
+  /** Lets the process end while operations are pending. */
   unref(): this {
     this.#endpoint.referenced = false
     return this
   }
 
   /**
-   * Give the socket up without closing it. What waits rejects with ERR_SOCKET_CLOSED.
+   * Releases the socket without closing it. Pending operations reject with ERR_SOCKET_CLOSED.
    *
-   * @returns its number, which the caller has to close; in the blocking mode in which it came, and close-on-exec
-   * @throws ERR_SOCKET_NOT_EMPTY while it holds messages that an iteration received ahead; ERR_SOCKET_CLOSED
+   * @returns the descriptor's number, which the caller owns; in its original blocking mode, and close-on-exec
+   * @throws ERR_SOCKET_NOT_EMPTY while the socket holds messages that an iteration received ahead; ERR_SOCKET_CLOSED
    */
   release(): number {
     const endpoint = UnixSocket.#free(this)
@@ -371,10 +373,9 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 
   /**
-   * Close the socket, and what it holds that was received ahead, at once; nothing happens if it already is.
+   * Closes the socket and the messages received ahead, at once. Does nothing if the socket is closed.
    *
-   * What waits rejects with ERR_SOCKET_CLOSED; an iteration ends. A message that has not gone out is not sent: await your
-   * sends first.
+   * Pending operations reject with ERR_SOCKET_CLOSED; an iteration ends. Pending messages are not sent: await your sends first.
    */
   close(): void {
     unused.unregister(this.#endpoint)
@@ -382,12 +383,12 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     this.#endpoint.framing?.drop()
   }
 
-  /** Close, for `using`. */
+  /** Closes the socket, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }
 
-  /** As {@link UnixSocket.close}, with the closing of descriptors, which can block, on the thread pool. */
+  /** Closes the socket, with close(2), which can block, on the thread pool. */
   async [Symbol.asyncDispose](): Promise<void> {
     unused.unregister(this.#endpoint)
     await this.#endpoint.closeLater()
@@ -407,7 +408,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     make = (endpoint) => new UnixSocket(endpoint, made)
   }
 
-  // Static, because a private method fails without a code on an object that only has this class's prototype.
+  // Static: a private method would throw without a code on an object that only has this class's prototype.
   static #open(socket: UnixSocket, name = 'socket'): Endpoint {
     if (typeof socket !== 'object' || socket === null || !(#endpoint in socket)) {
       throw invalidType(name, 'an instance of UnixSocket', socket)
@@ -416,7 +417,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     return socket.#endpoint
   }
 
-  /** As `#open`, of a socket that is no channel's: other bytes would get between its frames. */
+  /** Returns the handle of a socket that belongs to no channel: other bytes would corrupt its frames. */
   static #free(socket: UnixSocket, name?: string): Endpoint {
     const endpoint = UnixSocket.#open(socket, name)
     if (endpoint.framing !== undefined) throw inChannel()
@@ -440,14 +441,14 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 }
 
-/** Closes sockets that nobody uses any more. Descriptors they hold are found by their own finalizer. */
+/** Closes sockets that were collected while open. Descriptors that they hold have a finalizer of their own. */
 const unused = new FinalizationRegistry<Endpoint>((endpoint) => {
-  if (endpoint.closed) return // by its channel, at the end
+  if (endpoint.closed) return // its channel has closed it
   endpoint.close()
   warnOnce('A UnixSocket was garbage-collected while it was open, and was closed', endpoint.fd)
 })
 
-/** Makes the object for a socket that the native side owns. */
+/** Wraps a socket that the native side owns. */
 export function openSocket(fd: number, type: SocketType, takesFds = true): UnixSocket {
   return make(new Endpoint(fd, type, takesFds))
 }
