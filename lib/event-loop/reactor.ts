@@ -1,7 +1,7 @@
 import { systemError } from '../native/system-error.ts'
 import { unsupportedPlatform } from '../base/errors/unsupported.ts'
 import { type Dispatch, isSupported, loadFailure, native, openNative } from '../native/binding.ts'
-import { loopCallback } from '../native/results.ts'
+import { addHeld, armedEvents, isInCallback, readyEvents, readyFd } from '../native/results.ts'
 import { startTick } from './tick-budget.ts'
 
 /** A handle that receives a descriptor's events. */
@@ -15,7 +15,7 @@ const watched: (Watched | undefined)[] = []
 // The descriptor of an event may have been closed since.
 const dispatch: Dispatch = () => {
   startTick()
-  watched[loopCallback.fd]?.ready(loopCallback.events, loopCallback.armed)
+  watched[readyFd()]?.ready(readyEvents(), armedEvents())
 }
 
 /** Opens the native half of this environment if it is not open; throws ERR_UNSUPPORTED_PLATFORM without a binary. */
@@ -30,8 +30,8 @@ export function openReactor(): void {
  * after the callback and its microtasks, so that releasing and holding again, as each message of a ping-pong does, costs no call.
  */
 export function hold(on: boolean): void {
-  loopCallback.held += on ? 1 : -1
-  if (!loopCallback.isRunning) native.hold(loopCallback.held === 0 ? 0 : 1)
+  const held = addHeld(on ? 1 : -1)
+  if (!isInCallback()) native.hold(held === 0 ? 0 : 1)
 }
 
 /** Sets the handle that receives a descriptor's events; undefined for none. */

@@ -18,91 +18,96 @@ const SIZE = receiveField.Size
 const EXTRAS = receiveField.Extras
 const NAME_LENGTH = receiveField.NameLength
 const { HAS_CREDENTIALS, HAS_PIDFD, BATCH_HEADER_LENGTH, BATCH_ENTRY_LENGTH } = layout
+const BATCH_COUNT = layout.BatchField.Count
 const BATCH_BYTES = BATCH_HEADER_LENGTH + layout.BatchEntryField.ByteCount
 const BATCH_FDS = BATCH_HEADER_LENGTH + layout.BatchEntryField.FdCount
 
 /** The outcomes of a received message's descriptors. */
 export const ControlStatus: typeof Binding.ControlStatus = layout.ControlStatus
 
-/** The result of a receive, beside the number of bytes, which the call returns. */
-export const receiveResult = {
-  /** The number of descriptors. */
-  get fdCount(): number {
-    return outcome[FD_COUNT]!
-  },
-  /** What became of the descriptors: a `ControlStatus`. */
-  get status(): number {
-    return outcome[STATUS]!
-  },
-  /** The size of the message in bytes; more than the number of bytes returned if the message was truncated. */
-  get size(): number {
-    return outcome[SIZE]!
-  },
-  /** Whether credentials or a pidfd arrived. */
-  get hasExtras(): boolean {
-    return outcome[EXTRAS] !== 0
-  },
-  /** The sender's credentials; a pid of null if the kernel does not know it. */
-  get credentials(): { pid: number | null; uid: number; gid: number } | undefined {
-    if ((outcome[EXTRAS]! & HAS_CREDENTIALS) === 0) return undefined
-    const pid = outcome[receiveField.Pid]!
-    return {
-      pid: pid === 0 ? null : pid,
-      uid: outcome[receiveField.Uid]! >>> 0,
-      gid: outcome[receiveField.Gid]! >>> 0
-    }
-  },
-  /** The number of the sender's pidfd, which the native side owns. */
-  get pidfd(): number | undefined {
-    return (outcome[EXTRAS]! & HAS_PIDFD) === 0 ? undefined : outcome[receiveField.Pidfd]!
-  },
-  /** The length of the sender's address in the shared name; 0 if it has none. */
-  get nameLength(): number {
-    return outcome[NAME_LENGTH]!
+// Functions, not accessors of an object: V8 does not inline those here, and they cost 0.4 µs for each pending receive.
+
+/** Returns the number of descriptors of the received message. */
+export function receivedFdCount(): number {
+  return outcome[FD_COUNT]!
+}
+
+/** Returns what became of the received message's descriptors: a `ControlStatus`. */
+export function receivedStatus(): number {
+  return outcome[STATUS]!
+}
+
+/** Returns the size of the received message in bytes; more than the number of bytes returned if it was truncated. */
+export function receivedSize(): number {
+  return outcome[SIZE]!
+}
+
+/** Returns whether credentials or a pidfd arrived. */
+export function hasReceivedExtras(): boolean {
+  return outcome[EXTRAS] !== 0
+}
+
+/** Returns the sender's credentials, with a pid of null if the kernel does not know it; undefined if none arrived. */
+export function receivedCredentials(): { pid: number | null; uid: number; gid: number } | undefined {
+  if ((outcome[EXTRAS]! & HAS_CREDENTIALS) === 0) return undefined
+  const pid = outcome[receiveField.Pid]!
+  return {
+    pid: pid === 0 ? null : pid,
+    uid: outcome[receiveField.Uid]! >>> 0,
+    gid: outcome[receiveField.Gid]! >>> 0
   }
 }
 
-/** The result of a receive of several messages. Their bytes and descriptors follow each other in the shared arrays. */
-export const batchResult = {
-  /** The number of messages. */
-  get count(): number {
-    return batch[layout.BatchField.Count]!
-  },
-  byteCount(message: number): number {
-    return batch[BATCH_BYTES + message * BATCH_ENTRY_LENGTH]!
-  },
-  fdCount(message: number): number {
-    return batch[BATCH_FDS + message * BATCH_ENTRY_LENGTH]!
-  }
+/** Returns the sender's pidfd, which the native side owns; undefined if none arrived. */
+export function receivedPidfd(): number | undefined {
+  return (outcome[EXTRAS]! & HAS_PIDFD) === 0 ? undefined : outcome[receiveField.Pidfd]!
+}
+
+/** Returns the length of the sender's address in the shared name; 0 if it has none. */
+export function receivedNameLength(): number {
+  return outcome[NAME_LENGTH]!
+}
+
+/** Returns the number of messages of a receive of several. Their bytes and descriptors follow each other in the shared arrays. */
+export function batchCount(): number {
+  return batch[BATCH_COUNT]!
+}
+
+/** Returns the number of bytes of a message of a receive of several. */
+export function batchByteCount(message: number): number {
+  return batch[BATCH_BYTES + message * BATCH_ENTRY_LENGTH]!
+}
+
+/** Returns the number of descriptors of a message of a receive of several. */
+export function batchFdCount(message: number): number {
+  return batch[BATCH_FDS + message * BATCH_ENTRY_LENGTH]!
 }
 
 const { Running: RUNNING, Held: HELD, Fd: EVENT_FD, Events: EVENTS, Armed: ARMED } = layout.TurnField
 
-/** The state of the event loop's current callback. */
-export const loopCallback = {
-  /** Whether a callback is running. */
-  get isRunning(): boolean {
-    return turn[RUNNING] !== 0
-  },
-  /** The number of handles that keep the process alive. The native side reads it after each callback. */
-  get held(): number {
-    return turn[HELD]!
-  },
-  set held(count: number) {
-    turn[HELD] = count
-  },
-  /** The descriptor that is ready. */
-  get fd(): number {
-    return turn[EVENT_FD]!
-  },
-  /** The events that it is ready for. */
-  get events(): number {
-    return turn[EVENTS]!
-  },
-  /** The events that it is still armed for. */
-  get armed(): number {
-    return turn[ARMED]!
-  }
+/** Returns whether a callback of the event loop is running. */
+export function isInCallback(): boolean {
+  return turn[RUNNING] !== 0
+}
+
+/** Adds to the number of handles that keep the process alive, and returns it. The native side reads it after each callback. */
+export function addHeld(delta: number): number {
+  return (turn[HELD]! += delta)
+}
+
+/** Returns the descriptor that the event loop reports as ready. */
+export function readyFd(): number {
+  return turn[EVENT_FD]!
+}
+
+/** Returns the events that the descriptor is ready for. */
+export function readyEvents(): number {
+  return turn[EVENTS]!
+}
+
+/** Returns the events that the descriptor is still armed for. */
+export function armedEvents(): number {
+  return turn[ARMED]!
 }
 
 /** Returns a copy of received bytes. */

@@ -6,7 +6,21 @@ import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { chargeTick } from '../event-loop/tick-budget.ts'
 import { native } from '../native/binding.ts'
 import { AGAIN, BUSY, END, MAX_RECEIVED_FDS } from '../native/codes.ts'
-import { ControlStatus, batchResult, copyBytes, fdAt, receiveResult } from '../native/results.ts'
+import {
+  ControlStatus,
+  batchByteCount,
+  batchCount,
+  batchFdCount,
+  copyBytes,
+  fdAt,
+  hasReceivedExtras,
+  receivedCredentials,
+  receivedFdCount,
+  receivedNameLength,
+  receivedPidfd,
+  receivedSize,
+  receivedStatus
+} from '../native/results.ts'
 import { MOST_BYTES } from '../native/shared-memory.ts'
 import { systemError } from '../native/system-error.ts'
 import { controlError, socketClosed } from './errors.ts'
@@ -175,23 +189,23 @@ export class Receiver {
 
   /** Builds a message from the last receive, whose descriptors start at a position of the shared numbers. */
   #take<T>(data: Uint8Array, position: number, shape: Shape<T>): T | Failure {
-    const { status } = receiveResult
+    const status = receivedStatus()
     if (status !== ControlStatus.Complete) {
       this.#careful ||= status === ControlStatus.Truncated
       return new Failure(() => controlError(status, data))
     }
-    const count = receiveResult.fdCount
-    const { hasExtras } = receiveResult
+    const count = receivedFdCount()
+    const hasExtras = hasReceivedExtras()
     const { isDatagram } = this.#socket
     if (shape.plain !== undefined && count <= 1 && !hasExtras && !isDatagram) {
       this.#noteFds(count)
       return shape.plain(data, count === 0 ? null : wrapFd(fdAt(position)))
     }
-    const { size } = receiveResult
+    const size = receivedSize()
     const received = wrapFds(position, count)
-    const credentials = hasExtras ? receiveResult.credentials : undefined
-    const pidfd = hasExtras ? receiveResult.pidfd : undefined
-    const address = isDatagram ? takeName(receiveResult.nameLength) : undefined
+    const credentials = hasExtras ? receivedCredentials() : undefined
+    const pidfd = hasExtras ? receivedPidfd() : undefined
+    const address = isDatagram ? takeName(receivedNameLength()) : undefined
     const message = new Message(
       data,
       size,
@@ -239,12 +253,12 @@ export class Receiver {
     if (this.#careful || maxBytes > MOST_BYTES) return
     const { fd } = this.#socket
     const code = native.receiveMany(fd, maxBytes, this.#mostTaken(maxFds), this.#mostFds, FDS_PER_WAKE)
-    const taken = batchResult.count
+    const taken = batchCount()
     let at = 0
     let position = 0
     for (let i = 0; i < taken; i++) {
-      const length = batchResult.byteCount(i)
-      const count = batchResult.fdCount(i)
+      const length = batchByteCount(i)
+      const count = batchFdCount(i)
       this.#noteFds(count)
       this.#ahead.push(new Message(copyBytes(at, length), length, wrapFds(position, count)))
       at += length
