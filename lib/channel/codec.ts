@@ -3,7 +3,7 @@ import { invalidReturn, invalidType, invalidValue, outOfRange } from '../base/er
 import { undecodable } from '../base/errors/system.ts'
 import { takeFds } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
-import { ControlStatus } from '../native/results.ts'
+import { ControlStatus } from '../native/codes.ts'
 import { controlError } from '../socket/errors.ts'
 import { BYTES, JSON_TEXT, type ReceivedFrame } from './frame.ts'
 import { ChannelMessage, type Received } from './message.ts'

@@ -14,7 +14,14 @@ import { type Kind, kindOf } from './kind.ts'
 import { fds } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import { type LeakWatch, PendingRegistrations, endWatch, watchForLeak } from './leak-detector.ts'
+import {
+  type LeakWatch,
+  cancelRegistration,
+  endWatch,
+  registerLater,
+  setRegistration,
+  watchForLeak
+} from './leak-detector.ts'
 import { type Seal, addSeals, sealsOf } from './seals.ts'
 import { closeFds, closeFdsLater } from '../native/owned-fds.ts'
 
@@ -27,9 +34,6 @@ export let takeFd: (descriptor: Descriptor) => number
 /** Takes the numbers out of those descriptors that are still open. */
 export let takeFds: (descriptors: readonly Descriptor[]) => number[]
 let make: (fd: number) => Descriptor
-let register: (descriptor: Descriptor) => void
-
-const pendingRegistrations = new PendingRegistrations<Descriptor>((descriptor) => register(descriptor))
 
 /**
  * An open descriptor that belongs to this program until it is closed, released, or given to something else.
@@ -50,7 +54,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
   private constructor(fd: number, key: typeof made) {
     if (key !== made) throw invalidValue('key', 'is private: use Descriptor.from()')
     this.#fd = fd
-    this.#position = pendingRegistrations.add(this)
+    this.#position = registerLater(this)
   }
 
   /**
@@ -283,9 +287,10 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   static {
-    register = (descriptor) => {
+    setRegistration((object) => {
+      const descriptor = object as Descriptor
       descriptor.#watch = watchForLeak(descriptor, descriptor.#fd, descriptor.#read)
-    }
+    })
     make = (fd) => new Descriptor(fd, made)
     const take = (descriptor: Descriptor): number => {
       const fd = descriptor.#fd
@@ -294,7 +299,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
         endWatch(descriptor.#watch)
         descriptor.#watch = undefined
       } else {
-        pendingRegistrations.remove(descriptor.#position)
+        cancelRegistration(descriptor.#position)
       }
       return fd
     }

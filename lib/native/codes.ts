@@ -21,7 +21,28 @@ export const MAX_RECEIVED_FDS = binding?.MAX_RECEIVED_FDS ?? 0
 export const MAX_CHANNEL_FDS = binding?.MAX_CHANNEL_FDS ?? 0
 /** The maximum length of a socket's path, in bytes. */
 export const MAX_PATH = binding?.MAX_PATH ?? 0
+// Copied into objects of fixed shape: V8 looks the properties of an object from Node-API up in a hash table.
+const kinds = (binding?.FrameKind ?? {}) as typeof Binding.FrameKind
+const formats = (binding?.FrameFormat ?? {}) as typeof Binding.FrameFormat
+const statuses = (binding?.ControlStatus ?? {}) as typeof Binding.ControlStatus
+
 /** The kinds of a channel's frames. */
-export const FrameKind = (binding?.FrameKind ?? {}) as typeof Binding.FrameKind
+export const FrameKind = {
+  Message: kinds.Message,
+  Request: kinds.Request,
+  Response: kinds.Response,
+  Error: kinds.Error,
+  Cancel: kinds.Cancel,
+  Close: kinds.Close
+} as const
+
 /** The formats of a frame's data. */
-export const FrameFormat = (binding?.FrameFormat ?? {}) as typeof Binding.FrameFormat
+export const FrameFormat = { Bytes: formats.Bytes, Json: formats.Json } as const
+
+/** The outcomes of a received message's descriptors. */
+export const ControlStatus = {
+  Complete: statuses.Complete,
+  Truncated: statuses.Truncated,
+  TooMany: statuses.TooMany,
+  Unexpected: statuses.Unexpected
+} as const

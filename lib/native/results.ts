@@ -8,8 +8,7 @@ const layout = (binding ?? {
   TurnField: {},
   ReceiveField: {},
   BatchField: {},
-  BatchEntryField: {},
-  ControlStatus: {}
+  BatchEntryField: {}
 }) as typeof Binding
 const receiveField = layout.ReceiveField
 const FD_COUNT = receiveField.FdCount
@@ -21,9 +20,6 @@ const { HAS_CREDENTIALS, HAS_PIDFD, BATCH_HEADER_LENGTH, BATCH_ENTRY_LENGTH } = 
 const BATCH_COUNT = layout.BatchField.Count
 const BATCH_BYTES = BATCH_HEADER_LENGTH + layout.BatchEntryField.ByteCount
 const BATCH_FDS = BATCH_HEADER_LENGTH + layout.BatchEntryField.FdCount
-
-/** The outcomes of a received message's descriptors. */
-export const ControlStatus: typeof Binding.ControlStatus = layout.ControlStatus
 
 // Functions, not accessors of an object: V8 does not inline those here, and they cost 0.4 µs for each pending receive.
 

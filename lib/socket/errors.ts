@@ -2,7 +2,7 @@ import { constants } from 'node:os'
 import { inspect } from 'node:util'
 import type { SystemError } from '../native/system-error.ts'
 import { withCode } from '../base/errors/coded-error.ts'
-import { ControlStatus } from '../native/results.ts'
+import { ControlStatus } from '../native/codes.ts'
 import { invalidValue } from '../base/errors/argument.ts'
 
 /** The error of a message whose descriptors could not be delivered. All of them are closed. */

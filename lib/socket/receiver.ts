@@ -5,9 +5,8 @@ import { type Waiter, Waiters, settle } from '../base/waiters.ts'
 import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { chargeTick } from '../event-loop/tick-budget.ts'
 import { native } from '../native/binding.ts'
-import { AGAIN, BUSY, END, MAX_RECEIVED_FDS } from '../native/codes.ts'
+import { ControlStatus, AGAIN, BUSY, END, MAX_RECEIVED_FDS } from '../native/codes.ts'
 import {
-  ControlStatus,
   batchByteCount,
   batchCount,
   batchFdCount,
