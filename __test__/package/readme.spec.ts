@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { installed } from '../helpers/cli.ts'
@@ -34,14 +34,17 @@ const needs: Record<string, [boolean, string, Surroundings?]> = {
   Consoles: [hasPython, 'needs Python 3.9']
 }
 
-const examples = readFileSync('README.md', 'utf8')
-  .split(/^## /m)
-  .filter((section) => section.includes('```text'))
+const guides = readdirSync('docs/guide').map((name) =>
+  readFileSync(join('docs/guide', name), 'utf8').slice('# '.length)
+)
+const examples = [...readFileSync('README.md', 'utf8').split(/^## /m), ...guides].filter((section) =>
+  section.includes('```text')
+)
 
 for (const section of examples) {
   const title = section.slice(0, section.indexOf('\n'))
   const [condition, reason, surround] = needs[title] ?? [true, '']
-  onlyIf(condition, reason)(`README's example prints the documented output: ${title}`, async (t) => {
+  onlyIf(condition, reason)(`The documented example prints the documented output: ${title}`, async (t) => {
     const folder = join('build', 'readme', title) // inside the package, so that `fdpass` is found by its own name
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder, { recursive: true })

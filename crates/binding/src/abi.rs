@@ -1,5 +1,6 @@
 //! Raw Node-API functions over integers and byte arrays, for the calls that are made for each message. Such a call costs a
-//! fraction of a method of a napi-rs class, which costs about as much as a short system call.
+//! fraction of a method of a napi-rs class, which costs about as much as a short system call. The crate is compiled for size
+//! (`Cargo.toml`), so what these calls go through is always inlined.
 
 use std::ffi::c_void;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -77,6 +78,7 @@ pub(crate) fn function<'env>(
 /// # Safety
 /// Must be called in a callback that was passed to [`function`], with the callback's own arguments. The slot must not be
 /// used after the callback.
+#[inline(always)]
 pub(crate) unsafe fn arguments<'a, const N: usize>(
   env: sys::napi_env,
   info: sys::napi_callback_info,
@@ -91,6 +93,7 @@ pub(crate) unsafe fn arguments<'a, const N: usize>(
 }
 
 /// Returns a number as an integer; 0 if the value is no number.
+#[inline(always)]
 pub(crate) fn integer(env: sys::napi_env, value: sys::napi_value) -> i32 {
   let mut integer = 0;
   // SAFETY: a live value of the environment. Node-API writes nothing if it is no number.
@@ -124,6 +127,7 @@ pub(crate) unsafe fn byte_array<'a>(env: sys::napi_env, value: sys::napi_value) 
 }
 
 /// Creates the number that a call returns.
+#[inline(always)]
 pub(crate) fn number(env: sys::napi_env, result: CallResult) -> sys::napi_value {
   let mut value = ptr::null_mut();
   // SAFETY: `value` is a place for a value.
@@ -133,6 +137,7 @@ pub(crate) fn number(env: sys::napi_env, result: CallResult) -> sys::napi_value 
 
 /// Borrows descriptors by their numbers, which can be any of the process. The kernel answers `EBADF` for one that is not
 /// open. Fails with `EBADF` for a negative number.
+#[inline(always)]
 pub(crate) fn borrowed(numbers: &[RawFd]) -> Result<&[BorrowedFd<'_>], Errno> {
   if numbers.iter().any(|&number| number < 0) {
     return Err(Errno::EBADF);

@@ -28,6 +28,7 @@ pub(crate) struct Slot(RefCell<Option<State>>);
 impl Slot {
   /// Runs a task on the state. Fails with `EBADF` after the environment's end. The task must not run JavaScript, which
   /// could call into the same state: the second call would panic.
+  #[inline(always)]
   pub(crate) fn with<T>(&self, task: impl FnOnce(&mut State) -> Result<T, Errno>) -> Result<T, Errno> {
     task(self.0.borrow_mut().as_mut().ok_or(Errno::EBADF)?)
   }

@@ -143,6 +143,7 @@ pub(crate) struct Shared<A, T> {
 
 impl<A, T> Shared<A, T> {
   /// Borrows the array. JavaScript must not run while it is borrowed.
+  #[inline(always)]
   pub(crate) fn get(&mut self) -> &mut [T] {
     // SAFETY: `_array` keeps the memory alive, and JavaScript never detaches it (`SharedArrays`). The exclusive borrow
     // ends before JavaScript runs.
