@@ -44,7 +44,7 @@ asRoot('What others may do is what --mode says, and --max-per-user is a limit to
   t.is((await other('put', '--replace', 'group', 'b')).code, 0)
   t.is((await ask(t, cwd, 'get', 'group')).stdout, 'content of b')
   t.is((await other('put', 'theirs', 'a')).code, 0)
-  const limit = 'fdpass: store put: more: The store keeps at most 2 descriptors kept\n'
+  const limit = 'fdpass: store put: more: The store keeps at most 2 descriptors for one user\n'
   t.deepEqual(await other('put', 'more', 'a'), { ...done, code: 1, stderr: limit })
 })
 

@@ -49,7 +49,7 @@ export function startFixture(name: string, args: readonly string[] = [], options
   return startProgram(process.execPath, [...process.execArgv, ...execArgv, fixturePath(name), ...args], rest)
 }
 
-/** Starts a fixture that may have so few descriptors, and no more. */
+/** Starts a fixture that can have `limit` descriptors. On Linux it lowers the limit itself, by `limitDescriptors`. */
 export function startLimited(
   limit: number,
   name: string,
@@ -57,7 +57,10 @@ export function startLimited(
   type: SocketType = 'stream'
 ): Fixture {
   const node = [process.execPath, ...process.execArgv, fixturePath(name), ...args]
-  return startProgram('sh', ['-c', 'ulimit -n "$0" && exec "$@"', `${limit}`, ...node], { type })
+  if (process.platform !== 'linux') {
+    return startProgram('sh', ['-c', 'ulimit -n "$0" && exec "$@"', `${limit}`, ...node], { type })
+  }
+  return startProgram(node[0]!, node.slice(1), { type, env: { ...process.env, FDPASS_TEST_FD_LIMIT: `${limit}` } })
 }
 
 /** The path of a file of `__test__/fixtures` that is not compiled with the tests, which run in the repository's root. */

@@ -19,7 +19,7 @@ test('a process that is not allowed is refused before it gets anything, and the 
     },
     state: () => t.fail() as never
   })
-  await t.throwsAsync(takeover({ path, listen: tcp }), { code: 'EACCES', message: /user \d+ is not allowed/ })
+  await t.throwsAsync(takeover({ path, listen: tcp }), { code: 'EACCES', message: /does not allow user \d+/ })
   t.deepEqual(asked, [process.pid])
   t.true(await isPending(old.superseded))
 })

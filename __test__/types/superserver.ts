@@ -60,8 +60,8 @@ export async function supervise(): Promise<void> {
   server.once('exit', (event) => {
     exactly<ExitEvent>()(event)
     const status: ExitStatus = event
-    exactly<number | null>()(ending.code)
-    exactly<NodeJS.Signals | null>()(ending.signal)
+    exactly<number | null>()(status.code)
+    exactly<NodeJS.Signals | null>()(status.signal)
     exactly<number>()(event.lost)
   })
   server.on('pause', (event) => exactly<PauseEvent>()(event))

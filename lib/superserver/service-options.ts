@@ -58,7 +58,7 @@ export interface ServiceOptions {
   backlog?: number | undefined
   /** The permissions of a Unix domain socket's file, such as 0o660 (default: 0o777 without the bits of the umask). */
   socketMode?: number | undefined
-  /** The most simultaneous connections (default: as many as there are descriptors). Further connections wait in the accept queue. */
+  /** The most simultaneous connections (default: no limit but that of the descriptor table). Further connections wait in the accept queue. */
   maxConnections?: number | undefined
   /** The most simultaneous connections of one worker (default: no limit). Further connections wait. */
   maxPerWorker?: number | undefined
