@@ -1,20 +1,20 @@
 import { invalidType, invalidValue } from './errors/argument.ts'
 
-/** The most characters of a name (systemd's `FDNAME_MAX`). */
-const MOST = 255
+/** The maximum length of a name (systemd's `FDNAME_MAX`). */
+const MAX_LENGTH = 255
 
 /**
- * Whether a text can name descriptors, as systemd checks names: LISTEN_FDNAMES puts a colon between two and escapes nothing, and
- * libsystemd drops a backslash as it reads that.
+ * Returns whether a text is a valid name of descriptors, by systemd's rule. LISTEN_FDNAMES separates names by colons without escaping, and
+ * libsystemd drops backslashes.
  */
 export function isDescriptorName(name: unknown): name is string {
-  return typeof name === 'string' && name.length <= MOST && /^[ -9;-[\]-~]+$/.test(name)
+  return typeof name === 'string' && name.length <= MAX_LENGTH && /^[ -9;-[\]-~]+$/.test(name)
 }
 
-/** The name that an argument gives. */
+/** Returns a `name` argument. */
 export function descriptorNameOf(name: unknown): string {
   if (typeof name !== 'string') throw invalidType('name', 'of type string', name)
   if (isDescriptorName(name)) return name
-  const form = `1 to ${MOST} printable ASCII characters without ':' and '\\'`
+  const form = `1 to ${MAX_LENGTH} printable ASCII characters without ':' and '\\'`
   throw invalidValue('name', `must have ${form}. Received ${JSON.stringify(name)}`)
 }

@@ -3,11 +3,10 @@ import { type ReadStream, type WriteStream, createReadStream, createWriteStream 
 import type { Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
 import { optionsOf } from '../base/validate.ts'
 import { signalOf } from '../base/abort.ts'
-import { systemError } from '../native/system-error.ts'
 import { wrongKind } from './errors.ts'
 import { type Kind, accessOf, isReadable, isWritable, kindOf } from './kind.ts'
 import { internetAddressOf } from '../address/internet-address.ts'
-import { fds } from '../native/shared-memory.ts'
+import { duplicateFd } from '../native/owned-fds.ts'
 import { native } from '../native/binding.ts'
 import { listenOn, numberOf, setConnected } from './node-internals.ts'
 
@@ -88,10 +87,7 @@ export function toDatagramSocket(fd: number): DatagramSocket {
     native.release(fd)
   } else {
     // bind() takes 0, the number that inetd passes, for a missing one.
-    fds[0] = fd
-    const code = native.duplicate(1)
-    if (code < 0) throw systemError(code, 'fcntl')
-    const duplicate = fds[0]!
+    const duplicate = duplicateFd(fd)
     try {
       socket.bind({ fd: duplicate, exclusive: true })
     } catch (error) {

@@ -11,7 +11,6 @@ import { systemError } from '../native/system-error.ts'
 import { borrow } from './borrow.ts'
 import { internetAddressOf } from '../address/internet-address.ts'
 import { type Kind, kindOf } from './kind.ts'
-import { fds } from '../native/shared-memory.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import {
@@ -23,23 +22,23 @@ import {
   watchForLeak
 } from './leak-detector.ts'
 import { type Seal, addSeals, sealsOf } from './seals.ts'
-import { closeFds, closeFdsLater } from '../native/owned-fds.ts'
+import { closeFds, closeFdsLater, duplicateFd } from '../native/owned-fds.ts'
 
 const made = Symbol('made')
 const CLOSED = -1
 
 // The class sets these: they reach its private members.
-/** Takes the number out of a descriptor, which is closed from then on; throws if it already was. */
+/** Takes the number out of a descriptor, which is closed from then on; throws ERR_DESCRIPTOR_CLOSED if it is closed. */
 export let takeFd: (descriptor: Descriptor) => number
-/** Takes the numbers out of those descriptors that are still open. */
+/** Takes the numbers out of all descriptors that are open. */
 export let takeFds: (descriptors: readonly Descriptor[]) => number[]
 let make: (fd: number) => Descriptor
 
 /**
- * An open descriptor that belongs to this program until it is closed, released, or given to something else.
+ * An open descriptor that this object owns until it is closed, released or cast.
  *
- * It is close-on-exec. Close it as soon as you are done: one that the garbage collector finds open is closed with a
- * process warning, long after, or not at all if `fd` was ever read.
+ * It is close-on-exec. Close it as soon as you are done: the garbage collector closes an open one late, with a process warning, and not at
+ * all if `fd` was ever read.
  */
 export class Descriptor implements Disposable, AsyncDisposable {
   #fd: number
@@ -58,15 +57,14 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Take over an open descriptor by its number, and make it close-on-exec.
+   * Takes over an open descriptor by its number, and makes it close-on-exec.
    *
-   * The number is this object's from now on: nothing else in the program may close it. (At the end of a Worker Node closes
-   * every number that `fs.open` gave there, even one that is in use again by then: start such a Worker with
-   * `trackUnmanagedFds: false`.)
+   * The object owns the number from now on: nothing else in the program may close it. (At the end of a Worker, Node closes every number
+   * that `fs.open` returned there, even if it was reused: start such a Worker with `trackUnmanagedFds: false`.)
    *
-   * @param fd an open descriptor's number
-   * @throws `EBADF` if it is not open; ERR_INVALID_ARG_VALUE if fdpass already owns it; ERR_INVALID_ARG_TYPE and
-   *   ERR_OUT_OF_RANGE for what is no descriptor's number
+   * @param fd the number of an open descriptor
+   * @throws `EBADF` if it is not open; ERR_INVALID_ARG_VALUE if fdpass owns it already; ERR_INVALID_ARG_TYPE and ERR_OUT_OF_RANGE for a
+   *   value that is no descriptor's number
    */
   static from(fd: number): Descriptor {
     openReactor()
@@ -76,9 +74,9 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * The number, for calls that take one. It stays this object's: do not close it by number.
+   * The number, for calls that take one. The object still owns it: do not close it by number.
    *
-   * @throws ERR_DESCRIPTOR_CLOSED after `close`, `closeSync`, `release`, or once something else took it over
+   * @throws ERR_DESCRIPTOR_CLOSED after `close`, `closeSync`, `release` or a cast
    */
   get fd(): number {
     const fd = this[borrow]()
@@ -88,7 +86,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * What it is, as the kernel tells: fstat(2), getsockopt(2), and on Linux the links of /proc/self/fd. It is found out once.
+   * The kind of the descriptor: detected once by fstat(2), getsockopt(2), and on Linux the links of /proc/self/fd.
    *
    * @throws ERR_DESCRIPTOR_CLOSED
    */
@@ -98,8 +96,8 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * A socket's own address: getsockname(2). As a server's `address()` tells it: an object for TCP and UDP, a string for a Unix
-   * domain socket with a name; null otherwise.
+   * A socket's own address: getsockname(2). As returned by `address()` of a server: an object for TCP and UDP, a string for a Unix domain
+   * socket with an address; null otherwise.
    *
    * @throws ERR_DESCRIPTOR_CLOSED
    */
@@ -109,8 +107,8 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * The seals of a memfd; a file of a tmpfs has `'seal'`, and anything else none. Whoever reads memory that was passed should look for `'shrink'`, and for
-   * `'write'` if it must not change meanwhile.
+   * The seals of a memfd; `['seal']` for a file of a tmpfs, and none for anything else. Check received memory for `'shrink'` before reading it,
+   * and for `'write'` if it must not change.
    *
    * @throws ERR_DESCRIPTOR_CLOSED
    */
@@ -119,22 +117,22 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Seal a memfd, for ever and for all who have it: `fcntl(F_ADD_SEALS)`.
+   * Seals a memfd permanently, for every process: `fcntl(F_ADD_SEALS)`.
    *
-   * @param seals what nobody can do to it any more
-   * @throws `EPERM` where it is sealed against further seals, or was opened for reading only; `EBUSY` for `'write'` while somebody
-   *   has mapped it for writing; `EINVAL` of what is no memfd; ERR_DESCRIPTOR_CLOSED
+   * @param seals the operations to forbid
+   * @throws `EPERM` if it has the seal `'seal'`, or was opened for reading only; `EBUSY` for `'write'` while a process has a writable
+   *   mapping; `EINVAL` for a descriptor that is no memfd; ERR_DESCRIPTOR_CLOSED
    */
   seal(seals: readonly Seal[]): void {
     addSeals(this[borrow](), seals)
   }
 
   /**
-   * Switch blocking mode on or off: `O_NONBLOCK`.
+   * Switches blocking mode on or off: `O_NONBLOCK`.
    *
-   * It belongs to the open file description: everybody who has it sees the change, the sender included.
+   * The mode belongs to the open file description: it changes for every process that has it, including the sender.
    *
-   * @param blocking whether calls on it wait
+   * @param blocking whether calls on the descriptor wait
    * @throws ERR_DESCRIPTOR_CLOSED
    */
   setBlocking(blocking: boolean): void {
@@ -144,22 +142,19 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * A second descriptor of the same open file description, which shares offset and status flags: `F_DUPFD_CLOEXEC`.
+   * Duplicates the descriptor: `F_DUPFD_CLOEXEC`. Both share the open file description, with its offset and status flags.
    *
-   * @returns the duplicate, which is to be closed by itself
+   * @returns the duplicate, which the caller owns
    * @throws `EMFILE` if the descriptor table is full; ERR_DESCRIPTOR_CLOSED
    */
   duplicate(): Descriptor {
-    fds[0] = this[borrow]()
-    const code = native.duplicate(1)
-    if (code < 0) throw systemError(code, 'fcntl')
-    return wrapFd(fds[0]!)
+    return wrapFd(duplicateFd(this[borrow]()))
   }
 
   /**
-   * Give the descriptor up without closing it.
+   * Releases the descriptor without closing it.
    *
-   * @returns its number, which the caller has to close, and which is close-on-exec
+   * @returns the number, which the caller owns, and which is close-on-exec
    * @throws ERR_DESCRIPTOR_CLOSED
    */
   release(): number {
@@ -169,16 +164,16 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Make it a `net.Socket`: a TCP connection, a Unix domain stream, a pipe's end (readable or writable as it was opened), or a
-   * terminal (`tty.ReadStream`, or `tty.WriteStream` where it can only be written to).
+   * Casts to a `net.Socket`: a TCP connection, a Unix domain stream, an end of a pipe (readable or writable as it was opened), or a
+   * terminal (`tty.ReadStream`, or `tty.WriteStream` if it can only be written to).
    *
-   * Node switches it to non-blocking mode, which is the sender's too, except for a terminal, which it opens anew. A Unix domain
-   * socket's descriptors are dropped by Node: for those, {@link Descriptor.toUnixSocket}.
+   * Node switches the open file description to non-blocking mode, also for the sender, except for a terminal, which Node opens anew. Node
+   * drops descriptors that arrive on a Unix domain socket: use {@link Descriptor.toUnixSocket} to receive them.
    *
-   * @param options `allowHalfOpen`, `signal`, `onread`, …, as of `new net.Socket()`
-   * @returns the socket, which closes the descriptor from now on
-   * @throws ERR_INVALID_FD_TYPE for another kind, and for what was opened with `O_PATH`; ERR_DESCRIPTOR_CLOSED; the descriptor is
-   *   unchanged then
+   * @param options options of `new net.Socket()`: `allowHalfOpen`, `signal`, `onread`, …
+   * @returns the socket, which owns the descriptor from now on and closes it
+   * @throws ERR_INVALID_FD_TYPE for another kind, and for a descriptor opened with `O_PATH`; ERR_DESCRIPTOR_CLOSED. The descriptor is
+   *   unchanged then.
    */
   toSocket(options?: SocketConstructorOpts): Socket {
     const socket = cast.toSocket(this[borrow](), options)
@@ -187,13 +182,13 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Make it a `net.Server`: a TCP or Unix domain stream socket that listens. Node switches it to non-blocking mode, which is the
-   * sender's too, and its backlog to 511.
+   * Casts to a `net.Server`: a listening TCP or Unix domain stream socket. Node switches the open file description to non-blocking mode, also
+   * for the sender, and sets the backlog to 511.
    *
-   * @param options `allowHalfOpen`, `pauseOnConnect`, …, as of `net.createServer()`
-   * @returns resolves to the server, which listens, and closes the descriptor from now on
+   * @param options options of `net.createServer()`: `allowHalfOpen`, `pauseOnConnect`, …
+   * @returns resolves to the listening server, which owns the descriptor from now on and closes it
    *
-   *   Rejects with ERR_INVALID_FD_TYPE for another kind; ERR_DESCRIPTOR_CLOSED; the descriptor is unchanged then.
+   *   Rejects with ERR_INVALID_FD_TYPE for another kind; ERR_DESCRIPTOR_CLOSED. The descriptor is unchanged then.
    */
   async toServer(options?: ServerOpts): Promise<Server> {
     const server = cast.toServer(this[borrow](), options)
@@ -203,11 +198,10 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Make it a `dgram.Socket`: a UDP socket. It is bound already: messages come from the next turn on. One that has a peer sends
-   * to it.
+   * Casts to a `dgram.Socket`: a UDP socket. It is bound: messages arrive from the next tick on. If it has a peer, it sends to it.
    *
-   * @returns the socket, which closes the descriptor from now on
-   * @throws ERR_INVALID_FD_TYPE for another kind; ERR_DESCRIPTOR_CLOSED; the descriptor is unchanged then
+   * @returns the socket, which owns the descriptor from now on and closes it
+   * @throws ERR_INVALID_FD_TYPE for another kind; ERR_DESCRIPTOR_CLOSED. The descriptor is unchanged then.
    */
   toDatagramSocket(): DatagramSocket {
     const socket = cast.toDatagramSocket(this[borrow]())
@@ -216,12 +210,12 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Make it an `fs.ReadStream`: a file, memory or a device, opened for reading.
+   * Casts to an `fs.ReadStream`: a file, memory or a device, opened for reading.
    *
-   * @param options `start`, as the offset is shared with the sender, who may have left it at the end; `highWaterMark`
-   * @returns the stream, which closes the descriptor from now on
-   * @throws ERR_INVALID_FD_TYPE for another kind (a pipe's end is one for {@link Descriptor.toSocket}); ERR_DESCRIPTOR_CLOSED; the
-   *   descriptor is unchanged then
+   * @param options `start`, because the offset is shared with the sender, which may have left it at the end; `highWaterMark`
+   * @returns the stream, which owns the descriptor from now on and closes it
+   * @throws ERR_INVALID_FD_TYPE for another kind (for an end of a pipe use {@link Descriptor.toSocket}); ERR_DESCRIPTOR_CLOSED. The
+   *   descriptor is unchanged then.
    */
   toReadStream(options?: cast.FileStreamOptions): ReadStream {
     const stream = cast.toReadStream(this[borrow](), options)
@@ -230,11 +224,11 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Make it an `fs.WriteStream`: a file, memory or a device, opened for writing.
+   * Casts to an `fs.WriteStream`: a file, memory or a device, opened for writing.
    *
-   * @param options `start`, as the offset is shared with the sender; `highWaterMark`
-   * @returns the stream, which closes the descriptor from now on
-   * @throws as {@link Descriptor.toReadStream}
+   * @param options `start`, because the offset is shared with the sender; `highWaterMark`
+   * @returns the stream, which owns the descriptor from now on and closes it
+   * @throws the errors of {@link Descriptor.toReadStream}
    */
   toWriteStream(options?: cast.FileStreamOptions): WriteStream {
     const stream = cast.toWriteStream(this[borrow](), options)
@@ -243,10 +237,10 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Close the descriptor on the thread pool: close(2) can block for as long as a network file system's server does.
+   * Closes the descriptor on the thread pool: close(2) can block while the server of a network file system does not answer.
    *
-   * @returns resolves when it is closed, at once if it already was; rejects with what close(2) reports, such as `EIO` for
-   *   a write that failed late. It is closed all the same.
+   * @returns resolves when it is closed, at once if it is closed already. Rejects with the error of close(2), such as `EIO` for a write that
+   *   failed late; the descriptor is closed in any case.
    */
   async close(): Promise<void> {
     if (this.#fd === CLOSED) return
@@ -255,9 +249,9 @@ export class Descriptor implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Close the descriptor before the call returns; nothing happens if it already is.
+   * Closes the descriptor before the call returns. Does nothing if it is closed.
    *
-   * @throws what close(2) reports; it is closed all the same
+   * @throws the error of close(2); the descriptor is closed in any case
    */
   closeSync(): void {
     if (this.#fd === CLOSED) return
@@ -265,12 +259,12 @@ export class Descriptor implements Disposable, AsyncDisposable {
     if (code < 0) throw systemError(code, 'close')
   }
 
-  /** Close, for `using`. */
+  /** Closes the descriptor, for `using`. */
   [Symbol.dispose](): void {
     this.closeSync()
   }
 
-  /** Close on the thread pool, for `await using`. */
+  /** Closes the descriptor on the thread pool, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
@@ -322,12 +316,12 @@ export function wrapFd(fd: number): Descriptor {
   return make(fd)
 }
 
-/** Closes a descriptor that nobody gets, if there is one: what close(2) reports of it is nobody's. */
+/** Closes a descriptor, if there is one, and ignores the error of close(2): no caller would expect it. */
 export function closeQuietly(descriptor: Descriptor | undefined): void {
   if (descriptor !== undefined) closeFds(takeFds([descriptor]))
 }
 
-/** Hands a number of the process to the native side. */
+/** Lets the native side own a number of the process. */
 export function adopt(name: string, fd: number): void {
   const code = native.adopt(fd)
   if (code === 0) return

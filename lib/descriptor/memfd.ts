@@ -9,29 +9,27 @@ import type { Seal } from './seals.ts'
 
 /** Options of {@link memfd}. */
 export interface MemfdOptions {
-  /** What /proc shows, at most 249 bytes (default `'fdpass'`); it need not be unique. */
+  /** The name in /proc, at most 249 bytes (default `'fdpass'`). It need not be unique. */
   name?: string | undefined
-  /** What it holds, from its first byte on. */
+  /** The content, from the first byte on (default: none). */
   data?: Bytes | undefined
-  /** Its size in bytes, filled up with zeros (default: that of `data`). */
+  /** The size in bytes, filled up with zeros (default: the size of `data`). */
   size?: number | undefined
-  /** What nobody can do to it any more, from the start; see {@link Descriptor.seal}. */
+  /** The initial seals (default: none); see {@link Descriptor.seal}. */
   seals?: readonly Seal[] | undefined
 }
 
-/** The longest name of a memfd: NAME_MAX less the kernel's prefix (memfd_create(2)). */
+/** The maximum length of a memfd's name: NAME_MAX minus the kernel's prefix (memfd_create(2)). */
 const MAX_NAME = 249
 
 /**
- * Make memory that processes share by passing its descriptor: memfd_create(2). It is gone with its last descriptor and its
- * last mapping.
+ * Creates memory that processes share by passing its descriptor: memfd_create(2). The kernel frees it with its last descriptor and mapping.
  *
- * It is read and written as a file is. The offset, which receivers share, stays at 0: what `data` gives is not written
- * through it.
+ * It is read and written like a file. The offset, which receivers share, is 0: `data` is written without moving it.
  *
  * @param options `name`, `data`, `size`, `seals`
- * @returns the memory's descriptor, which is the caller's to close
- * @throws `EMFILE`; `ENOMEM`, `ENOSPC` or `EFBIG` for more than there is room for; `ENOSYS` on macOS;
+ * @returns the memory's descriptor, which the caller owns
+ * @throws `EMFILE`; `ENOMEM`, `ENOSPC` or `EFBIG` if the size is too large; `ENOSYS` on macOS;
  *   ERR_UNSUPPORTED_PLATFORM
  */
 export function memfd(options?: MemfdOptions): Descriptor {

@@ -4,10 +4,9 @@ import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 
 /**
- * Make a pipe: pipe2(2). What is written to its second end is read from the first; both are close-on-exec and in blocking
- * mode, for programs that expect it of their standard input or output.
+ * Creates a pipe: pipe2(2). Both ends are close-on-exec and in blocking mode, which programs expect of their standard input and output.
  *
- * @returns the end to read from and the end to write to, which are the caller's to close
+ * @returns the end to read from and the end to write to, which the caller owns
  * @throws `EMFILE`; ERR_UNSUPPORTED_PLATFORM
  */
 export function pipe(): [read: Descriptor, write: Descriptor] {

@@ -3,16 +3,19 @@ import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 
 /**
- * What nobody can do any more to a memfd: `'write'` to it, `'grow'` or `'shrink'` it, add a further `'seal'`; `'future-write'`: write
- * to it, except through mappings that are there already; `'exec'`: change whether it can be executed. See fcntl(2),
- * File Sealing.
+ * An operation that a seal forbids on a memfd: fcntl(2), File Sealing.
+ *
+ * - `'write'`, `'grow'`, `'shrink'`: changing the content or the size
+ * - `'future-write'`: writing, except through existing mappings
+ * - `'exec'`: changing whether the file is executable
+ * - `'seal'`: adding further seals
  */
 export type Seal = 'seal' | 'shrink' | 'grow' | 'write' | 'future-write' | 'exec'
 
-/** The seals by their bit: `F_SEAL_*` in linux/fcntl.h. */
+/** The seals in the order of their bits: `F_SEAL_*` in linux/fcntl.h. */
 const seals: readonly Seal[] = ['seal', 'shrink', 'grow', 'write', 'future-write', 'exec']
 
-/** Adds seals to memory. */
+/** Adds seals to a memfd. */
 export function addSeals(fd: number, wanted: unknown): void {
   if (!Array.isArray(wanted)) throw invalidType('seals', 'an instance of Array', wanted)
   let bits = 0
@@ -25,7 +28,7 @@ export function addSeals(fd: number, wanted: unknown): void {
   if (code < 0) throw systemError(code, 'fcntl')
 }
 
-/** The seals of memory; none of what is no memory. */
+/** Returns the seals of a memfd; none for any other descriptor. */
 export function sealsOf(fd: number): Seal[] {
   const bits = native.seals(fd)
   return bits < 0 ? [] : seals.filter((_, bit) => (bits & (1 << bit)) !== 0)

@@ -2,16 +2,16 @@ import { createRequire } from 'node:module'
 import type * as Binding from '#binding'
 import { bytes, fds, outcome, batch, name, turn } from './shared-memory.ts'
 
-/** Why the binary could not be loaded, where it could not. */
+/** The loader's error, if the binary could not be loaded. */
 export let loadFailure: unknown
 
-// The binary's package on most machines: without it napi-rs' loader, which takes five times as long, looks everywhere and tells of it.
+// The binary's package on most machines. napi-rs' loader, which tries all places, takes five times as long.
 const usualPackage =
   process.env.NAPI_RS_NATIVE_LIBRARY_PATH ??
   `fdpass-${process.platform}-${process.arch}${process.platform === 'linux' ? '-gnu' : ''}`
 
 function load(): typeof Binding | undefined {
-  if (process.platform === 'win32') return undefined // its AF_UNIX carries no descriptors
+  if (process.platform === 'win32') return undefined // AF_UNIX of Windows carries no descriptors
   const require = createRequire(import.meta.url)
   try {
     return require(usualPackage) as typeof Binding
@@ -26,21 +26,20 @@ function load(): typeof Binding | undefined {
 
 export const binding = load()
 
-/** Whether descriptors can be passed here: false on Windows, and where no prebuilt binary fits. */
+/** Whether descriptors can be passed on this platform: false on Windows, and without a binary for the platform. */
 export const isSupported: boolean = binding !== undefined
 
 /** The native calls; `openNative` sets them. */
 export let native: Binding.Environment & Binding.HotCalls
 
-/** Called when the shared memory holds an event: a socket's number, what it is ready and what it is still armed for. */
+/** Called when the shared memory holds an event: a descriptor, the events that it is ready for, and those that it is still armed for. */
 export type Dispatch = () => void
 
 /**
- * Open the native half of this environment, once; gives why that failed. Only where `isSupported`.
+ * Opens the native half of this environment, once; returns the failure if it fails. Requires `isSupported`.
  *
- * The back end is libuv's `uv_poll` where it works. Bun exports one that aborts the process and Deno one that fires
- * once, so that the runtime is asked for its name before any libuv function is called. FDPASS_BACKEND chooses for
- * tests.
+ * The back end is libuv's `uv_poll` if it works. Bun exports one that aborts the process, and Deno one that fires once, so the runtime's
+ * name is checked before any libuv function is called. FDPASS_BACKEND selects a back end for tests.
  */
 export function openNative(dispatch: Dispatch): Binding.SystemFailure | undefined {
   if (native !== undefined) return undefined
@@ -50,12 +49,12 @@ export function openNative(dispatch: Dispatch): Binding.SystemFailure | undefine
   return undefined
 }
 
-/** What the kernel can do; it is tried out each time. Only where `isSupported`. */
+/** Probes the features of the kernel, each time. Requires `isSupported`. */
 export function probeKernel(): Binding.KernelCapabilities {
   return binding!.probeKernel()
 }
 
-/** The back end that this environment uses. Only where `isSupported`. */
+/** Returns the back end of this environment. Requires `isSupported`. */
 export function backend(): Binding.Backend {
   const chosen = process.env.FDPASS_BACKEND
   if (chosen === 'uv' || chosen === 'thread') return chosen
@@ -63,22 +62,22 @@ export function backend(): Binding.Backend {
   return bun === undefined && deno === undefined && binding!.uvSupported() ? 'uv' : 'thread'
 }
 
-/** The name and the text of a positive error number. */
+/** Returns the name and the text of a positive error number. */
 export function describeErrno(errno: number): Binding.ErrnoText {
   return binding?.errnoText(errno) ?? { name: `E${errno}`, text: 'unknown error' }
 }
 
-/** Looks a user up, by name or number; null where there is none, and an error number, negative, where that cannot be told. */
+/** Looks a user up by name or id. Returns null if there is none, and a negative error number if the lookup fails. */
 export function findUser(user: string | number): Binding.UserEntry | number | null {
   return binding!.findUser(user)
 }
 
-/** Looks a group up by name, as `findUser`. */
+/** Looks a group up by name. Returns null if there is none, and a negative error number if the lookup fails. */
 export function findGroup(group: string): number | null {
   return binding!.findGroup(group)
 }
 
-/** Executes a program in this one's place, with fewer rights; an error number, negative, where that fails. */
+/** Replaces this process by a program with fewer privileges. Returns a negative error number if that fails. */
 export function executeRestricted(changesUser: boolean, first: number, path: string, args: string[]): number {
   return binding!.executeRestricted(changesUser, first, path, args)
 }
@@ -88,7 +87,7 @@ export function setUndumpable(): number {
   return binding!.setUndumpable()
 }
 
-/** The number of a resource limit by its name in lower case; negative where this system has no such. */
+/** Returns the number of a resource limit by its name in lower case; negative if this system does not have it. */
 export function resourceByName(resource: string): number {
   return binding!.resourceByName(resource)
 }

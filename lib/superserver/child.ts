@@ -1,7 +1,7 @@
 import { closeSync, openSync } from 'node:fs'
 import { constants } from 'node:os'
 import { type NativeExitStatus, type ProgramDescription, native, systemError } from '../native/internal.ts'
-import { Handle } from '../event-loop/internal.ts'
+import { PollHandle } from '../event-loop/internal.ts'
 
 /** The exit status of a process. Both are null if other code in the superserver's process has reaped it. */
 export interface ExitStatus {
@@ -25,7 +25,7 @@ export function spawnError(errno: number, syscall: string, program: ProgramDescr
 }
 
 /** A child process. It does not keep this process alive. */
-export class Child extends Handle {
+export class Child extends PollHandle {
   readonly pid: number
   /** Resolves when the process has exited and was reaped. */
   readonly ended: Promise<ExitStatus>

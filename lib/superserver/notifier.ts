@@ -1,8 +1,8 @@
 import { systemError, native } from '../native/internal.ts'
-import { Handle } from '../event-loop/internal.ts'
+import { PollHandle } from '../event-loop/internal.ts'
 
 /** The descriptor by which the services' thread reports events. One serves all services, and it does not keep the process alive. */
-class Notifier extends Handle {
+class Notifier extends PollHandle {
   readonly listeners = new Set<() => void>()
 
   constructor(fd: number) {

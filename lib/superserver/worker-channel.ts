@@ -17,7 +17,7 @@ import {
 } from '../native/internal.ts'
 import type { SystemError } from '../native/index.ts'
 import { protocolError } from '../base/internal.ts'
-import { Handle, openReactor } from '../event-loop/internal.ts'
+import { PollHandle, openReactor } from '../event-loop/internal.ts'
 import { notAWorker } from './errors.ts'
 import { WORKER } from './worker-environment.ts'
 
@@ -46,7 +46,7 @@ type Unsent = Assignment | undefined
  * A connection is served only after the kernel has taken its acknowledgement. Otherwise the superserver could reassign a
  * connection that this worker is reading from.
  */
-export class WorkerChannel extends Handle {
+export class WorkerChannel extends PollHandle {
   readonly #take: (assignment: Assignment) => void
   readonly #end: () => void
   /** The frames that are queued to be sent, in order. */

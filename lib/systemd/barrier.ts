@@ -3,7 +3,7 @@ import { clearTimeout, setTimeout } from 'node:timers'
 import type { Abortable } from '../base/index.ts'
 import { onAbort, signalOf, MAX_INT, integer, optionsOf, aborted, rejection, timedOut } from '../base/internal.ts'
 import { takeFd } from '../descriptor/internal.ts'
-import { Handle } from '../event-loop/internal.ts'
+import { PollHandle } from '../event-loop/internal.ts'
 import { pipe } from '../descriptor/index.ts'
 import { sendAssignments } from './message.ts'
 
@@ -14,7 +14,7 @@ export interface BarrierOptions extends Abortable {
 }
 
 /** The read end of a pipe that carries no data. Resolves at end-of-file, or when it is closed. */
-class PipeEnd extends Handle {
+class PipeEnd extends PollHandle {
   readonly #resolve: (value: void | Promise<never>) => void
 
   constructor(fd: number, resolve: (value: void | Promise<never>) => void) {
