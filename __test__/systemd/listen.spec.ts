@@ -185,7 +185,7 @@ onLinux("where nothing is open the runtime's own descriptors are not taken", asy
   t.deepEqual(linesOf(await done), [
     [
       'EBADF',
-      'EBADF: 3, one of the 1 descriptors that LISTEN_FDS tells of, is not open, fcntl',
+      'EBADF: 3, one of the 1 descriptors that LISTEN_FDS announces, is not open, fcntl',
       ['LISTEN_PID', 'LISTEN_FDS']
     ],
     ['the loop goes on']

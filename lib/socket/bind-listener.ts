@@ -42,17 +42,17 @@ export interface UnixListenerOptions extends Backlog {
 }
 
 /**
- * Make a socket that listens, to be passed to whoever accepts: bind(2) and listen(2). Nobody polls it here; connections
- * wait in its backlog. It is in blocking mode.
+ * Creates a listening socket for another process that accepts: bind(2) and listen(2). This process does not watch it; connections wait in
+ * its backlog. It is in blocking mode.
  *
- * The file of a path is made, and a stale one replaced, as by {@link listen}; it is not removed when the descriptor is closed,
- * as others may have it.
+ * The file of a path is created, and a stale one replaced, as by {@link listen}. Closing the descriptor does not remove the file, because
+ * another process may have the socket.
  *
  * @param options `port`, `host`, `ipv6Only`, `reusePort`; or `path`, `mode`; and `backlog`
- * @returns the listening socket, which is the caller's to close
- * @throws `EADDRINUSE` where the address is taken, or while another process is replacing the file; `EACCES` for a port or a
- *   folder that is not for this user; `EADDRNOTAVAIL` for an address that is not this machine's; `ENOENT` (no such folder);
- *   `ENAMETOOLONG`; `EMFILE`; ERR_UNSUPPORTED_PLATFORM
+ * @returns the listening socket, which the caller owns
+ * @throws `EADDRINUSE` if the address is in use, or while another process replaces the file; `EACCES` if this user may not use the port or
+ *   the directory; `EADDRNOTAVAIL` for an address of another machine; `ENOENT` (no such directory); `ENAMETOOLONG`; `EMFILE`;
+ *   ERR_UNSUPPORTED_PLATFORM
  */
 export function bindListener(options: TcpListenerOptions): Descriptor
 export function bindListener(options: UnixListenerOptions): Descriptor

@@ -15,7 +15,7 @@ export function notPassed(errno: number, fd: number, count: number): SystemError
   const { name: code } = describeErrno(-errno)
   const why =
     code === 'EEXIST' ? 'is owned by fdpass already' : code === 'EBADF' ? 'is not open' : 'cannot be taken over'
-  const error = new Error(`${code}: ${fd}, one of the ${count} descriptors that LISTEN_FDS tells of, ${why}, fcntl`)
+  const error = new Error(`${code}: ${fd}, one of the ${count} descriptors that LISTEN_FDS announces, ${why}, fcntl`)
   return Object.assign(error, { code, errno, syscall: 'fcntl' })
 }
 
@@ -30,7 +30,7 @@ export function noVsock(address: string): SystemError {
 export function inWorker(call: string): Error {
   return withCode(
     new Error(
-      `${call}() is the main thread's: a Worker has a copy of the environment, from which nobody removes anything`
+      `${call}() is the main thread's: a Worker has a copy of the environment, so it cannot remove variables from the process's`
     ),
     'ERR_INVALID_STATE'
   )

@@ -88,7 +88,7 @@ function namesOf(count: number): string[] | undefined {
     else names[names.length - 1] += part.length > 1 && part.startsWith('\\') ? part.slice(1) : part
   }
   if (names.length === count && !/(?<!\\)(\\\\)*\\$/.test(list)) return names
-  throw invalidVariable('LISTEN_FDNAMES', `${count} names, as many as LISTEN_FDS tells of`, list)
+  throw invalidVariable('LISTEN_FDNAMES', `${count} names, as many as LISTEN_FDS announces`, list)
 }
 
 /** Registers all descriptor numbers with the native side, or none. */

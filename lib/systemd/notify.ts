@@ -109,6 +109,6 @@ export async function notify(state: ServiceState, options?: Abortable): Promise<
     const value = state[key as keyof ServiceState]
     return value === undefined ? [] : (part as (value: unknown, option: string) => string[])(value, `state.${key}`)
   })
-  if (assignments.length === 0) throw invalidValue('state', 'tells nothing')
+  if (assignments.length === 0) throw invalidValue('state', 'contains no state')
   return sendAssignments(assignments, [], signal)
 }
