@@ -14,7 +14,9 @@ async function castAfterImporting(modules: readonly string[]): Promise<string> {
   const script = `
     for (const module of ${JSON.stringify(modules)}) await import(module)
     const { Descriptor } = await import(${JSON.stringify(descriptorRoom)})
-    console.log(Descriptor.from(3).toUnixSocket().type)`
+    const socket = Descriptor.from(3).toUnixSocket()
+    console.log(socket.type)
+    socket.close()`
   const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
     stdio: ['ignore', 'pipe', 'pipe', 'pipe'] // the last is a Unix domain stream socket (uv_spawn in libuv)
   })
