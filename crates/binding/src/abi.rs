@@ -1,9 +1,7 @@
 //! Raw Node-API functions over integers and byte arrays, for the calls that are made for each message. Such a call costs a
-//! fraction of a method of a napi-rs class, which costs about as much as a short system call. The crate is compiled for size
-//! (`Cargo.toml`), so what these calls go through is always inlined.
+//! fraction of a method of a napi-rs class, which costs about as much as a short system call.
 
 use std::ffi::c_void;
-use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr;
 use std::rc::Rc;
 
@@ -48,7 +46,7 @@ macro_rules! array_and_integers {
       let integers: [i32; $count] = values.map(|value| $crate::abi::integer(env, value));
       // SAFETY: the call runs no JavaScript, and nothing else here borrows the array.
       let bytes = unsafe { $crate::abi::byte_array(env, array) };
-      $crate::abi::number(env, slot.with(|state| $call(state, bytes, integers)))
+      $crate::abi::number(env, bytes.and_then(|bytes| slot.with(|state| $call(state, bytes, integers))))
     }
     callback
   }};
@@ -101,29 +99,29 @@ pub(crate) fn integer(env: sys::napi_env, value: sys::napi_value) -> i32 {
   integer
 }
 
-/// Borrows the memory of a byte array; empty if the value is no typed array or was detached.
+/// Borrows the memory of a byte array; empty if the value is no typed array or was detached. Fails with `EFAULT` if other
+/// threads share the memory.
 ///
 /// # Safety
-/// While the memory is borrowed, no JavaScript may run and nothing else may borrow the same array.
-pub(crate) unsafe fn byte_array<'a>(env: sys::napi_env, value: sys::napi_value) -> &'a mut [u8] {
-  let (mut length, mut memory) = (0, ptr::null_mut::<c_void>());
+/// While the memory is borrowed, no JavaScript may run in this environment and nothing else may borrow the same array.
+pub(crate) unsafe fn byte_array<'a>(env: sys::napi_env, value: sys::napi_value) -> Result<&'a mut [u8], Errno> {
+  let (mut length, mut memory, mut buffer) = (0, ptr::null_mut::<c_void>(), ptr::null_mut());
   // SAFETY: a live value of the environment. Node-API writes nothing if it is no typed array.
   unsafe {
-    sys::napi_get_typedarray_info(
-      env,
-      value,
-      ptr::null_mut(),
-      &mut length,
-      &mut memory,
-      ptr::null_mut(),
-      ptr::null_mut(),
-    );
+    sys::napi_get_typedarray_info(env, value, ptr::null_mut(), &mut length, &mut memory, &mut buffer, ptr::null_mut());
   }
   if memory.is_null() || length == 0 {
-    return &mut [];
+    return Ok(&mut []);
   }
-  // SAFETY: the memory and the length of the array, borrowed as the caller guarantees.
-  unsafe { std::slice::from_raw_parts_mut(memory.cast(), length) }
+  let mut is_array_buffer = false;
+  // SAFETY: the array's buffer, a live value. A SharedArrayBuffer is no ArrayBuffer: its memory is never borrowed.
+  unsafe { sys::napi_is_arraybuffer(env, buffer, &mut is_array_buffer) };
+  if !is_array_buffer {
+    return Err(Errno::EFAULT);
+  }
+  // SAFETY: the memory and the length that the array has now. Only this environment's thread can write, detach or resize an
+  // ArrayBuffer, and the caller guarantees that it does not.
+  Ok(unsafe { std::slice::from_raw_parts_mut(memory.cast(), length) })
 }
 
 /// Creates the number that a call returns.
@@ -133,17 +131,4 @@ pub(crate) fn number(env: sys::napi_env, result: CallResult) -> sys::napi_value 
   // SAFETY: `value` is a place for a value.
   unsafe { sys::napi_create_int32(env, result.unwrap_or_else(code), &mut value) };
   value
-}
-
-/// Borrows descriptors by their numbers, which can be any of the process. The kernel answers `EBADF` for one that is not
-/// open. Fails with `EBADF` for a negative number.
-#[inline(always)]
-pub(crate) fn borrowed(numbers: &[RawFd]) -> Result<&[BorrowedFd<'_>], Errno> {
-  if numbers.iter().any(|&number| number < 0) {
-    return Err(Errno::EBADF);
-  }
-  // SAFETY: `BorrowedFd` is a transparent `RawFd` other than -1. The numbers are used in one system call each, which
-  // answers `EBADF` for one that is not open. The program that passed them owns them, and no JavaScript runs meanwhile to
-  // close them.
-  Ok(unsafe { &*(ptr::from_ref(numbers) as *const [BorrowedFd<'_>]) })
 }

@@ -19,6 +19,10 @@ pub const END: i32 = -0x1_0002;
 #[napi]
 pub const BROKEN: i32 = -0x1_0003;
 
+/// The next frame is a message above the given limits. It was left for a later call.
+#[napi]
+pub const FULL: i32 = -0x1_0004;
+
 /// The event of a socket that can be read or accepted from.
 #[napi]
 pub const READABLE: i32 = 1;
@@ -152,6 +156,8 @@ pub enum ProtocolViolation {
   TooLong,
   /// A frame announced more descriptors than the limit.
   TooManyDescriptors,
+  /// An error, a cancellation or a close announced more bytes than its kind can have.
+  InvalidControlFrame,
   /// Another number of descriptors arrived than a frame announced.
   WrongDescriptors,
   /// The stream ended inside a frame.
@@ -206,8 +212,10 @@ pub enum Kind {
   CharacterDevice,
   /// A block device.
   BlockDevice,
-  /// A terminal, or either end of a pseudoterminal.
+  /// A terminal, or the end of a pseudoterminal that is used like one.
   Tty,
+  /// The master of a pseudoterminal.
+  Pty,
   /// A symbolic link.
   Symlink,
   /// A TCP socket that does not listen.
@@ -293,6 +301,7 @@ from_core!(
     CharacterDevice,
     BlockDevice,
     Tty,
+    Pty,
     Symlink,
     Tcp,
     TcpListener,

@@ -38,6 +38,9 @@ impl Slot {
 /// descriptor is closed or released. When the JavaScript environment ends, for instance because a Worker is terminated, it
 /// closes all of them.
 ///
+/// A method takes `&self`, and JavaScript never runs while the state is borrowed: napi-rs has converted the arguments, whose
+/// getters may call other methods, before a method begins, and converts the result after the method has returned.
+///
 /// Methods that return a number return a count or a descriptor, or else `AGAIN`, `BUSY`, `END`, or an error number,
 /// negative.
 #[napi]

@@ -1,5 +1,6 @@
 //! The arrays that JavaScript and the native calls share, and their layout. A call over them creates no values.
 
+use fdpass_core::Errno;
 use napi::bindgen_prelude::{Int32Array, Uint8Array};
 use napi_derive::napi;
 
@@ -29,7 +30,7 @@ pub enum ReceiveField {
   Status,
   /// The size of the message in bytes, which is more than the result if it was truncated.
   Size,
-  /// The other control data that arrived: `HAS_CREDENTIALS`, `HAS_PIDFD`.
+  /// The other control data that arrived: `HAS_CREDENTIALS`, `HAS_PIDFD`, `UNKNOWN_UID`, `UNKNOWN_GID`.
   Extras,
   /// The sender's process id; 0 if it is unknown.
   Pid,
@@ -54,6 +55,14 @@ pub const HAS_CREDENTIALS: i32 = 1;
 /// The bit of `ReceiveField.Extras` for the sender's pidfd.
 #[napi]
 pub const HAS_PIDFD: i32 = 2;
+
+/// The bit of `ReceiveField.Extras` for a user id that identifies no user.
+#[napi]
+pub const UNKNOWN_UID: i32 = 4;
+
+/// The bit of `ReceiveField.Extras` for a group id that identifies no group.
+#[napi]
+pub const UNKNOWN_GID: i32 = 8;
 
 /// The fields of `outcome` after a channel's frame was received.
 #[napi]
@@ -148,6 +157,44 @@ impl<A, T> Shared<A, T> {
     // SAFETY: `_array` keeps the memory alive, and JavaScript never detaches it (`SharedArrays`). The exclusive borrow
     // ends before JavaScript runs.
     unsafe { std::slice::from_raw_parts_mut(self.memory, self.length) }
+  }
+}
+
+impl<A, T> Shared<A, T> {
+  /// Borrows the first elements, as many as JavaScript says. Fails with `EFAULT` if the array has fewer.
+  #[inline(always)]
+  pub(crate) fn first(&mut self, count: i32) -> Result<&mut [T], Errno> {
+    usize::try_from(count).ok().and_then(|count| self.get().get_mut(..count)).ok_or(Errno::EFAULT)
+  }
+}
+
+/// The fields of a result, by the numbers of their enum. They are as many as any enum has.
+pub(crate) struct Fields<'a>(&'a mut [i32; OUTCOME_LENGTH as usize]);
+
+impl Fields<'_> {
+  #[inline(always)]
+  pub(crate) fn get(&self, field: usize) -> i32 {
+    self.0.get(field).copied().unwrap_or(0)
+  }
+
+  #[inline(always)]
+  pub(crate) fn set(&mut self, field: usize, value: i32) {
+    if let Some(place) = self.0.get_mut(field) {
+      *place = value;
+    }
+  }
+
+  #[inline(always)]
+  pub(crate) fn clear(&mut self) {
+    self.0.fill(0);
+  }
+}
+
+impl Shared<Int32Array, i32> {
+  /// Borrows the fields of `outcome`.
+  #[inline(always)]
+  pub(crate) fn fields(&mut self) -> Result<Fields<'_>, Errno> {
+    self.get().first_chunk_mut().map(Fields).ok_or(Errno::EFAULT)
   }
 }
 

@@ -1,16 +1,45 @@
 //! The descriptors of one JavaScript environment, by number.
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::Arc;
 
-use fdpass_core::{AncillaryOptions, Decoder, Errno, Limits, Outbox, Socket, SocketFile, SocketType, set_blocking};
+use fdpass_core::{
+  AncillaryOptions, Decoder, Direction, Errno, Limits, NonBlocking, Outbox, Socket, SocketFile, SocketType,
+  set_blocking,
+};
 
+use crate::claims::{self, Claim, ClaimedFd, Owner};
+use crate::file_access::{FileAccess, FileLock};
 use crate::reactor::{Reactor, Registration};
 
 /// A descriptor that the environment owns. Most are received, passed on and closed, and have no details.
 struct Entry {
   // Declared before `fd`, and so dropped before it: the registration and the file need the open descriptor.
   details: Option<Box<Details>>,
-  fd: OwnedFd,
+  fd: ClaimedFd,
+  /// The user whose process has sent the descriptor, or is the socket's peer, and can make its close block; `NO_SENDER` for none.
+  sender: u32,
+}
+
+/// No user's id: setuid(2) takes it for "unchanged".
+const NO_SENDER: u32 = u32::MAX;
+
+impl Entry {
+  /// Ends the registration and restores the original blocking mode. A bound socket's file stays.
+  fn detach(&mut self) -> Result<(), Errno> {
+    let Some(details) = self.details.take() else { return Ok(()) };
+    let Details { registration, file, socket, was_blocking, .. } = *details;
+    drop(registration);
+    if let Some(file) = file {
+      file.keep();
+    }
+    self.details = socket.map(|socket| Box::new(Details { socket: Some(socket), ..Details::default() }));
+    if was_blocking == Some(true) {
+      set_blocking(self.fd.as_fd(), true)?;
+    }
+    Ok(())
+  }
 }
 
 /// The state of a descriptor that the environment uses itself.
@@ -25,6 +54,12 @@ struct Details {
   was_blocking: Option<bool>,
   /// The frames of a channel.
   framing: Option<Box<Framing>>,
+  /// The claim on the number of a descriptor that `non_blocking` has opened, which drops before it is closed.
+  reopened: Option<Claim>,
+  /// How the descriptor is read and written without waiting.
+  non_blocking: Option<NonBlocking>,
+  /// The access of the thread pool to a file.
+  file_access: Option<FileAccess>,
 }
 
 /// The frames of a stream socket.
@@ -41,31 +76,96 @@ pub(crate) struct Table {
   // Declared before `reactor`, and so dropped before it: a registration needs the reactor.
   entries: Vec<Option<Entry>>,
   reactor: Reactor,
+  owner: Owner,
 }
 
 impl Table {
   /// Creates an empty table over a reactor.
   pub(crate) fn new(reactor: Reactor) -> Self {
-    Self { entries: Vec::new(), reactor }
+    Self { entries: Vec::new(), reactor, owner: Owner::new() }
   }
 
   /// Takes ownership of a descriptor and returns its number.
   pub(crate) fn insert(&mut self, fd: OwnedFd) -> RawFd {
     let number = fd.as_raw_fd();
-    let index = number as usize;
-    if index >= self.entries.len() {
-      self.entries.resize_with((index + 1).next_power_of_two(), || None);
-    }
-    if let Some(stale) = self.entries[index].replace(Entry { details: None, fd }) {
-      // The program closed the number itself, and the kernel has assigned it again: it belongs to the new descriptor.
-      let _ = stale.fd.into_raw_fd();
+    self.insert_claimed(number, self.owner.claim(fd));
+    number
+  }
+
+  /// Takes ownership of a descriptor that a process of this user has sent.
+  pub(crate) fn insert_from(&mut self, fd: OwnedFd, sender: u32) -> RawFd {
+    let number = self.insert(fd);
+    if let Ok(entry) = self.get_mut(number) {
+      entry.sender = sender;
     }
     number
   }
 
+  /// Notes that a process of this user has sent a descriptor, or is the peer of a socket that is no channel yet. It is closed by
+  /// [`fdpass_core::close_apart`], and so are its duplicates and what comes over the channel.
+  pub(crate) fn set_sender(&mut self, number: RawFd, sender: u32) -> Result<(), Errno> {
+    self.get_mut(number)?.sender = sender;
+    Ok(())
+  }
+
+  /// Returns the user whose process has sent a descriptor.
+  pub(crate) fn sender(&self, number: RawFd) -> Option<u32> {
+    self.get(number).ok().map(|entry| entry.sender).filter(|&sender| sender != NO_SENDER)
+  }
+
+  /// Takes ownership of a number of this process, and makes it close-on-exec. Fails with `EEXIST` if an environment of this
+  /// process owns it, and with `EBUSY` if the runtime uses it.
+  ///
+  /// # Safety
+  /// See [`fdpass_core::adopt`].
+  pub(crate) unsafe fn adopt(&mut self, number: RawFd) -> Result<(), Errno> {
+    let claim = self.owner.claim_unowned(number)?;
+    let fd = self.borrowed_one(&number)?;
+    if claims::is_reserved(fd)? || self.reactor.is_watched_by_runtime(fd) {
+      return Err(Errno::EBUSY);
+    }
+    // SAFETY: as the caller promises. No environment owns the number, because the claim has succeeded.
+    let fd = unsafe { fdpass_core::adopt(number) }?;
+    self.insert_claimed(number, ClaimedFd::new(claim, fd));
+    Ok(())
+  }
+
   /// Returns whether the table owns a number.
-  pub(crate) fn owns(&self, number: RawFd) -> bool {
+  fn owns(&self, number: RawFd) -> bool {
     self.get(number).is_ok()
+  }
+
+  fn insert_claimed(&mut self, number: RawFd, fd: ClaimedFd) {
+    let index = number as usize;
+    if index >= self.entries.len() {
+      self.entries.resize_with((index + 1).next_power_of_two(), || None);
+    }
+    let stale =
+      self.entries.get_mut(index).and_then(|place| place.replace(Entry { details: None, fd, sender: NO_SENDER }));
+    if let Some(stale) = stale {
+      // The program closed the number itself, and the kernel has assigned it again: it belongs to the new descriptor.
+      stale.fd.supersede();
+    }
+  }
+
+  /// Borrows descriptors by their numbers, which can be any of the process. Fails with `EBADF` for one that is not open.
+  #[inline(always)]
+  pub(crate) fn borrowed<'a>(&self, numbers: &'a [RawFd]) -> Result<&'a [BorrowedFd<'a>], Errno> {
+    for &number in numbers {
+      if !self.owns(number) {
+        fdpass_core::check_open(number)?;
+      }
+    }
+    // Each number is open: the table owns it, or `check_open` has found it open. Calls end before JavaScript of this thread, which
+    // could close it, runs again. If another thread of the program closes it meanwhile, the kernel returns `EBADF` or uses the
+    // file that has the number then, as for node:fs.
+    // SAFETY: `BorrowedFd` is a transparent `RawFd` other than -1, which `check_open` refuses.
+    Ok(unsafe { &*(ptr::from_ref(numbers) as *const [BorrowedFd<'a>]) })
+  }
+
+  /// As [`Table::borrowed`], for one descriptor.
+  pub(crate) fn borrowed_one<'a>(&self, number: &'a RawFd) -> Result<BorrowedFd<'a>, Errno> {
+    self.borrowed(std::slice::from_ref(number))?.first().copied().ok_or(Errno::EBADF)
   }
 
   fn get(&self, number: RawFd) -> Result<&Entry, Errno> {
@@ -87,7 +187,7 @@ impl Table {
 
   /// Borrows a number as a socket. Fails with `ENOTSOCK` if it is not known to be one.
   pub(crate) fn socket(&self, number: RawFd) -> Result<Socket<'_>, Errno> {
-    let Entry { details, fd } = self.get(number)?;
+    let Entry { details, fd, .. } = self.get(number)?;
     let (socket_type, ancillary) = details.as_ref().and_then(|details| details.socket).ok_or(Errno::ENOTSOCK)?;
     Ok(Socket::from_parts(fd.as_fd(), socket_type, ancillary))
   }
@@ -101,7 +201,11 @@ impl Table {
 
   /// Makes a channel of a stream socket.
   pub(crate) fn set_framing(&mut self, number: RawFd, limits: Limits) -> Result<(), Errno> {
-    let framing = Framing { decoder: Decoder::new(limits), outbox: Outbox::default() };
+    let mut framing = Framing { decoder: Decoder::new(limits), outbox: Outbox::default() };
+    if let Some(sender) = self.sender(number) {
+      framing.decoder.close_apart(sender);
+      framing.outbox.close_apart(sender);
+    }
     self.details(number)?.framing = Some(Box::new(framing));
     Ok(())
   }
@@ -111,12 +215,12 @@ impl Table {
   /// A previous owner of the socket can have enabled credentials or pidfds. They are accepted, so that they are no reason
   /// to refuse a frame.
   pub(crate) fn channel(&mut self, number: RawFd) -> Result<(Socket<'_>, &mut Framing), Errno> {
-    let Entry { details, fd } = self.get_mut(number)?;
+    let Entry { details, fd, .. } = self.get_mut(number)?;
     let Details { socket, framing, .. } = details.as_deref_mut().ok_or(Errno::ENOTSOCK)?;
     let (socket_type, _) = socket.ok_or(Errno::ENOTSOCK)?;
     let framing = framing.as_mut().ok_or(Errno::EPROTOTYPE)?;
     let ancillary = AncillaryOptions { credentials: true, pidfd: true };
-    Ok((Socket::from_parts(OwnedFd::as_fd(fd), socket_type, ancillary), framing))
+    Ok((Socket::from_parts(ClaimedFd::as_fd(fd), socket_type, ancillary), framing))
   }
 
   /// Takes ownership of the file of a bound socket: it is removed before the socket is closed.
@@ -141,42 +245,126 @@ impl Table {
   /// listener can have changed it.
   pub(crate) fn accept(&mut self, listener: RawFd) -> Result<RawFd, Errno> {
     let was_blocking = set_blocking(self.get(listener)?.fd.as_fd(), false)?;
-    self.details(listener)?.was_blocking.get_or_insert(was_blocking);
-    let socket = self.socket(listener)?;
-    let (socket_type, ancillary) = (socket.socket_type(), socket.ancillary());
-    let connection = socket.accept()?;
+    let details = self.details(listener)?;
+    details.was_blocking.get_or_insert(was_blocking);
+    // The table knows Unix domain sockets only; a listener of TCP works too.
+    let (socket_type, ancillary) = details.socket.unwrap_or((SocketType::Stream, AncillaryOptions::default()));
+    let connection = Socket::from_parts(self.get(listener)?.fd.as_fd(), socket_type, ancillary).accept()?;
     let number = self.insert(connection);
     self.set_socket(number, socket_type, ancillary);
     Ok(number)
   }
 
   /// Removes a descriptor from the table and returns it, after ending its registration and removing a bound socket's file.
-  pub(crate) fn take(&mut self, number: RawFd) -> Result<OwnedFd, Errno> {
+  /// Its number stays claimed until it is closed.
+  pub(crate) fn take(&mut self, number: RawFd) -> Result<ClaimedFd, Errno> {
     self.remove(number).map(|entry| entry.fd)
+  }
+
+  /// Removes a descriptor from the table, as [`Table::take`], to close it. If it has a sender, [`fdpass_core::close_apart`] closes it, and
+  /// none is returned.
+  pub(crate) fn take_own(&mut self, number: RawFd) -> Result<Option<ClaimedFd>, Errno> {
+    let entry = self.remove(number)?;
+    if entry.sender == NO_SENDER {
+      return Ok(Some(entry.fd));
+    }
+    let Entry { fd, sender, details } = entry;
+    if let Some((socket_type, ancillary)) = details.as_ref().and_then(|details| details.socket) {
+      // Its peer sees the end now, although the close is later. It fails if the peer has disconnected. A service does not ask for the
+      // address of a socket that it has received, so that the table knows only its own connections as sockets.
+      let _ = Socket::from_parts(fd.as_fd(), socket_type, ancillary).shutdown(Direction::Both);
+    }
+    // The registration ends on this thread. The frames of a channel have closed descriptors of their own.
+    drop(details);
+    fdpass_core::close_apart(sender, fd);
+    Ok(None)
   }
 
   /// Removes a descriptor from the table and returns it in its original blocking mode, after ending its registration. A
   /// bound socket's file stays.
   pub(crate) fn release(&mut self, number: RawFd) -> Result<OwnedFd, Errno> {
-    let Entry { details, fd } = self.remove(number)?;
-    if let Some(Details { file, was_blocking, .. }) = details.map(|details| *details) {
-      if let Some(file) = file {
-        file.keep();
-      }
-      if was_blocking == Some(true) {
-        set_blocking(fd.as_fd(), true)?;
-      }
-    }
-    Ok(fd)
+    let mut entry = self.remove(number)?;
+    entry.detach()?;
+    Ok(entry.fd.into_fd())
   }
 
+  /// Prepares a descriptor for another object of this environment, as [`Table::release`] does, but keeps its ownership.
+  pub(crate) fn detach(&mut self, number: RawFd) -> Result<(), Errno> {
+    self.get_mut(number)?.detach()
+  }
+
+  /// As [`Table::take`], without waiting for an operation of the thread pool: dropping the returned access waits for it.
+  pub(crate) fn take_with_access(&mut self, number: RawFd) -> Result<(ClaimedFd, Option<FileAccess>), Errno> {
+    let Entry { details, fd, .. } = self.remove(number)?;
+    Ok((fd, details.and_then(|mut details| details.file_access.take())))
+  }
+
+  /// Prepares a descriptor for reading and writing. Returns whether it is watched by the reactor, and so read and written without
+  /// waiting; otherwise it is a file.
+  pub(crate) fn open_io(&mut self, number: RawFd) -> Result<bool, Errno> {
+    let Entry { details, fd, .. } = Self::entry(&mut self.entries, number)?;
+    let fd = ClaimedFd::as_fd(fd);
+    if fdpass_core::is_file(fd)? {
+      return Ok(false);
+    }
+    let details = details.get_or_insert_default();
+    if details.registration.is_none() {
+      match self.reactor.register(fd) {
+        Ok(registration) => details.registration = Some(registration),
+        // A file without poll(2), such as /dev/null (epoll_ctl(2)).
+        Err(Errno::EPERM) => return Ok(false),
+        Err(errno) => return Err(errno),
+      }
+    }
+    if details.non_blocking.is_none() {
+      details.non_blocking = Some(NonBlocking::new(fd)?);
+    }
+    Ok(true)
+  }
+
+  /// Reads or writes a descriptor that `open_io` prepared, without waiting.
+  pub(crate) fn without_waiting<T>(
+    &mut self,
+    number: RawFd,
+    call: impl FnOnce(BorrowedFd<'_>, &mut NonBlocking) -> Result<T, Errno>,
+  ) -> Result<T, Errno> {
+    let Entry { details, fd, .. } = Self::entry(&mut self.entries, number)?;
+    let Details { reopened, non_blocking, .. } = details.as_deref_mut().ok_or(Errno::EINVAL)?;
+    let non_blocking = non_blocking.as_mut().ok_or(Errno::EINVAL)?;
+    let result = call(ClaimedFd::as_fd(fd), non_blocking);
+    if reopened.is_none() {
+      *reopened = non_blocking.reopened().map(|fd| self.owner.claim_borrowed(fd));
+    }
+    result
+  }
+
+  /// Returns the lock under which the thread pool uses a file's descriptor.
+  pub(crate) fn file_lock(&mut self, number: RawFd) -> Result<Arc<FileLock>, Errno> {
+    Ok(self.details(number)?.file_access.get_or_insert_default().lock())
+  }
+
+  /// Ends the registration of a descriptor, which the next `watch` renews.
+  pub(crate) fn unwatch(&mut self, number: RawFd) -> Result<(), Errno> {
+    if let Some(details) = &mut self.get_mut(number)?.details {
+      details.registration = None;
+    }
+    Ok(())
+  }
+
+  /// Removes an entry. Fails with `EBADF` if the program closed the number itself and another environment owns it now.
   fn remove(&mut self, number: RawFd) -> Result<Entry, Errno> {
-    usize::try_from(number).ok().and_then(|index| self.entries.get_mut(index)?.take()).ok_or(Errno::EBADF)
+    let entry = usize::try_from(number).ok().and_then(|index| self.entries.get_mut(index)?.take());
+    let entry = entry.ok_or(Errno::EBADF)?;
+    if entry.fd.is_current() {
+      return Ok(entry);
+    }
+    entry.fd.abandon();
+    Err(Errno::EBADF)
   }
 
   /// Sets the events of a descriptor that are reported; 0 for none.
   pub(crate) fn watch(&mut self, number: RawFd, events: i32) -> Result<(), Errno> {
-    let Entry { details, fd } = Self::entry(&mut self.entries, number)?;
+    let Entry { details, fd, .. } = Self::entry(&mut self.entries, number)?;
     let registration = &mut details.get_or_insert_default().registration;
     match registration {
       Some(registration) => registration.arm(events),
@@ -187,5 +375,13 @@ impl Table {
   /// Sets whether the reactor keeps the process alive.
   pub(crate) fn hold(&self, on: bool) {
     self.reactor.hold(on);
+  }
+}
+
+impl Drop for Table {
+  fn drop(&mut self) {
+    for number in 0..self.entries.len() {
+      let _ = self.take_own(number as RawFd);
+    }
   }
 }

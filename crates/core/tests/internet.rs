@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use fdpass_core::{Errno, SocketType, TcpOptions, local_internet_address, remote_internet_address, tcp_listener};
 use fixtures::*;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const OPTIONS: TcpOptions = TcpOptions { backlog: 511, ipv6_only: false, reuse_port: false };
 const V6_ONLY: TcpOptions = TcpOptions { ipv6_only: true, ..OPTIONS };
@@ -52,6 +53,46 @@ fn a_listener_on_all_of_ipv6_takes_ipv4_unless_told_not_to() {
   assert!(TcpStream::connect(address).is_err());
   address.set_ip(std::net::Ipv6Addr::LOCALHOST.into());
   assert_accepts(only, address);
+}
+
+fn connect(listener: &OwnedFd, local: Option<SocketAddr>) -> Result<OwnedFd, Errno> {
+  let address = address_of(listener);
+  let connection = fdpass_core::tcp_socket(address.is_ipv6(), local)?;
+  fdpass_core::begin_tcp_connection(connection.as_fd(), address)?;
+  poll(&mut [PollFd::new(connection.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE).unwrap();
+  fdpass_core::finish_tcp_connection(connection.as_fd())?;
+  Ok(connection)
+}
+
+#[test]
+fn a_connection_is_close_on_exec_and_in_blocking_mode_and_talks() {
+  let listener = listen("127.0.0.1:0", OPTIONS).unwrap();
+  let connection = connect(&listener, Some("127.0.0.2:0".parse().unwrap())).unwrap();
+  assert!(is_close_on_exec(&connection));
+  assert!(!is_nonblocking(&connection));
+  let (mut accepted, from) = TcpListener::from(listener).accept().unwrap();
+  assert_eq!(from.ip().to_string(), "127.0.0.2");
+  accepted.write_all(b"text").unwrap();
+  drop(accepted);
+  let mut text = String::new();
+  TcpStream::from(connection).read_to_string(&mut text).unwrap();
+  assert_eq!(text, "text");
+}
+
+#[test]
+fn a_connection_that_nobody_accepts_is_refused_and_so_is_one_to_itself() {
+  let listener = listen("127.0.0.1:0", OPTIONS).unwrap();
+  let address = address_of(&listener);
+  drop(listener);
+  for local in [None, Some(address)] {
+    let socket = fdpass_core::tcp_socket(false, local).unwrap();
+    let begun = fdpass_core::begin_tcp_connection(socket.as_fd(), address);
+    let outcome = begun.and_then(|()| {
+      poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE).unwrap();
+      fdpass_core::finish_tcp_connection(socket.as_fd())
+    });
+    assert_eq!(outcome, Err(Errno::ECONNREFUSED));
+  }
 }
 
 #[test]

@@ -38,6 +38,17 @@ pub struct HotCalls<'env> {
   /// Sets the events of a descriptor that are reported, `READABLE` and `WRITABLE`, in place of the previous ones.
   #[napi(ts_type = "(fd: number, events: number) => number")]
   pub watch: Unknown<'env>,
+  /// Reads at most `maxBytes` bytes into `bytes` without waiting, from a descriptor that `openIo` has prepared: read(2). Returns
+  /// the number of bytes, or `END`.
+  #[napi(ts_type = "(fd: number, maxBytes: number) => number")]
+  pub read: Unknown<'env>,
+  /// As `read`, into an array.
+  #[napi(ts_type = "(buffer: Uint8Array, fd: number) => number")]
+  pub read_into: Unknown<'env>,
+  /// Writes bytes of an array from an offset without waiting, to a descriptor that `openIo` has prepared: write(2). Returns the
+  /// number of bytes written.
+  #[napi(ts_type = "(data: Uint8Array, fd: number, offset: number) => number")]
+  pub write: Unknown<'env>,
   /// Sets whether the environment keeps the process alive: 1 or 0.
   #[napi(ts_type = "(on: number) => number")]
   pub hold: Unknown<'env>,
@@ -95,7 +106,10 @@ pub struct HotCalls<'env> {
   /// Receives the next frame into `bytes` and `fds`. Returns its length, and writes the rest into `outcome`: see
   /// `FrameField`. A frame that is longer than `bytes` stays for `channelTake`. After `BROKEN`, `outcome` holds the reason:
   /// see `ViolationField`.
-  #[napi(ts_type = "(socket: number) => number")]
+  ///
+  /// Returns `FULL` if the next frame is a message with more than `maxBytes` bytes or `maxFds` descriptors, as soon as that
+  /// is known. Returns `AGAIN` after 1 MiB of a larger frame, although more can be received: an event reports it.
+  #[napi(ts_type = "(socket: number, maxBytes: number, maxFds: number) => number")]
   pub channel_receive: Unknown<'env>,
   /// Takes the next whole frame into an array, which must have its length.
   #[napi(ts_type = "(buffer: Uint8Array, socket: number) => number")]
@@ -111,6 +125,9 @@ impl<'env> HotCalls<'env> {
       close_all: call("closeAll", integers!(descriptor::close_all, 1))?,
       duplicate: call("duplicate", integers!(descriptor::duplicate, 1))?,
       watch: call("watch", integers!(socket::watch, 2))?,
+      read: call("read", integers!(descriptor::read, 2))?,
+      read_into: call("readInto", array_and_integers!(descriptor::read_into, 1))?,
+      write: call("write", array_and_integers!(descriptor::write, 2))?,
       hold: call("hold", integers!(socket::hold, 1))?,
       send: call("send", integers!(message::send, 3))?,
       send_from: call("sendFrom", array_and_integers!(message::send_from, 3))?,
@@ -123,7 +140,7 @@ impl<'env> HotCalls<'env> {
       channel_push: call("channelPush", integers!(channel::push, 5))?,
       channel_flush: call("channelFlush", integers!(channel::flush, 1))?,
       channel_cancel: call("channelCancel", integers!(channel::cancel, 2))?,
-      channel_receive: call("channelReceive", integers!(channel::receive, 1))?,
+      channel_receive: call("channelReceive", integers!(channel::receive, 3))?,
       channel_take: call("channelTake", array_and_integers!(channel::take, 1))?,
     })
   }

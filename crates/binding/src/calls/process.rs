@@ -1,12 +1,13 @@
 //! Calls that start programs, and that change or describe this process.
 
 use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::BorrowedFd;
 
 use fdpass_core::{Errno, Identity, Program, Step};
 use napi::bindgen_prelude::{Either, Either3, Null};
 use napi_derive::napi;
 
-use crate::abi::borrowed;
 use crate::children::{ExitStatus, ProgramDescription};
 use crate::codes::{SystemFailure, code};
 use crate::environment::Environment;
@@ -27,8 +28,8 @@ impl Environment {
   pub fn spawn(&self, program: ProgramDescription, fds: Vec<i32>) -> Either<SpawnedProcess, SystemFailure> {
     let failure = |step: Step, errno| SystemFailure { errno: code(errno), syscall: step.syscall().into() };
     let spawned = self.with(|state| {
-      let spawned = Program::try_from(program).map_err(|errno| failure(Step::Fork, errno)).and_then(|program| {
-        let fds = borrowed(&fds).map_err(|errno| failure(Step::Fork, errno))?;
+      let spawned = Program::try_from(program).map_err(|errno| failure(Step::Execute, errno)).and_then(|program| {
+        let fds = state.table.borrowed(&fds).map_err(|errno| failure(Step::Descriptors, errno))?;
         program.spawn(fds).map_err(|error| failure(error.step, error.errno))
       });
       Ok(spawned.map(|process| {
@@ -69,6 +70,12 @@ pub struct UserEntry {
   pub uid: u32,
   /// The id of the user's primary group.
   pub gid: u32,
+  /// The login name.
+  pub name: String,
+  /// The home directory.
+  pub home: String,
+  /// The login shell.
+  pub shell: String,
 }
 
 /// Looks up a user by name or id. Returns null if there is no such user, or a negative error number.
@@ -79,7 +86,10 @@ pub fn find_user(user: Either<String, u32>) -> Either3<UserEntry, i32, Null> {
     Either::B(uid) => Identity::by_number(uid),
   };
   match found {
-    Ok(Some(Identity { uid, gid })) => Either3::A(UserEntry { uid, gid }),
+    Ok(Some(Identity { uid, gid, name, home, shell })) => {
+      let [home, shell] = [home, shell].map(|path| path.to_string_lossy().into_owned());
+      Either3::A(UserEntry { uid, gid, name, home, shell })
+    }
     Ok(None) => Either3::C(Null),
     Err(errno) => Either3::B(code(errno)),
   }
@@ -111,8 +121,47 @@ pub fn execute_restricted(changes_user: bool, first: i32, path: String, argument
   }
 }
 
+/// Executes a program in place of this one, in its process and session, with `fds` as its descriptors from 0 on. Its standard streams are in
+/// blocking mode, which the runtime may have changed. Signals have their default actions.
+///
+/// Returns the failure if no duplicate of a descriptor can be made. Any later failure ends the process, whose descriptors have been
+/// replaced by then: it is printed, and the exit code is 127 for a missing program, otherwise 126.
+#[napi]
+pub fn execute_program(program: ProgramDescription, fds: Vec<i32>) -> SystemFailure {
+  let failed = |step: Step, errno| SystemFailure { errno: code(errno), syscall: step.syscall().into() };
+  let path = program.path.clone();
+  let program = match Program::try_from(program) {
+    Ok(program) => program,
+    Err(errno) => return failed(Step::Execute, errno),
+  };
+  if let Err(errno) = fds.iter().try_for_each(|&fd| fdpass_core::check_open(fd)) {
+    return failed(Step::Duplicates, errno);
+  }
+  // SAFETY: the numbers are open, and JavaScript, which could close them, does not run during this call.
+  let fds: Vec<_> = fds.into_iter().map(|fd| unsafe { BorrowedFd::borrow_raw(fd) }).collect();
+  for &fd in fds.iter().take(3) {
+    let _ = fdpass_core::set_blocking(fd, true); // a mode that cannot be restored does not keep the program from running
+  }
+  let failure = program.execute(&fds);
+  if failure.step == Step::Duplicates {
+    return failed(failure.step, failure.errno);
+  }
+  let (_, text) = fdpass_core::errno_text(failure.errno as i32);
+  let _ = writeln!(std::io::stderr(), "fdpass: {path}: {text}");
+  let exit_code = if failure.errno == Errno::ENOENT { 127 } else { 126 };
+  // SAFETY: an integer. Not exit(3), whose handlers are those of a runtime that has lost its descriptors.
+  unsafe { libc::_exit(exit_code) }
+}
+
 /// Prevents other processes of this user from tracing this one: `PR_SET_DUMPABLE`. Returns 0 or a negative error number.
 #[napi]
 pub fn set_undumpable() -> i32 {
   fdpass_core::set_undumpable().map_or_else(code, |()| 0)
+}
+
+/// Makes the exit of this process end it by a signal, after everything that runs at the exit. Returns 0 or a negative error
+/// number.
+#[napi]
+pub fn end_by_signal_at_exit(signal: i32) -> i32 {
+  fdpass_core::end_by_signal_at_exit(signal).map_or_else(code, |()| 0)
 }

@@ -7,7 +7,6 @@ use fdpass_core::{Errno, Program, Step};
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
 
-use crate::abi::borrowed;
 use crate::children::{ExitStatus, ProgramDescription};
 use crate::codes::code;
 use crate::environment::Environment;
@@ -79,6 +78,18 @@ pub enum ServiceEvent {
   WorkerReady {
     /// The worker's number.
     worker: u32,
+  },
+  /// A worker was given as many connections as it should have in its life, or more.
+  WorkerServed {
+    /// The worker's number.
+    worker: u32,
+  },
+  /// A worker has sent a note.
+  WorkerNote {
+    /// The worker's number.
+    worker: u32,
+    /// JSON, which is not checked.
+    note: String,
   },
   /// A worker violated the protocol, or its channel failed. It is given no connections, and must be killed.
   ChannelFailed {
@@ -156,6 +167,10 @@ impl From<Event> for ServiceEvent {
   fn from(event: Event) -> Self {
     match event {
       Event::WorkerReady { worker } => Self::WorkerReady { worker },
+      Event::WorkerServed { worker } => Self::WorkerServed { worker },
+      Event::WorkerNote { worker, note } => {
+        Self::WorkerNote { worker, note: String::from_utf8_lossy(&note).into_owned() }
+      }
       Event::ChannelFailed { worker } => Self::ChannelFailed { worker },
       Event::WorkerRemoved { worker, lost } => Self::WorkerRemoved { worker, lost },
       Event::Exhausted { call, errno } => exhausted(call, errno),
@@ -302,7 +317,7 @@ impl Environment {
   #[napi]
   pub fn add_listener(&self, service: i32, fd: i32, name: &[u8]) -> i32 {
     self.number(|state| {
-      let listener = Listener::new(fdpass_core::duplicate(borrowed(&[fd])?[0])?, name);
+      let listener = Listener::new(fdpass_core::duplicate(state.table.borrowed_one(&fd)?)?, name);
       let token = state.services.with(service, |service| match service {
         Service::Pool(pool) => pool.add_listener(listener),
         Service::Inetd(inetd) => inetd.add_listener(listener),
@@ -325,21 +340,23 @@ impl Environment {
     })
   }
 
-  /// Adds a worker to a pool by its channel, which the pool owns from then on. Returns the worker's number.
+  /// Adds a worker to a pool by its channel, which the pool owns from then on. `is_foreign`: it runs as another user. `max_served` is
+  /// how many connections it should have in its life; a negative number means no limit. Returns the worker's number.
   #[napi]
-  pub fn add_worker(&self, service: i32, channel: i32) -> i32 {
+  pub fn add_worker(&self, service: i32, channel: i32, is_foreign: bool, max_served: i32) -> i32 {
+    let max_served = u64::try_from(max_served).unwrap_or(u64::MAX);
     self.number(|state| {
-      let channel = state.table.take(channel)?;
-      Ok(state.services.with_pool(service, |pool| pool.add_worker(channel))? as i32)
+      let channel = state.table.take(channel)?.into_fd();
+      Ok(state.services.with_pool(service, |pool| pool.add_worker(channel, is_foreign, max_served))? as i32)
     })
   }
 
-  /// Gives a worker no more connections: it sees the end of its channel.
+  /// Drains a worker: sends it `timeout`, the time in milliseconds after which it is killed, and ends its channel.
   #[napi]
-  pub fn drain_worker(&self, service: i32, worker: u32) -> i32 {
+  pub fn drain_worker(&self, service: i32, worker: u32, timeout: u32) -> i32 {
     self.number(|state| {
       state.services.with_pool(service, |pool| {
-        pool.drain_worker(worker);
+        pool.drain_worker(worker, timeout);
         Ok(0)
       })
     })

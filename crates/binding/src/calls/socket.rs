@@ -7,7 +7,7 @@ use fdpass_core::{Address, AncillaryOptions, Direction, Errno, Limits, Socket, S
 use napi::bindgen_prelude::{Either, Either3, Null, Uint8Array};
 use napi_derive::napi;
 
-use crate::abi::{CallResult, borrowed};
+use crate::abi::CallResult;
 use crate::codes::{ShutdownDirection, SocketType, code};
 use crate::environment::{Environment, State};
 
@@ -21,7 +21,11 @@ pub struct Peer {
   pub uid: u32,
   /// The group id.
   pub gid: u32,
-  /// The ids of the supplementary groups. Missing if the kernel does not report them.
+  /// True if the user id identifies no user. Missing otherwise.
+  pub unknown_uid: Option<bool>,
+  /// True if the group id identifies no group. Missing otherwise.
+  pub unknown_gid: Option<bool>,
+  /// The ids of the supplementary groups, without unknown ones. Missing if the kernel does not report them.
   pub groups: Option<Vec<u32>>,
   /// The security label. Missing if the kernel does not report one.
   pub label: Option<String>,
@@ -29,10 +33,13 @@ pub struct Peer {
 
 impl From<fdpass_core::Peer> for Peer {
   fn from(fdpass_core::Peer { credentials, groups, label }: fdpass_core::Peer) -> Self {
+    let unknown = credentials.unknown_ids();
     Self {
       pid: credentials.pid.map_or(Either::B(Null), Either::A),
       uid: credentials.uid,
       gid: credentials.gid,
+      unknown_uid: unknown.uid.then_some(true),
+      unknown_gid: unknown.gid.then_some(true),
       groups,
       label: label.map(|label| String::from_utf8_lossy(&label).into_owned()),
     }
@@ -230,7 +237,7 @@ impl Environment {
   /// Returns whether a socket of this process listens, or a negative error number.
   #[napi]
   pub fn is_listening(&self, fd: i32) -> Either<bool, i32> {
-    let listens = borrowed(&[fd]).and_then(|fds| Socket::new(fds[0])?.is_listening());
+    let listens = self.with(|state| Socket::new(state.table.borrowed_one(&fd)?)?.is_listening());
     listens.map_or_else(|errno| Either::B(code(errno)), Either::A)
   }
 
@@ -239,7 +246,7 @@ impl Environment {
   #[napi]
   pub fn socket_type(&self, fd: i32) -> Either<SocketType, i32> {
     let socket_type = self.with(|state| {
-      let socket_type = Socket::new(borrowed(&[fd])?[0])?.socket_type();
+      let socket_type = Socket::new(state.table.borrowed_one(&fd)?)?.socket_type();
       if state.table.socket(fd).is_err() {
         state.table.set_socket(fd, socket_type, AncillaryOptions::default());
       }
@@ -280,7 +287,7 @@ impl Environment {
   #[napi]
   pub fn internet_address(&self, fd: i32, remote: bool) -> Either<InternetAddress, i32> {
     let of = if remote { fdpass_core::remote_internet_address } else { fdpass_core::local_internet_address };
-    match borrowed(&[fd]).and_then(|fds| of(fds[0])) {
+    match self.with(|state| of(state.table.borrowed_one(&fd)?)) {
       Ok(address) => Either::A(InternetAddress { address: address.ip().to_string(), port: address.port().into() }),
       Err(errno) => Either::B(code(errno)),
     }
@@ -294,6 +301,29 @@ impl Environment {
       let options = TcpOptions { backlog, ipv6_only, reuse_port };
       Ok(state.table.insert(fdpass_core::tcp_listener(socket_address(&address, port)?, options)?))
     })
+  }
+
+  /// Creates a TCP socket to connect, bound to a local IP address if one is given. Returns its number.
+  #[napi]
+  pub fn tcp_socket(&self, ipv6: bool, local_address: Option<String>) -> i32 {
+    self.number(|state| {
+      let local = local_address.map(|address| socket_address(&address, 0)).transpose()?;
+      Ok(state.table.insert(fdpass_core::tcp_socket(ipv6, local)?))
+    })
+  }
+
+  /// Begins to connect a TCP socket to an IP address. Returns 0 or a negative error number.
+  #[napi]
+  pub fn begin_tcp_connection(&self, fd: i32, address: String, port: u16) -> i32 {
+    self.number(|state| {
+      fdpass_core::begin_tcp_connection(state.table.borrowed_one(&fd)?, socket_address(&address, port)?).map(|()| 0)
+    })
+  }
+
+  /// Returns 0 if a TCP socket was connected, and else a negative error number. Switches it to blocking mode.
+  #[napi]
+  pub fn finish_tcp_connection(&self, fd: i32) -> i32 {
+    self.number(|state| fdpass_core::finish_tcp_connection(state.table.borrowed_one(&fd)?).map(|()| 0))
   }
 
   /// Creates a UDP socket that is bound to an IP address. Returns its number.
@@ -320,9 +350,11 @@ pub struct KernelCapabilities {
   pub pass_rights: bool,
   /// Received descriptors are close-on-exec from the start.
   pub close_on_exec: bool,
+  /// Each feature could be tried.
+  pub complete: bool,
 }
 
-/// Probes the features of the kernel.
+/// Probes the features of the kernel. One that cannot be tried is reported as missing.
 #[napi]
 pub fn probe_kernel() -> KernelCapabilities {
   let probed = fdpass_core::Capabilities::probe();
@@ -334,5 +366,6 @@ pub fn probe_kernel() -> KernelCapabilities {
     peer_pidfd: probed.peer_pidfd,
     pass_rights: probed.pass_rights,
     close_on_exec: probed.close_on_exec,
+    complete: probed.complete,
   }
 }

@@ -6,7 +6,7 @@ mod uv;
 
 use std::os::fd::BorrowedFd;
 
-use fdpass_core::Errno;
+use fdpass_core::{Errno, Kind};
 use napi_derive::napi;
 
 use crate::codes::{Backend, OpenError};
@@ -62,6 +62,15 @@ impl Reactor {
     }
   }
 
+  /// Returns whether the runtime itself watches a descriptor on the environment's loop. Only libuv's loop reports it.
+  pub(crate) fn is_watched_by_runtime(&self, fd: BorrowedFd<'_>) -> bool {
+    match self {
+      // uv_poll_init fails with EEXIST if another handle of the loop is active on the number.
+      Self::Uv(uv_loop) => can_be_polled(fd) && uv_loop.handle(fd).is_err_and(|errno| errno == Errno::EEXIST),
+      Self::Thread(_) => false,
+    }
+  }
+
   /// Sets whether the reactor keeps the process alive. Initially it does not.
   pub(crate) fn hold(&self, on: bool) {
     match self {
@@ -69,6 +78,12 @@ impl Reactor {
       Self::Thread(poller) => poller.hold(on),
     }
   }
+}
+
+/// Returns whether a runtime polls descriptors of this kind. A file system in user space answers poll(2) itself, and can block.
+fn can_be_polled(fd: BorrowedFd<'_>) -> bool {
+  let is_file = |kind| matches!(kind, Kind::File | Kind::Directory | Kind::BlockDevice | Kind::Symlink | Kind::Other);
+  Kind::of(fd).is_ok_and(|kind| !is_file(kind))
 }
 
 impl Registration {

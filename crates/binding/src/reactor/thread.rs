@@ -128,7 +128,8 @@ impl State {
 
   fn start_thread(&self) -> Result<(), OpenError> {
     let (poller, stop, function) = (self.poller.clone(), self.stop.clone(), Function(self.function.get()));
-    let thread = std::thread::Builder::new().name("fdpass".into()).spawn(move || run(&poller, &stop, &function));
+    let builder = std::thread::Builder::new().name("fdpass".into());
+    let thread = fdpass_core::spawn_thread(builder, move || run(&poller, &stop, &function));
     self.thread.set(Some(thread.map_err(|error| OpenError::System(errno(error), "pthread_create"))?));
     Ok(())
   }

@@ -5,8 +5,8 @@ mod thread;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use fdpass_core::Errno;
@@ -39,15 +39,11 @@ impl Services {
     }
     let watched = fdpass_core::duplicate(wake_rx.as_fd())?;
     let poller = Arc::new(Poller::new().map_err(errno)?);
-    let shared = Arc::new(thread::Shared {
-      poller,
-      services: Mutex::default(),
-      wake_tx: File::from(wake_tx),
-      stop: AtomicBool::new(false),
-    });
+    let shared = Arc::new(thread::Shared::new(poller, File::from(wake_tx)));
     let thread = {
       let shared = shared.clone();
-      std::thread::Builder::new().name("fdpass-services".into()).spawn(move || shared.run()).map_err(errno)?
+      let builder = std::thread::Builder::new().name("fdpass-services".into());
+      fdpass_core::spawn_thread(builder, move || shared.run()).map_err(errno)?
     };
     self.running = Some(Running { shared, wake_rx: File::from(wake_rx), thread });
     Ok(watched)
@@ -67,29 +63,30 @@ impl Services {
     let number = self.next;
     let service = make(ServiceReactor { poller: shared.poller.clone(), service: number })?;
     self.next += 1;
-    shared.lock().insert(number, service);
+    shared.call(|services| services.insert(number, service));
     Ok(number as i32)
   }
 
   /// Closes a service and everything that it owns.
   pub(crate) fn remove(&self, service: i32) -> Result<(), Errno> {
     let Running { shared, .. } = self.running.as_ref().ok_or(Errno::EBADF)?;
-    let removed = shared.lock().remove(&(service as u32));
+    let removed = shared.call(|services| services.remove(&(service as u32)));
     removed.map(drop).ok_or(Errno::EBADF)
   }
 
   /// Runs a task on a service. Fails with `EBADF` if there is no such service.
   pub(crate) fn with<T>(&self, service: i32, task: impl FnOnce(&mut Service) -> Result<T, Errno>) -> Result<T, Errno> {
     let Running { shared, .. } = self.running.as_ref().ok_or(Errno::EBADF)?;
-    let mut services = shared.lock();
-    let service = services.get_mut(&(service as u32)).ok_or(Errno::EBADF)?;
-    let result = task(service);
-    if service.next_deadline().is_some() {
-      // The thread may be waiting for longer. Notifying fails only if the poller is gone.
-      let _ = shared.poller.notify();
-    }
-    shared.wake(&services);
-    result
+    shared.call(|services| {
+      let service = services.get_mut(&(service as u32)).ok_or(Errno::EBADF)?;
+      let result = task(service);
+      if service.next_deadline().is_some() {
+        // The thread may be waiting for longer. Notifying fails only if the poller is gone.
+        let _ = shared.poller.notify();
+      }
+      shared.wake(services);
+      result
+    })
   }
 
   /// As [`Services::with`], for a service that passes connections to workers; otherwise fails with `EINVAL`.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fdpass_core::Errno;
@@ -89,15 +89,51 @@ impl Service {
 /// The state that the thread and JavaScript share.
 pub(super) struct Shared {
   pub(super) poller: Arc<Poller>,
-  pub(super) services: Mutex<HashMap<u32, Service>>,
+  services: Mutex<HashMap<u32, Service>>,
+  /// How many calls of JavaScript wait for the services.
+  callers: AtomicU32,
+  /// Notified after each call.
+  call_ended: Condvar,
   /// The end of a pipe that receives a byte when a service has events. JavaScript watches the other end.
   pub(super) wake_tx: File,
   pub(super) stop: AtomicBool,
 }
 
 impl Shared {
+  pub(super) fn new(poller: Arc<Poller>, wake_tx: File) -> Self {
+    Self {
+      poller,
+      services: Mutex::default(),
+      callers: AtomicU32::new(0),
+      call_ended: Condvar::new(),
+      wake_tx,
+      stop: AtomicBool::new(false),
+    }
+  }
+
+  /// Runs a task of JavaScript on the services. It waits for one turn of the thread at most.
+  pub(super) fn call<T>(&self, task: impl FnOnce(&mut HashMap<u32, Service>) -> T) -> T {
+    self.callers.fetch_add(1, Ordering::Relaxed);
+    let mut services = self.lock();
+    self.callers.fetch_sub(1, Ordering::Relaxed);
+    let result = task(&mut services);
+    drop(services);
+    self.call_ended.notify_one();
+    result
+  }
+
+  /// Borrows the services for a turn of the thread. A call that waits goes first: the mutex is not fair, and a thread that is
+  /// always busy would lock it again before the caller runs.
+  fn lock_for_turn(&self) -> MutexGuard<'_, HashMap<u32, Service>> {
+    let services = self.lock();
+    if self.callers.load(Ordering::Relaxed) == 0 {
+      return services;
+    }
+    self.call_ended.wait_timeout(services, MAX_DELAY).unwrap_or_else(PoisonError::into_inner).0
+  }
+
   /// Borrows the services. A panic of the other side was already printed, and its changes are kept as they are.
-  pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<u32, Service>> {
+  fn lock(&self) -> MutexGuard<'_, HashMap<u32, Service>> {
     self.services.lock().unwrap_or_else(PoisonError::into_inner)
   }
 
@@ -110,7 +146,6 @@ impl Shared {
 
   /// The body of the thread.
   pub(super) fn run(&self) {
-    fdpass_core::block_signals(); // the program's other threads handle signals
     let mut events = Events::new();
     let (mut timeout, mut flushed) = (None, Instant::now());
     while !self.stop.load(Ordering::Acquire) {
@@ -118,7 +153,7 @@ impl Shared {
       if self.poller.wait(&mut events, timeout).is_err() && events.is_empty() {
         continue;
       }
-      let mut services = self.lock();
+      let mut services = self.lock_for_turn();
       if events.is_empty() || flushed.elapsed() > MAX_DELAY {
         services.values_mut().for_each(Service::flush_deferred);
         flushed = Instant::now();

@@ -55,6 +55,17 @@ impl Parcel {
     Self { header, data: pattern(byte(input), length), fds }
   }
 
+  /// Shortens the data to what a frame of its kind can have.
+  fn within_limits(mut self) -> Self {
+    self.data.truncate(match self.header.kind {
+      FrameKind::Error | FrameKind::Close => Header::MAX_ERROR_BYTES,
+      FrameKind::Cancel => 0,
+      _ => usize::MAX,
+    });
+    self.header.length = self.data.len() as u32;
+    self
+  }
+
   fn message(&self) -> Message<'_> {
     let Header { kind, format, id, .. } = self.header;
     Message { kind, format, id, data: &self.data }
@@ -195,7 +206,7 @@ fn step(sides: &mut [Side; 2], input: &mut Input<'_>, probes: &Probes) {
   let Some(end) = &mut side.end else { return };
   match what {
     0..6 => {
-      let parcel = Parcel::new(input);
+      let parcel = Parcel::new(input).within_limits();
       let before = end.waiting();
       let result = match byte(input) {
         room @ 0..16 => with_room_for(u64::from(room), || end.send(&parcel, probes)),
@@ -214,7 +225,7 @@ fn step(sides: &mut [Side; 2], input: &mut Input<'_>, probes: &Probes) {
     }
     6 => {
       if let End::Halves { outbox, .. } = end {
-        let parcel = Parcel::new(input);
+        let parcel = Parcel::new(input).within_limits();
         let header = Header { fds: 0, ..parcel.header };
         outbox.push(header, &parcel.data).unwrap();
         side.sent.parcels.push_back(Parcel { header, fds: Vec::new(), ..parcel });
@@ -368,10 +379,13 @@ impl Writer {
       _ => parcel.header.fds = parcel.fds.len() as u32,
     }
     let Parcel { header, data, mut fds } = parcel;
-    let told = matches!(header.kind, FrameKind::Error | FrameKind::Close);
-    let most = if told { limits.max_bytes.max(Header::MAX_ERROR_BYTES) } else { limits.max_bytes };
+    let limits = match header.kind {
+      FrameKind::Error | FrameKind::Close => Limits { max_bytes: Header::MAX_ERROR_BYTES, ..limits },
+      FrameKind::Cancel => Limits { max_bytes: 0, ..limits },
+      _ => limits,
+    };
     let right = header.length as usize == data.len() && header.fds as usize == fds.len();
-    self.keeps_to_it &= right && data.len() <= most && fds.len() <= limits.max_fds;
+    self.keeps_to_it &= right && data.len() <= limits.max_bytes && fds.len() <= limits.max_fds;
     let bytes = [&header.encode()[..], &data].concat();
     let mut rest = &bytes[..];
     while !rest.is_empty() {

@@ -62,7 +62,7 @@ fn receive_parts(input: &mut Input<'_>, probes: &Probes) {
 
 /// Delivers one receive; returns how many bytes fitted.
 fn deliver(decoder: &mut Decoder, bytes: &[u8], batch: Option<&[u8]>, probes: &Probes) -> usize {
-  let space = decoder.read_buffer();
+  let mut space = decoder.read_buffer().expect("all frames were taken");
   assert!(!space.is_empty());
   let length = space.len().min(bytes.len());
   space[..length].copy_from_slice(&bytes[..length]);
@@ -70,7 +70,7 @@ fn deliver(decoder: &mut Decoder, bytes: &[u8], batch: Option<&[u8]>, probes: &P
     None => DescriptorBatch::Lost,
     Some(which) => DescriptorBatch::Complete(which.iter().map(|&which| probes.duplicate(which)).collect()),
   };
-  decoder.commit(length, batch);
+  space.commit(length, batch);
   length
 }
 
@@ -268,14 +268,16 @@ impl Model {
     }
     let number = |at: usize| bytes[at..at + 4].iter().fold(0, |number, &byte| number << 8 | u32::from(byte));
     let (length, fds, id) = (number(4), number(8), number(12));
-    let told = bytes[2] == 3 || bytes[2] == 5;
-    if length as usize > if told { self.limits.max_bytes.max(65_536) } else { self.limits.max_bytes } {
+    let format = if bytes[3] == 1 { Format::Json } else { Format::Bytes };
+    if bytes[2] >= 3 && length > if bytes[2] == 4 { 0 } else { 65_536 } {
+      return Err(FrameError::InvalidControlFrame);
+    }
+    if bytes[2] < 3 && length as usize > self.limits.max_bytes {
       return Err(FrameError::TooLong(length));
     }
     if fds as usize > self.limits.max_fds {
       return Err(FrameError::TooManyDescriptors(fds));
     }
-    let format = if bytes[3] == 1 { Format::Json } else { Format::Bytes };
     Ok(Some(Header { kind: KINDS[usize::from(bytes[2])], format, length, fds, id }))
   }
 }

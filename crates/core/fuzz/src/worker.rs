@@ -1,10 +1,12 @@
-//! The protocol of a pool's worker, fed with any frames, beside a model that keeps a list: each connection is the worker's until
-//! it returns or ends it, and no frame changes another connection.
+//! The protocol of a pool's worker, fed with any frames in any parts, beside a model that keeps lists: each connection is the
+//! worker's until it returns or ends it, no frame changes another connection, and no frame behind a violation or the end of the
+//! channel changes anything.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use fdpass_core::fuzzing::{Change, Violation, WorkerProtocol};
-use fdpass_core::{Format, FrameKind, Header};
+use fdpass_core::fuzzing::{Change, End, WorkerProtocol};
+use fdpass_core::{DescriptorBatch, Format, FrameKind, Header};
 
 use super::probes::{Input, below, byte, flag};
 
@@ -16,6 +18,7 @@ pub fn run(input: &[u8]) {
   let start = Instant::now();
   let mut worker = WorkerProtocol::default();
   let mut model = Model::default();
+  let mut sent = Vec::new();
   // Ids wrap around.
   let mut next_id = [0, 1, u32::MAX - 2, u32::MAX][below(&mut input, 4)];
   for step in 0..256 {
@@ -30,12 +33,19 @@ pub fn run(input: &[u8]) {
       model.assigned.push(Entry { id, connection: step, since: now, is_acknowledged: false });
       next_id = if byte(&mut input) < 16 { next_id } else { id.wrapping_add(1) };
     } else {
-      let (header, data) = frame(&mut input, &model);
-      let mut changes = Vec::new();
-      let result = worker.apply(&header, &data, |change| changes.push(change));
-      let mut expected = Vec::new();
-      assert_eq!(result, model.apply(&header, &data, &mut expected));
-      assert_eq!(changes, expected);
+      // Several frames arrive at once, and some in parts.
+      for _ in 0..below(&mut input, 6) {
+        let frame = Frame::new(&mut input, &model);
+        sent.extend(&frame.bytes);
+        model.sent.push_back(frame);
+      }
+      let length = if flag(&mut input) { sent.len() } else { below(&mut input, sent.len() + 1) };
+      let rest = sent.split_off(length);
+      receive(&mut worker, &mut model, &sent);
+      sent = rest;
+      if byte(&mut input) == 255 {
+        end(&mut worker, &mut model);
+      }
     }
     assert_eq!(worker.is_ready(), model.is_ready);
     assert_eq!(worker.assigned(), model.assigned.len());
@@ -48,21 +58,85 @@ pub fn run(input: &[u8]) {
   assert!(left.eq(model.assigned.iter().map(|one| (one.connection, one.is_acknowledged))));
 }
 
-/// A frame of the worker, mostly about connections that it has.
-fn frame(input: &mut Input<'_>, model: &Model) -> (Header, Vec<u8>) {
-  let kind = KINDS[below(input, KINDS.len())];
-  let id = id(input, model);
-  let mut data = Vec::new();
-  if kind == FrameKind::Message {
-    for _ in 0..below(input, 5) {
-      data.extend(self::id(input, model).to_be_bytes());
+/// Delivers bytes in as many receives as the decoder needs.
+fn receive(worker: &mut WorkerProtocol<u64>, model: &mut Model, mut bytes: &[u8]) {
+  loop {
+    let mut length = bytes.len();
+    match worker.decoder() {
+      Some(decoder) => {
+        let mut buffer = decoder.read_buffer().expect("all frames were applied");
+        length = length.min(buffer.len());
+        buffer[..length].copy_from_slice(&bytes[..length]);
+        buffer.commit(length, DescriptorBatch::Complete(Vec::new()));
+      }
+      None => assert!(model.end.is_some()),
+    }
+    model.receive(length);
+    apply(worker, model);
+    bytes = &bytes[length..];
+    if bytes.is_empty() {
+      return;
     }
   }
-  if byte(input) < 16 {
-    data.extend(std::iter::repeat_n(0, below(input, 5)));
+}
+
+fn end(worker: &mut WorkerProtocol<u64>, model: &mut Model) {
+  if let Some(decoder) = worker.decoder() {
+    decoder.end_of_stream();
   }
-  let format = if flag(input) { Format::Json } else { Format::Bytes };
-  (Header { kind, format, length: data.len() as u32, fds: 0, id }, data)
+  model.end.get_or_insert(End::Closed);
+  apply(worker, model);
+}
+
+/// Applies what was received, and compares the changes.
+fn apply(worker: &mut WorkerProtocol<u64>, model: &mut Model) {
+  let mut changes = Vec::new();
+  let result = worker.apply_received(|change| changes.push(change));
+  assert_eq!(changes, std::mem::take(&mut model.changes));
+  assert_eq!(result, model.end.map_or(Ok(()), Err));
+  assert_eq!(worker.decoder().is_none(), model.end.is_some());
+  // What is left behind an end is not applied later.
+  assert_eq!(worker.apply_received(|change| panic!("{change:?} a second time")), result);
+}
+
+/// A frame of the worker, mostly about connections that it has; or bytes that are no frame.
+struct Frame {
+  header: Header,
+  bytes: Vec<u8>,
+  /// How many of its bytes have to arrive before it is refused; `None` for a valid frame.
+  refused_after: Option<usize>,
+}
+
+impl Frame {
+  fn new(input: &mut Input<'_>, model: &Model) -> Self {
+    let kind = KINDS[below(input, KINDS.len())];
+    let id = id(input, model);
+    let mut data = Vec::new();
+    if kind == FrameKind::Message {
+      for _ in 0..below(input, 5) {
+        data.extend(self::id(input, model).to_be_bytes());
+      }
+    }
+    let special = byte(input);
+    if special < 16 {
+      data.extend(std::iter::repeat_n(0, below(input, 5)));
+    }
+    let format = if flag(input) { Format::Json } else { Format::Bytes };
+    let mut header = Header { kind, format, length: data.len() as u32, fds: 0, id };
+    match special {
+      255 => header.length = 65_537,
+      254 => header.fds = 1,
+      _ => {}
+    }
+    let mut bytes = [&header.encode()[..], &data].concat();
+    let is_too_long = kind == FrameKind::Cancel && !data.is_empty(); // a cancellation has no data
+    let mut refused_after = (special >= 254 || is_too_long).then_some(Header::SIZE);
+    if special == 253 {
+      bytes[0] = byte(input) & 0x7f;
+      refused_after = Some(1);
+    }
+    Self { header, bytes, refused_after }
+  }
 }
 
 fn id(input: &mut Input<'_>, model: &Model) -> u32 {
@@ -85,6 +159,13 @@ struct Entry {
 struct Model {
   assigned: Vec<Entry>,
   is_ready: bool,
+  /// Frames that were not received completely.
+  sent: VecDeque<Frame>,
+  /// How many of their bytes were received.
+  received: usize,
+  notes: usize,
+  changes: Vec<Change<u64>>,
+  end: Option<End>,
 }
 
 impl Model {
@@ -92,8 +173,8 @@ impl Model {
     self.assigned.iter().filter(|one| !one.is_acknowledged)
   }
 
-  fn position(&self, id: u32) -> Result<usize, Violation> {
-    self.assigned.iter().position(|one| one.id == id).ok_or(Violation)
+  fn position(&self, id: u32) -> Result<usize, End> {
+    self.assigned.iter().position(|one| one.id == id).ok_or(End::Violation)
   }
 
   /// The lowest distance from `from` at which an id is free; 0 is no id.
@@ -102,37 +183,64 @@ impl Model {
     ids.filter(|&id| id != 0).find(|&id| self.position(id).is_err()).expect("fewer connections than ids")
   }
 
-  fn apply(&mut self, header: &Header, data: &[u8], changes: &mut Vec<Change<u64>>) -> Result<bool, Violation> {
+  /// Adds received bytes, and applies each frame that they complete.
+  fn receive(&mut self, length: usize) {
+    self.received += length;
+    while self.end.is_none()
+      && let Some(frame) = self.sent.front()
+    {
+      let needed = frame.refused_after.unwrap_or(frame.bytes.len());
+      if self.received < needed {
+        return;
+      }
+      let frame = self.sent.pop_front().expect("seen above");
+      self.received -= needed;
+      let result = if frame.refused_after.is_some() { Err(End::Violation) } else { self.apply(&frame) };
+      self.end = result.err();
+    }
+  }
+
+  fn apply(&mut self, Frame { header, bytes, .. }: &Frame) -> Result<(), End> {
+    let data = &bytes[Header::SIZE..];
     match header.kind {
       FrameKind::Response | FrameKind::Error => {
         let index = self.position(header.id)?;
         if self.assigned[index].is_acknowledged {
-          return Err(Violation);
+          return Err(End::Violation);
         }
         if header.kind == FrameKind::Response {
           self.assigned[index].is_acknowledged = true;
-          changes.push(Change::Acknowledged);
+          self.changes.push(Change::Acknowledged);
         } else {
-          changes.push(Change::Returned(self.assigned.remove(index).connection));
+          let connection = self.assigned.remove(index).connection;
+          self.changes.push(Change::Returned(connection));
         }
-        Ok(true)
+        Ok(())
+      }
+      FrameKind::Message if header.format == Format::Json && !data.is_empty() => {
+        self.notes += 1;
+        if self.notes > 16 {
+          return Err(End::Violation);
+        }
+        self.changes.push(Change::Noted(data.to_vec()));
+        Ok(())
       }
       FrameKind::Message if data.len().is_multiple_of(4) => {
         if !std::mem::replace(&mut self.is_ready, true) {
-          changes.push(Change::Ready);
+          self.changes.push(Change::Ready);
         }
         for id in data.chunks(4) {
           let index = self.position(u32::from_be_bytes(id.try_into().unwrap()))?;
           let one = self.assigned.remove(index);
           if !one.is_acknowledged {
-            changes.push(Change::Acknowledged);
+            self.changes.push(Change::Acknowledged);
           }
-          changes.push(Change::Completed(one.connection));
+          self.changes.push(Change::Completed(one.connection));
         }
-        Ok(true)
+        Ok(())
       }
-      FrameKind::Close => Ok(false),
-      _ => Err(Violation),
+      FrameKind::Close => Err(End::Closed),
+      _ => Err(End::Violation),
     }
   }
 }

@@ -1,6 +1,6 @@
 //! Frames: messages of a stream with their descriptors. PROTOCOL.md describes them.
 
-#![deny(clippy::indexing_slicing)] // a panic ends the process, and a peer must not cause one
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))] // of numbers that a peer sends
 
 use std::fmt;
 
@@ -63,8 +63,13 @@ impl Header {
   /// Maximum number of descriptors of a frame. One call sends 253 and needs a byte; an empty frame has 16 bytes.
   pub const MAX_FDS: usize = Self::SIZE * MAX_SENT_FDS;
 
-  /// Maximum length in bytes of the data of an error and of a close, even if messages are limited to less.
+  /// Maximum length in bytes of the data of an error and of a close, whatever the limits of messages.
   pub const MAX_ERROR_BYTES: usize = 65_536;
+
+  /// Returns how many bytes the frame has: its header and its data.
+  pub(super) fn frame_size(&self) -> usize {
+    Self::SIZE.saturating_add(self.length as usize)
+  }
 
   /// Returns its bytes; numbers are big-endian.
   pub fn encode(&self) -> [u8; Self::SIZE] {
@@ -79,21 +84,23 @@ impl Header {
   /// Reads a header; `None` if the bytes are none of this version.
   pub fn decode(bytes: &[u8; Self::SIZE]) -> Option<Self> {
     let [MAGIC, VERSION, kind, format, numbers @ ..] = bytes else { return None };
-    let number = |index: usize| Some(u32::from_be_bytes(numbers.get(index * 4..index * 4 + 4)?.try_into().ok()?));
+    let ([length, fds, id], []) = numbers.as_chunks() else { return None };
     let format = match format {
       0 => Format::Bytes,
       1 => Format::Json,
       _ => return None,
     };
     let kind = *KINDS.get(usize::from(*kind))?;
-    Some(Self { kind, format, length: number(0)?, fds: number(1)?, id: number(2)? })
+    let [length, fds, id] = [length, fds, id].map(|bytes| u32::from_be_bytes(*bytes));
+    Some(Self { kind, format, length, fds, id })
   }
 }
 
-/// Limits of received frames.
+/// Limits of received messages, requests and responses. The data of errors, cancellations and closes
+/// have limits of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-  /// Maximum length of the data in bytes. For an error and a close at least [`Header::MAX_ERROR_BYTES`]. Default: 16 MiB.
+  /// Maximum length of the data in bytes. Default: 16 MiB.
   pub max_bytes: usize,
   /// Maximum number of descriptors, at most [`Header::MAX_FDS`]. Default: 1024.
   pub max_fds: usize,
@@ -114,6 +121,8 @@ pub enum FrameError {
   TooLong(u32),
   /// A frame has this many descriptors, more than the limit.
   TooManyDescriptors(u32),
+  /// An error, a cancellation or a close has more data than its kind can have.
+  InvalidControlFrame,
   /// Another number of descriptors arrived with a frame than its header announces.
   WrongDescriptors {
     /// Number in the header.
@@ -134,6 +143,7 @@ impl fmt::Display for FrameError {
       Self::WrongDescriptors { announced, arrived } => {
         write!(formatter, "a frame announced {announced} descriptors, and {arrived} arrived")
       }
+      Self::InvalidControlFrame => write!(formatter, "a frame has more data than its kind can have"),
       Self::EndedInside => write!(formatter, "the connection ended within a frame"),
     }
   }

@@ -11,11 +11,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-pub use decoder::{BorrowedFrame, Decoder, DescriptorBatch};
+pub use decoder::{BorrowedFrame, Decoder, DescriptorBatch, ReadBuffer};
 pub use frame::{Format, FrameError, FrameKind, Header, Limits};
 pub use outbox::Outbox;
 
 use crate::socket::{AncillaryOptions, ControlBuffer, Socket, SocketType};
+use crate::sys::errno::restart;
 
 /// Delays before a call is retried when no event reports that it can succeed. They double.
 const FIRST_DELAY: Duration = Duration::from_millis(1);
@@ -192,8 +193,10 @@ impl Channel {
     Ok(())
   }
 
-  /// Returns the next message without waiting; `EAGAIN` if none is queued, `None` at the end of the connection.
+  /// Returns the next message without waiting; `EAGAIN` if none is queued, `None` at the end of the connection. `EAGAIN` also
+  /// after 1 MiB of a longer message, although more may be queued, so that a peer cannot occupy the caller.
   pub fn try_receive(&mut self) -> Result<Option<Frame>, ChannelError> {
+    let mut received = 0;
     loop {
       if self.decoder.peek_header().is_some() {
         return self.take();
@@ -202,7 +205,10 @@ impl Channel {
       if self.decoder.has_ended() {
         return Ok(None);
       }
-      self.decoder.receive(stream(&self.fd), &mut self.control)?;
+      if received >= Decoder::BYTES_PER_CALL {
+        return Err(Errno::EAGAIN.into());
+      }
+      received += self.decoder.receive(stream(&self.fd), &mut self.control)?;
     }
   }
 
@@ -224,10 +230,7 @@ impl Channel {
   }
 
   fn wait(&self, event: PollFlags) -> nix::Result<()> {
-    match poll(&mut [PollFd::new(self.fd.as_fd(), event)], PollTimeout::NONE) {
-      Ok(_) | Err(Errno::EINTR) => Ok(()),
-      Err(errno) => Err(errno),
-    }
+    restart(|| poll(&mut [PollFd::new(self.fd.as_fd(), event)], PollTimeout::NONE)).map(drop)
   }
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
 use super::frame::Header;
-use crate::fd::duplicate;
-use crate::socket::{Direction, MAX_SENT_FDS, SendOptions, Socket};
+use crate::fd::{ForeignFds, duplicate};
+use crate::socket::{Direction, MAX_SENT_FDS, SendOptions, Socket, part};
+use crate::sys::fds::numbers;
 
 /// Maximum number of waiting frames without descriptors that one call sends.
 const PER_CALL: usize = 128;
@@ -24,7 +25,7 @@ struct Outgoing {
   /// How many bytes of the header and the data were sent.
   offset: usize,
   /// Duplicates of the descriptors that were not sent yet.
-  fds: Vec<OwnedFd>,
+  fds: ForeignFds,
 }
 
 impl Outgoing {
@@ -41,9 +42,15 @@ impl Outgoing {
 #[derive(Debug, Default)]
 pub struct Outbox {
   frames: VecDeque<Outgoing>,
+  owner: Option<u32>,
 }
 
 impl Outbox {
+  /// Closes the duplicates of frames that are queued from now on by [`close_apart`](crate::close_apart), for this owner.
+  pub fn close_apart(&mut self, owner: u32) {
+    self.owner = Some(owner);
+  }
+
   /// Returns how many frames wait.
   pub fn len(&self) -> usize {
     self.frames.len()
@@ -74,14 +81,13 @@ impl Outbox {
     let header = Header { length, fds: fds.len() as u32, ..header }.encode();
     let whole = header.len() + data.len();
     let mut offset = 0;
-    let mut gone = 0;
+    let mut left = fds;
     let mut stopped = Errno::EAGAIN;
     while self.frames.is_empty() && offset < whole {
-      let next = &fds[gone..];
-      match send_part(socket, rest(&header, data, offset), next) {
+      match send_part(socket, rest(&header, data, offset), left) {
         Ok(sent) => {
           offset += sent;
-          gone += next.len().min(MAX_SENT_FDS);
+          left = left.get(MAX_SENT_FDS..).unwrap_or_default();
         }
         Err(errno @ (Errno::EAGAIN | Errno::ETOOMANYREFS | Errno::ENOBUFS)) => {
           stopped = errno;
@@ -94,7 +100,7 @@ impl Outbox {
     if offset == whole {
       return Ok(None);
     }
-    let fds = fds[gone..].iter().map(|fd| duplicate(*fd)).collect::<nix::Result<_>>();
+    let fds = left.iter().map(|fd| duplicate(*fd)).collect::<nix::Result<_>>();
     let fds = match fds {
       Ok(fds) => fds,
       Err(errno) if offset == 0 => return Err(errno),
@@ -104,6 +110,7 @@ impl Outbox {
         return Err(errno);
       }
     };
+    let fds = ForeignFds { list: fds, owner: self.owner };
     self.frames.push_back(Outgoing { header, data: data.to_vec(), offset, fds });
     Ok(Some(stopped))
   }
@@ -112,7 +119,7 @@ impl Outbox {
   pub fn push(&mut self, header: Header, data: &[u8]) -> nix::Result<()> {
     let length = u32::try_from(data.len()).map_err(|_| Errno::EMSGSIZE)?;
     let header = Header { length, fds: 0, ..header }.encode();
-    self.frames.push_back(Outgoing { header, data: data.to_vec(), offset: 0, fds: Vec::new() });
+    self.frames.push_back(Outgoing { header, data: data.to_vec(), offset: 0, fds: ForeignFds::default() });
     Ok(())
   }
 
@@ -124,10 +131,10 @@ impl Outbox {
   pub fn flush(&mut self, socket: Socket<'_>) -> (usize, Option<Errno>) {
     let mut done = 0;
     while let Some(first) = self.frames.front() {
-      let sent = if first.fds.is_empty() {
+      let sent = if first.fds.list.is_empty() {
         let mut slices = Vec::with_capacity(2 * PER_CALL);
         let mut bytes = 0;
-        for frame in self.frames.iter().take(PER_CALL).take_while(|frame| frame.fds.is_empty()) {
+        for frame in self.frames.iter().take(PER_CALL).take_while(|frame| frame.fds.list.is_empty()) {
           slices.extend(frame.left().map(IoSlice::new));
           bytes += frame.header.len() + frame.data.len() - frame.offset;
           if bytes > BYTES_PER_CALL {
@@ -137,7 +144,7 @@ impl Outbox {
         socket.send_slices(&slices, &[], SendOptions::default())
       } else {
         // With descriptors go bytes of their own frame only.
-        let fds: Vec<BorrowedFd<'_>> = first.fds.iter().map(AsFd::as_fd).collect();
+        let fds: Vec<BorrowedFd<'_>> = first.fds.list.iter().map(AsFd::as_fd).collect();
         send_part(socket, first.left(), &fds)
       };
       match sent {
@@ -178,7 +185,7 @@ impl Outbox {
       let took = left.min(frame.header.len() + frame.data.len() - frame.offset);
       frame.offset += took;
       left -= took;
-      frame.fds.drain(..frame.fds.len().min(MAX_SENT_FDS));
+      frame.fds.close_first(MAX_SENT_FDS);
       if !frame.is_whole() {
         break;
       }
@@ -191,13 +198,14 @@ impl Outbox {
 
 /// Returns the parts of a header and its data behind an offset.
 fn rest<'a>(header: &'a [u8; Header::SIZE], data: &'a [u8], offset: usize) -> [&'a [u8]; 2] {
-  [&header[offset.min(Header::SIZE)..], &data[offset.saturating_sub(Header::SIZE)..]]
+  let behind = |bytes: &'a [u8], offset| bytes.get(offset..).unwrap_or_default();
+  [behind(header, offset), behind(data, offset.saturating_sub(Header::SIZE))]
 }
 
 /// Sends the rest of a frame with its descriptors. If they are too many for one call, sends one byte with as many as it can.
 fn send_part(socket: Socket<'_>, [header, data]: [&[u8]; 2], fds: &[BorrowedFd<'_>]) -> nix::Result<usize> {
-  if fds.len() > MAX_SENT_FDS {
-    return socket.send(&header[..1], &fds[..MAX_SENT_FDS], SendOptions::default());
+  if let (Some((first, _)), Some((most, [_, ..]))) = (header.split_first(), fds.split_at_checked(MAX_SENT_FDS)) {
+    return socket.send(std::slice::from_ref(first), most, SendOptions::default());
   }
-  socket.send_slices(&[IoSlice::new(header), IoSlice::new(data)], fds, SendOptions::default())
+  socket.send_slices(&[IoSlice::new(header), IoSlice::new(part(data))], numbers(fds), SendOptions::default())
 }

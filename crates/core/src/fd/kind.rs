@@ -1,5 +1,7 @@
 //! Kind of a descriptor: its file type, the options of a socket, and on Linux its link in /proc/self/fd.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))] // of numbers that a peer sends
+
 use std::io::IsTerminal;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -9,7 +11,8 @@ use nix::sys::socket::{self as net, AddressFamily, SockType, SockaddrLike, Socka
 use nix::sys::stat::{SFlag, fstat};
 
 use crate::fd::memfd;
-use crate::sys::sockopt;
+use crate::sys::errno::restart;
+use crate::sys::{fds, sockopt};
 
 /// Kind of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +27,10 @@ pub enum Kind {
   CharacterDevice,
   /// A block device.
   BlockDevice,
-  /// A terminal, or either end of a pseudoterminal.
+  /// A terminal, or the end of a pseudoterminal that is used like one.
   Tty,
+  /// The master of a pseudoterminal.
+  Pty,
   /// A symbolic link (`O_PATH | O_NOFOLLOW`).
   Symlink,
   /// A TCP connection, or a TCP socket that could become one.
@@ -57,14 +62,22 @@ pub enum Kind {
 }
 
 impl Kind {
-  /// Returns the kind of a descriptor: fstat(2), isatty(3), getsockopt(2), and the links of /proc/self/fd.
+  /// Returns the kind of a descriptor: fstat(2), isatty(3), ioctl_tty(2), getsockopt(2), and the links of /proc/self/fd.
+  ///
+  /// `EBADF` if the number is not open; `ENOMEM`. A file system can refuse fstat(2) for an open file (FUSE, NFS, procfs with
+  /// `hidepid`): such a file is [`Kind::Other`], if it is no socket and has no kind in /proc.
   pub fn of(fd: BorrowedFd<'_>) -> nix::Result<Self> {
-    let status = fstat(fd)?;
+    let status = match restart(|| fstat(fd)) {
+      Err(errno @ (Errno::EBADF | Errno::ENOMEM)) => return Err(errno),
+      Err(_) => return Ok(socket(fd).ok().or_else(|| special(fd)).unwrap_or(Self::Other)),
+      Ok(status) => status,
+    };
     Ok(match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
       // A file of a tmpfs has seals too, and its path can look like a memfd's. Only a memfd is in no folder.
       SFlag::S_IFREG => special(fd).filter(|&kind| kind != Self::Memfd || status.st_nlink == 0).unwrap_or(Self::File),
       SFlag::S_IFDIR => Self::Directory,
       SFlag::S_IFIFO => Self::Fifo,
+      SFlag::S_IFCHR if fd.is_terminal() && fds::is_pty_master(fd) => Self::Pty,
       SFlag::S_IFCHR if fd.is_terminal() => Self::Tty,
       SFlag::S_IFCHR => Self::CharacterDevice,
       SFlag::S_IFBLK => Self::BlockDevice,

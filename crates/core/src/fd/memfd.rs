@@ -1,4 +1,4 @@
-//! Memory that can be passed, and its seals.
+//! Memory that can be passed, and its seals; counters that can be waited for.
 
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -18,6 +18,23 @@ pub fn memfd(name: &CStr) -> nix::Result<OwnedFd> {
   #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
   {
     let _ = name;
+    Err(Errno::ENOSYS)
+  }
+}
+
+/// Creates a counter, close-on-exec and in blocking mode: `eventfd(2)`. With `semaphore` a read takes one from it, and otherwise
+/// everything. `ENOSYS` on macOS, `EINVAL` for the highest number, which no counter reaches.
+pub fn eventfd(initial: u64, semaphore: bool) -> nix::Result<OwnedFd> {
+  #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+  {
+    let fd = crate::sys::fds::eventfd(semaphore)?;
+    // eventfd(2) takes 32 bits. A write to a new counter does not wait.
+    nix::unistd::write(&fd, &initial.to_ne_bytes())?;
+    Ok(fd)
+  }
+  #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+  {
+    let _ = (initial, semaphore);
     Err(Errno::ENOSYS)
   }
 }

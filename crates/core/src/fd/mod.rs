@@ -1,5 +1,7 @@
 //! Descriptors of any kind: adopting, duplicating, closing, and their flags.
 
+mod apart;
+mod io;
 mod kind;
 mod memfd;
 
@@ -8,13 +10,63 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::fstat;
 
-pub use crate::sys::fds::{adopt, close_all, set_blocking};
+pub use crate::sys::fds::{adopt, check_open, close_all, set_blocking};
+pub(crate) use apart::{ForeignFds, SharedSocket};
+pub use apart::{POOL_OWNER, close_apart, closing};
+pub use io::{NonBlocking, is_file, is_ready, read_file, set_size, write_file};
 pub use kind::{Access, Kind};
-pub use memfd::{memfd, seal, seals};
+pub use memfd::{eventfd, memfd, seal, seals};
 
-use crate::sys::errno::of_io_error;
+use crate::sys::errno::{of_io_error, restart, restart_io};
 use crate::sys::fds;
+
+/// The identity of a file, socket or pipe while it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+  device: u64,
+  inode: u64,
+}
+
+impl FileId {
+  /// Returns the identity of what a descriptor refers to: `fstat(2)`.
+  pub fn of(fd: BorrowedFd<'_>) -> nix::Result<Self> {
+    let status = restart(|| fstat(fd))?;
+    #[allow(clippy::unnecessary_cast, reason = "their types differ between systems")]
+    Ok(Self { device: status.st_dev as u64, inode: status.st_ino as u64 })
+  }
+}
+
+/// The size of a terminal's window, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowSize {
+  /// The characters of a line.
+  pub columns: u16,
+  /// The lines.
+  pub rows: u16,
+}
+
+impl WindowSize {
+  /// Returns the size of a terminal's window: `TIOCGWINSZ`. Both ends of a pseudoterminal have the same one. `ENOTTY` for
+  /// anything else.
+  pub fn of(fd: BorrowedFd<'_>) -> nix::Result<Self> {
+    let size = fds::window_size(fd)?;
+    Ok(Self { columns: size.ws_col, rows: size.ws_row })
+  }
+
+  /// Sets the size of a terminal's window: `TIOCSWINSZ`. If it changes, the kernel sends SIGWINCH to the terminal's foreground
+  /// processes.
+  pub fn apply_to(self, fd: BorrowedFd<'_>) -> nix::Result<()> {
+    let Self { columns, rows } = self;
+    fds::set_window_size(fd, nix::libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })
+  }
+}
+
+/// Ends this side's half of a connection: `shutdown(SHUT_WR)`.
+pub fn end_output(fd: BorrowedFd<'_>) -> nix::Result<()> {
+  nix::sys::socket::shutdown(fd.as_raw_fd(), nix::sys::socket::Shutdown::Write)
+}
 
 /// Duplicates a descriptor, close-on-exec: `fcntl(F_DUPFD_CLOEXEC)`. Both share one open file description.
 pub fn duplicate(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
@@ -77,7 +129,7 @@ pub fn close(fd: OwnedFd) -> nix::Result<()> {
 pub fn available_descriptors() -> nix::Result<u64> {
   let (limit, _hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
   let table = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
-  let open = std::fs::metadata(table).map_err(of_io_error)?.len();
+  let open = restart_io(|| std::fs::metadata(table))?.len();
   let open = if cfg!(target_os = "linux") && open > 0 {
     open
   } else {

@@ -2,8 +2,9 @@
 
 mod program;
 mod restrict;
-mod rlimit;
 
-pub use program::{ExitStatus, Process, Program, RunAs, SpawnError, Step, block_signals, reap, reap_in_background};
+pub use program::{
+  ExitStatus, Process, Program, ResourceLimit, RunAs, SpawnError, Step, reap, reap_in_background, resource_by_name,
+  spawn_thread,
+};
 pub use restrict::{Identity, execute, group_by_name, restrict, set_undumpable};
-pub use rlimit::{ResourceLimit, resource_by_name};

@@ -6,16 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
-use nix::sys::signal::SigSet;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::Pid;
 
-use super::rlimit::{ResourceLimit, child_limit};
 use crate::fd::{AtLeast, pipe};
 pub use crate::sys::child::Step;
-use crate::sys::child::{Child, ChildUser, REPORT, decode_report};
+use crate::sys::child::{Child, ChildLimit, ChildUser, REPORT, decode_report};
 use crate::sys::fds::highest;
-use crate::sys::wait::exit_descriptor;
+pub use crate::sys::wait::ExitStatus;
+use crate::sys::wait::{exit_descriptor, wait_for};
 
 /// User and groups that a program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,64 +58,64 @@ pub struct SpawnError {
   pub errno: Errno,
 }
 
-impl SpawnError {
-  fn before(errno: Errno) -> Self {
-    Self { step: Step::Fork, errno }
+impl Step {
+  fn failed(self, errno: Errno) -> SpawnError {
+    SpawnError { step: self, errno }
   }
+}
 
+impl SpawnError {
   /// Returns whether a resource of this machine or process is exhausted, so that a retry may succeed.
   pub fn is_temporary(&self) -> bool {
     self.step != Step::Execute && matches!(self.errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
   }
 }
 
-/// How a program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitStatus {
-  /// It exited with this code.
-  Code(i32),
-  /// This signal killed it.
-  Signal(i32),
-}
-
 /// A child process. If it is dropped before it was reaped, a thread reaps it.
 #[derive(Debug)]
 pub struct Process {
-  pid: Pid,
+  child: Unreaped,
   /// Becomes readable when the process ends: a pidfd, or a kqueue with this one event.
-  exit: Option<OwnedFd>,
+  exit: OwnedFd,
+}
+
+/// The pid of a child process, which no other process has until it was reaped.
+#[derive(Debug)]
+struct Unreaped {
+  pid: Pid,
   is_reaped: bool,
 }
 
 impl AsFd for Process {
   /// Returns the descriptor that becomes readable when the process ends.
   fn as_fd(&self) -> BorrowedFd<'_> {
-    self.exit.as_ref().expect("only `into_parts` takes it").as_fd()
+    self.exit.as_fd()
   }
 }
 
 impl Process {
   /// Returns its pid. No other process has it until [`Process::reap`] has returned its exit status.
   pub fn pid(&self) -> i32 {
-    self.pid.as_raw()
+    self.child.pid.as_raw()
   }
 
   /// Returns how it ended: waitpid(2), without waiting. `None` while it runs.
   pub fn reap(&mut self) -> nix::Result<Option<ExitStatus>> {
-    let ending = reap(self.pid.as_raw());
+    let ending = reap(self.pid());
     // After an error other code has reaped it, and another process may have its pid.
-    self.is_reaped = ending != Ok(None);
+    self.child.is_reaped = ending != Ok(None);
     ending
   }
 
   /// Returns its pid, for [`reap`], and the descriptor that becomes readable when it ends. The caller has to reap it.
-  pub fn into_parts(mut self) -> (i32, OwnedFd) {
-    self.is_reaped = true; // the caller reaps it
-    (self.pid.as_raw(), self.exit.take().expect("only this method takes it"))
+  pub fn into_parts(self) -> (i32, OwnedFd) {
+    let Self { mut child, exit } = self;
+    child.is_reaped = true; // the caller reaps it
+    (child.pid.as_raw(), exit)
   }
 }
 
-impl Drop for Process {
+impl Drop for Unreaped {
   fn drop(&mut self) {
     if !self.is_reaped {
       reap_in_background(self.pid.as_raw());
@@ -126,28 +125,35 @@ impl Drop for Process {
 
 /// Returns how a child process ended: waitpid(2), without waiting. `None` while it runs.
 pub fn reap(pid: i32) -> nix::Result<Option<ExitStatus>> {
-  loop {
-    match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
-      Ok(WaitStatus::Exited(_, code)) => return Ok(Some(ExitStatus::Code(code))),
-      Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Some(ExitStatus::Signal(signal as i32))),
-      Ok(_) => return Ok(None),
-      Err(Errno::EINTR) => {}
-      Err(errno) => return Err(errno),
-    }
-  }
+  wait_for(pid, libc::WNOHANG)
 }
 
-/// Blocks all signals in this thread, so that other threads handle them.
-pub fn block_signals() {
-  // It fails only for an invalid set.
-  let _ = SigSet::all().thread_block();
+/// Starts a thread in which all signals are blocked from its first instruction on, so that other threads handle them.
+pub fn spawn_thread(
+  builder: std::thread::Builder,
+  task: impl FnOnce() + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+  spawn_boxed(builder, Box::new(task)) // each type of task would have its own copy of std's code
+}
+
+fn spawn_boxed(
+  builder: std::thread::Builder,
+  task: Box<dyn FnOnce() + Send>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+  // A thread starts with the mask of the thread that creates it.
+  let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+  let thread = builder.spawn(task);
+  before.thread_set_mask()?;
+  thread
 }
 
 /// Reaps a child process in a thread, so that it does not remain a zombie.
 pub fn reap_in_background(pid: i32) {
-  let wait = move || while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {};
+  let wait = move || {
+    let _ = wait_for(pid, 0);
+  };
   // Without a thread it remains a zombie until this process ends.
-  let _ = std::thread::Builder::new().name("fdpass-reaper".into()).stack_size(65_536).spawn(wait);
+  let _ = spawn_thread(std::thread::Builder::new().name("fdpass-reaper".into()).stack_size(65_536), wait);
 }
 
 impl Program {
@@ -156,12 +162,60 @@ impl Program {
   ///
   /// Returns after execve(2) has succeeded or a step has failed. The caller's descriptors stay open.
   pub fn spawn(&self, fds: &[BorrowedFd<'_>]) -> Result<Process, SpawnError> {
-    let (report, reporter) = pipe().map_err(SpawnError::before)?;
-    // dup2(2) in the child would replace a descriptor that has one of the target numbers.
-    let moved = fds.iter().copied().chain([reporter.as_fd()]).map(|fd| AtLeast::new(fd, fds.len()));
-    let moved = moved.collect::<nix::Result<Vec<_>>>().map_err(SpawnError::before)?;
-    let lent: Vec<BorrowedFd<'_>> = moved.iter().map(AsFd::as_fd).collect();
-    let (reporter_above, fds) = lent.split_last().expect("the reporter is among them");
+    let (report, reporter) = pipe().map_err(|errno| Step::Pipe.failed(errno))?;
+    let moved = fds.iter().copied().chain([reporter.as_fd()]);
+    let moved = move_above(moved, fds.len()).map_err(|errno| Step::Duplicates.failed(errno))?;
+    let pid = self.with_child(&moved, |child| child.fork().map_err(|errno| Step::Fork.failed(errno)))?;
+    drop(moved);
+    drop(reporter);
+    let exit = exit_descriptor(pid);
+    let reported = read_report(report);
+    match (reported, exit) {
+      (None, Ok(exit)) => Ok(Process { child: Unreaped { pid: Pid::from_raw(pid), is_reaped: false }, exit }),
+      (Some(error), _) => {
+        let _ = wait_for(pid, 0);
+        Err(error)
+      }
+      (None, Err(errno)) => {
+        // Its end could not be observed. After ESRCH it is gone: SIGCHLD is ignored, and another process may have its pid.
+        if errno != Errno::ESRCH {
+          let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        let _ = wait_for(pid, 0);
+        Err(Step::Watch.failed(errno))
+      }
+    }
+  }
+
+  /// Executes the program in this process, whose pid and session it gets, with these descriptors as its numbers from 0 on, and no
+  /// others. A script without an interpreter is executed by sh(1), as by shells.
+  ///
+  /// Returns only if a step fails. After [`Step::Duplicates`] nothing has changed; after any other step the numbers of this process are
+  /// those of the program, and it must end.
+  pub fn execute(&self, fds: &[BorrowedFd<'_>]) -> SpawnError {
+    let failure = (|| {
+      // The last one, which no step writes to, is in the place of the reporter.
+      let moved = fds.iter().chain(fds.last()).copied();
+      let moved = move_above(moved, fds.len()).map_err(|errno| Step::Duplicates.failed(errno))?;
+      self.with_child(&moved, |child| child.run().map_err(|(step, errno)| step.failed(errno)))
+    })();
+    let Err(failure) = failure;
+    if failure == Step::Execute.failed(Errno::ENOEXEC) {
+      let script = [c"sh".to_owned(), self.path.clone()];
+      let arguments: Vec<_> = script.iter().chain(self.arguments.iter().skip(1)).collect();
+      let _ = nix::unistd::execve(c"/bin/sh", &arguments, &self.environment);
+    }
+    failure
+  }
+
+  /// Describes the process to the function, which runs it. The last descriptor is the reporter.
+  fn with_child<T>(
+    &self,
+    fds: &[AtLeast<'_>],
+    run: impl FnOnce(&Child<'_>) -> Result<T, SpawnError>,
+  ) -> Result<T, SpawnError> {
+    let lent: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    let Some((reporter, fds)) = lent.split_last() else { return Err(Step::Duplicates.failed(Errno::EINVAL)) };
     let arguments = pointers(&self.arguments);
     let environment = pointers(&self.environment);
     let limits: Vec<_> = self.limits.iter().map(child_limit).collect();
@@ -176,28 +230,16 @@ impl Program {
       user,
       no_new_privileges: self.no_new_privileges,
       fds,
-      reporter: *reporter_above,
-      highest: highest().map_err(SpawnError::before)?,
+      reporter: *reporter,
+      highest: highest().map_err(|errno| Step::Duplicates.failed(errno))?,
     };
-    let pid = child.fork().map_err(SpawnError::before)?;
-    drop(moved);
-    drop(reporter);
-    let exit = exit_descriptor(pid);
-    let reported = read_report(report);
-    match (reported, exit) {
-      (None, Ok(exit)) => Ok(Process { pid: Pid::from_raw(pid), exit: Some(exit), is_reaped: false }),
-      (Some(error), _) => {
-        while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
-        Err(error)
-      }
-      (None, Err(errno)) => {
-        // Its end could not be observed.
-        let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-        while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
-        Err(SpawnError::before(errno))
-      }
-    }
+    run(&child)
   }
+}
+
+/// Returns duplicates of the descriptors whose numbers are below a minimum, because dup2(2) would replace them.
+fn move_above<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, min: usize) -> nix::Result<Vec<AtLeast<'a>>> {
+  fds.map(|fd| AtLeast::new(fd, min)).collect()
 }
 
 /// Reads the failure report of the child; `None` after execve(2) has closed its end of the pipe.
@@ -211,4 +253,50 @@ fn read_report(report: OwnedFd) -> Option<SpawnError> {
 /// Returns the array that execve(2) takes, which ends with a null pointer.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
   strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// Resource limit of a program: setrlimit(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResourceLimit {
+  /// `RLIMIT_*`; see [`resource_by_name`].
+  pub resource: i32,
+  /// Limit that the kernel enforces; `u64::MAX` for none.
+  pub soft: u64,
+  /// Maximum to which the program may raise the soft limit; `u64::MAX` for none.
+  pub hard: u64,
+}
+
+/// Converts a limit to what setrlimit(2) takes.
+fn child_limit(&ResourceLimit { resource, soft, hard }: &ResourceLimit) -> ChildLimit {
+  // RLIM_INFINITY is all ones on Linux, and the highest positive number on other platforms.
+  let value = |limit: u64| if limit == u64::MAX { libc::RLIM_INFINITY } else { limit as libc::rlim_t };
+  ChildLimit { resource, limit: libc::rlimit { rlim_cur: value(soft), rlim_max: value(hard) } }
+}
+
+/// Returns the number of a resource by its name in lower case, `nofile` for `RLIMIT_NOFILE`; `None` if the platform has no
+/// such resource.
+pub fn resource_by_name(name: &str) -> Option<i32> {
+  #[allow(clippy::unnecessary_cast, reason = "an unsigned enum on glibc, an integer elsewhere")]
+  let resource = match name {
+    "as" => libc::RLIMIT_AS as i32,
+    "core" => libc::RLIMIT_CORE as i32,
+    "cpu" => libc::RLIMIT_CPU as i32,
+    "data" => libc::RLIMIT_DATA as i32,
+    "fsize" => libc::RLIMIT_FSIZE as i32,
+    "memlock" => libc::RLIMIT_MEMLOCK as i32,
+    "nofile" => libc::RLIMIT_NOFILE as i32,
+    "nproc" => libc::RLIMIT_NPROC as i32,
+    "rss" => libc::RLIMIT_RSS as i32,
+    "stack" => libc::RLIMIT_STACK as i32,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    "msgqueue" => libc::RLIMIT_MSGQUEUE as i32,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    "nice" => libc::RLIMIT_NICE as i32,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    "rtprio" => libc::RLIMIT_RTPRIO as i32,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    "sigpending" => libc::RLIMIT_SIGPENDING as i32,
+    _ => return None,
+  };
+  Some(resource)
 }

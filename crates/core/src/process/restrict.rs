@@ -3,41 +3,50 @@
 use std::convert::Infallible;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 
 use nix::unistd::{Group, User};
 
+use crate::sys::errno::restart;
 use crate::sys::fds::close_on_exec_from;
 
-/// A user of this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A user of this machine: passwd(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
   /// User id.
   pub uid: u32,
   /// Primary group id.
   pub gid: u32,
+  /// Login name.
+  pub name: String,
+  /// Home directory.
+  pub home: PathBuf,
+  /// Login shell.
+  pub shell: PathBuf,
 }
 
 impl Identity {
   /// Looks a user up by name: getpwnam(3).
   pub fn by_name(name: &str) -> nix::Result<Option<Self>> {
-    Ok(User::from_name(name)?.map(Self::from))
+    Ok(restart(|| User::from_name(name))?.map(Self::from))
   }
 
   /// Looks a user up by number: getpwuid(3).
   pub fn by_number(uid: u32) -> nix::Result<Option<Self>> {
-    Ok(User::from_uid(uid.into())?.map(Self::from))
+    Ok(restart(|| User::from_uid(uid.into()))?.map(Self::from))
   }
 }
 
 impl From<User> for Identity {
   fn from(user: User) -> Self {
-    Self { uid: user.uid.as_raw(), gid: user.gid.as_raw() }
+    let User { uid, gid, name, dir: home, shell, .. } = user;
+    Self { uid: uid.as_raw(), gid: gid.as_raw(), name, home, shell }
   }
 }
 
 /// Looks a group up by name: getgrnam(3).
 pub fn group_by_name(name: &str) -> nix::Result<Option<u32>> {
-  Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()))
+  Ok(restart(|| Group::from_name(name))?.map(|group| group.gid.as_raw()))
 }
 
 /// Restricts the rights of the next program that this thread executes.

@@ -1,5 +1,7 @@
 //! Addresses of `AF_UNIX` sockets: paths, and names in Linux' abstract namespace.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))] // of numbers that a peer sends
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -7,7 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 
-use crate::sys::sockaddr::{SUN_PATH, sun_path};
+use crate::sys::socket::{SUN_PATH, sun_path};
 
 /// Address of a socket, as in unix(7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +62,7 @@ impl Address {
   /// Returns the path, unless the address is abstract.
   pub fn path(&self) -> Option<&Path> {
     let bytes = self.bytes();
-    (!bytes.is_empty() && bytes[0] != 0).then(|| Path::new(OsStr::from_bytes(bytes)))
+    bytes.first().is_some_and(|&first| first != 0).then(|| Path::new(OsStr::from_bytes(bytes)))
   }
 
   pub(super) fn raw(&self) -> &UnixAddr {

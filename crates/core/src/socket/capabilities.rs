@@ -3,11 +3,13 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use nix::errno::Errno;
 use nix::sys::socket as net;
 
 use super::address::Address;
 use super::credentials::peer_pidfd;
 use super::unix::{AncillaryOptions, SendOptions, Socket, SocketType, socket, socketpair};
+use crate::fd::duplicate;
 use crate::sys::cmsg::ControlBuffer;
 use crate::sys::sockopt::refuse_rights;
 
@@ -28,21 +30,37 @@ pub struct Capabilities {
   pub pass_rights: bool,
   /// Received descriptors are close-on-exec from the start: a process that starts at that moment does not inherit them.
   pub close_on_exec: bool,
+  /// Each feature could be tried. Otherwise some are reported as missing that could be there, for example because the descriptor
+  /// table is full: probe again later.
+  pub complete: bool,
 }
 
 impl Capabilities {
-  /// Tries each feature. One that cannot be tried, for example because the descriptor table is full, is reported as missing.
+  /// Tries each feature. One that cannot be tried is reported as missing: see [`Capabilities::complete`].
   pub fn probe() -> Self {
+    let mut complete = true;
+    let mut has = |tried: nix::Result<bool>| {
+      complete &= !tried.is_err_and(is_temporary);
+      tried.unwrap_or(false)
+    };
     Self {
-      abstract_addresses: has_abstract_addresses().is_ok_and(|named| named),
-      seqpacket: socketpair(SocketType::Seqpacket).is_ok(),
-      credentials: arrives(AncillaryOptions { credentials: true, pidfd: false }),
-      pidfd: arrives(AncillaryOptions { credentials: false, pidfd: true }),
-      peer_pidfd: socketpair(SocketType::Stream).and_then(|(a, _b)| peer_pidfd(a.as_fd())).is_ok(),
-      pass_rights: socketpair(SocketType::Stream).and_then(|(a, _b)| refuse_rights(a.as_fd())).is_ok(),
+      abstract_addresses: has(has_abstract_addresses()),
+      seqpacket: has(socketpair(SocketType::Seqpacket).map(|_| true)),
+      credentials: has(arrives(AncillaryOptions { credentials: true, pidfd: false })),
+      pidfd: has(arrives(AncillaryOptions { credentials: false, pidfd: true })),
+      peer_pidfd: has(socketpair(SocketType::Stream).and_then(|(a, _b)| peer_pidfd(a.as_fd())).map(|_| true)),
+      pass_rights: has(socketpair(SocketType::Stream).and_then(|(a, _b)| refuse_rights(a.as_fd())).map(|_| true)),
       close_on_exec: cfg!(not(target_vendor = "apple")), // MSG_CMSG_CLOEXEC
+      complete,
     }
   }
+}
+
+/// Returns whether an error shows that a resource ran out, and nothing about a feature. bind(2) fails with `ENOSPC` where each
+/// abstract address of its own choice is taken.
+fn is_temporary(errno: Errno) -> bool {
+  use Errno::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, ETOOMANYREFS};
+  matches!(errno, EAGAIN | EMFILE | ENFILE | ENOBUFS | ENOMEM | ENOSPC | ETOOMANYREFS)
 }
 
 fn has_abstract_addresses() -> nix::Result<bool> {
@@ -54,14 +72,17 @@ fn has_abstract_addresses() -> nix::Result<bool> {
 }
 
 /// Returns whether a message arrives with exactly these control messages.
-fn arrives(options: AncillaryOptions) -> bool {
-  let exchange = || {
-    let (a, b) = socketpair(SocketType::Dgram)?;
-    let [a, b] = [&a, &b].map(|end| Socket::from_parts(end.as_fd(), SocketType::Dgram, options));
-    b.enable_ancillary(options)?;
-    a.send(&[0], &[], SendOptions::default())?;
-    b.recv(&mut [0], &mut ControlBuffer::default(), 0)
-  };
-  matches!(exchange(), Ok(Some(message))
-    if message.credentials.is_some() == options.credentials && message.pidfd.is_some() == options.pidfd)
+fn arrives(options: AncillaryOptions) -> nix::Result<bool> {
+  let (a, b) = socketpair(SocketType::Dgram)?;
+  let [sender, receiver] = [&a, &b].map(|end| Socket::from_parts(end.as_fd(), SocketType::Dgram, options));
+  receiver.enable_ancillary(options)?;
+  sender.send(&[0], &[], SendOptions::default())?;
+  let message = receiver.recv(&mut [0], &mut ControlBuffer::default(), 0)?;
+  let arrived = message.is_some_and(|message| {
+    message.credentials.is_some() == options.credentials && message.pidfd.is_some() == options.pidfd
+  });
+  if !arrived {
+    duplicate(a.as_fd())?; // the kernel omits a pidfd for which the descriptor table has no room
+  }
+  Ok(arrived)
 }

@@ -1,7 +1,6 @@
 //! The file that `bind(2)` creates for a path.
 
 use std::fs;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf, absolute};
@@ -12,8 +11,11 @@ use nix::sys::socket::{self as net, AddressFamily, SockFlag, SockType};
 use nix::sys::stat::Mode;
 
 use super::address::Address;
+use super::credentials::is_unknown_user;
 use super::unix::Socket;
-use crate::sys::errno::of_io_error;
+use crate::sys::errno::{of_io_error, restart, restart_io};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::sys::fds::set_mode;
 use crate::sys::fds::{lock, set_close_on_exec, unlock};
 
 /// The file of a bound socket. Dropping it removes the file, if the path still names it and this process created it.
@@ -30,7 +32,7 @@ pub struct SocketFile {
 impl SocketFile {
   fn find(path: &Path) -> nix::Result<Self> {
     let path = absolute(path).map_err(of_io_error)?; // the process may change its directory
-    let metadata = fs::symlink_metadata(&path).map_err(of_io_error)?;
+    let metadata = restart_io(|| fs::symlink_metadata(&path))?;
     Ok(Self { path, device: metadata.dev(), inode: metadata.ino(), process: std::process::id() })
   }
 
@@ -66,10 +68,10 @@ impl SocketFile {
 
 impl Drop for SocketFile {
   fn drop(&mut self) {
-    let still_there = fs::symlink_metadata(&self.path).is_ok_and(|metadata| self.is(&metadata));
+    let still_there = restart_io(|| fs::symlink_metadata(&self.path)).is_ok_and(|metadata| self.is(&metadata));
     // After a fork the child has the socket too, but the parent owns the file.
     if still_there && self.process == std::process::id() {
-      let _ = fs::remove_file(&self.path);
+      let _ = restart_io(|| fs::remove_file(&self.path));
     }
   }
 }
@@ -86,12 +88,12 @@ impl Drop for SocketFile {
 /// - `EAGAIN`: another process is about to replace the file. A lock beside it (`PATH.fdpass-lock`) lets only one do so.
 pub fn bind(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<Option<SocketFile>> {
   let Some(path) = address.path() else {
-    net::bind(socket.as_fd().as_raw_fd(), address.raw())?;
+    restart(|| net::bind(socket.as_fd().as_raw_fd(), address.raw()))?;
     return Ok(None);
   };
   bind_path(socket, path, address, mode)?;
   let file = SocketFile::find(path).inspect_err(|_| {
-    let _ = fs::remove_file(path); // bind(2) has just created it
+    let _ = restart_io(|| fs::remove_file(path)); // bind(2) has just created it
   })?;
   if let Some(mode) = mode {
     widen(&file, mode)?;
@@ -118,9 +120,9 @@ fn bind_path(socket: Socket<'_>, path: &Path, address: &Address, mode: Option<u3
       result => return result,
     }
     if Found::at(path, address)? == Found::Stale {
-      match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(of_io_error(error)),
-        _ => {}
+      match restart_io(|| fs::remove_file(path)) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(errno),
       }
     }
   }
@@ -130,9 +132,9 @@ fn bind_path(socket: Socket<'_>, path: &Path, address: &Address, mode: Option<u3
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<()> {
   if let Some(mode) = mode {
-    nix::sys::stat::fchmod(socket.as_fd(), Mode::from_bits_truncate(mode))?;
+    restart(|| nix::sys::stat::fchmod(socket.as_fd(), Mode::from_bits_truncate(mode)))?;
   }
-  net::bind(socket.as_fd().as_raw_fd(), address.raw())
+  restart(|| net::bind(socket.as_fd().as_raw_fd(), address.raw()))
 }
 
 /// Binds to a path. On other platforms only the umask decides the mode. It applies to the whole process: a file that another
@@ -141,7 +143,7 @@ fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::R
 fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::Result<()> {
   use nix::sys::stat::umask;
   let before = mode.map(|mode| umask(Mode::from_bits_truncate(!mode as libc::mode_t & 0o777)));
-  let result = net::bind(socket.as_fd().as_raw_fd(), address.raw());
+  let result = restart(|| net::bind(socket.as_fd().as_raw_fd(), address.raw()));
   if let Some(before) = before {
     umask(before);
   }
@@ -155,14 +157,13 @@ fn widen(file: &SocketFile, mode: u32) -> nix::Result<()> {
   {
     // std's OpenOptions removes O_PATH from `custom_flags` on musl, whose O_ACCMODE includes it.
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened = fs::File::from(fcntl::open(&file.path, flags, Mode::empty())?);
-    let metadata = opened.metadata().map_err(of_io_error)?;
+    let opened = fs::File::from(restart(|| fcntl::open(&file.path, flags, Mode::empty()))?);
+    let metadata = restart_io(|| opened.metadata())?;
     if !file.is(&metadata) {
       return Err(Errno::EADDRINUSE);
     }
     if metadata.mode() & 0o777 != mode {
-      let link = format!("/proc/self/fd/{}", opened.as_raw_fd());
-      fs::set_permissions(link, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(of_io_error)?;
+      set_mode(opened.as_fd(), mode)?;
     }
   }
   let _ = (file, mode);
@@ -184,15 +185,15 @@ impl Found {
   /// Determines the state by connecting a datagram socket, which no process notices. With a stream or seqpacket socket,
   /// listening or not, it fails with `EPROTOTYPE`; a datagram socket is not informed.
   fn at(path: &Path, address: &Address) -> nix::Result<Self> {
-    match fs::symlink_metadata(path) {
-      Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Gone),
-      Err(error) => return Err(of_io_error(error)),
+    match restart_io(|| fs::symlink_metadata(path)) {
+      Err(Errno::ENOENT) => return Ok(Self::Gone),
+      Err(errno) => return Err(errno),
       Ok(metadata) if !metadata.file_type().is_socket() => return Ok(Self::InUse),
       Ok(_) => {}
     }
     let probe = net::socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty(), None)?;
     set_close_on_exec(&probe)?;
-    Ok(match net::connect(probe.as_raw_fd(), address.raw()) {
+    Ok(match restart(|| net::connect(probe.as_raw_fd(), address.raw())) {
       Err(Errno::ECONNREFUSED) => Self::Stale,
       Err(Errno::ENOENT) => Self::Gone,
       _ => Self::InUse,
@@ -206,32 +207,75 @@ struct Lock {
   file: fs::File,
 }
 
+/// `S_ISVTX`, as `st_mode` has it on each system.
+const STICKY: u32 = 0o1000;
+
+/// The number of names of locks that are tried in a sticky folder.
+const LOCK_NAMES: usize = 4;
+
 impl Lock {
   /// Acquires the lock. `EAGAIN` while another process holds it; `EADDRINUSE` if a file that is no lock has its name.
-  fn acquire(path: &Path) -> nix::Result<Self> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".fdpass-lock");
-    let path = PathBuf::from(name);
+  ///
+  /// In a sticky folder only the file's owner, the folder's owner and root can replace a file, so only their locks count.
+  /// Any user can create files in it, and hold a lock for ever. `None` if other users have all names of the lock: two
+  /// processes that replace the file at the same moment are then not kept apart.
+  fn acquire(path: &Path) -> nix::Result<Option<Self>> {
+    let trusted = trusted_owner(path)?;
+    for index in 0..LOCK_NAMES {
+      let mut name = path.as_os_str().to_owned();
+      name.push(".fdpass-lock");
+      if index > 0 {
+        name.push(format!("-{index}"));
+      }
+      if let Some(lock) = Self::acquire_named(PathBuf::from(name), &trusted)? {
+        return Ok(Some(lock));
+      }
+    }
+    Ok(None)
+  }
+
+  /// Acquires the lock of a name; `None` if the file of this name belongs to a user whose locks do not count.
+  fn acquire_named(path: PathBuf, counts: &impl Fn(u32) -> bool) -> nix::Result<Option<Self>> {
     loop {
       // O_NONBLOCK: if it is a FIFO, do not wait for a writer.
       let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-      let file = fs::File::from(fcntl::open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-      let metadata = file.metadata().map_err(of_io_error)?;
+      let file = match restart(|| fcntl::open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR)) {
+        Ok(file) => fs::File::from(file),
+        // A link, a directory, or a file that this process may not open: fs.protected_regular (proc(5)) refuses even root.
+        Err(errno) => match restart_io(|| fs::symlink_metadata(&path)) {
+          Ok(metadata) if !counts(metadata.uid()) => return Ok(None),
+          Err(Errno::ENOENT) if errno == Errno::EEXIST => continue, // removed meanwhile
+          _ => return Err(errno),
+        },
+      };
+      let metadata = restart_io(|| file.metadata())?;
+      if !counts(metadata.uid()) {
+        return Ok(None);
+      }
       if !metadata.is_file() || metadata.len() > 0 {
         return Err(Errno::EADDRINUSE);
       }
       lock(file.as_fd())?;
       // The previous holder may have removed it between the two calls.
-      if file.metadata().map_err(of_io_error)?.nlink() > 0 {
-        return Ok(Self { path, file });
+      if restart_io(|| file.metadata())?.nlink() > 0 {
+        return Ok(Some(Self { path, file }));
       }
     }
   }
 }
 
+/// Returns a function that decides whether a user's locks count for a path.
+fn trusted_owner(path: &Path) -> nix::Result<impl Fn(u32) -> bool> {
+  let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+  let metadata = restart_io(|| fs::metadata(folder))?;
+  let is_sticky = metadata.mode() & STICKY != 0;
+  let owners = [0, nix::unistd::geteuid().as_raw(), metadata.uid()];
+  Ok(move |uid| !is_sticky || (owners.contains(&uid) && !is_unknown_user(uid)))
+}
+
 impl Drop for Lock {
   fn drop(&mut self) {
-    let _ = fs::remove_file(&self.path); // while it is locked
+    let _ = restart_io(|| fs::remove_file(&self.path)); // while it is locked
     unlock(self.file.as_fd());
   }
 }

@@ -1,5 +1,7 @@
 //! Receiving one message.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))] // of numbers that a peer sends
+
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -58,6 +60,17 @@ impl Socket<'_> {
   /// - `ECONNRESET`, once: the peer closed while it had unread bytes. On a stream it follows the peer's bytes, on a
   ///   seqpacket connection it precedes them.
   pub fn recv(&self, buffer: &mut [u8], control: &mut ControlBuffer, max_fds: usize) -> nix::Result<Option<Received>> {
+    self.recv_refusing(buffer, control, max_fds, drop)
+  }
+
+  /// Receives as [`Socket::recv`]. `refuse` closes the descriptors of a message that is refused.
+  pub(crate) fn recv_refusing(
+    &self,
+    buffer: &mut [u8],
+    control: &mut ControlBuffer,
+    max_fds: usize,
+    refuse: impl FnOnce(Vec<OwnedFd>),
+  ) -> nix::Result<Option<Received>> {
     let packets = self.socket_type() != SocketType::Stream;
     #[cfg(not(target_vendor = "apple"))]
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
@@ -69,13 +82,10 @@ impl Socket<'_> {
     let capacity = buffer.len();
     // Only a datagram can come from another address than the peer's.
     let wants_sender = self.socket_type() == SocketType::Dgram;
-    let message = loop {
-      match msg::receive(self.as_fd(), buffer, control.as_mut_bytes(), wants_sender, flags) {
-        Err(Errno::EINTR) => {}
-        // After shutdown(2), Linux returns the end of a seqpacket socket, but of a datagram socket reports it by poll(2) only.
-        Err(Errno::EAGAIN) if wants_sender && msg::hung_up(self.as_fd())? => return Ok(None),
-        result => break result?,
-      }
+    let message = match msg::receive(self.as_fd(), buffer, control.as_mut_bytes(), wants_sender, flags) {
+      // After shutdown(2), Linux returns the end of a seqpacket socket, but of a datagram socket reports it by poll(2) only.
+      Err(Errno::EAGAIN) if wants_sender && msg::hung_up(self.as_fd())? => return Ok(None),
+      result => result?,
     };
     let decoded = Decoded::new(control.written(message.control), self.ancillary());
     let truncated = message.flags.contains(MsgFlags::MSG_CTRUNC);
@@ -93,12 +103,21 @@ impl Socket<'_> {
     let Decoded { rights, unexpected, lost, credentials, pidfd } = decoded;
     Ok(Some(Received {
       length,
-      size: if cut { bytes.max(length + 1) } else { length },
-      fds: match rights {
-        _ if truncated || lost => ReceivedFds::Truncated,
-        _ if unexpected => ReceivedFds::Unexpected,
-        rights if rights.len() > max_fds => ReceivedFds::TooMany,
-        rights => ReceivedFds::Complete(rights),
+      size: if cut { bytes.max(length.saturating_add(1)) } else { length },
+      fds: {
+        let refused = match () {
+          () if truncated || lost => Some(ReceivedFds::Truncated),
+          () if unexpected => Some(ReceivedFds::Unexpected),
+          () if rights.len() > max_fds => Some(ReceivedFds::TooMany),
+          () => None,
+        };
+        match refused {
+          Some(reason) => {
+            refuse(rights);
+            reason
+          }
+          None => ReceivedFds::Complete(rights),
+        }
       },
       credentials,
       pidfd,

@@ -1,7 +1,7 @@
 //! One `AF_UNIX` socket: creating, connecting, accepting, sending. Receiving is in `recv`.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{self as net, AddressFamily, MsgFlags, Shutdown, SockType};
@@ -10,9 +10,10 @@ use super::address::Address;
 use super::credentials::{Credentials, SentCredentials};
 use crate::fd::without_blocking;
 use crate::sys::cmsg::MAX_SENT_FDS;
-use crate::sys::fds::set_close_on_exec;
-use crate::sys::socket::{CLOSE_ON_EXEC, accept, listen};
-use crate::sys::{msg, sockaddr, sockopt};
+use crate::sys::errno::restart;
+use crate::sys::fds::{self, set_close_on_exec};
+use crate::sys::socket::{CLOSE_ON_EXEC, accept, listen, unix_address};
+use crate::sys::{msg, sockopt};
 
 /// Type of a socket. It decides what one message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,14 +187,7 @@ impl<'fd> Socket<'fd> {
   /// `EAGAIN` if the listener's backlog is full; no event reports when it has room. The BSDs return `ECONNREFUSED` for it,
   /// as they do if no process listens.
   pub fn connect(&self, address: &Address) -> nix::Result<()> {
-    without_blocking(self.fd, || {
-      loop {
-        match net::connect(self.fd.as_raw_fd(), address.raw()) {
-          Err(Errno::EINTR) => {}
-          result => return result,
-        }
-      }
-    })
+    without_blocking(self.fd, || restart(|| net::connect(self.fd.as_raw_fd(), address.raw())))
   }
 
   /// Starts listening for connections: `listen(2)`. The kernel reduces the backlog to its own limit.
@@ -214,7 +208,7 @@ impl<'fd> Socket<'fd> {
     loop {
       match accept(self.fd) {
         // ECONNABORTED: the peer has closed the connection before it was accepted.
-        Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+        Err(Errno::ECONNABORTED) => {}
         Err(errno) => return Err(errno),
         Ok(connection) => {
           #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -237,12 +231,12 @@ impl<'fd> Socket<'fd> {
 
   /// Returns its own address, if it has one: `getsockname(2)`.
   pub fn local_address(&self) -> nix::Result<Option<Address>> {
-    sockaddr::unix_address(&net::getsockname(self.fd.as_raw_fd())?).map(Address::named)
+    unix_address(&net::getsockname(self.fd.as_raw_fd())?).map(Address::named)
   }
 
   /// Returns its peer's address, if the peer has one: `getpeername(2)`. `ENOTCONN` without a peer.
   pub fn peer_address(&self) -> nix::Result<Option<Address>> {
-    sockaddr::unix_address(&net::getpeername(self.fd.as_raw_fd())?).map(Address::named)
+    unix_address(&net::getpeername(self.fd.as_raw_fd())?).map(Address::named)
   }
 
   /// Sends bytes, and the descriptors with the first of them: `sendmsg(2)`, without waiting and without `SIGPIPE`.
@@ -262,14 +256,20 @@ impl<'fd> Socket<'fd> {
   /// - `ETOOMANYREFS`: too many descriptors of this user are in flight; no event reports when there are fewer. The kernel was
   ///   made to collect unreachable ones, so the next attempt may succeed.
   pub fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>], options: SendOptions<'_>) -> nix::Result<usize> {
-    self.send_slices(&[IoSlice::new(data)], fds, options)
+    self.send_numbers(data, fds::numbers(fds), options)
   }
 
-  /// Sends the bytes of several slices, as [`Socket::send`].
+  /// As [`Socket::send`], with descriptors by their numbers. The kernel borrows them for the call: `EBADF` for one that is not open.
+  pub fn send_numbers(&self, data: &[u8], numbers: &[RawFd], options: SendOptions<'_>) -> nix::Result<usize> {
+    let data = if self.socket_type == SocketType::Stream { part(data) } else { data };
+    self.send_slices(&[IoSlice::new(data)], numbers, options)
+  }
+
+  /// Sends the bytes of several slices, as [`Socket::send`]. Each should be a [`part`].
   pub(crate) fn send_slices(
     &self,
     data: &[IoSlice<'_>],
-    fds: &[BorrowedFd<'_>],
+    fds: &[RawFd],
     options: SendOptions<'_>,
   ) -> nix::Result<usize> {
     let empty = data.iter().all(|slice| slice.is_empty());
@@ -282,19 +282,14 @@ impl<'fd> Socket<'fd> {
     #[cfg(target_vendor = "apple")]
     let flags = MsgFlags::MSG_DONTWAIT;
     let to = options.to.map(Address::raw);
-    loop {
-      match msg::send(self.fd, data, fds, credentials.as_ref().map(SentCredentials::message), to, flags) {
-        Err(Errno::EINTR) => {}
-        Err(Errno::ETOOMANYREFS) => {
-          // Sockets that are in flight over each other only count for their sender until Linux collects them. It does so when
-          // any AF_UNIX socket is closed (unix_release_sock). A send starts it only beyond thousands in flight: 16,000 in
-          // all (wait_for_unix_gc), in later kernels 2,024 of a user (unix_schedule_gc).
-          let _ = socket(SocketType::Stream);
-          return Err(Errno::ETOOMANYREFS);
-        }
-        result => return result,
+    msg::send(self.fd, data, fds, credentials.as_ref().map(SentCredentials::message), to, flags).inspect_err(|&errno| {
+      if errno == Errno::ETOOMANYREFS {
+        // Sockets that are in flight over each other only count for their sender until Linux collects them. It does so when
+        // any AF_UNIX socket is closed (unix_release_sock). A send starts it only beyond thousands in flight: 16,000 in
+        // all (wait_for_unix_gc), in later kernels 2,024 of a user (unix_schedule_gc).
+        let _ = socket(SocketType::Stream);
       }
-    }
+    })
   }
 
   /// Shuts one half of the connection down, or both: `shutdown(2)`.
@@ -306,4 +301,11 @@ impl<'fd> Socket<'fd> {
     };
     net::shutdown(self.fd.as_raw_fd(), how)
   }
+}
+
+/// Returns the first bytes of a stream's data, as many as one call may take: macOS and FreeBSD refuse more than `i32::MAX`
+/// (sendmsg(2): `EINVAL`), and Linux sends a part of them.
+pub(crate) fn part(data: &[u8]) -> &[u8] {
+  const MAX: usize = 1 << 30;
+  data.get(..MAX).unwrap_or(data)
 }

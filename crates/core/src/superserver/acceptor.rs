@@ -10,9 +10,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::SockaddrStorage;
 
 use super::reactor::{Reactor, Registration, Watched};
-use crate::fd::set_blocking;
+use crate::fd::{SharedSocket, set_blocking};
 use crate::internet::internet_address;
-use crate::socket::peer;
+use crate::socket::{is_peer_trusted, peer};
 use crate::sys::socket::accept_from;
 
 /// How many descriptors are left free for other work, such as starting the next worker.
@@ -101,7 +101,7 @@ impl<R: Registration> ActiveListener<R> {
 /// Result of one accept.
 pub(super) enum Accepted {
   /// A connection in blocking mode, and its client if clients are counted.
-  Connection(OwnedFd, Option<Client>),
+  Connection(SharedSocket, Option<Client>),
   /// The client has as many connections as it may have; this one was closed.
   Refused,
   /// No connection is waiting.
@@ -132,7 +132,7 @@ impl Acceptor {
 
   /// Returns whether the descriptor table is nearly full, given the newest descriptor: the kernel returns the lowest free
   /// number.
-  pub(super) fn reaches_reserve(&self, newest: &OwnedFd) -> bool {
+  pub(super) fn reaches_reserve(&self, newest: BorrowedFd<'_>) -> bool {
     newest.as_raw_fd() as u64 >= self.reserve_start
   }
 
@@ -140,6 +140,10 @@ impl Acceptor {
   pub(super) fn accept(&mut self, listener: &Listener) -> Accepted {
     match accept(listener.as_fd()) {
       Ok((connection, address)) => {
+        let is_internet = address.as_ref().is_some_and(|address| internet_address(address).is_ok());
+        // A client of a Unix domain socket can have sent descriptors.
+        let is_foreign = !is_internet && !is_peer_trusted(connection.as_fd());
+        let connection = SharedSocket::new(connection, is_foreign);
         let client = self.max_per_client.and_then(|_| client_of(connection.as_fd(), address.as_ref()));
         if self.acquire(client) { Accepted::Connection(connection, client) } else { Accepted::Refused }
       }
@@ -176,7 +180,7 @@ impl Acceptor {
 fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Option<SockaddrStorage>)> {
   loop {
     match accept_from(listener) {
-      Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+      Err(Errno::ECONNABORTED) => {}
       // accept(2): network errors of a connection before it was accepted. EPERM, and EOPNOTSUPP of a datagram socket, are
       // not among them: a listener can have them itself, and then every call returns them.
       Err(

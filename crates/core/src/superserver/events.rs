@@ -20,12 +20,24 @@ pub enum Call {
 }
 
 /// Event that a superserver reports to its owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
   /// A worker is ready to be assigned connections.
   WorkerReady {
     /// Token of the worker.
     worker: u32,
+  },
+  /// A worker has been assigned as many connections as it should have in its life.
+  WorkerServed {
+    /// Token of the worker.
+    worker: u32,
+  },
+  /// A worker has sent a note to the owner.
+  WorkerNote {
+    /// Token of the worker.
+    worker: u32,
+    /// JSON, which is not checked.
+    note: Vec<u8>,
   },
   /// A worker violated the protocol, or its channel failed. It is assigned nothing more and has to be killed.
   ///

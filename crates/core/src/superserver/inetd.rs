@@ -1,7 +1,7 @@
 //! A program for each connection, or for the listener, as inetd starts them.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket as net;
@@ -9,8 +9,9 @@ use nix::sys::socket as net;
 use super::acceptor::{Accepted, Acceptor, ActiveListener, Client, Listener};
 use super::events::{Call, Counters, Event};
 use super::reactor::{Reactor, Watched};
-use crate::fd::{duplicate, set_blocking};
+use crate::fd::{SharedSocket, duplicate, set_blocking};
 use crate::process::{ExitStatus, Process, Program, SpawnError, Step};
+use crate::sys::errno::restart;
 
 /// What a program receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub struct Inetd<R: Reactor> {
   listeners: Vec<ActiveListener<R::Registration>>,
   running: HashMap<u32, Running<R::Registration>>,
   /// Accepted connections for which no program could be started yet, because a resource was exhausted.
-  waiting: VecDeque<(OwnedFd, Option<Client>)>,
+  waiting: VecDeque<(SharedSocket, Option<Client>)>,
   acceptor: Acceptor,
   next_listener: u32,
   next_program: u32,
@@ -165,7 +166,7 @@ impl<R: Reactor> Inetd<R> {
   pub fn on_ready(&mut self, token: u32) {
     if let Some(index) = self.listeners.iter().position(|listener| listener.token() == token) {
       // An event of the same turn may have changed what may be accepted.
-      if self.listeners[index].expects_event() {
+      if self.listeners.get_mut(index).is_some_and(ActiveListener::expects_event) {
         match self.mode {
           InetdMode::Nowait => self.accept(index),
           InetdMode::Wait => self.lend_listener(index),
@@ -179,15 +180,14 @@ impl<R: Reactor> Inetd<R> {
   }
 
   fn accept(&mut self, index: usize) {
-    if let Err(errno) = self.listeners[index].listener().set_nonblocking() {
+    if let Some(Err(errno)) = self.listeners.get(index).map(|listener| listener.listener().set_nonblocking()) {
       return self.pause(Event::Exhausted { call: Call::Fcntl, errno });
     }
     for _ in 0..MAX_ACCEPTS_PER_EVENT {
-      if !self.can_start() {
-        return;
-      }
-      match self.acceptor.accept(self.listeners[index].listener()) {
-        Accepted::Connection(connection, client) => {
+      let Some(listener) = self.listeners.get(index).filter(|_| self.can_start()) else { return };
+      match self.acceptor.accept(listener.listener()) {
+        Accepted::Connection(mut connection, client) => {
+          connection.share(true);
           self.counters.accepted += 1;
           self.serve(connection, client);
         }
@@ -203,7 +203,7 @@ impl<R: Reactor> Inetd<R> {
 
   /// Starts a program for a connection. If it cannot be executed, the connection is closed, as inetd does. If a resource is
   /// exhausted, the connection waits.
-  fn serve(&mut self, connection: OwnedFd, client: Option<Client>) {
+  fn serve(&mut self, connection: SharedSocket, client: Option<Client>) {
     match self.start(&[connection.as_fd(); 3], client, None) {
       Ok(_) => self.counters.acknowledged += 1,
       Err(error) if error.is_temporary() => {
@@ -220,8 +220,9 @@ impl<R: Reactor> Inetd<R> {
 
   /// Starts a program for a listener, which serves it until the program ends.
   fn lend_listener(&mut self, index: usize) {
-    let token = self.listeners[index].token();
-    let listener = match duplicate(self.listeners[index].listener().as_fd()) {
+    let Some(listener) = self.listeners.get(index) else { return };
+    let token = listener.token();
+    let listener = match duplicate(listener.listener().as_fd()) {
       Ok(listener) => listener,
       Err(errno) => return self.pause(Event::Exhausted { call: Call::Fcntl, errno }),
     };
@@ -343,6 +344,6 @@ fn drop_datagram(socket: BorrowedFd<'_>) -> bool {
   if !matches!(net::getsockopt(&socket, net::sockopt::SockType), Ok(net::SockType::Datagram)) {
     return false;
   }
-  let _ = net::recv(socket.as_raw_fd(), &mut [], net::MsgFlags::MSG_DONTWAIT);
+  let _ = restart(|| net::recv(socket.as_raw_fd(), &mut [], net::MsgFlags::MSG_DONTWAIT));
   true
 }

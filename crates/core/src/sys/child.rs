@@ -1,19 +1,26 @@
-//! A child process between fork(2) and execve(2).
+//! A child process between fork(2) and execve(2), and its end as a readable descriptor.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow};
 
+use super::errno::restart;
 use super::fds::{mark_close_on_exec_from, set_descriptor_flags};
 
 /// Step of starting a program, in the order in which they are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-  /// fork(2), and what the parent does before and after it.
+  /// Creating the pipe by which the child reports a failure: pipe(2).
+  Pipe,
+  /// Duplicating descriptors whose numbers the child needs, and finding the open ones: fcntl(2).
+  Duplicates,
+  /// fork(2)
   Fork,
+  /// Opening the descriptor that reports the child's end: pidfd_open(2), from Linux 5.3 on; elsewhere kqueue(2). The child was killed.
+  Watch,
   /// Placing the descriptors: dup2(2).
   Descriptors,
   /// setrlimit(2)
@@ -32,8 +39,11 @@ pub enum Step {
   Execute,
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 12] = [
+  Step::Pipe,
+  Step::Duplicates,
   Step::Fork,
+  Step::Watch,
   Step::Descriptors,
   Step::Limits,
   Step::Groups,
@@ -53,7 +63,11 @@ impl Step {
   /// Returns the name of the system call that the step makes.
   pub fn syscall(self) -> &'static str {
     match self {
+      Self::Pipe => "pipe",
+      Self::Duplicates => "fcntl",
       Self::Fork => "fork",
+      Self::Watch if cfg!(any(target_os = "linux", target_os = "android")) => "pidfd_open",
+      Self::Watch => "kqueue",
       Self::Descriptors => "dup2",
       Self::Limits => "setrlimit",
       Self::Groups => "setgroups",
@@ -103,6 +117,7 @@ pub(crate) struct Child<'a> {
   pub(crate) umask: Option<u32>,
   pub(crate) limits: &'a [ChildLimit],
   pub(crate) user: Option<ChildUser<'a>>,
+  #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code, reason = "only Linux has it"))]
   pub(crate) no_new_privileges: bool,
   /// Descriptors that get the child's numbers from 0 on. Neither they nor the reporter have one of these numbers.
   pub(crate) fds: &'a [BorrowedFd<'a>],
@@ -116,28 +131,27 @@ impl Child<'_> {
   /// Starts the process: fork(2). It executes the program, or writes a failure report to the reporter. Returns its pid.
   pub(crate) fn fork(&self) -> nix::Result<libc::pid_t> {
     // Signals are blocked: a handler would run in the child, and write to pipes that both share, such as libuv's.
-    let mut before = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     // SAFETY: the child makes async-signal-safe calls only (signal-safety(7)) and allocates nothing, because another thread may
     // have held any lock at the fork.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
+      // SAFETY: no arguments. It fails only for a process group leader, which a new process is not.
+      unsafe { libc::setsid() };
       let Err((step, errno)) = self.run();
       let report = encode_report(step, errno);
-      // SAFETY: bytes on this stack, to a descriptor that is open.
+      // SAFETY: bytes on this stack, to a descriptor that is open. Signals are blocked, so that nothing interrupts it.
       unsafe { libc::write(self.reporter.as_raw_fd(), report.as_ptr().cast(), report.len()) };
       // SAFETY: an integer. _exit(2) runs no handlers of the parent's.
       unsafe { libc::_exit(127) };
     }
     let forked = Errno::result(pid);
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    before.thread_set_mask()?;
     forked
   }
 
-  /// Executes the program; returns the step that failed.
-  fn run(&self) -> Result<Infallible, (Step, Errno)> {
-    // SAFETY: no arguments. It fails only for a process group leader, which a new process is not.
-    unsafe { libc::setsid() };
+  /// Executes the program in this process; returns the step that failed.
+  pub(crate) fn run(&self) -> Result<Infallible, (Step, Errno)> {
     self.place_descriptors().map_err(|errno| (Step::Descriptors, errno))?;
     if let Some(umask) = self.umask {
       // SAFETY: an integer.
@@ -175,7 +189,7 @@ impl Child<'_> {
   fn place_descriptors(&self) -> nix::Result<()> {
     for (target, fd) in self.fds.iter().enumerate() {
       // SAFETY: integers only. The copy is not close-on-exec.
-      Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), target as RawFd) })?;
+      restart(|| Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), target as RawFd) }))?;
     }
     let first = self.fds.len() as RawFd;
     if mark_close_on_exec_from(first) {
@@ -194,12 +208,19 @@ fn set_limit(ChildLimit { resource, limit }: &ChildLimit) -> nix::Result<()> {
 }
 
 // On Linux by direct system calls: libc's functions change the user of every thread, and signal threads that the child does
-// not have.
+// not have. On 32-bit x86 and ARM the numbers without a suffix are calls with ids of 16 bits.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(any(target_arch = "x86", target_arch = "arm"))))]
+use libc::{SYS_setgroups as SYS_SETGROUPS, SYS_setresgid as SYS_SETRESGID, SYS_setresuid as SYS_SETRESUID};
+#[cfg(all(any(target_os = "linux", target_os = "android"), any(target_arch = "x86", target_arch = "arm")))]
+use libc::{SYS_setgroups32 as SYS_SETGROUPS, SYS_setresgid32 as SYS_SETRESGID, SYS_setresuid32 as SYS_SETRESUID};
+
+#[cfg(all(any(target_os = "linux", target_os = "android"), any(target_arch = "m68k", target_arch = "sparc")))]
+compile_error!("the system calls that set users and groups have ids of 16 bits on this architecture");
 
 fn set_groups(groups: &[u32]) -> nix::Result<()> {
   #[cfg(any(target_os = "linux", target_os = "android"))]
   // SAFETY: an array of `gid_t`, and its length.
-  let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+  let result = unsafe { libc::syscall(SYS_SETGROUPS, groups.len(), groups.as_ptr()) };
   #[cfg(not(any(target_os = "linux", target_os = "android")))]
   // SAFETY: as on Linux.
   let result = unsafe { libc::setgroups(groups.len() as _, groups.as_ptr().cast()) };
@@ -215,7 +236,7 @@ fn set_group(gid: u32) -> nix::Result<()> {
   check_number(gid)?;
   #[cfg(any(target_os = "linux", target_os = "android"))]
   // SAFETY: integers only.
-  let result = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
+  let result = unsafe { libc::syscall(SYS_SETRESGID, gid, gid, gid) };
   #[cfg(not(any(target_os = "linux", target_os = "android")))]
   // SAFETY: an integer.
   let result = unsafe { libc::setgid(gid) };
@@ -226,7 +247,7 @@ fn set_user(uid: u32) -> nix::Result<()> {
   check_number(uid)?;
   #[cfg(any(target_os = "linux", target_os = "android"))]
   // SAFETY: integers only.
-  let result = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+  let result = unsafe { libc::syscall(SYS_SETRESUID, uid, uid, uid) };
   #[cfg(not(any(target_os = "linux", target_os = "android")))]
   // SAFETY: an integer.
   let result = unsafe { libc::setuid(uid) };
@@ -240,6 +261,6 @@ fn reset_signals() {
     // SAFETY: integers only. It fails for numbers that are no signal, or a signal that cannot be changed.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
   }
-  // It fails only for an unknown `how`.
-  let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+  // It fails only for an unknown `how`. The child has one thread.
+  let _ = SigSet::empty().thread_set_mask();
 }

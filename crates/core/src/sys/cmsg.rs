@@ -1,6 +1,6 @@
 //! Control messages: the buffer that receives them, and the walker that takes ownership of their descriptors.
 
-#![deny(clippy::indexing_slicing)] // a panic ends the process, and a peer must not cause one
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))] // of numbers that a peer sends
 
 use std::mem::size_of;
 use std::os::fd::{OwnedFd, RawFd};
@@ -117,7 +117,7 @@ fn own_message(header: &libc::cmsghdr, data: &[u8]) -> ControlMessage {
   match header.cmsg_type {
     libc::SCM_RIGHTS => {
       let fds = own_received(data);
-      ControlMessage::Rights { withheld: fds.len() < data.len() / size_of::<RawFd>(), fds }
+      ControlMessage::Rights { withheld: fds.len() < data.as_chunks::<{ size_of::<RawFd>() }>().0.len(), fds }
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     SCM_PIDFD => match data.first_chunk() {
@@ -140,7 +140,7 @@ fn own_message(header: &libc::cmsghdr, data: &[u8]) -> ControlMessage {
 /// Reads pid, user and group_by_name, each four bytes, at these indices.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn credentials(data: &[u8], indices: [usize; 3]) -> ControlMessage {
-  let word = |index: usize| data.get(index * 4..)?.first_chunk().map(|&bytes| u32::from_ne_bytes(bytes));
+  let word = |index: usize| data.as_chunks().0.get(index).map(|&bytes| u32::from_ne_bytes(bytes));
   match indices.map(word) {
     [Some(pid), Some(uid), Some(gid)] => ControlMessage::Credentials { pid: pid as i32, uid, gid },
     _ => ControlMessage::Other,

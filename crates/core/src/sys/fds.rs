@@ -1,11 +1,15 @@
-//! Descriptors by number: ownership, flags, ranges, locks.
+//! Descriptors by number: ownership, flags, ranges, locks, and what nix does not do with them.
+
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))] // of numbers that a peer sends
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
-use super::errno::of_io_error;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use super::errno::restart_io;
+use super::errno::{of_io_error, restart};
 
 /// Takes over a descriptor by its number and makes it close-on-exec.
 ///
@@ -23,6 +27,12 @@ pub unsafe fn adopt(number: RawFd) -> nix::Result<OwnedFd> {
   Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Returns `EBADF` if a number of this process is not open.
+pub fn check_open(number: RawFd) -> nix::Result<()> {
+  // SAFETY: integers only.
+  Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) }).map(drop)
+}
+
 /// Makes a descriptor close-on-exec: `fcntl(F_SETFD, FD_CLOEXEC)`.
 pub(crate) fn set_close_on_exec(fd: impl AsFd) -> nix::Result<()> {
   let flags = FdFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFD)?);
@@ -36,7 +46,7 @@ pub(crate) fn set_close_on_exec(fd: impl AsFd) -> nix::Result<()> {
 /// change applies to every process that shares it.
 pub fn set_blocking(fd: BorrowedFd<'_>, blocking: bool) -> nix::Result<bool> {
   let before = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-  let after = if blocking { before - OFlag::O_NONBLOCK } else { before | OFlag::O_NONBLOCK };
+  let after = if blocking { before.difference(OFlag::O_NONBLOCK) } else { before | OFlag::O_NONBLOCK };
   if after != before {
     fcntl(fd, FcntlArg::F_SETFL(after))?;
   }
@@ -60,8 +70,8 @@ pub(crate) fn numbers<'a>(fds: &'a [BorrowedFd<'_>]) -> &'a [RawFd] {
 ///
 /// The kernel writes a negative error number in place of a descriptor that it could not install.
 pub(super) fn own_received(data: &[u8]) -> Vec<OwnedFd> {
-  let mut fds = Vec::with_capacity(data.len() / size_of::<RawFd>());
   let (numbers, _) = data.as_chunks();
+  let mut fds = Vec::with_capacity(numbers.len());
   for number in numbers.iter().map(|&number| RawFd::from_ne_bytes(number)).filter(|&number| number >= 0) {
     // SAFETY: the number is in a control message of this process's own recvmsg: it is open, and nothing else owns it.
     fds.push(unsafe { OwnedFd::from_raw_fd(number) });
@@ -78,8 +88,9 @@ pub fn close_all(fds: Vec<OwnedFd>) {
   numbers.sort_unstable();
   // The numbers stay open until the loop below closes each exactly once.
   fds.into_iter().for_each(std::mem::forget);
-  for run in numbers.chunk_by(|a, b| a + 1 == *b) {
-    if run.len() == 1 || !close_range(run[0], run[run.len() - 1], 0) {
+  for run in numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+    let is_closed = matches!(run, [first, .., last] if close_range(*first, *last, 0));
+    if !is_closed {
       for &number in run {
         // SAFETY: its owner was forgotten above, so this is the only one.
         drop(unsafe { OwnedFd::from_raw_fd(number) });
@@ -145,21 +156,124 @@ pub(super) fn set_descriptor_flags(number: RawFd, flags: libc::c_int) -> nix::Re
   }
 }
 
+/// Sets the permissions of a file that was opened with `O_PATH`, whatever its path names now: fchmodat2(2), from Linux 6.6 on, or the
+/// file's link in /proc. `EOPNOTSUPP` without either.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn set_mode(file: BorrowedFd<'_>, mode: u32) -> nix::Result<()> {
+  const FCHMODAT2: libc::c_long = 452; // the same number on each architecture that Rust supports
+  let empty = c"".as_ptr();
+  // SAFETY: an empty C string, and integers.
+  let changed =
+    restart(|| Errno::result(unsafe { libc::syscall(FCHMODAT2, file.as_raw_fd(), empty, mode, libc::AT_EMPTY_PATH) }));
+  // EPERM also from a seccomp filter that does not know the call.
+  if !matches!(changed, Err(Errno::ENOSYS | Errno::EPERM)) {
+    return changed.map(drop);
+  }
+  let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+  let permissions: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+  match restart_io(|| std::fs::set_permissions(&link, permissions.clone())) {
+    Err(Errno::ENOENT) => Err(Errno::EOPNOTSUPP), // no /proc
+    result => result,
+  }
+}
+
 /// Locks a file exclusively without waiting: `flock(2)`. `EAGAIN` while another open file description holds the lock.
 ///
 /// nix's `Flock` panics when unlocking fails.
 pub(crate) fn lock(file: BorrowedFd<'_>) -> nix::Result<()> {
-  loop {
-    // SAFETY: integers only.
-    match Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
-      Err(Errno::EINTR) => {}
-      result => return result.map(drop),
-    }
-  }
+  // SAFETY: integers only.
+  restart(|| Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })).map(drop)
 }
 
 /// Unlocks a file, also for a child process that has inherited the descriptor. Closing the file unlocks it if this fails.
 pub(crate) fn unlock(file: BorrowedFd<'_>) {
   // SAFETY: integers only.
   unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) };
+}
+
+/// Returns the number of a descriptor, for a call that takes one.
+pub(crate) fn number(fd: BorrowedFd<'_>) -> RawFd {
+  fd.as_raw_fd()
+}
+
+/// Reads without waiting: preadv2(2) with `RWF_NOWAIT`. `EAGAIN` if it would wait, `EOPNOTSUPP` if the file has no such reads.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn read_no_wait(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
+  let part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+  no_wait(libc::SYS_preadv2, fd, &part)
+}
+
+/// Writes without waiting: pwritev2(2) with `RWF_NOWAIT`. `EAGAIN` if it would wait, `EOPNOTSUPP` if the file has no such writes.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn write_no_wait(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
+  let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+  no_wait(libc::SYS_pwritev2, fd, &part)
+}
+
+/// Calls preadv2(2) or pwritev2(2) at the file's offset. By number, because musl has them since 1.2.5 only.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn no_wait(call: libc::c_long, fd: BorrowedFd<'_>, part: &libc::iovec) -> nix::Result<usize> {
+  const OFFSET: libc::c_long = -1;
+  let (number, flags) = (fd.as_raw_fd(), libc::RWF_NOWAIT);
+  // SAFETY: one vector of live memory. Only pwritev2 gets a vector whose memory is not writable.
+  let result = unsafe { libc::syscall(call, number, std::ptr::from_ref(part), 1, OFFSET, OFFSET, flags) };
+  Errno::result(result).map(|count| count as usize)
+}
+
+/// As on Linux, which alone has such reads.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn read_no_wait(_: BorrowedFd<'_>, _: &mut [u8]) -> nix::Result<usize> {
+  Err(Errno::EOPNOTSUPP)
+}
+
+/// As on Linux, which alone has such writes.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn write_no_wait(_: BorrowedFd<'_>, _: &[u8]) -> nix::Result<usize> {
+  Err(Errno::EOPNOTSUPP)
+}
+
+/// Creates a counter at zero: eventfd(2).
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+pub(crate) fn eventfd(semaphore: bool) -> nix::Result<OwnedFd> {
+  let flags = libc::EFD_CLOEXEC | if semaphore { libc::EFD_SEMAPHORE } else { 0 };
+  // SAFETY: integers only.
+  let number = Errno::result(unsafe { libc::eventfd(0, flags) })?;
+  // SAFETY: created above, and nothing else owns it.
+  Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Returns whether a descriptor is the master of a pseudoterminal: an ioctl(2) that only a master supports.
+pub(crate) fn is_pty_master(fd: BorrowedFd<'_>) -> bool {
+  let mut answer = [0_u8; 128];
+  #[cfg(any(target_os = "linux", target_os = "android"))]
+  let request = libc::TIOCGPTN; // ioctl_tty(2): the number of the other end, an int
+  #[cfg(target_os = "freebsd")]
+  let request = libc::TIOCPTMASTER; // pts(4): no argument
+  #[cfg(target_vendor = "apple")]
+  let request = libc::TIOCPTYGNAME as libc::c_ulong; // the name of the other end, 128 bytes (sys/ttycom.h)
+  // SAFETY: each of these requests writes at most 128 bytes.
+  unsafe { libc::ioctl(fd.as_raw_fd(), request, answer.as_mut_ptr()) == 0 }
+}
+
+/// Returns the device number of a terminal itself, which /dev/tty and /dev/console hide: `TIOCGDEV` of ioctl_tty(2).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn terminal_device(fd: BorrowedFd<'_>) -> nix::Result<libc::dev_t> {
+  let mut device: libc::c_uint = 0;
+  // SAFETY: writes an unsigned int.
+  Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGDEV, &raw mut device) })?;
+  Ok(libc::dev_t::from(device))
+}
+
+/// Returns the size of a terminal's window: `TIOCGWINSZ` of ioctl_tty(2). `ENOTTY` for anything else.
+pub(crate) fn window_size(fd: BorrowedFd<'_>) -> nix::Result<libc::winsize> {
+  let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+  // SAFETY: the request writes a winsize.
+  Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+  Ok(size)
+}
+
+/// Sets the size of a terminal's window: `TIOCSWINSZ` of ioctl_tty(2).
+pub(crate) fn set_window_size(fd: BorrowedFd<'_>, size: libc::winsize) -> nix::Result<()> {
+  // SAFETY: the request reads a winsize.
+  Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
 }

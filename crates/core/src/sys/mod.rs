@@ -9,7 +9,6 @@ pub(crate) mod cmsg;
 pub(crate) mod errno;
 pub(crate) mod fds;
 pub(crate) mod msg;
-pub(crate) mod sockaddr;
 pub(crate) mod socket;
 pub(crate) mod sockopt;
 pub(crate) mod wait;

@@ -1,13 +1,15 @@
 //! `sendmsg(2)` and `recvmsg(2)`, and what a socket reports about its queues.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))] // of numbers that a peer sends
+
 use std::io::IoSlice;
 use std::mem::{MaybeUninit, offset_of, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrLike, UnixAddr, sendmsg};
 
-use super::fds;
+use super::errno::restart;
 
 /// Sends one message with its descriptors: nix's `sendmsg`.
 ///
@@ -16,19 +18,19 @@ use super::fds;
 pub(crate) fn send(
   socket: BorrowedFd<'_>,
   data: &[IoSlice<'_>],
-  fds: &[BorrowedFd<'_>],
+  fds: &[RawFd],
   credentials: Option<ControlMessage<'_>>,
   to: Option<&UnixAddr>,
   flags: MsgFlags,
 ) -> nix::Result<usize> {
-  let rights = ControlMessage::ScmRights(fds::numbers(fds));
+  let rights = ControlMessage::ScmRights(fds);
   let socket = socket.as_raw_fd();
-  match credentials {
+  restart(|| match credentials {
     None if fds.is_empty() => sendmsg(socket, data, &[], flags, to),
     None => sendmsg(socket, data, &[rights], flags, to),
     Some(credentials) if fds.is_empty() => sendmsg(socket, data, &[credentials], flags, to),
     Some(credentials) => sendmsg(socket, data, &[credentials, rights], flags, to),
-  }
+  })
 }
 
 /// Result of one `recvmsg(2)`.
@@ -69,9 +71,10 @@ pub(crate) fn receive(
     message.msg_name = sender.as_mut_ptr().cast();
     message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
   }
-  // SAFETY: the header names memory that is borrowed exclusively, with its lengths.
-  let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags.bits()) };
-  let received = Errno::result(received)? as usize;
+  // SAFETY: the header names memory that is borrowed exclusively, with its lengths. A call that fails leaves the header as it is.
+  let received =
+    restart(|| Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags.bits()) }))?;
+  let received = received as usize;
   let length = message.msg_namelen.min(size_of::<libc::sockaddr_un>() as libc::socklen_t);
   let sender = if wants_sender && length as usize >= offset_of!(libc::sockaddr_un, sun_path) {
     // SAFETY: the kernel has written `length` bytes, the family among them.
@@ -91,8 +94,9 @@ pub(crate) fn hung_up(socket: BorrowedFd<'_>) -> nix::Result<bool> {
   #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
   const HANG_UP: libc::c_short = libc::POLLHUP;
   let mut end = libc::pollfd { fd: socket.as_raw_fd(), events: HANG_UP, revents: 0 };
+  // poll(2) returns EINTR for a pending signal even with a timeout of zero.
   // SAFETY: one pollfd, and a timeout of zero. nix's PollFlags has no POLLRDHUP, and its revents() hides unknown flags.
-  Errno::result(unsafe { libc::poll(&mut end, 1, 0) })?;
+  restart(|| Errno::result(unsafe { libc::poll(&raw mut end, 1, 0) }))?;
   Ok(end.revents & (HANG_UP | libc::POLLHUP) != 0)
 }
 

@@ -86,6 +86,15 @@ pub(crate) fn reset_on_close(connection: BorrowedFd<'_>) {
   let _ = setsockopt(&connection, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
+/// Switches `SO_LINGER` off if it has a time, which close(2) would wait for, also in non-blocking mode (socket(7)). The kernel sends the
+/// rest in the background then.
+pub(crate) fn stop_lingering(connection: BorrowedFd<'_>) {
+  let linger = nix::sys::socket::getsockopt(&connection, sockopt::Linger);
+  if linger.is_ok_and(|libc::linger { l_onoff, l_linger }| l_onoff != 0 && l_linger != 0) {
+    let _ = setsockopt(&connection, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+  }
+}
+
 /// Returns the protocol of a socket, `None` if the kernel does not report it: `SO_PROTOCOL`.
 pub(crate) fn protocol(socket: BorrowedFd<'_>) -> Option<libc::c_int> {
   #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]

@@ -38,18 +38,25 @@ fn taken(decoder: &mut Decoder) -> (Vec<(Vec<u8>, usize)>, Option<FrameError>) {
 fn fill(decoder: &mut Decoder, mut bytes: &[u8], fds: Vec<OwnedFd>) {
   let mut batch = Some(fds);
   loop {
-    let space = decoder.read_buffer();
+    let mut space = decoder.read_buffer().expect("frames have to be taken out first");
     let length = space.len().min(bytes.len());
     space[..length].copy_from_slice(&bytes[..length]);
     bytes = &bytes[length..];
     // The descriptors were sent with the last byte.
     let fds = if bytes.is_empty() { batch.take().unwrap_or_default() } else { Vec::new() };
-    decoder.commit(length, DescriptorBatch::Complete(fds));
+    space.commit(length, DescriptorBatch::Complete(fds));
     if bytes.is_empty() || decoder.has_next() {
       assert!(bytes.is_empty(), "frames have to be taken out first");
       return;
     }
   }
+}
+
+/// Adds a few bytes to a decoder, as one receive would.
+fn receive_part(decoder: &mut Decoder, bytes: &[u8], batch: DescriptorBatch) {
+  let mut space = decoder.read_buffer().unwrap();
+  space[..bytes.len()].copy_from_slice(bytes);
+  space.commit(bytes.len(), batch);
 }
 
 #[test]
@@ -68,7 +75,7 @@ fn a_header_is_what_it_was_before_it_was_encoded() {
 
 #[test]
 fn each_header_that_is_none_is_refused_and_what_came_before_it_arrives() {
-  let valid = frame(b"x", 0);
+  let valid = frame(b"", 0);
   for place in 0..4 {
     for value in 0..=u8::MAX {
       let mut bytes = valid.clone();
@@ -152,7 +159,7 @@ fn the_kernel_merges_plain_frames_with_the_one_that_has_descriptors_and_each_kee
   drop(fd);
   let mut decoder = Decoder::new(ALL);
   let mut receives = Vec::new();
-  while let Ok(()) = decoder.receive(b.socket(), &mut ControlBuffer::default()) {
+  while decoder.receive(b.socket(), &mut ControlBuffer::default()).is_ok() {
     receives.push(taken(&mut decoder).0);
   }
   assert!(receives[0].len() > 1, "nothing was merged: {receives:?}");
@@ -256,16 +263,63 @@ fn limits_hold_for_what_is_announced_and_take_what_is_no_more() {
 }
 
 #[test]
-fn errors_and_the_close_may_be_longer_than_messages_s84() {
+fn each_kind_of_frame_has_limits_of_its_own_s84_s146() {
+  let most = Header::MAX_ERROR_BYTES as u32;
   for kind in KINDS {
-    let longer = matches!(kind, FrameKind::Error | FrameKind::Close);
-    for length in [1, Header::MAX_ERROR_BYTES as u32, Header::MAX_ERROR_BYTES as u32 + 1] {
-      let mut decoder = Decoder::new(Limits { max_bytes: 0, max_fds: 0 });
-      fill(&mut decoder, &Header { kind, length, ..MESSAGE }.encode(), Vec::new());
-      let accepted = longer && length as usize <= Header::MAX_ERROR_BYTES;
-      assert_eq!(taken(&mut decoder).1, (!accepted).then_some(FrameError::TooLong(length)), "{kind:?}");
+    for max_bytes in [0, 1 << 20] {
+      for (length, fds) in [(0, 0), (0, 1), (1, 0), (most, 0), (most + 1, 0)] {
+        let mut decoder = Decoder::new(Limits { max_bytes, max_fds: 1 });
+        fill(&mut decoder, &Header { kind, length, fds, ..MESSAGE }.encode(), Vec::new());
+        let error = match kind {
+          _ if fds > 0 => Some(FrameError::WrongDescriptors { announced: 1, arrived: 0 }), // it is missing
+          FrameKind::Error | FrameKind::Close => (length > most).then_some(FrameError::InvalidControlFrame),
+          FrameKind::Cancel => (length > 0).then_some(FrameError::InvalidControlFrame),
+          _ => (length as usize > max_bytes).then_some(FrameError::TooLong(length)),
+        };
+        assert_eq!(taken(&mut decoder).1, error, "{kind:?} {length} {fds}");
+      }
     }
   }
+}
+
+#[test]
+fn one_receive_of_a_large_frame_is_bounded_s147() {
+  let mut decoder = Decoder::new(Limits { max_bytes: u32::MAX as usize, max_fds: 0 });
+  let length = 8 << 20;
+  let mut rest = frame(&vec![7; length], 0);
+  while !rest.is_empty() {
+    let mut space = decoder.read_buffer().unwrap();
+    assert!(space.len() <= 1 << 20);
+    let part = space.len().min(rest.len());
+    space[..part].copy_from_slice(&rest[..part]);
+    space.commit(part, DescriptorBatch::Complete(Vec::new()));
+    rest.drain(..part);
+  }
+  assert_eq!(taken(&mut decoder), (vec![(vec![7; length], 0)], None));
+}
+
+#[test]
+fn a_message_above_what_is_free_is_recognized_before_it_is_whole_s148() {
+  let free = |max_bytes, max_fds| Limits { max_bytes, max_fds };
+  let mut decoder = Decoder::new(ALL);
+  assert!(!decoder.exceeds(free(0, 0)));
+  let bytes = frame(b"data", 2);
+  let [(one, _), (two, _)] = [probe(), probe()];
+  receive_part(&mut decoder, &bytes[..1], DescriptorBatch::Complete(vec![one]));
+  assert!(decoder.exceeds(free(100, 0)));
+  assert!(!decoder.exceeds(free(0, 1)));
+  receive_part(&mut decoder, &bytes[1..17], DescriptorBatch::Complete(vec![two]));
+  for whole in [false, true] {
+    assert!(decoder.exceeds(free(100, 1)), "{whole}");
+    assert!(decoder.exceeds(free(3, 2)), "{whole}");
+    assert!(!decoder.exceeds(free(4, 2)), "{whole}");
+    if !whole {
+      receive_part(&mut decoder, &bytes[17..], DescriptorBatch::Complete(Vec::new()));
+    }
+  }
+  assert_eq!(taken(&mut decoder), (vec![(b"data".to_vec(), 2)], None));
+  fill(&mut decoder, &Header { kind: FrameKind::Response, length: 9, ..MESSAGE }.encode(), Vec::new());
+  assert!(!decoder.exceeds(free(0, 0)));
 }
 
 #[test]
@@ -273,7 +327,7 @@ fn an_announced_length_takes_no_memory_before_it_comes() {
   let mut decoder = Decoder::new(Limits { max_bytes: u32::MAX as usize, max_fds: 0 });
   fill(&mut decoder, &Header { length: u32::MAX, ..MESSAGE }.encode(), Vec::new());
   for _ in 0..20 {
-    assert!(decoder.read_buffer().len() < 200_000);
+    assert!(decoder.read_buffer().unwrap().len() < 200_000);
     fill(&mut decoder, &[0; 1000], Vec::new());
   }
 }
@@ -291,7 +345,7 @@ fn a_large_frame_takes_exactly_its_own_bytes() {
       rest.drain(..sent);
     }
     match decoder.receive(b.socket(), &mut ControlBuffer::default()) {
-      Ok(()) => frames.extend(taken(&mut decoder).0),
+      Ok(_) => frames.extend(taken(&mut decoder).0),
       Err(errno) => assert_eq!(errno, Errno::EAGAIN),
     }
   }
@@ -326,8 +380,7 @@ fn lost_descriptors_take_only_their_own_frame() {
   let bytes = [frame(b"plain", 0), frame(b"lost", 3)].concat();
   for split in [bytes.len(), bytes.len() - 2] {
     let mut decoder = Decoder::new(ALL);
-    decoder.read_buffer()[..split].copy_from_slice(&bytes[..split]);
-    decoder.commit(split, DescriptorBatch::Lost);
+    receive_part(&mut decoder, &bytes[..split], DescriptorBatch::Lost);
     let mut frames = taken(&mut decoder).0;
     fill(&mut decoder, &[&bytes[split..], &frame(b"next", 0)].concat(), Vec::new());
     frames.extend(taken(&mut decoder).0);
@@ -343,11 +396,10 @@ fn descriptors_that_come_after_some_of_the_same_frame_were_lost_are_closed() {
     let mut probes = Vec::new();
     for index in 0..3 {
       let part = if index == 2 { &bytes[2..] } else { &bytes[index..=index] };
-      decoder.read_buffer()[..part.len()].copy_from_slice(part);
       let (fd, probe) = probe();
       probes.push(probe);
       let batch = if index == lost { DescriptorBatch::Lost } else { DescriptorBatch::Complete(vec![fd]) };
-      decoder.commit(part.len(), batch);
+      receive_part(&mut decoder, part, batch);
     }
     assert_all_closed(&probes);
     assert_eq!(taken(&mut decoder), (vec![(b"data".to_vec(), usize::MAX)], None));

@@ -1,4 +1,4 @@
-//! Adopting, duplicating and closing descriptors.
+//! Adopting, duplicating and closing descriptors; memfds and their seals.
 
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-use fdpass_core::{Errno, adopt, close, close_all, duplicate, keep_status_flags};
+use fdpass_core::{Errno, adopt, close, close_all, close_apart, closing, duplicate, keep_status_flags};
 use fixtures::*;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
@@ -146,4 +146,92 @@ fn a_non_blocking_descriptor_stays_so_with_its_other_flags() {
 fn nothing_is_run_for_a_bad_descriptor() {
   let result = keep_status_flags(bad_fd(), || panic!("was run"));
   assert_eq!(result, Err::<(), _>(Errno::EBADF));
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+mod memory {
+  use std::fs::File;
+  use std::io::Write;
+  use std::os::fd::AsFd;
+
+  use fdpass_core::{Errno, duplicate, memfd, pipe, seal, seals};
+
+  use super::fixtures::*;
+
+  /// `F_SEAL_EXEC`, which a sysctl can add to every memfd.
+  const EXEC: i32 = 0x20;
+
+  #[test]
+  fn memory_is_empty_close_on_exec_and_open_to_seals() {
+    let memory = memfd(c"memory").unwrap();
+    assert!(is_close_on_exec(&memory));
+    assert_eq!(seals(memory.as_fd()).unwrap() & !EXEC, 0);
+    assert_eq!(File::from(memory).metadata().unwrap().len(), 0);
+  }
+
+  #[test]
+  fn a_name_may_be_empty_or_as_long_as_the_kernel_takes() {
+    memfd(c"").unwrap();
+    let name = |length| std::ffi::CString::new(vec![b'x'; length]).unwrap();
+    memfd(&name(249)).unwrap();
+    assert_eq!(memfd(&name(250)).unwrap_err(), Errno::EINVAL);
+  }
+
+  #[test]
+  fn a_seal_holds_for_all_who_have_the_memory() {
+    let memory = memfd(c"memory").unwrap();
+    let copy = duplicate(memory.as_fd()).unwrap();
+    let mut file = File::from(memory);
+    file.write_all(b"text").unwrap();
+    seal(copy.as_fd(), libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK).unwrap();
+    assert_eq!(seals(file.as_fd()).unwrap() & !EXEC, libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK);
+    assert_eq!(file.write_all(b"more").unwrap_err().raw_os_error(), Some(libc::EPERM));
+    assert_eq!(file.set_len(1).unwrap_err().raw_os_error(), Some(libc::EPERM));
+    file.set_len(100).unwrap();
+  }
+
+  #[test]
+  fn what_is_sealed_against_seals_takes_no_other() {
+    let memory = memfd(c"memory").unwrap();
+    seal(memory.as_fd(), libc::F_SEAL_SEAL).unwrap();
+    assert_eq!(seal(memory.as_fd(), libc::F_SEAL_GROW), Err(Errno::EPERM));
+    assert_eq!(seals(memory.as_fd()).unwrap() & !EXEC, libc::F_SEAL_SEAL);
+  }
+
+  #[test]
+  fn what_is_no_memory_has_no_seals() {
+    let (_read, write) = pipe().unwrap();
+    assert_eq!(seals(write.as_fd()), Err(Errno::EINVAL));
+    assert_eq!(seal(write.as_fd(), libc::F_SEAL_WRITE), Err(Errno::EINVAL));
+    assert_eq!(seals(bad_fd()), Err(Errno::EBADF));
+    assert_eq!(seal(bad_fd(), 0), Err(Errno::EBADF));
+  }
+}
+
+#[test]
+fn a_close_that_blocks_delays_no_other_owner_and_nothing_else_s272() {
+  let (blocking, peers): (Vec<_>, Vec<_>) = (0..20).map(|_| lingering()).unzip();
+  blocking.into_iter().for_each(|fd| close_apart(1, fd));
+  assert_eq!(closing(1), 20);
+  for owner in [0, 2, 3] {
+    let (fds, probes) = probes(3);
+    fds.into_iter().for_each(|fd| close_apart(owner, fd));
+    until(|| probes.iter().all(|probe| !probe.is_open()) && closing(owner) == 0);
+  }
+  assert!(threads_that_close() <= 6, "4 for one owner, and those that have become idle");
+  assert_eq!(closing(1), 20);
+  drop(peers); // which resets the connections
+  until(|| closing(1) == 0);
+}
+
+/// Returns how many threads of this process close descriptors; 0 where the system does not list threads.
+fn threads_that_close() -> usize {
+  let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+  tasks.filter(|task| std::fs::read(task.path().join("comm")).is_ok_and(|name| name == b"fdpass-close\n")).count()
+}
+
+fn until(condition: impl Fn() -> bool) {
+  while !condition() {
+    std::thread::sleep(std::time::Duration::from_millis(1));
+  }
 }

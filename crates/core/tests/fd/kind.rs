@@ -35,8 +35,17 @@ fn both_ends_of_a_pipe_are_fifos() {
 }
 
 #[test]
-fn a_pseudoterminal_is_a_terminal() {
-  assert_kind(OpenOptions::new().read(true).write(true).open("/dev/ptmx").unwrap(), Kind::Tty);
+fn the_ends_of_a_pseudoterminal_are_distinct() {
+  let master = OpenOptions::new().read(true).write(true).open("/dev/ptmx").unwrap();
+  let number = std::os::fd::AsRawFd::as_raw_fd(&master);
+  let mut name = [0_u8; 128];
+  // SAFETY: integers only.
+  assert_eq!(unsafe { libc::unlockpt(number) }, 0);
+  // SAFETY: writes at most the array's length.
+  assert_eq!(unsafe { libc::ptsname_r(number, name.as_mut_ptr().cast(), name.len()) }, 0);
+  let path = std::ffi::CStr::from_bytes_until_nul(&name).unwrap().to_str().unwrap().to_owned();
+  assert_kind(OpenOptions::new().read(true).write(true).open(path).unwrap(), Kind::Tty);
+  assert_kind(master, Kind::Pty);
 }
 
 #[test]

@@ -146,9 +146,9 @@ fn a_listener_that_refuses_descriptors_hands_that_on() {
 
 #[test]
 fn this_kernel_can_what_the_tests_of_this_file_show() {
-  let Capabilities { credentials, seqpacket, abstract_addresses, close_on_exec, pidfd, peer_pidfd, .. } =
+  let Capabilities { credentials, seqpacket, abstract_addresses, close_on_exec, pidfd, peer_pidfd, complete, .. } =
     Capabilities::probe();
-  assert!(credentials && seqpacket && abstract_addresses && close_on_exec);
+  assert!(credentials && seqpacket && abstract_addresses && close_on_exec && complete);
   let (a, _b) = pair(SocketType::Stream);
   assert_eq!(peer_pidfd, fdpass_core::peer_pidfd(a.fd.as_fd()).is_ok());
   assert_eq!(pidfd, a.socket().enable_ancillary(AncillaryOptions { credentials: false, pidfd: true }).is_ok());

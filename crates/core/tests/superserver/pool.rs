@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fdpass_core::superserver::{Call, Counters, Event, Listener, Pool, PoolLimits, WorkerState};
 use fdpass_core::{
-  Channel, ChannelError, Errno, Format, Frame, FrameKind, Limits, Message, SocketType, TcpOptions,
+  Channel, ChannelError, Errno, Format, Frame, FrameKind, Header, Limits, Message, SocketType, TcpOptions,
   local_internet_address, socketpair, tcp_listener,
 };
 use fixtures::reactor::*;
@@ -67,7 +67,7 @@ struct Worker {
 impl Worker {
   fn new(pool: &mut Service) -> Self {
     let (ours, theirs) = socketpair(SocketType::Stream).unwrap();
-    let token = pool.service.add_worker(theirs).unwrap();
+    let token = pool.service.add_worker(theirs, true, u64::MAX).unwrap();
     Self { token, channel: Channel::new(ours, Limits::default()).unwrap() }
   }
 
@@ -125,8 +125,19 @@ impl Worker {
     job
   }
 
+  /// Returns whether the channel has ended. The time until the deadline may precede its end.
   fn has_been_told_to_leave(&mut self) -> bool {
-    matches!(self.channel.try_receive(), Ok(None))
+    match self.channel.try_receive() {
+      Ok(Some(Frame { kind: FrameKind::Message, format: Format::Json, data, .. })) => {
+        assert_eq!(data, br#"{"drainTimeout":1000}"#);
+        self.has_been_told_to_leave()
+      }
+      received => matches!(received, Ok(None)),
+    }
+  }
+
+  fn note(&mut self, data: &[u8]) {
+    self.channel.send(Message { kind: FrameKind::Message, format: Format::Json, id: 0, data }, &[]).unwrap();
   }
 
   fn state(&self, pool: &Service) -> Option<WorkerState> {
@@ -449,25 +460,180 @@ fn gone_after(act: impl FnOnce(&mut Worker, [u32; 2])) -> bool {
   broken
 }
 
+/// Returns the bytes of a frame.
+fn frame(kind: FrameKind, id: u32, data: &[u8]) -> Vec<u8> {
+  let header = Header { kind, format: Format::Bytes, length: data.len() as u32, fds: 0, id };
+  [&header.encode()[..], data].concat()
+}
+
+/// Sends bytes, and frames behind them: an acknowledgement, an end, and more than one receive returns.
+fn send_with_more(worker: &Worker, bytes: &[u8], [acknowledged, new]: [u32; 2]) {
+  let behind = [
+    frame(FrameKind::Response, new, b""),
+    frame(FrameKind::Message, 0, &[acknowledged.to_be_bytes(), new.to_be_bytes()].concat()),
+    frame(FrameKind::Message, 0, b"").repeat(6000),
+  ];
+  raw(worker).write_all(&[bytes, &behind.concat()].concat()).unwrap();
+}
+
 #[test]
-fn a_worker_that_does_not_keep_to_the_protocol_is_gone_and_broken_s52() {
-  let bytes = |bytes: &'static [u8]| move |worker: &mut Worker, _: [u32; 2]| raw(worker).write_all(bytes).unwrap();
-  assert!(gone_after(bytes(b"GET / HTTP/1.1\r\n\r\n")), "what is no frame");
-  assert!(gone_after(bytes(&[0xfd, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])), "an unknown kind");
-  assert!(gone_after(bytes(&[0xfd, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0])), "a long frame");
-  assert!(gone_after(|worker, [_, new]| worker.acknowledge(new + 1)), "an unknown id");
-  assert!(gone_after(|worker, _| worker.acknowledge(0)), "no id");
-  assert!(gone_after(|worker, [acknowledged, _]| worker.acknowledge(acknowledged)), "acknowledged twice");
-  assert!(gone_after(|worker, [acknowledged, _]| worker.give_back(acknowledged)), "given back too late");
-  assert!(gone_after(|worker, [_, new]| worker.give_back(new + 1)), "given back what it has not");
-  assert!(gone_after(|worker, [_, new]| worker.tell_ended(&[new + 1])), "ended what it has not");
-  assert!(gone_after(|worker, _| worker.say(FrameKind::Message, 0, &[0; 3])), "no whole number");
-  assert!(gone_after(|worker, [_, new]| worker.say(FrameKind::Request, new, b"")), "a request");
-  assert!(gone_after(|worker, [_, new]| worker.say(FrameKind::Cancel, new, b"")), "a cancel");
-  let with_descriptor = |worker: &mut Worker, _: [u32; 2]| {
-    worker.channel.send(Message::bytes(b""), &[std::io::stdout().as_fd()]).unwrap();
+fn a_worker_that_violates_the_protocol_has_to_be_killed_and_nothing_behind_the_violation_counts_s52_s131() {
+  use FrameKind::*;
+  let violation = |title: &str, bytes: fn([u32; 2]) -> Vec<u8>| {
+    assert!(gone_after(|worker, ids| raw(worker).write_all(&bytes(ids)).unwrap()), "{title}");
+    assert!(gone_after(|worker, ids| send_with_more(worker, &bytes(ids), ids)), "{title}, with frames behind it");
   };
-  assert!(gone_after(with_descriptor), "a descriptor");
+  violation("no frame", |_| b"GET / HTTP/1.1\r\n\r\n".to_vec());
+  violation("an unknown kind", |_| [&[0xfd, 1, 9][..], &[0; 13]].concat());
+  violation("a long frame", |_| [&[0xfd, 1, 0, 0, 0, 1, 0, 1][..], &[0; 8]].concat());
+  violation("an unknown id", |[_, new]| frame(Response, new + 1, b""));
+  violation("no id", |_| frame(Response, 0, b""));
+  violation("acknowledged twice", |[acknowledged, _]| frame(Response, acknowledged, b""));
+  violation("returned too late", |[acknowledged, _]| frame(Error, acknowledged, b""));
+  violation("returned an unknown connection", |[_, new]| frame(Error, new + 1, b""));
+  violation("ended an unknown connection", |[_, new]| frame(Message, 0, &(new + 1).to_be_bytes()));
+  violation("no whole number", |_| frame(Message, 0, &[0; 3]));
+  violation("a request", |[_, new]| frame(Request, new, b""));
+  violation("a cancel", |[_, new]| frame(Cancel, new, b""));
+  let with_descriptor = |worker: &mut Worker| {
+    worker.channel.send(fdpass_core::Message::bytes(b""), &[std::io::stdout().as_fd()]).unwrap();
+  };
+  assert!(gone_after(|worker, _| with_descriptor(worker)), "a descriptor");
+  let with_more = |worker: &mut Worker, ids: [u32; 2]| {
+    with_descriptor(worker);
+    send_with_more(worker, b"", ids);
+  };
+  assert!(gone_after(with_more), "a descriptor, with frames behind it");
+}
+
+/// Sends frames until the channel is full. Returns false if it is closed.
+fn flood(channel: &UnixStream) -> bool {
+  let frames = frame(FrameKind::Message, 0, b"").repeat(1024);
+  loop {
+    match (&*channel).write(&frames) {
+      Ok(sent) => assert_eq!(sent, frames.len(), "the kernel accepts so few bytes whole or not at all"),
+      Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+      Err(_) => return false,
+    }
+  }
+}
+
+/// Returns a pool, a worker with an acknowledged connection whose channel is full of frames, and a duplicate of its channel
+/// in non-blocking mode.
+fn flooding() -> (Service, SocketAddr, Worker, UnixStream, [TcpStream; 2], Job) {
+  let (mut pool, address) = serving(NO_LIMITS);
+  let mut worker = Worker::new_ready(&mut pool);
+  let clients = [connect(address), connect(address)];
+  let job = worker.accept(&mut pool);
+  worker.take(&mut pool);
+  let channel = raw(&worker);
+  channel.set_nonblocking(true).unwrap();
+  assert!(flood(&channel));
+  (pool, address, worker, channel, clients, job)
+}
+
+#[test]
+fn processes_that_an_exited_worker_has_left_cannot_occupy_the_pool_by_sending_s132() {
+  let (mut pool, address, worker, channel, clients, job) = flooding();
+  pool.service.worker_exited(worker.token);
+  assert!(worker.state(&pool).is_some(), "one call receives only a part");
+  let mut next = Worker::new_ready(&mut pool);
+  let client = connect(address);
+  assert_connected(&client, &mut next.accept(&mut pool).connection);
+  pool.until(|pool| {
+    // The channel is full in each turn.
+    flood(&channel);
+    pool.has_event(Event::WorkerRemoved { worker: worker.token, lost: 1 }).then_some(())
+  });
+  while flood(&channel) {} // until its channel is closed, on another thread
+  drop(job);
+  assert_is_reset(&clients[0]);
+}
+
+#[test]
+fn a_worker_that_receives_no_more_cannot_occupy_the_pool_by_sending_s132() {
+  let (mut pool, address, worker, channel, _clients, _job) = flooding();
+  channel.shutdown(Shutdown::Read).unwrap();
+  let client = connect(address);
+  pool.turn(TIMEOUT);
+  assert_eq!(pool.service.counters().accepted, 3);
+  assert_eq!(pool.events, [], "one turn receives only a part");
+  pool.until(|pool| {
+    flood(&channel);
+    pool.has_event(Event::ChannelFailed { worker: worker.token }).then_some(())
+  });
+  let mut next = Worker::new_ready(&mut pool);
+  assert_connected(&client, &mut next.accept(&mut pool).connection);
+  flood(&channel);
+  pool.service.worker_exited(worker.token);
+  pool.until(|pool| {
+    flood(&channel);
+    pool.has_event(Event::WorkerRemoved { worker: worker.token, lost: 1 }).then_some(())
+  });
+  while flood(&channel) {} // until its channel is closed, on another thread
+}
+
+#[test]
+fn the_last_words_of_a_worker_are_received_however_many_they_are() {
+  let (mut pool, address) = serving(NO_LIMITS);
+  let mut worker = Worker::new_ready(&mut pool);
+  let clients = [connect(address), connect(address)];
+  let jobs = [worker.take(&mut pool), worker.take(&mut pool)];
+  // An acknowledgement and an end are the last of more than two receives.
+  raw(&worker).write_all(&frame(FrameKind::Message, 0, b"").repeat(9000)).unwrap();
+  worker.acknowledge(jobs[0].id);
+  worker.tell_ended(&[jobs[1].id]);
+  drop((jobs, worker.channel));
+  pool.service.worker_exited(worker.token);
+  pool.until_event(Event::WorkerRemoved { worker: worker.token, lost: 1 });
+  assert_is_reset(&clients[0]);
+  assert_ends_orderly(&clients[1]);
+}
+
+#[test]
+fn a_worker_cannot_make_the_close_of_a_connection_block_the_pool_s272() {
+  let (mut pool, address) = serving(NO_LIMITS);
+  let mut worker = Worker::new_ready(&mut pool);
+  let client = connect(address);
+  let job = worker.accept(&mut pool);
+  make_linger(&job.connection);
+  worker.tell_ended(&[job.id]);
+  drop(job);
+  pool.until(|pool| (pool.service.counters().completed == 1).then_some(()));
+  assert_connected(connect(address), &mut worker.accept(&mut pool).connection);
+  drop(client);
+}
+
+#[test]
+fn a_worker_cannot_make_the_close_of_what_it_sends_block_the_pool_s272() {
+  let (mut pool, address) = serving(NO_LIMITS);
+  let mut worker = Worker::new_ready(&mut pool);
+  let mut other = Worker::new_ready(&mut pool);
+  let (sent, peer) = lingering();
+  worker.channel.send(Message::bytes(b""), &[sent.as_fd()]).unwrap();
+  drop(sent);
+  pool.until_event(Event::ChannelFailed { worker: worker.token });
+  assert_connected(connect(address), &mut other.accept(&mut pool).connection);
+  drop(peer);
+}
+
+#[test]
+fn a_worker_cannot_make_the_close_of_its_channel_block_the_pool_s272() {
+  let (mut pool, address) = serving(NO_LIMITS);
+  let mut worker = Worker::new_ready(&mut pool);
+  let mut other = Worker::new_ready(&mut pool);
+  let (sent, peer) = lingering();
+  // A receive ends behind descriptors, so the second message stays in the channel's queue.
+  for fd in [peer.as_fd(), sent.as_fd()] {
+    worker.channel.send(Message::bytes(b""), &[fd]).unwrap();
+  }
+  drop(sent);
+  pool.until_event(Event::ChannelFailed { worker: worker.token });
+  let token = worker.token;
+  drop(worker);
+  pool.service.worker_exited(token);
+  assert_connected(connect(address), &mut other.accept(&mut pool).connection);
+  drop(peer);
 }
 
 #[test]
@@ -508,7 +674,7 @@ fn a_worker_that_drains_gets_nothing_more_and_ends_what_it_has() {
   let clients = [connect(address), connect(address)];
   let accepted = first.accept(&mut pool);
   pool.until(|pool| (pool.service.counters().accepted == 2).then_some(()));
-  pool.service.drain_worker(first.token);
+  pool.service.drain_worker(first.token, 1000);
   let mut second = Worker::new_ready(&mut pool);
   let later = connect(address);
   assert_connected(&later, &mut second.accept(&mut pool).connection);
@@ -526,13 +692,63 @@ fn a_worker_that_drains_gets_nothing_more_and_ends_what_it_has() {
 }
 
 #[test]
+fn a_worker_that_drains_is_told_its_deadline_before_the_end() {
+  let (mut pool, _) = serving(NO_LIMITS);
+  let mut worker = Worker::new_ready(&mut pool);
+  pool.service.drain_worker(worker.token, 2_500);
+  let frame = worker.channel.try_receive().unwrap().unwrap();
+  assert_eq!(
+    (frame.kind, frame.format, &frame.data[..]),
+    (FrameKind::Message, Format::Json, &br#"{"drainTimeout":2500}"#[..])
+  );
+  assert!(worker.has_been_told_to_leave());
+}
+
+#[test]
+fn a_worker_that_has_served_enough_is_reported() {
+  let (mut pool, address) = serving(NO_LIMITS);
+  let (ours, theirs) = socketpair(SocketType::Stream).unwrap();
+  let token = pool.service.add_worker(theirs, true, 2).unwrap();
+  let mut worker = Worker { token, channel: Channel::new(ours, Limits::default()).unwrap() };
+  worker.say(FrameKind::Message, 0, b"");
+  pool.until_event(Event::WorkerReady { worker: token });
+  let first = connect(address);
+  assert_connected(&first, &mut worker.accept(&mut pool).connection);
+  assert!(!pool.service.has_events(), "one connection is not enough");
+  let second = connect(address);
+  assert_connected(&second, &mut worker.accept(&mut pool).connection);
+  pool.until_event(Event::WorkerServed { worker: token });
+}
+
+#[test]
+fn the_notes_of_a_worker_reach_the_owner_and_are_limited() {
+  let (mut pool, _) = serving(NO_LIMITS);
+  let mut worker = Worker::new(&mut pool);
+  let token = worker.token;
+  let note = |text: &str| Event::WorkerNote { worker: token, note: text.into() };
+  worker.note(b"{\"retire\":true}");
+  pool.until_event(note("{\"retire\":true}"));
+  worker.say(FrameKind::Message, 0, b"");
+  pool.until_event(Event::WorkerReady { worker: worker.token });
+  for _ in 1..16 {
+    worker.note(b"1");
+    pool.until_event(note("1"));
+  }
+  worker.note(b"1");
+  pool.until_event(Event::ChannelFailed { worker: worker.token });
+  let mut other = Worker::new(&mut pool);
+  other.note(&[b' '; 4097]);
+  pool.until_event(Event::ChannelFailed { worker: other.token });
+}
+
+#[test]
 fn a_worker_that_drains_can_give_back_what_it_has_not_acknowledged() {
   let (mut pool, address) = serving(NO_LIMITS);
   let mut first = Worker::new_ready(&mut pool);
   let client = connect(address);
   let job = first.take(&mut pool);
   let mut second = Worker::new_ready(&mut pool);
-  pool.service.drain_worker(first.token);
+  pool.service.drain_worker(first.token, 1000);
   first.give_back(job.id);
   drop(job);
   assert_connected(&client, &mut second.accept(&mut pool).connection);
@@ -542,7 +758,7 @@ fn a_worker_that_drains_can_give_back_what_it_has_not_acknowledged() {
 fn a_worker_can_be_told_to_leave_before_it_is_ready() {
   let (mut pool, address) = serving(NO_LIMITS);
   let mut worker = Worker::new(&mut pool);
-  pool.service.drain_worker(worker.token);
+  pool.service.drain_worker(worker.token, 1000);
   assert!(worker.has_been_told_to_leave());
   worker.say(FrameKind::Message, 0, b"");
   pool.until_event(Event::WorkerReady { worker: worker.token });
@@ -863,7 +1079,7 @@ fn what_a_channel_has_no_room_for_goes_when_it_has() {
   let (mut pool, address) = serving(NO_LIMITS);
   let (ours, theirs) = socketpair(SocketType::Stream).unwrap();
   nix::sys::socket::setsockopt(&theirs, nix::sys::socket::sockopt::SndBuf, &1).unwrap();
-  let token = pool.service.add_worker(theirs).unwrap();
+  let token = pool.service.add_worker(theirs, true, u64::MAX).unwrap();
   let mut worker = Worker { token, channel: Channel::new(ours, Limits::default()).unwrap() };
   worker.say(FrameKind::Message, 0, b"");
   pool.until_event(Event::WorkerReady { worker: token });
@@ -878,7 +1094,7 @@ fn what_a_channel_has_no_room_for_goes_when_it_has() {
     assert_connected(client, &mut job.connection);
   }
   pool.settle();
-  pool.service.drain_worker(token);
+  pool.service.drain_worker(token, 1000);
   let given = pool.service.counters().accepted as usize;
   for client in &clients[20..given] {
     let mut job = worker.take(&mut pool);
@@ -899,7 +1115,7 @@ fn what_cannot_be_watched_is_refused_and_closed() {
   let (mut pool, address) = serving(NO_LIMITS);
   pool.event_loop.refuses.set(Some(Errno::ENOMEM));
   let (mut ours, theirs) = UnixStream::pair().unwrap();
-  assert_eq!(pool.service.add_worker(theirs.into()), Err(Errno::ENOMEM));
+  assert_eq!(pool.service.add_worker(theirs.into(), true, u64::MAX), Err(Errno::ENOMEM));
   assert_eq!(ours.read(&mut [0]).unwrap(), 0);
   let (listener, other) = tcp();
   assert_eq!(pool.service.add_listener(Listener::new(listener, b"")), Err(Errno::ENOMEM));

@@ -14,9 +14,10 @@ use super::acceptor::{Accepted, Acceptor, ActiveListener, Listener};
 use super::events::{Call, Counters, Event};
 use super::reactor::{Reactor, Registration};
 use crate::socket::ControlBuffer;
+use crate::sys::errno::restart;
 use crate::sys::sockopt::reset_on_close;
 use protocol::{Assigned, Change};
-use worker::{Connection, Worker};
+use worker::{ChannelState, Connection, Worker};
 
 /// How many connections one event of a listener accepts.
 const MAX_ACCEPTS_PER_EVENT: usize = 64;
@@ -122,29 +123,35 @@ impl<R: Reactor> Pool<R> {
   }
 
   /// Takes over the channel of a worker and returns its token. It is assigned connections from [`Event::WorkerReady`] on.
-  pub fn add_worker(&mut self, channel: OwnedFd) -> nix::Result<u32> {
+  /// [`Event::WorkerServed`] reports each connection from the `max_served`th on; the owner should replace the worker.
+  ///
+  /// `is_foreign`: it runs as another user. Its channel, connections and what it sends are closed by
+  /// [`close_apart`](crate::close_apart), because it can make the close block. A worker of this process's user could as well stop this process.
+  pub fn add_worker(&mut self, channel: OwnedFd, is_foreign: bool, max_served: u64) -> nix::Result<u32> {
     let token = self.next_worker;
-    let worker = Worker::new(channel, token, &self.reactor)?;
+    let worker = Worker::new(channel, is_foreign, max_served, token, &self.reactor)?;
     self.next_worker += 1;
     self.workers.push(worker);
     self.settle();
     Ok(token)
   }
 
-  /// Assigns a worker nothing more. It sees the end of its channel, finishes its connections, and ends.
-  pub fn drain_worker(&mut self, token: u32) {
-    if let Some(index) = self.index_of(token) {
-      self.workers[index].drain();
+  /// Assigns a worker nothing more. It receives `timeout`, the time in milliseconds after which the owner kills it, and the end
+  /// of its channel; it finishes its connections, and exits.
+  pub fn drain_worker(&mut self, token: u32, timeout: u32) {
+    if let Some(worker) = self.worker(token) {
+      worker.drain(timeout);
     }
     self.settle();
   }
 
-  /// Removes a worker whose process has ended, after receiving what its channel still holds.
+  /// Removes a worker whose process has ended, once what it had sent was received. [`Event::WorkerRemoved`] reports it.
+  ///
+  /// Processes that the worker has started may hold its channel and go on sending: what they send afterwards is not received.
   pub fn worker_exited(&mut self, token: u32) {
-    while let Some(index) = self.index_of(token) {
-      if self.receive(index) != Ok(true) {
-        self.remove_worker(index);
-      }
+    if let Some(worker) = self.worker(token) {
+      worker.note_exit();
+      self.receive_from(token);
     }
     self.settle();
   }
@@ -166,7 +173,8 @@ impl<R: Reactor> Pool<R> {
   /// Continues after [`Event::Exhausted`].
   pub fn retry(&mut self) {
     self.is_exhausted = false;
-    (0..self.workers.len()).for_each(|index| self.flush(index));
+    let tokens: Vec<u32> = self.workers.iter().map(Worker::token).collect();
+    tokens.into_iter().for_each(|token| self.flush(token));
     self.settle();
   }
 
@@ -214,14 +222,14 @@ impl<R: Reactor> Pool<R> {
   pub fn on_ready(&mut self, token: u32, readable: bool, writable: bool) {
     if token < FIRST_WORKER {
       if let Some(index) = self.listeners.iter().position(|listener| listener.token() == token)
-        && self.listeners[index].expects_event()
+        && self.listeners.get_mut(index).is_some_and(ActiveListener::expects_event)
       {
         self.receive_acks();
         self.accept(index);
       }
     } else {
-      if writable && let Some(index) = self.index_of(token) {
-        self.flush(index);
+      if writable {
+        self.flush(token);
       }
       if readable {
         self.receive_from(token);
@@ -235,69 +243,70 @@ impl<R: Reactor> Pool<R> {
   /// A worker that is about to acknowledge connections is read with the next connection. A wake for each acknowledgement
   /// costs more than the rest of the work.
   pub fn next_deadline(&self) -> Option<Duration> {
+    if self.workers.iter().any(Worker::has_last_words) {
+      return Some(Duration::ZERO);
+    }
     (self.defers_acks && self.workers.iter().any(Worker::is_acknowledging)).then_some(MAX_ACK_DELAY)
   }
 
-  /// Receives deferred acknowledgements. Those that are still missing are not deferred again until something else happens.
+  /// Receives deferred acknowledgements and last words. Acknowledgements that are still missing are not deferred again until
+  /// something else happens.
   pub fn flush_deferred(&mut self) {
     self.receive_acks();
+    self.receive_where(Worker::has_last_words);
     self.settle();
     self.defers_acks = false;
     self.update_worker_interest();
   }
 
   fn receive_acks(&mut self) {
-    let acknowledging = self.workers.iter().filter(|worker| worker.is_acknowledging());
-    let tokens: Vec<u32> = acknowledging.map(Worker::token).collect();
+    self.receive_where(Worker::is_acknowledging);
+  }
+
+  /// Receives once from each worker of a kind.
+  fn receive_where(&mut self, is_meant: impl Fn(&Worker<R::Registration>) -> bool) {
+    let tokens: Vec<u32> = self.workers.iter().filter(|worker| is_meant(worker)).map(Worker::token).collect();
     tokens.into_iter().for_each(|token| self.receive_from(token));
   }
 
+  /// Receives once from a worker. The event loop calls again for the rest, so that a worker that sends without end delays
+  /// nothing else.
   fn receive_from(&mut self, token: u32) {
-    let Some(index) = self.index_of(token) else { return };
-    let result = match self.receive(index) {
-      // The kernel reports such an error once; bytes that precede it are still queued.
-      Err(errno) if errno != Errno::EAGAIN && errno != Errno::EPROTO => self.receive(index),
-      result => result,
-    };
-    match result {
-      Ok(true) | Err(Errno::EAGAIN) => {}
-      Ok(false) => self.remove_worker(index),
-      Err(_) => self.fail_worker(index),
-    }
-  }
-
-  /// Receives once from a worker; false at the end of its channel.
-  fn receive(&mut self, index: usize) -> nix::Result<bool> {
     let Self { workers, control, events, counters, waiting, assigned, acceptor, is_table_full, .. } = self;
-    let worker = &mut workers[index];
-    let token = worker.token();
-    worker.receive(control, |change| match change {
+    let Some(worker) = workers.iter_mut().find(|worker| worker.token() == token) else { return };
+    let state = worker.receive(control, |change| match change {
       Change::Ready => events.push(Event::WorkerReady { worker: token }),
+      Change::Noted(note) => events.push(Event::WorkerNote { worker: token, note }),
       Change::Acknowledged => counters.acknowledged += 1,
       Change::Returned(connection) => {
         *assigned -= 1;
         counters.reassigned += 1;
         waiting.push_back(Connection { returned_by: Some(token), ..connection });
       }
-      Change::Completed(connection) => {
+      Change::Completed(mut connection) => {
+        connection.fd.note_end();
         *assigned -= 1;
         counters.completed += 1;
         acceptor.release(connection.client);
         *is_table_full = false;
       }
-    })
-  }
-
-  /// Ends the use of a worker's channel, and reports that the worker has to be killed.
-  fn fail_worker(&mut self, index: usize) {
-    let worker = &mut self.workers[index];
-    if worker.fail() {
-      self.events.push(Event::ChannelFailed { worker: worker.token() });
+    });
+    match state {
+      ChannelState::Open => {}
+      ChannelState::Ended => self.remove_worker(token),
+      ChannelState::Failed => self.fail_worker(token),
     }
   }
 
-  fn index_of(&self, token: u32) -> Option<usize> {
-    self.workers.iter().position(|worker| worker.token() == token)
+  /// Ends the use of a worker's channel, and reports that the worker has to be killed.
+  fn fail_worker(&mut self, token: u32) {
+    if self.worker(token).is_some_and(Worker::fail) {
+      self.events.push(Event::ChannelFailed { worker: token });
+    }
+  }
+
+  fn worker(&mut self, token: u32) -> Option<&mut Worker<R::Registration>> {
+    self.workers.iter_mut().find(|worker| worker.token() == token)
   }
 
   /// Returns whether one more connection can be accepted.
@@ -311,18 +320,16 @@ impl<R: Reactor> Pool<R> {
   }
 
   fn accept(&mut self, index: usize) {
-    if let Err(errno) = self.listeners[index].listener().set_nonblocking() {
+    if let Some(Err(errno)) = self.listeners.get(index).map(|listener| listener.listener().set_nonblocking()) {
       return self.note_exhausted(Call::Fcntl, errno);
     }
     for _ in 0..MAX_ACCEPTS_PER_EVENT {
-      if !self.can_accept() {
-        return;
-      }
-      let listener = self.listeners[index].listener();
+      let Some(listener) = self.listeners.get(index).filter(|_| self.can_accept()) else { return };
+      let listener = listener.listener();
       match self.acceptor.accept(listener) {
         Accepted::Connection(fd, client) => {
           self.counters.accepted += 1;
-          self.is_table_full = self.acceptor.reaches_reserve(&fd);
+          self.is_table_full = self.acceptor.reaches_reserve(fd.as_fd());
           let name = listener.name();
           self.assign(Connection { fd, client, name, attempts: 0, returned_by: None });
         }
@@ -355,7 +362,10 @@ impl<R: Reactor> Pool<R> {
       match worker.send(id, &connection) {
         Ok(stopped) => {
           connection.attempts += 1;
-          worker.assign(id, connection);
+          let event = Event::WorkerServed { worker: worker.token() };
+          if worker.assign(id, connection) && !self.events.contains(&event) {
+            self.events.push(event);
+          }
           self.assigned += 1;
           self.next_id = id.wrapping_add(1);
           if let Some(errno) = stopped.filter(|&errno| errno != Errno::EAGAIN) {
@@ -367,46 +377,35 @@ impl<R: Reactor> Pool<R> {
           self.note_exhausted(Call::Sendmsg, errno);
           break;
         }
-        // The worker has died, or receives no more.
+        // The worker has died, or receives no more. Its last words are received.
         Err(_) => {
           let token = worker.token();
-          self.receive_rest(token);
+          worker.note_unreachable();
+          self.receive_from(token);
         }
       }
     }
     self.waiting.push_back(connection);
   }
 
-  /// Receives what the channel of a worker holds that cannot be sent to, until it ends or fails.
-  fn receive_rest(&mut self, token: u32) {
-    while let Some(index) = self.index_of(token)
-      && !self.workers[index].has_failed()
-    {
-      match self.receive(index) {
-        Ok(true) => {}
-        Ok(false) => self.remove_worker(index),
-        Err(_) => self.fail_worker(index),
-      }
-    }
-  }
-
   /// Sends what waits for a worker.
-  fn flush(&mut self, index: usize) {
-    if let Some(errno @ (Errno::ETOOMANYREFS | Errno::ENOBUFS)) = self.workers[index].flush() {
+  fn flush(&mut self, token: u32) {
+    if let Some(errno @ (Errno::ETOOMANYREFS | Errno::ENOBUFS)) = self.worker(token).and_then(Worker::flush) {
       self.note_exhausted(Call::Sendmsg, errno);
     }
   }
 
   /// Closes a connection, and counts its end.
-  fn release(&mut self, connection: Connection) {
+  fn release(&mut self, mut connection: Connection) {
+    connection.fd.note_end();
     self.acceptor.release(connection.client);
     self.is_table_full = false;
   }
 
   /// Removes a worker whose channel has ended.
-  fn remove_worker(&mut self, index: usize) {
+  fn remove_worker(&mut self, token: u32) {
+    let Some(index) = self.workers.iter().position(|worker| worker.token() == token) else { return };
     let worker = self.workers.remove(index);
-    let token = worker.token();
     self.assigned -= worker.protocol().assigned();
     let mut lost = 0;
     // From the last on, so that the first one waits in front.
@@ -456,9 +455,13 @@ impl<R: Reactor> Pool<R> {
   fn update_worker_interest(&mut self) {
     let (exhausted, defers) = (self.is_exhausted, self.defers_acks);
     // Without events nothing could be received from the worker.
-    while let Some(index) = self.workers.iter_mut().position(|one| one.update_interest(exhausted, defers).is_err()) {
-      self.fail_worker(index);
+    let mut refused = Vec::new();
+    for worker in &mut self.workers {
+      if worker.update_interest(exhausted, defers).is_err() {
+        refused.push(worker.token());
+      }
     }
+    refused.into_iter().for_each(|token| self.fail_worker(token));
   }
 
   fn report_idle(&mut self) {
@@ -482,5 +485,5 @@ fn has_ended(connection: BorrowedFd<'_>) -> bool {
   let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
   #[cfg(target_vendor = "apple")]
   let flags = MsgFlags::MSG_DONTWAIT;
-  net::send(connection.as_raw_fd(), &[], flags).is_err_and(|errno| errno != Errno::EAGAIN)
+  restart(|| net::send(connection.as_raw_fd(), &[], flags)).is_err_and(|errno| errno != Errno::EAGAIN)
 }

@@ -1,6 +1,6 @@
 //! One worker: its channel, and the state of its protocol.
 
-#![deny(clippy::indexing_slicing)] // a panic ends the process, and a peer must not cause one
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))] // of numbers that a peer sends
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -10,20 +10,19 @@ use nix::errno::Errno;
 
 use super::super::acceptor::Client;
 use super::super::reactor::{Reactor, Registration, Watched};
-use super::protocol::{Assigned, Change, WorkerProtocol};
-use crate::channel::{Decoder, FrameError, Limits, Outbox};
+use super::protocol::{Assigned, Change, End, WorkerProtocol};
+use crate::channel::Outbox;
+use crate::fd::{POOL_OWNER, SharedSocket};
 use crate::socket::{AncillaryOptions, ControlBuffer, Direction, Socket, SocketType};
+use crate::sys::msg::bytes_waiting;
 
 /// How many connections a worker may have that it has not acknowledged. More would wait for it although another worker is
 /// idle, and descriptors in flight are limited by user (unix(7), ETOOMANYREFS).
 const MAX_UNACKNOWLEDGED: usize = 64;
 
-/// Limits of a worker's frames. The largest reports the ends of 16,384 connections.
-const FRAME_LIMITS: Limits = Limits { max_bytes: 65_536, max_fds: 0 };
-
 /// A connection that was accepted and has not ended.
 pub(super) struct Connection {
-  pub(super) fd: OwnedFd,
+  pub(super) fd: SharedSocket,
   pub(super) client: Option<Client>,
   /// Name of the listener.
   pub(super) name: Arc<[u8]>,
@@ -34,8 +33,7 @@ pub(super) struct Connection {
 }
 
 struct WorkerChannel {
-  fd: OwnedFd,
-  decoder: Decoder,
+  fd: SharedSocket,
   outbox: Outbox,
 }
 
@@ -45,23 +43,62 @@ impl AsFd for WorkerChannel {
   }
 }
 
-/// A worker. Without a registration its channel has failed: nothing is sent to it or received from it.
+/// What a worker has sent before an event after which it is not trusted to end.
+///
+/// The bytes are counted at the event: other processes that hold the channel, or the worker itself, may send without end.
+struct LastWords {
+  /// How many bytes were queued at the event and were not received yet.
+  left: usize,
+  /// The event is the end of the worker's process; otherwise the worker receives no more.
+  has_exited: bool,
+}
+
+/// State of a worker's channel after a receive.
+pub(super) enum ChannelState {
+  /// More may be received later.
+  Open,
+  /// The channel has ended: the worker can be removed.
+  Ended,
+  /// The channel has failed: the worker has to be killed.
+  Failed,
+}
+
+/// A worker. Without a registration its channel has failed: nothing is sent to it, and nothing is received from it but its
+/// last words.
 pub(super) struct Worker<R> {
   channel: Watched<WorkerChannel, R>,
   protocol: WorkerProtocol<Connection>,
   /// It is assigned nothing more. Its channel is shut down for writing once nothing waits to be sent.
   is_draining: bool,
   is_shut_down: bool,
+  /// How many more connections it is assigned before an event reports that it has served enough.
+  connections_left: u64,
+  last_words: Option<LastWords>,
+  is_foreign: bool,
 }
 
 impl<R: Registration> Worker<R> {
-  pub(super) fn new(fd: OwnedFd, token: u32, reactor: &impl Reactor<Registration = R>) -> nix::Result<Self> {
-    let channel = WorkerChannel { fd, decoder: Decoder::new(FRAME_LIMITS), outbox: Outbox::default() };
+  pub(super) fn new(
+    fd: OwnedFd,
+    is_foreign: bool,
+    max_served: u64,
+    token: u32,
+    reactor: &impl Reactor<Registration = R>,
+  ) -> nix::Result<Self> {
+    // Descriptors that the worker has sent can be queued in its channel.
+    let channel = WorkerChannel { fd: SharedSocket::new(fd, is_foreign), outbox: Outbox::default() };
+    let mut protocol = WorkerProtocol::default();
+    if is_foreign && let Some(decoder) = protocol.decoder() {
+      decoder.close_apart(POOL_OWNER);
+    }
     Ok(Self {
       channel: Watched::new(channel, token, reactor)?,
-      protocol: WorkerProtocol::default(),
+      protocol,
       is_draining: false,
       is_shut_down: false,
+      connections_left: max_served,
+      last_words: None,
+      is_foreign,
     })
   }
 
@@ -73,8 +110,9 @@ impl<R: Registration> Worker<R> {
     &self.protocol
   }
 
-  pub(super) fn has_failed(&self) -> bool {
-    !self.channel.is_registered()
+  /// Returns whether the worker can still be sent connections.
+  fn is_usable(&self) -> bool {
+    self.protocol.is_ready() && !self.is_draining && self.channel.is_registered() && self.last_words.is_none()
   }
 
   /// Ends the use of the channel. Returns false if it had failed before.
@@ -84,9 +122,7 @@ impl<R: Registration> Worker<R> {
 
   /// Returns whether the worker can be assigned one more connection, given the most that it may have.
   pub(super) fn accepts(&self, max: usize) -> bool {
-    self.protocol.is_ready()
-      && !self.is_draining
-      && !self.has_failed()
+    self.is_usable()
       && self.channel.outbox.is_empty()
       && self.protocol.unacknowledged() < MAX_UNACKNOWLEDGED
       && self.protocol.assigned() < max
@@ -95,10 +131,27 @@ impl<R: Registration> Worker<R> {
   /// Returns whether the worker is about to acknowledge connections, and has room for more: its frames can be received with
   /// the next connection.
   pub(super) fn is_acknowledging(&self) -> bool {
-    self.protocol.is_ready()
-      && !self.is_draining
-      && !self.has_failed()
-      && (1..MAX_UNACKNOWLEDGED / 2).contains(&self.protocol.unacknowledged())
+    self.is_usable() && (1..MAX_UNACKNOWLEDGED / 2).contains(&self.protocol.unacknowledged())
+  }
+
+  /// Returns whether the worker's last words are being received.
+  pub(super) fn has_last_words(&self) -> bool {
+    self.last_words.as_ref().is_some_and(|words| words.has_exited || self.channel.is_registered())
+  }
+
+  /// Records that the worker receives no more. What it has sent until now is received, and no more.
+  pub(super) fn note_unreachable(&mut self) {
+    self.limit_to_queued(false);
+  }
+
+  /// Records that the worker's process has ended. What it has sent until now is received, and no more.
+  pub(super) fn note_exit(&mut self) {
+    self.limit_to_queued(true);
+  }
+
+  fn limit_to_queued(&mut self, has_exited: bool) {
+    let left = bytes_waiting(self.channel.fd.as_fd());
+    self.last_words = Some(LastWords { left, has_exited });
   }
 
   pub(super) fn is_overdue(&self, timeout: Duration) -> bool {
@@ -112,8 +165,15 @@ impl<R: Registration> Worker<R> {
     self.channel.set_interest(!deferred, writable)
   }
 
-  /// Assigns it nothing more. It sees the end of its channel behind the connections that were sent to it.
-  pub(super) fn drain(&mut self) {
+  /// Assigns it nothing more. It sees the end of its channel behind the connections that were sent to it, and behind the time,
+  /// in milliseconds, after which its owner kills it.
+  pub(super) fn drain(&mut self, timeout: u32) {
+    if !self.is_draining && self.protocol.is_ready() {
+      let WorkerChannel { fd, outbox, .. } = &mut *self.channel;
+      let deadline = format!("{{\"drainTimeout\":{timeout}}}");
+      // Without it the worker relies on the time in its environment. It fails if the worker has ended, which an event reports.
+      let _ = outbox.send(socket(fd), WorkerProtocol::<Connection>::deadline(), deadline.as_bytes(), &[]);
+    }
     self.is_draining = true;
     self.shut_down_if_drained();
   }
@@ -135,9 +195,12 @@ impl<R: Registration> Worker<R> {
     outbox.send(socket(fd), header, &connection.name, &[connection.fd.as_fd()])
   }
 
-  /// Records that a connection was sent with this id.
-  pub(super) fn assign(&mut self, id: u32, connection: Connection) {
+  /// Records that a connection was sent with this id. Returns whether it is the last one that the worker should be assigned.
+  pub(super) fn assign(&mut self, id: u32, mut connection: Connection) -> bool {
+    connection.fd.share(self.is_foreign);
     self.protocol.assign(id, connection, Instant::now());
+    self.connections_left = self.connections_left.saturating_sub(1);
+    self.connections_left == 0
   }
 
   /// Sends what waits. Returns why something still waits.
@@ -150,26 +213,42 @@ impl<R: Registration> Worker<R> {
     stopped
   }
 
-  /// Receives once and reports the changes; false at the end of the channel. `EPROTO` for a violation of the protocol.
+  /// Receives once and reports the changes.
+  ///
+  /// One receive returns at most 65,552 bytes, which are 4,097 frames. Nothing is received behind a violation.
   pub(super) fn receive(
     &mut self,
     control: &mut ControlBuffer,
     mut report: impl FnMut(Change<Connection>),
-  ) -> nix::Result<bool> {
-    let WorkerChannel { fd, decoder, .. } = &mut *self.channel;
-    decoder.receive(socket(fd), control)?;
-    loop {
-      match decoder.next_frame() {
-        Ok(Some(frame)) => match self.protocol.apply(&frame.header, frame.data, &mut report) {
-          Ok(true) => {}
-          Ok(false) => return Ok(false),
-          Err(_) => return Err(Errno::EPROTO),
-        },
-        Ok(None) => return Ok(!decoder.has_ended()),
-        Err(FrameError::EndedInside) => return Ok(false), // the worker died
-        Err(_) => return Err(Errno::EPROTO),
+  ) -> ChannelState {
+    let received = match self.receive_once(control, &mut report) {
+      // The kernel reports such an error once; bytes that precede it are still queued.
+      Err(errno) if errno != Errno::EAGAIN => self.receive_once(control, &mut report),
+      result => result,
+    };
+    match (received, &mut self.last_words) {
+      (Ok(Err(End::Closed)), _) => ChannelState::Ended,
+      (Ok(Ok(_)) | Err(Errno::EAGAIN), None) => ChannelState::Open,
+      (Ok(Ok(length)), Some(words)) if length < words.left => {
+        words.left = words.left.saturating_sub(length);
+        ChannelState::Open
       }
+      (_, Some(LastWords { has_exited: true, .. })) => ChannelState::Ended,
+      _ => ChannelState::Failed,
     }
+  }
+
+  /// Receives once and reports the changes. Returns how many bytes were received, or the end of the channel.
+  fn receive_once(
+    &mut self,
+    control: &mut ControlBuffer,
+    report: impl FnMut(Change<Connection>),
+  ) -> nix::Result<Result<usize, End>> {
+    let length = match self.protocol.decoder() {
+      Some(decoder) => decoder.receive(socket(&self.channel.fd), control)?,
+      None => 0,
+    };
+    Ok(self.protocol.apply_received(report).map(|()| length))
   }
 
   /// Returns the connections that it has left.
@@ -179,6 +258,6 @@ impl<R: Registration> Worker<R> {
 }
 
 /// The socket of a worker. Its creator may have requested control messages; they are no reason to refuse a frame.
-fn socket(fd: &OwnedFd) -> Socket<'_> {
+fn socket(fd: &SharedSocket) -> Socket<'_> {
   Socket::from_parts(fd.as_fd(), SocketType::Stream, AncillaryOptions { credentials: true, pidfd: true })
 }
