@@ -1,1 +1,1 @@
-export type { Address } from './unix-address.ts'
+export type { Address } from './socket-address.ts'

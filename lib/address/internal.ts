@@ -1,5 +1,4 @@
 // What this room offers to the rooms above it, and not to users.
-export { internetAddressOf } from './internet-address.ts'
-export { parseListenAddress } from './listen-address.ts'
+export { internetAddressOf, addressOf } from './socket-address.ts'
+export { formatInternet, parseListenAddress } from './listen-address.ts'
 export { type FileId, claimFile, disownFile } from './socket-file.ts'
-export { addressOf } from './unix-address.ts'

@@ -1,8 +1,8 @@
 import { isIP } from 'node:net'
 import { isAbsolute } from 'node:path'
-import { invalidValue } from '../base/errors/argument.ts'
+import { invalidValue } from '../base/errors.ts'
 import { MAX_INT } from '../base/validate.ts'
-import { addressOf } from './unix-address.ts'
+import { addressOf } from './socket-address.ts'
 
 /** A parsed listen address. */
 export type ListenAddress =
@@ -11,54 +11,54 @@ export type ListenAddress =
   | { readonly kind: 'unix'; readonly path: string }
   | { readonly kind: 'fd'; readonly fd: number }
 
-type Kind = ListenAddress['kind']
+/** A form of an address: its kind, or a path without a prefix. */
+type Form = ListenAddress['kind'] | 'path'
 
-const forms: Readonly<Record<Kind, string>> = {
+const forms: Readonly<Record<Form, string>> = {
   tcp: "'tcp:HOST:PORT'",
   udp: "'udp:HOST:PORT'",
   unix: "'unix:PATH'",
-  fd: "'fd:N'"
+  fd: "'fd:N'",
+  path: 'a path'
 }
 
 /**
- * Parses `'tcp:HOST:PORT'`, `'udp:HOST:PORT'`, `'unix:PATH'` or `'fd:N'`.
+ * Parses `'tcp:HOST:PORT'`, `'udp:HOST:PORT'`, `'unix:PATH'`, `'fd:N'`, or a path alone.
  *
  * @param argument the argument's path, for errors
  * @param value the address
- * @param kinds the accepted kinds
+ * @param accepted the accepted forms
  * @param syscall the system call that an ENAMETOOLONG error names
  * @throws ERR_INVALID_ARG_VALUE, with `argument` and `reason`; `ENAMETOOLONG` for a path that is too long
  */
 export function parseListenAddress(
   argument: string,
   value: string,
-  kinds: readonly Kind[],
+  accepted: readonly Form[],
   syscall = 'bind'
 ): ListenAddress {
-  const kind = kinds.find((scheme) => value.startsWith(`${scheme}:`))
-  const rest = value.slice((kind?.length ?? 0) + 1)
-  const address =
-    kind === undefined
-      ? undefined
-      : kind === 'unix'
-        ? parseUnix(argument, rest, syscall)
-        : kind === 'fd'
-          ? parseFd(rest)
-          : parseInternet(kind, rest)
+  const form = accepted.find((prefix) => prefix !== 'path' && value.startsWith(`${prefix}:`)) ?? 'path'
+  const address = accepted.includes(form) ? parseForm(form, argument, value, syscall) : undefined
   if (address !== undefined) return address
-  throw invalidValue(argument, `must be ${formsOf(kinds)}, an IPv6 address in brackets. Received '${value}'`)
-}
-
-function formsOf(kinds: readonly Kind[]): string {
-  const all = kinds.map((kind) => forms[kind])
+  const all = accepted.map((each) => forms[each])
   const last = all.pop()!
-  return all.length === 0 ? last : `${all.join(', ')} or ${last}`
+  const either = all.length === 0 ? last : `${all.join(', ')} or ${last}`
+  throw invalidValue(argument, `must be ${either}, an IPv6 address in brackets. Received '${value}'`)
 }
 
-function parseUnix(argument: string, path: string, syscall: string): ListenAddress {
-  addressOf(argument, path, syscall)
-  if (isAbsolute(path) || path.startsWith('\0')) return { kind: 'unix', path }
-  throw invalidValue(argument, `must have an absolute path or an abstract address. Received 'unix:${path}'`)
+function parseForm(form: Form, argument: string, value: string, syscall: string): ListenAddress | undefined {
+  const rest = form === 'path' ? value : value.slice(form.length + 1)
+  switch (form) {
+    case 'tcp':
+    case 'udp':
+      return parseInternet(form, rest)
+    case 'fd':
+      return parseFd(rest)
+    default:
+      addressOf(argument, rest, syscall)
+      if (isAbsolute(rest) || rest.startsWith('\0')) return { kind: 'unix', path: rest }
+      throw invalidValue(argument, `must have an absolute path or an abstract address. Received '${value}'`)
+  }
 }
 
 function parseFd(rest: string): ListenAddress | undefined {

@@ -1,6 +1,7 @@
+import { existsSync } from 'node:fs'
 import { constants } from 'node:os'
 import { integer } from '../base/validate.ts'
-import { invalidValue } from '../base/errors/argument.ts'
+import { invalidValue, withCode } from '../base/errors.ts'
 import { systemError } from '../native/system-error.ts'
 import { AGAIN } from '../native/codes.ts'
 import { native } from '../native/binding.ts'
@@ -16,19 +17,20 @@ export function modeOf(mode: unknown, name: Uint8Array | null): number | undefin
 
 /** Binds a socket; null for an address of the kernel's choice. Throws EADDRINUSE while another process replaces the file. */
 export function bindAddress(fd: number, name: Uint8Array | null, mode?: number): void {
-  check(bind(fd, name, mode), name)
+  check(bind(fd, name, mode), name, mode)
 }
 
 /** Binds a socket; while another process replaces the file, retries until the outcome is known. */
 export async function bindAddressWithRetry(fd: number, name: Uint8Array, mode: number | undefined): Promise<void> {
   const deadline = performance.now() + LOCK_TIMEOUT_MS
-  check(await retry(() => (performance.now() > deadline ? IN_USE : bind(fd, name, mode)), AGAIN), name)
+  check(await retry(() => (performance.now() > deadline ? IN_USE : bind(fd, name, mode)), AGAIN), name, mode)
 }
 
 /** How long another process may hold the lock beside a socket's file, in milliseconds. Replacing a file takes microseconds. */
 const LOCK_TIMEOUT_MS = 2000
 
 const IN_USE = -constants.errno.EADDRINUSE
+const NOT_SUPPORTED = -constants.errno.EOPNOTSUPP
 
 let removesFiles = false
 
@@ -60,8 +62,16 @@ export function claimFile(fd: number, id: FileId): void {
   native.claimFile(fd, Buffer.from(id, 'hex'))
 }
 
-function check(code: number, name: Uint8Array | null): void {
+function check(code: number, name: Uint8Array | null, mode?: number): void {
   if (code === 0) return
   const address = name === null ? undefined : Buffer.from(name).toString()
+  if (code === NOT_SUPPORTED && mode !== undefined && !existsSync('/proc/self/fd')) {
+    throw withCode(
+      new Error(
+        `${address} cannot have mode 0o${mode.toString(8)}, which the umask restricts: that needs /proc, or Linux 6.6`
+      ),
+      'ERR_UNSUPPORTED_PLATFORM'
+    )
+  }
   throw systemError(code === AGAIN ? IN_USE : code, 'bind', address)
 }

@@ -1,6 +1,13 @@
+import { setTimeout, clearTimeout } from 'node:timers'
 import { addAbortListener } from 'node:events'
-import { aborted } from './errors/abort.ts'
-import { invalidType } from './errors/argument.ts'
+import { invalidType, withCode, timedOut } from './errors.ts'
+
+/** Returns the AbortError of an operation whose signal was aborted. */
+export function aborted(signal: AbortSignal): Error {
+  const error = withCode(new Error('The operation was aborted', { cause: signal.reason }), 'ABORT_ERR')
+  error.name = 'AbortError'
+  return error
+}
 
 /** The option that aborts an operation. */
 export interface Abortable {
@@ -67,5 +74,57 @@ export function onAbort(signal: AbortSignal | undefined, abort: () => void): Dis
       listener[Symbol.dispose]()
       abortions.delete(signal)
     }
+  }
+}
+
+/** The limits of a pending operation: its caller's signal, and a time. Disposing of it lifts both. */
+export interface Limit extends Disposable {
+  /** Whether the timer keeps the process alive (default true). */
+  referenced: boolean
+}
+
+/** Calls `end` with the error to throw when the signal is aborted, or when `milliseconds` have passed. `syscall` is named by ETIMEDOUT. */
+export function onLimit(
+  signal: AbortSignal | undefined,
+  milliseconds: number | undefined,
+  syscall: string,
+  end: (error: () => Error) => void
+): Limit | undefined {
+  if (signal === undefined && milliseconds === undefined) return undefined
+  const abortion = onAbort(signal, () => end(() => aborted(signal!)))
+  const timer =
+    milliseconds === undefined ? undefined : setTimeout(end, milliseconds, () => timedOut(milliseconds, syscall))
+  return {
+    set referenced(on: boolean) {
+      if (on) timer?.ref()
+      else timer?.unref()
+    },
+    [Symbol.dispose]() {
+      abortion?.[Symbol.dispose]()
+      clearTimeout(timer)
+    }
+  }
+}
+
+/**
+ * Runs an operation within limits: aborts the signal that the operation receives when its caller's signal is aborted, or when
+ * `milliseconds` have passed. Rejects with an AbortError or ETIMEDOUT if that ended the operation, and otherwise as the operation does.
+ */
+export async function withLimit<T>(
+  signal: AbortSignal | undefined,
+  milliseconds: number | undefined,
+  syscall: string,
+  operation: (signal: AbortSignal) => Promise<T>
+): Promise<T> {
+  const controller = new AbortController()
+  let reason: (() => Error) | undefined
+  using _limit = onLimit(signal, milliseconds, syscall, (error) => {
+    reason ??= error
+    controller.abort()
+  })
+  try {
+    return await operation(controller.signal)
+  } catch (error) {
+    throw reason !== undefined && (error as NodeJS.ErrnoException).code === 'ABORT_ERR' ? reason() : error
   }
 }

@@ -1,4 +1,4 @@
-import { aborted } from './errors/abort.ts'
+import { aborted } from './abort.ts'
 
 type Result<T> = IteratorResult<T, undefined>
 

@@ -1,5 +1,5 @@
 import { integer } from './validate.ts'
-import { invalidType, invalidValue } from './errors/argument.ts'
+import { invalidType, invalidValue, shown } from './errors.ts'
 import { systemError } from '../native/system-error.ts'
 import { findGroup, findUser } from '../native/binding.ts'
 
@@ -10,6 +10,13 @@ const MAX_ID = 0xffff_fffe
 export interface Identity {
   readonly uid: number
   readonly gid: number
+}
+
+/** Returns the variables that a login sets for a user: environ(7). Those of a user without an entry in the user database are undefined. */
+export function loginVariables(nameOrId: string | number): Readonly<Record<string, string | undefined>> {
+  const found = findUser(nameOrId)
+  const user = typeof found === 'number' || found === null ? undefined : found
+  return { HOME: user?.home, USER: user?.name, LOGNAME: user?.name, SHELL: user?.shell }
 }
 
 /** Returns the identity that the `user` and `group` options name; undefined if it is this process's own. */
@@ -28,11 +35,11 @@ function userOf(argument: string, user: unknown, groupArgument: string, hasGroup
   }
   const found = findUser(typeof user === 'number' ? integer(argument, user, 0, MAX_ID) : nameOf(argument, user))
   if (typeof found === 'number') throw systemError(found, 'getpwnam')
-  if (found !== null) return found
+  if (found !== null) return { uid: found.uid, gid: found.gid }
   if (typeof user === 'number' && hasGroup) return { uid: user, gid: user }
   const reason =
     typeof user === 'number' ? `needs ${groupArgument} with it: no passwd entry has its group` : 'is not known'
-  throw invalidValue(argument, `${reason}. Received ${JSON.stringify(user)}`)
+  throw invalidValue(argument, `${reason}. Received ${shown(user)}`)
 }
 
 /** Returns the id of the group that an argument names. */
@@ -40,7 +47,7 @@ export function groupOf(argument: string, group: unknown): number {
   if (typeof group === 'number') return integer(argument, group, 0, MAX_ID)
   if (typeof group !== 'string') throw invalidType(argument, 'of type string or number', group)
   const found = findGroup(nameOf(argument, group))
-  if (found === null) throw invalidValue(argument, `is not known. Received ${JSON.stringify(group)}`)
+  if (found === null) throw invalidValue(argument, `is not known. Received ${shown(group)}`)
   if (found < 0) throw systemError(found, 'getgrnam')
   return found
 }

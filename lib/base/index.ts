@@ -1,3 +1,3 @@
-export type { ArgumentError } from './errors/argument.ts'
+export type { ArgumentError } from './errors.ts'
 export type { Abortable } from './abort.ts'
 export type { Bytes } from './validate.ts'

@@ -1,14 +1,35 @@
 // What this room offers to the rooms above it, and not to users.
-export { onAbort, raceAbort, signalOf } from './abort.ts'
+export { onAbort, raceAbort, withLimit, signalOf, aborted } from './abort.ts'
 export { Iteration, end } from './async-iterator.ts'
-export { descriptorNameOf, isDescriptorName } from './descriptor-name.ts'
-export { aborted } from './errors/abort.ts'
-export { invalidReturn, invalidType, invalidValue, outOfRange } from './errors/argument.ts'
-export { withCode } from './errors/coded-error.ts'
-export { pathError, protocolError, timedOut, tooLarge, undecodable } from './errors/system.ts'
-export { type Identity, groupOf, identityOf } from './identity.ts'
+export {
+  DEFAULT_BACKLOG,
+  descriptorNameOf,
+  isDescriptorName,
+  MAX_INT,
+  backlogOf,
+  boolean,
+  bytesOf,
+  integer,
+  optionsOf
+} from './validate.ts'
+export {
+  invalidReturn,
+  invalidState,
+  invalidType,
+  invalidValue,
+  outOfRange,
+  withCode,
+  pathError,
+  protocolError,
+  timedOut,
+  tooLarge,
+  undecodable,
+  rejection,
+  shown
+} from './errors.ts'
+export { type InspectionArguments, inspected, inspection, stateOf, uncloneable } from './inspection.ts'
+export { type Identity, groupOf, identityOf, loginVariables } from './identity.ts'
+export { ByteBuffer } from './byte-buffer.ts'
 export { Queue } from './queue.ts'
-export { rejection } from './rejection.ts'
-export { RestartBackoff } from './restart-backoff.ts'
-export { MAX_INT, boolean, bytesOf, integer, optionsOf } from './validate.ts'
-export { type Waiter, Waiters, settle } from './waiters.ts'
+export { RestartBackoff } from './backoff.ts'
+export { Waiter, Waiters, settle } from './waiters.ts'

@@ -33,19 +33,4 @@ export class Queue<T> {
     }
     return item
   }
-
-  /** Returns the position of an item, 0 for the first; negative if it is not in the queue. */
-  indexOf(item: T): number {
-    return this.#items.indexOf(item, this.#head) - this.#head
-  }
-
-  /** Removes an item; returns false if it is not in the queue. */
-  remove(item: T): boolean {
-    const index = this.indexOf(item)
-    if (index < 0) return false
-    if (index === 0) return this.shift() !== undefined
-    this.#items.splice(this.#head + index, 1)
-    this.#tail--
-    return true
-  }
 }

@@ -1,8 +1,8 @@
 import { Channel } from '../channel/index.ts'
 import type { UnixSocket } from '../socket/index.ts'
 import { KeepAlive } from '../event-loop/internal.ts'
-import { brokerClosed } from './errors.ts'
 import { MAX_MESSAGE_BYTES } from './request-message.ts'
+import { withCode } from '../base/internal.ts'
 
 /** One channel to a broker process. */
 export interface Session {
@@ -55,4 +55,9 @@ export class RemoteBackend implements Backend {
   closeLater(): Promise<void> {
     return this.#session.channel[Symbol.asyncDispose]()
   }
+}
+
+/** Returns the error for a call on a closed broker, or on one that was closed while the call was pending. */
+export function brokerClosed(): Error {
+  return withCode(new Error('The broker is closed'), 'ERR_SOCKET_CLOSED')
 }

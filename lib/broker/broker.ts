@@ -1,9 +1,14 @@
 import { constants } from 'node:os'
 import type { Abortable } from '../base/index.ts'
 import {
+  type InspectionArguments,
+  inspected,
+  inspection,
+  stateOf,
+  uncloneable,
   onAbort,
   signalOf,
-  MAX_INT,
+  backlogOf,
   integer,
   optionsOf,
   aborted,
@@ -18,7 +23,7 @@ import { openReactor } from '../event-loop/internal.ts'
 import { flagsOf } from './open-flags.ts'
 import { Helper, startHelper } from './helper.ts'
 import type { BrokerPolicy } from './policy.ts'
-import { parseService } from './service-address.ts'
+import { parseService } from './service-sockets.ts'
 import { RemoteBackend, type Backend } from './backend.ts'
 import { type BrokerOffer, settingsOf } from './settings.ts'
 import type { RequestMessage } from './request-message.ts'
@@ -34,14 +39,19 @@ export interface StartBrokerOptions extends BrokerOffer, Abortable {
   group?: string | number | undefined
   /**
    * The policy that authorizes each request: a function, called in this process; or the path or URL of a module whose
-   * default export is the function, called in the helper. By default the helper opens regular files and directories for
-   * reading, and grants every service.
+   * default export is the function, called in the helper. By default the helper opens regular files for reading, and
+   * directories with `directories`, and grants every service.
    *
    * Both forms protect against malicious requests. A function does not protect against a compromise of this process: an
    * attacker in control of it also controls the function. A module does, because this process can neither trace a helper
    * that runs as another user nor write to its memory.
    */
   allow?: BrokerPolicy | string | URL | undefined
+  /**
+   * The time within which a helper must be ready, in milliseconds (default 30,000). It has opened its roots and loaded the module of `allow`
+   * then. A helper that exceeds it is killed.
+   */
+  readyTimeout?: number | undefined
 }
 
 /** Options of {@link Broker.listen}. */
@@ -52,7 +62,7 @@ export interface BrokerListenOptions extends Abortable {
   mode?: number | undefined
 }
 
-const constructorKey = Symbol('made')
+const constructorKey = Symbol('constructorKey')
 const { ECONNRESET } = constants.errno
 
 /**
@@ -62,6 +72,8 @@ const { ECONNRESET } = constants.errno
  * A pending call keeps the process alive, unless {@link Broker.unref} was called. An idle broker does not.
  */
 export class Broker implements AsyncDisposable, Disposable {
+  /** @internal */
+  protected readonly uncloneable = uncloneable
   readonly #backend: Backend
 
   /** Not callable: use {@link startBroker} or {@link connectBroker}. */
@@ -89,7 +101,7 @@ export class Broker implements AsyncDisposable, Disposable {
    * Opens a file beneath the broker's roots: openat2(2) with `RESOLVE_BENEATH` and `RESOLVE_NO_MAGICLINKS`. On kernels
    * without openat2 the path is resolved one component at a time, and symbolic links are not followed.
    *
-   * Opening a FIFO or a device does not block.
+   * Opening a FIFO, a device or a file with a lease does not block.
    *
    * @param path an absolute path, resolved beneath the deepest root that is a prefix of it; or a relative path, resolved
    *   beneath the first root that contains it
@@ -99,7 +111,8 @@ export class Broker implements AsyncDisposable, Disposable {
    * @returns resolves to the descriptor, which the caller owns and closes
    *
    *   Rejects with `EACCES` if the path leads out of its root, no root contains it, the policy denies the request or the
-   *   broker lacks the permission; `ENOENT`, `ENOTDIR`, `EISDIR`, `EEXIST`, `ENXIO` and others as open(2); `EINVAL` for
+   *   broker lacks the permission; `EAGAIN` if another process has a lease on the file; `ETIMEDOUT` if the file system blocks the
+   *   broker for longer than its `openTimeout`; `ENOENT`, `ENOTDIR`, `EISDIR`, `EEXIST`, `ENXIO` and others as open(2); `EINVAL` for
    *   unsupported flags; `ECONNRESET` if the broker died before it replied; ERR_SOCKET_CLOSED; AbortError.
    */
   async open(path: string, flags: string | number = 'r', mode = 0o666, options?: Abortable): Promise<Descriptor> {
@@ -111,7 +124,7 @@ export class Broker implements AsyncDisposable, Disposable {
       flags: flagsOf(flags),
       mode: integer('mode', mode, 0, 0o7777)
     }
-    return this.#ask(message, signalOf(optionsOf(options)))
+    return this.#request(message, signalOf(optionsOf(options)))
   }
 
   /**
@@ -127,7 +140,7 @@ export class Broker implements AsyncDisposable, Disposable {
    */
   async connect(address: string, options?: Abortable): Promise<Descriptor> {
     const { name } = parseService('address', address, 'connect')
-    return this.#ask({ operation: 'connect', address: name }, signalOf(optionsOf(options)))
+    return this.#request({ operation: 'connect', address: name }, signalOf(optionsOf(options)))
   }
 
   /**
@@ -143,10 +156,14 @@ export class Broker implements AsyncDisposable, Disposable {
    */
   async listen(address: string, options?: BrokerListenOptions): Promise<Descriptor> {
     const { name } = parseService('address', address, 'listen')
-    const { backlog, mode } = optionsOf(options) ?? {}
-    if (backlog !== undefined) integer('options.backlog', backlog, 0, MAX_INT)
-    if (mode !== undefined) integer('options.mode', mode, 0, 0o777)
-    return this.#ask({ operation: 'listen', address: name, backlog, mode }, signalOf(options))
+    const { backlog, mode = null } = optionsOf(options) ?? {}
+    if (mode !== null) integer('options.mode', mode, 0, 0o777)
+    return this.#request({ operation: 'listen', address: name, backlog: backlogOf(backlog), mode }, signalOf(options))
+  }
+
+  /** @internal */
+  [inspection](...args: InspectionArguments): string {
+    return inspected('Broker', () => ({ pid: this.pid, state: stateOf(this) }), args)
   }
 
   /** Makes pending calls keep the process alive, which is the default. */
@@ -176,7 +193,7 @@ export class Broker implements AsyncDisposable, Disposable {
     await this.#backend.closeLater()
   }
 
-  async #ask(message: RequestMessage, signal: AbortSignal | undefined): Promise<Descriptor> {
+  async #request(message: RequestMessage, signal: AbortSignal | undefined): Promise<Descriptor> {
     using _pending = this.#backend.keepAlive.acquire()
     const session = await untilAborted(this.#backend.session(), signal)
     try {
@@ -215,11 +232,12 @@ function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): 
  * then. While helpers die within a second, the restart delay doubles, up to ten seconds. A start that fails rejects
  * the calls that wait for it; the next call retries.
  *
- * @param options `user`, `group`, `roots`, `services`, `allow`; `signal` aborts the start
+ * @param options `user`, `group`, `roots`, `directories`, `services`, `allow`, `openTimeout`, `readyTimeout`; `signal` aborts the start
  * @returns resolves to the broker, which the caller owns and closes
  *
  *   Rejects with `EPERM` if this process may not change to `user` or `group`; `ENOENT`, `ENOTDIR` or `EACCES` for a root;
- *   the error that importing the module of `allow` throws; ERR_INVALID_ARG_TYPE; ERR_INVALID_ARG_VALUE;
+ *   the error that importing the module of `allow` throws; `ETIMEDOUT` if the helper is not ready in time, because the module does not
+ *   finish loading or a root's file system does not answer; ERR_INVALID_ARG_TYPE; ERR_INVALID_ARG_VALUE;
  *   ERR_OUT_OF_RANGE; AbortError; ERR_UNSUPPORTED_PLATFORM
  */
 export async function startBroker(options?: StartBrokerOptions): Promise<Broker> {

@@ -1,5 +1,6 @@
 // The helper of a broker. Descriptor 3 is its channel. The process runs this program twice: `restrict [UID GID]` drops the
 // privileges that must be dropped before execve(2), then executes `serve`, which changes the user and handles requests.
+import { stat } from 'node:fs/promises'
 import { argv, execPath } from 'node:process'
 import { Channel } from '../channel/index.ts'
 import { type Credentials, UnixSocket } from '../socket/index.ts'
@@ -8,7 +9,7 @@ import { systemError, executeRestricted, setUndumpable } from '../native/interna
 import { RequestHandler } from './request-handler.ts'
 import { type BrokerPolicy, policyOf, readOnlyPolicy } from './policy.ts'
 import { Roots } from './roots.ts'
-import { parseService } from './service-address.ts'
+import { parseService } from './service-sockets.ts'
 import type { Settings } from './settings.ts'
 import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
@@ -51,25 +52,35 @@ function openChannel(): Channel {
 }
 
 /** Opens the roots and imports the policy with the parent's privileges, then changes the user. */
-async function prepare({ roots, services, policy }: Settings, channel: Channel): Promise<RequestHandler> {
+async function prepare(settings: Settings, channel: Channel): Promise<RequestHandler> {
+  const { roots, directories, services, policy, openTimeout } = settings
   const decide = await policyFor(policy, channel)
-  const opened = new Roots(roots)
+  const opened = new Roots(roots, directories)
   const known = services.map((name, index) => parseService(`options.services[${index}]`, name, 'connect'))
   if (user !== undefined) assumeIdentity({ uid: Number(user), gid: Number(group) })
   process.umask(0o077)
   process.chdir('/')
   const code = setUndumpable()
   if (code < 0) throw systemError(code, 'prctl')
-  return new RequestHandler(opened, known, decide)
+  return new RequestHandler(opened, known, decide, openTimeout)
 }
 
 async function policyFor(policy: Settings['policy'], channel: Channel): Promise<BrokerPolicy> {
   if (policy === 'none') return readOnlyPolicy
   if (policy === 'caller') return (request) => askCaller(channel, request)
+  await checkModule(policy.module)
   const { default: decide } = (await import(policy.module)) as { default?: unknown }
   if (typeof decide !== 'function')
     throw invalidValue('options.allow', 'must name a module whose default export is a function')
   return policyOf('options.allow', decide) as (request: unknown, credentials: Credentials) => Promise<boolean>
+}
+
+/** Refuses a file whose content has no end, or does not arrive: a FIFO, a device. Node reports a missing one. */
+async function checkModule(url: string): Promise<void> {
+  if (!url.startsWith('file:')) return
+  const found = await stat(new URL(url)).catch(() => undefined)
+  if (found !== undefined && !found.isFile() && !found.isDirectory())
+    throw invalidValue('options.allow', `must name a regular file: ${url}`)
 }
 
 async function askCaller(channel: Channel, request: unknown): Promise<boolean> {

@@ -1,15 +1,15 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync } from 'node:fs'
+import { constants } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { onAbort, aborted, RestartBackoff } from '../base/internal.ts'
 import { KeepAlive } from '../event-loop/internal.ts'
 import { Channel } from '../channel/index.ts'
 import { socketpair } from '../socket/index.ts'
-import { brokerClosed } from './errors.ts'
+import { brokerClosed, type Session, type Backend } from './backend.ts'
 import type { BrokerPolicy, BrokerRequest } from './policy.ts'
-import type { Session, Backend } from './backend.ts'
 import type { Settings } from './settings.ts'
+import type { SystemError } from '../native/index.ts'
 import { MAX_MESSAGE_BYTES } from './request-message.ts'
 
 const program = fileURLToPath(new URL('helper-program.js', import.meta.url))
@@ -95,7 +95,6 @@ export class Helper implements Backend {
     if (this.closed) throw brokerClosed()
     this.#startedAt = Date.now()
     const [socket, theirs] = socketpair()
-    const number = theirs.release()
     const channel = new Channel(socket, { maxBytes: MAX_MESSAGE_BYTES, maxFds: 1 })
     this.#channel = channel
     this.keepAlive.update()
@@ -107,13 +106,13 @@ export class Helper implements Backend {
         cwd: '/',
         env: environment(),
         detached: true, // a terminal's Ctrl-C must not reach it
-        stdio: ['ignore', 'ignore', 'inherit', number]
+        stdio: ['ignore', 'ignore', 'inherit', theirs.fd]
       })
     } catch (error) {
       channel.close()
       throw error
     } finally {
-      closeSync(number)
+      theirs.close()
     }
     child.unref()
     this.#child = child
@@ -126,12 +125,13 @@ export class Helper implements Backend {
       channel.onRequest(async ({ value }) => ({ value: await policy(value as BrokerRequest, credentials) }))
     }
     try {
-      await Promise.race([channel.request(this.#settings), failed])
+      await Promise.race([channel.request(this.#settings, null, { timeout: this.#settings.readyTimeout }), failed])
     } catch (error) {
+      const hasTimedOut = (error as NodeJS.ErrnoException).syscall === 'request'
       channel.close()
       child.kill('SIGKILL')
       if (this.#child === child) this.#child = undefined
-      throw this.closed ? brokerClosed() : error
+      throw this.closed ? brokerClosed() : hasTimedOut ? notReadyInTime(this.#settings.readyTimeout) : error
     }
     const session: Session = { channel, isLost: false }
     void channel.closed.then(() => this.onSessionLost(session))
@@ -161,6 +161,13 @@ export class Helper implements Backend {
     child.ref()
     await once(child, 'exit')
   }
+}
+
+/** Returns the error of a helper that was not ready in time. */
+function notReadyInTime(milliseconds: number): SystemError {
+  const reason = 'the module of `allow` does not finish loading, or a root does not answer'
+  const error = new Error(`ETIMEDOUT: the helper was not ready within ${milliseconds} ms: ${reason}, startBroker`)
+  return Object.assign(error, { code: 'ETIMEDOUT', errno: -constants.errno.ETIMEDOUT, syscall: 'startBroker' })
 }
 
 /** Starts a helper; an abort closes it. */

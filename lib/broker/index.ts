@@ -8,8 +8,15 @@
  *
  * @module fdpass/broker
  */
-import '../socket/index.ts' // adds the casts to Descriptor
+import '../stream/index.ts' // adds the casts to Descriptor and UnixSocket
 export { Broker, type BrokerListenOptions, type StartBrokerOptions, connectBroker, startBroker } from './broker.ts'
-export type { BrokerPolicy, BrokerRequest, OpenRequest, ServiceRequest } from './policy.ts'
+export type {
+  BrokerPolicy,
+  BrokerRequest,
+  ConnectRequest,
+  ListenRequest,
+  OpenRequest,
+  ServiceRequest
+} from './policy.ts'
 export { BrokerService, type ServeBrokerOptions, serveBroker } from './broker-service.ts'
 export type { BrokerOffer } from './settings.ts'

@@ -44,9 +44,9 @@ export function flagsOf(value: unknown): number {
   return flags
 }
 
-/** Returns the access mode of flags. */
+/** Returns what flags do to a file. `O_CREAT` and `O_TRUNC` change it, whatever the descriptor allows afterwards. */
 export function accessOf(flags: number): 'read' | 'write' | 'read-write' {
-  if ((flags & O_ACCMODE) === O_RDONLY) return 'read'
+  if ((flags & O_ACCMODE) === O_RDONLY) return hasCreate(flags) || hasTruncate(flags) ? 'read-write' : 'read'
   return (flags & O_ACCMODE) === O_WRONLY ? 'write' : 'read-write'
 }
 

@@ -3,12 +3,12 @@ import type { Channel, ChannelReply, ChannelRequest } from '../channel/index.ts'
 import type { Credentials } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { aborted, pathError } from '../base/internal.ts'
-import { systemError } from '../native/internal.ts'
-import { connectService, listenService } from './service-sockets.ts'
+import { native, systemError } from '../native/internal.ts'
+import { connectService, listenService, type ServiceAddress } from './service-sockets.ts'
 import { openBeneath } from './open-beneath.ts'
+import { Opener } from './opener.ts'
 import type { BrokerPolicy, BrokerRequest } from './policy.ts'
 import type { Roots } from './roots.ts'
-import type { ServiceAddress } from './service-address.ts'
 import { type RequestMessage, parseRequest } from './request-message.ts'
 
 const { EACCES } = constants.errno
@@ -18,21 +18,26 @@ export class RequestHandler {
   readonly #roots: Roots
   readonly #services: ReadonlyMap<string, ServiceAddress>
   readonly #policy: BrokerPolicy
+  readonly #opener: Opener
 
-  constructor(roots: Roots, services: readonly ServiceAddress[], policy: BrokerPolicy) {
+  constructor(roots: Roots, services: readonly ServiceAddress[], policy: BrokerPolicy, openTimeout: number) {
+    this.#opener = new Opener(openTimeout)
     this.#roots = roots
     this.#services = new Map(services.map((service) => [service.name, service]))
     this.#policy = policy
   }
 
-  /** Handles the requests of a channel. */
-  serve(channel: Channel): void {
+  /** Handles the requests of a channel, each after `noteRequest` has resolved. */
+  serve(channel: Channel, noteRequest?: (signal: AbortSignal) => Promise<void> | undefined): void {
     const credentials = channel.socket.peer()
-    channel.onRequest((request) => this.#reply(request, credentials))
+    channel.onRequest(async (request) => {
+      request.close() // a request carries no descriptors
+      await noteRequest?.(request.signal)
+      return this.#reply(request, credentials)
+    })
   }
 
   async #reply(request: ChannelRequest, credentials: Credentials): Promise<ChannelReply> {
-    request.close() // a request carries no descriptors
     const { signal } = request
     const descriptor = await this.#handle(parseRequest(request.value), credentials, signal)
     return { fds: [descriptor] }
@@ -40,19 +45,24 @@ export class RequestHandler {
 
   async #handle(message: RequestMessage, credentials: Credentials, signal: AbortSignal): Promise<Descriptor> {
     if (message.operation === 'open') {
-      const { path } = message
-      return openBeneath(this.#roots, message, async (request) => {
-        await this.#authorize(request, credentials, signal, () => pathError(-EACCES, 'openat2', path))
+      const denied = () => pathError(-EACCES, 'openat2', message.path)
+      return openBeneath(this.#roots, message, {
+        authorize: (request) => this.#authorize(request, credentials, signal, denied),
+        run: (start) => this.#opener.run(credentials.uid, start, signal),
+        closeApart: (fd) => native.setSender(fd, credentials.uid)
       })
     }
     const { operation, address } = message
     const denied = () => systemError(-EACCES, operation, address)
     const service = this.#services.get(address)
     if (service === undefined) throw denied()
-    await this.#authorize({ operation, address }, credentials, signal, denied)
-    return operation === 'connect'
-      ? connectService(service, signal)
-      : listenService(service, message.backlog, message.mode)
+    if (operation === 'connect') {
+      await this.#authorize({ operation, address }, credentials, signal, denied)
+      return connectService(service, signal)
+    }
+    const { backlog, mode } = message
+    await this.#authorize({ operation, address, backlog, mode }, credentials, signal, denied)
+    return listenService(service, backlog, mode ?? undefined)
   }
 
   async #authorize(

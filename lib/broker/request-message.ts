@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { MAX_INT } from '../base/internal.ts'
+import { DEFAULT_BACKLOG, MAX_INT } from '../base/internal.ts'
 import { systemError } from '../native/internal.ts'
 import type { OpenArguments } from './open-beneath.ts'
 
@@ -12,8 +12,9 @@ export type RequestMessage =
   | {
       readonly operation: 'listen'
       readonly address: string
-      readonly backlog?: number | undefined
-      readonly mode?: number | undefined
+      readonly backlog: number
+      /** Null for the broker's umask. */
+      readonly mode: number | null
     }
 
 /** The maximum length of a path in bytes: PATH_MAX, with its NUL. */
@@ -34,8 +35,8 @@ export function parseRequest(value: unknown): RequestMessage {
   return {
     operation,
     address: text(address),
-    backlog: backlog === undefined ? undefined : number(backlog, MAX_INT),
-    mode: mode === undefined ? undefined : number(mode, 0o777)
+    backlog: backlog === undefined ? DEFAULT_BACKLOG : number(backlog, MAX_INT),
+    mode: mode === undefined || mode === null ? null : number(mode, 0o777)
   }
 }
 

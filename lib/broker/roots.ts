@@ -1,4 +1,4 @@
-import { wrapFd } from '../descriptor/internal.ts'
+import { borrow, wrapFd } from '../descriptor/internal.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { pathError } from '../base/internal.ts'
 import { native } from '../native/internal.ts'
@@ -11,6 +11,10 @@ export interface Root {
   /** The open directory. Replacing its path later has no effect. */
   readonly directory: Descriptor
   readonly components: readonly string[]
+  /** Whether directories beneath it are opened for clients. */
+  readonly givesDirectories: boolean
+  /** Whether opening files on its file system never blocks. */
+  readonly isLocal: boolean
 }
 
 /** A possible location of a file: a root and a path beneath it. */
@@ -24,11 +28,15 @@ export class Roots implements Disposable {
   readonly #roots: readonly Root[]
 
   /** Opens the directories; throws the error of the first that cannot be opened. */
-  constructor(paths: readonly string[]) {
+  constructor(paths: readonly string[], givesDirectories: boolean) {
     openReactor()
     const roots: Root[] = []
     try {
-      for (const path of paths) roots.push({ path, directory: openRoot(path), components: componentsOf(path) })
+      for (const path of paths) {
+        const directory = openRoot(path)
+        const isLocal = native.isLocal(directory[borrow]())
+        roots.push({ path, directory, components: componentsOf(path), givesDirectories, isLocal })
+      }
     } catch (error) {
       for (const { directory } of roots) directory.closeSync()
       throw error

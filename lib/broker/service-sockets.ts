@@ -1,10 +1,29 @@
 import { connect as connectTcp } from 'node:net'
 import { constants } from 'node:os'
 import { bindListener, connect as connectUnix, type SocketType } from '../socket/index.ts'
-import { Descriptor } from '../descriptor/index.ts'
+import type { Descriptor } from '../descriptor/index.ts'
 import { wrapFd, putFd } from '../descriptor/internal.ts'
+import { takeSocketFd } from '../socket/internal.ts'
 import { duplicateShared, systemError } from '../native/internal.ts'
-import type { ServiceAddress } from './service-address.ts'
+import { parseListenAddress, formatInternet } from '../address/internal.ts'
+import { invalidType, invalidValue } from '../base/internal.ts'
+
+/** An address to connect to or to listen on. Addresses of the same name are the same. */
+export type ServiceAddress =
+  | { readonly name: string; readonly path: string }
+  | { readonly name: string; readonly host: string; readonly port: number }
+
+/** Parses the address of a service: `tcp:HOST:PORT`, `unix:PATH`, or a path or abstract address alone. */
+export function parseService(argument: string, value: unknown, syscall: string): ServiceAddress {
+  if (typeof value !== 'string') throw invalidType(argument, 'of type string', value)
+  const address = parseListenAddress(argument, value, ['tcp', 'unix', 'path'], syscall)
+  if (address.kind === 'unix') return { name: address.path, path: address.path }
+  if (address.kind !== 'tcp' || address.host === undefined) {
+    throw invalidValue(argument, `must name a host: 'tcp:HOST:PORT'. Received '${value}'`)
+  }
+  const { host, port } = address
+  return { name: formatInternet('tcp', host, port), host, port }
+}
 
 /** Connects to a service. The descriptor is in blocking mode. */
 export async function connectService(service: ServiceAddress, signal: AbortSignal): Promise<Descriptor> {
@@ -47,7 +66,7 @@ async function connectToPath(path: string, signal: AbortSignal): Promise<Descrip
   for (const type of types) {
     try {
       const socket = await connectUnix(path, { type, signal })
-      return Descriptor.from(socket.release())
+      return wrapFd(takeSocketFd(socket))
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EPROTOTYPE') throw error
     }

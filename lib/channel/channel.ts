@@ -1,6 +1,6 @@
 import { type Abortable, signalOf } from '../base/abort.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
 import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { openReactor } from '../event-loop/reactor.ts'
@@ -28,6 +28,17 @@ export interface ChannelOptions<T = unknown> {
    * in the socket.
    */
   maxPending?: number | undefined
+  /**
+   * The maximum number of bytes of the peer's requests that are handled at a time, together (default 16 MiB, or `maxBytes` if
+   * that is more). Another request is read when it arrives, and handled once there is room for it; later ones stay in the
+   * socket. Bytes are counted as they arrive: a value that was decoded from JSON can take 30 times as much memory.
+   */
+  maxRequestBytes?: number | undefined
+  /**
+   * The maximum number of descriptors of the peer's requests that are handled at a time, together (default 1,024, or `maxFds` if
+   * that is more). As `maxRequestBytes`.
+   */
+  maxRequestFds?: number | undefined
   /**
    * Encodes a value. By default bytes stay bytes, and all other values become JSON.
    *
@@ -96,7 +107,7 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    * Creates a channel over a socket.
    *
    * @param socket a connected stream socket without pending operations, which the channel owns from now on
-   * @param options `maxBytes`, `maxFds`, `maxPending`, `encode`, `decode`
+   * @param options `maxBytes`, `maxFds`, `maxPending`, `maxRequestBytes`, `maxRequestFds`, `encode`, `decode`
    * @throws ERR_INVALID_ARG_VALUE for a socket of another type or with pending operations; ERR_SOCKET_NOT_EMPTY if it holds
    *   messages that an iteration received ahead; ERR_INVALID_STATE if another channel owns it; ERR_SOCKET_CLOSED;
    *   ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE
@@ -107,13 +118,22 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
       maxBytes = DEFAULT_MAX_BYTES,
       maxFds = DEFAULT_MAX_FDS,
       maxPending = DEFAULT_MAX_PENDING,
+      maxRequestBytes,
+      maxRequestFds,
       encode,
       decode
     } = optionsOf(options) ?? {}
+    integer('options.maxBytes', maxBytes, 0, MAX_INT)
+    integer('options.maxFds', maxFds, 0, MAX_CHANNEL_FDS)
+    integer('options.maxPending', maxPending, 1, MAX_INT)
+    if (maxRequestBytes !== undefined) integer('options.maxRequestBytes', maxRequestBytes, 0, MAX_INT)
+    if (maxRequestFds !== undefined) integer('options.maxRequestFds', maxRequestFds, 0, MAX_INT)
     const limits = {
-      maxBytes: integer('options.maxBytes', maxBytes, 0, MAX_INT),
-      maxFds: integer('options.maxFds', maxFds, 0, MAX_CHANNEL_FDS),
-      maxPending: integer('options.maxPending', maxPending, 1, MAX_INT)
+      maxBytes,
+      maxFds,
+      maxPending,
+      maxRequestBytes: maxRequestBytes ?? Math.max(DEFAULT_MAX_BYTES, maxBytes),
+      maxRequestFds: maxRequestFds ?? Math.max(DEFAULT_MAX_FDS, maxFds)
     }
     const codec = new Codec(encode, decode, maxBytes)
     const endpoint = endpointOf('socket', socket)
@@ -256,4 +276,30 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
   [Symbol.asyncDispose](): Promise<void> {
     return this.socket[Symbol.asyncDispose]()
   }
+}
+
+const NOTHING = { maxBytes: 0, maxFds: 0, maxPending: 1, maxRequestBytes: 0, maxRequestFds: 0 }
+
+/**
+ * Refuses a connection whose peer expects a channel: sends it the reason, as the close of a channel, and closes the socket.
+ * Nothing is received from the peer.
+ */
+export function refuse(socket: UnixSocket, reason: Error): void {
+  try {
+    const endpoint = endpointOf('socket', socket)
+    new ChannelConnection(endpoint, NOTHING, new Codec(undefined, undefined, 0)).refuse(reason)
+  } finally {
+    socket.close()
+  }
+}
+
+/**
+ * Closes a channel, whose peer may send requests and answers only, at the first message. Messages that are not received would end the
+ * receiving, and the end of the peer would never be noticed.
+ */
+export async function closeAtMessage(channel: Channel): Promise<void> {
+  const message = await channel.receive().catch(() => null)
+  if (message === null) return
+  message.close()
+  channel.close()
 }

@@ -1,6 +1,6 @@
 import { types } from 'node:util'
-import { invalidReturn, invalidType, invalidValue, outOfRange } from '../base/errors/argument.ts'
-import { undecodable } from '../base/errors/system.ts'
+import { unshared } from '../base/validate.ts'
+import { invalidReturn, invalidType, invalidValue, outOfRange, undecodable } from '../base/errors.ts'
 import { takeFds } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { ControlStatus } from '../native/codes.ts'
@@ -53,7 +53,8 @@ export class Codec {
   decode(frame: ReceivedFrame): Received {
     const { fds } = frame
     if (frame.fdsLost) {
-      const data = frame.bytes()
+      const bytes = frame.bytes()
+      const data = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
       return () => controlError(ControlStatus.Truncated, data)
     }
     try {
@@ -66,7 +67,7 @@ export class Codec {
 }
 
 function encodeByDefault(value: unknown): Encoded {
-  if (types.isUint8Array(value)) return { content: value, format: BYTES }
+  if (types.isUint8Array(value)) return { content: unshared(value), format: BYTES }
   if (value === undefined) return { content: '', format: JSON_TEXT }
   const text: unknown = JSON.stringify(value)
   if (typeof text !== 'string') throw invalidValue('value', 'is neither bytes nor representable in JSON')
@@ -75,8 +76,8 @@ function encodeByDefault(value: unknown): Encoded {
 
 function decodeByDefault(frame: ReceivedFrame): unknown {
   if (frame.format === BYTES) return frame.bytes()
-  const text = frame.text()
   try {
+    const text = frame.text() // throws above 512 MiB
     return text === '' ? undefined : JSON.parse(text)
   } catch (cause) {
     throw undecodable(frame.bytes(), cause)
@@ -87,7 +88,8 @@ function customEncode(encode: unknown): Encode {
   if (typeof encode !== 'function') throw invalidType('options.encode', 'of type function', encode)
   return (value) => {
     const content: unknown = encode(value)
-    if (typeof content === 'string' || types.isUint8Array(content)) return { content, format: BYTES }
+    if (typeof content === 'string') return { content, format: BYTES }
+    if (types.isUint8Array(content)) return { content: unshared(content), format: BYTES }
     throw invalidReturn('options.encode', 'a string or a Uint8Array', content)
   }
 }

@@ -7,14 +7,13 @@ import { systemError } from '../native/system-error.ts'
 import type { Endpoint, Framing } from '../socket/endpoint.ts'
 import { socketClosed } from '../socket/errors.ts'
 import type { Codec } from './codec.ts'
-import { tooManyPending } from './errors.ts'
-import { CANCEL, CLOSE, MESSAGE, REQUEST, RESPONSE, type ReceivedFrame } from './frame.ts'
+import { tooManyPending, OutgoingRequests } from './outgoing-requests.ts'
+import { CANCEL, CLOSE, ERROR, MESSAGE, REQUEST, RESPONSE, type ReceivedFrame } from './frame.ts'
 import { type FrameConsumer, FrameReader } from './frame-reader.ts'
 import { FrameWriter } from './frame-writer.ts'
 import { type ChannelLimits, Inbox, type Shape } from './inbox.ts'
 import { IncomingRequests, type RequestHandler } from './incoming-requests.ts'
-import type { ChannelMessage } from './message.ts'
-import { OutgoingRequests } from './outgoing-requests.ts'
+import { type ChannelMessage, type Received, closeReceived } from './message.ts'
 import { deserializeError, serializeError } from './remote-error.ts'
 
 /** The error number of pending requests when the channel ends. */
@@ -55,7 +54,7 @@ export class ChannelConnection implements Framing, FrameConsumer {
     })
     this.#inbox = new Inbox(limits, () => endpoint.update())
     this.#outgoing = new OutgoingRequests(this.#writer, maxPending)
-    this.#incoming = new IncomingRequests(this.#writer, maxPending, this)
+    this.#incoming = new IncomingRequests(this.#writer, limits, this)
     this.closing = new Promise((resolve) => (this.#resolveClosing = resolve))
     endpoint.framing = this
   }
@@ -75,6 +74,22 @@ export class ChannelConnection implements Framing, FrameConsumer {
     if (this.#end !== undefined || this.#incoming.isFull) return false
     if (this.#inbox.isAwaited) return true
     return (this.#owner !== undefined || this.#outgoing.size > 0) && this.#inbox.hasRoom
+  }
+
+  get hasRoom(): boolean {
+    return this.#inbox.hasRoom && !this.#incoming.isFull
+  }
+
+  get roomForBytes(): number {
+    return this.#inbox.roomForBytes
+  }
+
+  get roomForFds(): number {
+    return this.#inbox.roomForFds
+  }
+
+  postpone(): void {
+    this.#inbox.postpone()
   }
 
   set referenced(on: boolean) {
@@ -163,23 +178,29 @@ export class ChannelConnection implements Framing, FrameConsumer {
   }
 
   consume(frame: ReceivedFrame): void {
-    const { kind, id, size } = frame
-    if (kind === MESSAGE) {
-      this.#inbox.deliver(this.#codec.decode(frame), size)
-    } else if (kind === REQUEST) {
-      this.#incoming.add(this.#owner ?? this, id, this.#codec.decode(frame))
-    } else if (kind === RESPONSE) {
+    const { kind, id } = frame
+    if (kind === MESSAGE || kind === REQUEST) {
+      this.#accept(frame, this.#codec.decode(frame))
+    } else if (kind === RESPONSE && this.#outgoing.has(id)) {
       this.#outgoing.settle(id, this.#codec.decode(frame))
     } else {
+      // An answer that no request waits for is not even decoded: a peer can send them without end.
       closeFds(takeFds(frame.fds))
       if (kind === CANCEL) this.#incoming.cancel(id)
-      else this.#consumeError(kind, id, deserializeError(frame.text()))
+      else if (kind === CLOSE) this.finish(deserializeError(frame.text()))
+      else if (kind === ERROR && this.#outgoing.has(id)) this.#settleError(id, deserializeError(frame.text()))
     }
   }
 
-  #consumeError(kind: number, id: number, error: Error): void {
-    if (kind === CLOSE) this.finish(error)
-    else this.#outgoing.settle(id, () => error)
+  #settleError(id: number, error: Error): void {
+    this.#outgoing.settle(id, () => error)
+  }
+
+  #accept({ kind, id, size }: ReceivedFrame, received: Received): void {
+    if (this.#endpoint.closed)
+      closeReceived(received) // `decode` has closed the channel
+    else if (kind === MESSAGE) this.#inbox.deliver(received, size)
+    else this.#incoming.add(this.#owner ?? this, id, received, size)
   }
 
   requestHandled(): void {
@@ -223,9 +244,7 @@ export class ChannelConnection implements Framing, FrameConsumer {
 
   /** Returns the reason why a send failed: the peer's if it sent one, otherwise the system's. */
   #sendFailed(code: number): Error {
-    if (code === BROKEN_PIPE || code === RESET) {
-      while (this.#inbox.hasRoom && !this.#incoming.isFull && this.#reader.readNext());
-    }
+    if (code === BROKEN_PIPE || code === RESET) this.#reader.readLastFrames()
     return this.#end ?? systemError(code, 'sendmsg')
   }
 

@@ -1,21 +1,32 @@
-import { protocolError, tooLarge } from '../base/errors/system.ts'
+import { protocolError, tooLarge } from '../base/errors.ts'
 import { yieldToLoop } from '../event-loop/tick-budget.ts'
 import { native } from '../native/binding.ts'
-import { AGAIN, BROKEN, END } from '../native/codes.ts'
-import { ProtocolViolation, violationResult } from '../native/frame-results.ts'
+import { AGAIN, BROKEN, END, FULL } from '../native/codes.ts'
+import { ProtocolViolation, violationResult } from '../native/results.ts'
 import { type SystemError, systemError } from '../native/system-error.ts'
 import type { Endpoint } from '../socket/endpoint.ts'
 import { ReceivedFrame } from './frame.ts'
 
 /** The maximum number of frames that one wake reads. */
-const PER_WAKE = 64
+const FRAMES_PER_WAKE = 64
+
+/** How much is read after failed sends, in search of the peer's reason: bytes, of which each frame costs some more than it has. */
+const LAST_BYTES = 1024 * 1024
+const BYTES_PER_FRAME = 256
 
 /** The receiver of a channel's frames. */
 export interface FrameConsumer {
   /** Whether it can use another frame. */
   readonly waitsForInput: boolean
+  /** Whether it can hold another frame that it does not wait for. */
+  readonly hasRoom: boolean
+  /** The maximum number of bytes, and of descriptors, of the next message. */
+  readonly roomForBytes: number
+  readonly roomForFds: number
   /** Whether the channel has ended. */
   readonly hasEnded: boolean
+  /** Called if the next message has more than there is room for. */
+  postpone(): void
   /** Called with each frame, which is valid during the call. */
   consume(frame: ReceivedFrame): void
   /** Called at the end of the stream, with null between two frames, otherwise with the error of the receive. */
@@ -35,6 +46,7 @@ export class FrameReader {
   #consuming = false
   #hasMore = false
   #resuming = false
+  #lastBytesLeft = LAST_BYTES
 
   constructor(endpoint: Endpoint, consumer: FrameConsumer, maxBytes: number, maxFds: number) {
     this.#endpoint = endpoint
@@ -52,10 +64,20 @@ export class FrameReader {
 
   /** Reads the frames that the consumer can use and one receive brought. An event reports further ones. */
   readAvailable(): void {
-    for (let left = PER_WAKE; left > 0; left--) {
+    for (let left = FRAMES_PER_WAKE; left > 0; left--) {
       if (!this.#consumer.waitsForInput || !this.readNext() || !this.#hasMore) return
     }
     if (this.#consumer.waitsForInput) this.resume()
+  }
+
+  /**
+   * Reads frames after a send has failed, up to the peer's reason. A peer that has shut down only its reading side can send
+   * without end, so what all calls together read is bounded.
+   */
+  readLastFrames(): void {
+    while (this.#lastBytesLeft > 0 && this.#consumer.hasRoom && this.readNext()) {
+      this.#lastBytesLeft -= this.#frame.size + BYTES_PER_FRAME
+    }
   }
 
   /** Continues to read in the next turn of the event loop. */
@@ -78,15 +100,21 @@ export class FrameReader {
     const consumer = this.#consumer
     if (consumer.hasEnded || this.#endpoint.closed || this.#consuming) return false
     const { fd } = this.#endpoint
-    const length = native.channelReceive(fd)
+    const length = native.channelReceive(fd, consumer.roomForBytes, consumer.roomForFds)
     if (length < 0) {
-      this.#hasMore = false
-      if (length === END) consumer.finish(null)
+      this.#hasMore = length === FULL
+      if (length === FULL) consumer.postpone()
+      else if (length === END) consumer.finish(null)
       else if (length === BROKEN) consumer.refuse(this.#violation())
       else if (length !== AGAIN) consumer.finish(systemError(length, 'recvmsg'))
       return false
     }
-    this.#frame.read(fd, length)
+    try {
+      this.#frame.read(fd, length)
+    } catch (error) {
+      consumer.finish(error as Error) // out of memory
+      return false
+    }
     this.#hasMore = this.#frame.hasMore
     this.#consuming = true
     try {
@@ -105,6 +133,8 @@ export class FrameReader {
         return tooLarge(`${announced} bytes, and ${this.#maxBytes}`)
       case ProtocolViolation.TooManyDescriptors:
         return tooLarge(`${announced} descriptors, and ${this.#maxFds}`)
+      case ProtocolViolation.InvalidControlFrame:
+        return protocolError('an error, a cancellation or a close had too many bytes')
       case ProtocolViolation.WrongDescriptors:
         return protocolError(`a frame announced ${announced} descriptors, and ${arrived} came`)
       case ProtocolViolation.EndedInside:

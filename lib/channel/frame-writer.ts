@@ -1,15 +1,13 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { onAbort } from '../base/abort.ts'
+import { onAbort, aborted } from '../base/abort.ts'
 import { Backoff } from '../base/backoff.ts'
-import { aborted } from '../base/errors/abort.ts'
-import { rejection } from '../base/rejection.ts'
-import { type Waiter, Waiters, settle } from '../base/waiters.ts'
+import { rejection } from '../base/errors.ts'
+import { Waiter, Waiters, settle } from '../base/waiters.ts'
 import { putFds } from '../descriptor/fd-source.ts'
 import { yieldToLoop, chargeTick } from '../event-loop/tick-budget.ts'
 import { native } from '../native/binding.ts'
 import { AGAIN, BUSY } from '../native/codes.ts'
-import { flushResult } from '../native/frame-results.ts'
-import { putBytes } from '../native/results.ts'
+import { flushResult, putBytes } from '../native/results.ts'
 import { SMALL, bytes, text } from '../native/shared-memory.ts'
 import type { Endpoint } from '../socket/endpoint.ts'
 import { type Codec, type Encoded, MAX_UTF8_PER_UNIT } from './codec.ts'
@@ -24,9 +22,14 @@ const MAX_BATCH = 128
 const sentAtOnce: Promise<void> = Promise.resolve()
 
 /** A frame that waits for room in the socket. */
-interface PendingFrame extends Waiter<void> {
+class PendingFrame extends Waiter<void> {
   /** Keeps the socket from being collected. */
   readonly owner: object
+
+  constructor(owner: object) {
+    super()
+    this.owner = owner
+  }
 }
 
 /** Creates the errors of frames that cannot be sent; they depend on how the channel ended. */
@@ -115,7 +118,7 @@ export class FrameWriter {
     const code = this.#write(kind, id, encoded, count)
     if (code === 0) return chargeTick() ? sentAtOnce : yieldToLoop()
     if (code !== AGAIN && code !== BUSY) return Promise.reject(this.#errors.failed(code))
-    const frame: PendingFrame = { owner, resolve: undefined!, abortion: undefined }
+    const frame = new PendingFrame(owner)
     const sent = this.#pending.add<void>(frame)
     if (signal !== undefined) frame.abortion = onAbort(signal, () => this.#abort(frame, signal))
     if (code === BUSY) this.#retryLater()

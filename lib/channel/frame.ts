@@ -1,8 +1,7 @@
 import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { native } from '../native/binding.ts'
 import { FrameFormat, FrameKind } from '../native/codes.ts'
-import { type FrameFields, readFrameResult } from '../native/frame-results.ts'
-import { copyBytes, fdAt } from '../native/results.ts'
+import { type FrameFields, readFrameResult, copyBytes, fdAt } from '../native/results.ts'
 import { bytes, text } from '../native/shared-memory.ts'
 
 // Constants, because reading a property of the generated enums for each frame costs more.

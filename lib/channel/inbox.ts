@@ -1,7 +1,8 @@
 import { Queue } from '../base/queue.ts'
-import { rejection } from '../base/rejection.ts'
-import { type Waiter, Waiters, settle } from '../base/waiters.ts'
-import type { ChannelMessage, Received } from './message.ts'
+import { MAX_INT } from '../base/validate.ts'
+import { rejection } from '../base/errors.ts'
+import { Waiter, Waiters, settle } from '../base/waiters.ts'
+import { type ChannelMessage, type Received, closeReceived } from './message.ts'
 
 /** The limits of a channel, in either direction. */
 export interface ChannelLimits {
@@ -11,6 +12,9 @@ export interface ChannelLimits {
   readonly maxFds: number
   /** The maximum number of pending operations of each kind. */
   readonly maxPending: number
+  /** The maximum number of bytes, and of descriptors, of the peer's requests that are handled at a time. */
+  readonly maxRequestBytes: number
+  readonly maxRequestFds: number
 }
 
 /** Converts a message, or null for the end of the channel, to the result of a call. */
@@ -21,10 +25,16 @@ export interface Shape<T> {
 }
 
 /** A pending receive. */
-interface PendingReceive extends Waiter<unknown> {
+class PendingReceive extends Waiter<unknown> {
   /** Keeps the socket from being collected. */
   readonly owner: object
   readonly shape: Shape<unknown>
+
+  constructor(owner: object, shape: Shape<unknown>) {
+    super()
+    this.owner = owner
+    this.shape = shape
+  }
 }
 
 interface HeldMessage {
@@ -36,7 +46,7 @@ interface HeldMessage {
  * The messages of a channel, and the receives that wait for them.
  *
  * Messages are held that arrive while only a response, a request or the end of the channel is awaited. Held messages together are
- * bounded by the limits of one message, which the last of them may exceed.
+ * bounded by the limits of one message. The first one that does not fit stays in the socket, and so does everything behind it.
  */
 export class Inbox {
   readonly #limits: ChannelLimits
@@ -44,6 +54,8 @@ export class Inbox {
   readonly #held = new Queue<HeldMessage>()
   #heldBytes = 0
   #heldFds = 0
+  /** Whether the next message does not fit. */
+  #isFull = false
 
   /** @param onAborted called after a pending receive was aborted */
   constructor(limits: ChannelLimits, onAborted: () => void) {
@@ -63,8 +75,22 @@ export class Inbox {
 
   /** Whether another message may be held. */
   get hasRoom(): boolean {
-    const { maxBytes, maxFds, maxPending } = this.#limits
-    return this.#held.length < maxPending && this.#heldBytes <= maxBytes && this.#heldFds <= maxFds
+    return !this.#isFull && this.#held.length < this.#limits.maxPending
+  }
+
+  /** The maximum number of bytes of the next message. */
+  get roomForBytes(): number {
+    return this.isEmpty ? MAX_INT : this.#limits.maxBytes - this.#heldBytes
+  }
+
+  /** The maximum number of descriptors of the next message. */
+  get roomForFds(): number {
+    return this.isEmpty ? MAX_INT : this.#limits.maxFds - this.#heldFds
+  }
+
+  /** Holds no further message until one was taken, because the next one does not fit. */
+  postpone(): void {
+    this.#isFull = true
   }
 
   /** Removes and returns the first held message. */
@@ -72,6 +98,7 @@ export class Inbox {
     const held = this.#held.shift()
     if (held === undefined) return undefined
     const { received, size } = held
+    this.#isFull = false
     this.#heldBytes -= size
     if (typeof received !== 'function') this.#heldFds -= received.fds.length
     return received
@@ -79,7 +106,7 @@ export class Inbox {
 
   /** Adds a pending receive. */
   add<T>(owner: object, shape: Shape<T>, signal: AbortSignal | undefined): Promise<T> {
-    const receive: PendingReceive = { owner, shape, resolve: undefined!, abortion: undefined }
+    const receive = new PendingReceive(owner, shape)
     return this.#receives.add<unknown>(receive, signal) as Promise<T>
   }
 
@@ -115,8 +142,6 @@ export class Inbox {
 
   /** Closes held messages. */
   clear(): void {
-    for (let received = this.take(); received !== undefined; received = this.take()) {
-      if (typeof received !== 'function') received.close()
-    }
+    for (let received = this.take(); received !== undefined; received = this.take()) closeReceived(received)
   }
 }

@@ -1,12 +1,13 @@
-import { withCode } from '../base/errors/coded-error.ts'
-import { invalidReturn } from '../base/errors/argument.ts'
+import { withCode, invalidReturn, protocolError } from '../base/errors.ts'
+import { isOfAnotherCopy } from '../base/inspection.ts'
 import { Descriptor, takeFds } from '../descriptor/descriptor.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import type { SystemError } from '../native/system-error.ts'
 import { ERROR, RESPONSE } from './frame.ts'
 import type { FrameWriter } from './frame-writer.ts'
-import { ChannelRequest, type Received } from './message.ts'
+import type { ChannelLimits } from './inbox.ts'
+import { ChannelRequest, type Received, closeReceived } from './message.ts'
 import { serializeError } from './remote-error.ts'
 
 /** A handler's reply. */
@@ -22,6 +23,8 @@ export type RequestHandler = (request: ChannelRequest) => unknown
 export interface RequestSource {
   /** Called after a request was answered, when another one can be handled. */
   requestHandled(): void
+  /** Called when the peer violated the protocol. */
+  refuse(error: Error): void
   /** Called when neither a response nor an error could be sent: the peer would wait forever. */
   fail(error: () => Error): void
 }
@@ -30,23 +33,28 @@ interface PostponedRequest {
   readonly owner: object
   readonly id: number
   readonly received: Received
+  readonly bytes: number
 }
 
 /** The peer's requests that are being handled. */
 export class IncomingRequests {
   handler: RequestHandler | undefined
   readonly #writer: FrameWriter
-  readonly #maxPending: number
+  readonly #limits: ChannelLimits
   readonly #source: RequestSource
+  /** The requests whose handlers have not returned, by id. */
   readonly #handled = new Map<number, ChannelRequest>()
   /** The number of requests whose response or error was not sent completely. */
   #unanswered = 0
-  /** The first request above the maximum. Later frames stay in the socket until it can be handled. */
+  /** Their bytes and descriptors. */
+  #bytes = 0
+  #fds = 0
+  /** The first request above a maximum. Later frames stay in the socket until it can be handled. */
   #postponed: PostponedRequest | undefined
 
-  constructor(writer: FrameWriter, maxPending: number, source: RequestSource) {
+  constructor(writer: FrameWriter, limits: ChannelLimits, source: RequestSource) {
     this.#writer = writer
-    this.#maxPending = maxPending
+    this.#limits = limits
     this.#source = source
   }
 
@@ -55,7 +63,7 @@ export class IncomingRequests {
     return this.#handled.size > 0
   }
 
-  /** Whether the maximum number of requests was exceeded, so that no further frame can be accepted. */
+  /** Whether a maximum was exceeded, so that no further frame can be accepted. */
   get isFull(): boolean {
     return this.#postponed !== undefined
   }
@@ -66,39 +74,70 @@ export class IncomingRequests {
   }
 
   /**
-   * Handles a request now, or once another one was answered.
+   * Handles a request now, or once others were answered.
    *
    * @param owner keeps the socket from being collected until the request is answered
+   * @param bytes the number of bytes of its data
    */
-  add(owner: object, id: number, received: Received): void {
-    if (this.#unanswered < this.#maxPending) void this.#handle(owner, id, received)
-    else this.#postponed = { owner, id, received }
+  add(owner: object, id: number, received: Received, bytes: number): void {
+    if (this.#handled.has(id)) {
+      closeReceived(received)
+      this.#source.refuse(protocolError(`a request has the id ${id} of another one that is not answered`))
+    } else if (this.#fits(received, bytes)) {
+      void this.#handle(owner, id, received, bytes)
+    } else {
+      this.#postponed = { owner, id, received, bytes }
+    }
   }
 
-  async #handle(owner: object, id: number, received: Received): Promise<void> {
+  #fits(received: Received, bytes: number): boolean {
+    if (this.#unanswered === 0) return true
+    const { maxPending, maxRequestBytes, maxRequestFds } = this.#limits
+    const fds = fdCountOf(received)
+    return this.#unanswered < maxPending && this.#bytes + bytes <= maxRequestBytes && this.#fds + fds <= maxRequestFds
+  }
+
+  async #handle(owner: object, id: number, received: Received, bytes: number): Promise<void> {
     const request = typeof received === 'function' ? undefined : new ChannelRequest(received.value, received.fds)
     if (request !== undefined) this.#handled.set(id, request)
+    const fdCount = fdCountOf(received)
     this.#unanswered++
+    this.#bytes += bytes
+    this.#fds += fdCount
     try {
       if (typeof received === 'function') throw received()
       const { value, fds } = await this.#callHandler(request!)
       const given = descriptorsIn(fds)
       try {
+        this.#returned(id, request) // the peer may use the id again once it has the answer
         if (request!.isAborted) return
         await this.#writer.sendValue(owner, RESPONSE, id, value, fds)
       } finally {
         closeFds(takeFds(given))
+        for (const descriptor of descriptorsOfOtherCopies(fds)) descriptor.closeSync()
       }
     } catch (error) {
+      this.#returned(id, request)
       if (request?.isAborted !== true) await this.#sendError(owner, id, error)
     } finally {
-      if (this.#handled.get(id) === request) this.#handled.delete(id)
       this.#unanswered--
-      const next = this.#postponed
-      this.#postponed = undefined
-      if (next !== undefined) void this.#handle(next.owner, next.id, next.received)
+      this.#bytes -= bytes
+      this.#fds -= fdCount
+      this.#handlePostponed()
       this.#source.requestHandled()
     }
+  }
+
+  #handlePostponed(): void {
+    const next = this.#postponed
+    if (next === undefined || !this.#fits(next.received, next.bytes)) return
+    this.#postponed = undefined
+    void this.#handle(next.owner, next.id, next.received, next.bytes)
+  }
+
+  /** Forgets a request whose handler has returned. A later one can have its id, if the peer has cancelled it. */
+  #returned(id: number, request: ChannelRequest | undefined): void {
+    if (this.#handled.get(id) === request) this.#handled.delete(id)
   }
 
   async #callHandler(request: ChannelRequest): Promise<Reply> {
@@ -131,8 +170,7 @@ export class IncomingRequests {
 
   /** Closes the request that was not handled yet. */
   dropPostponed(): void {
-    const received = this.#postponed?.received
-    if (received !== undefined && typeof received !== 'function') received.close()
+    if (this.#postponed !== undefined) closeReceived(this.#postponed.received)
     this.#postponed = undefined
   }
 }
@@ -150,4 +188,16 @@ function replyOf(result: unknown): Reply {
 /** Returns the sources that a reply transfers: its Descriptor objects. */
 function descriptorsIn(sources: unknown): Descriptor[] {
   return Array.isArray(sources) ? sources.filter((source) => source instanceof Descriptor) : []
+}
+
+/** Returns the same of the other copies of the package in this process. */
+function descriptorsOfOtherCopies(sources: unknown): Pick<Descriptor, 'closeSync'>[] {
+  if (!Array.isArray(sources)) return []
+  return sources.filter(
+    (source) => typeof source === 'object' && source !== null && isOfAnotherCopy(source) && 'kind' in source
+  )
+}
+
+function fdCountOf(received: Received): number {
+  return typeof received === 'function' ? 0 : received.fds.length
 }

@@ -31,6 +31,11 @@ export class ChannelMessage<T = unknown> implements Disposable {
 /** A received message, or a function that creates the error to reject its receiver with. */
 export type Received = ChannelMessage | (() => unknown)
 
+/** Closes a received message's descriptors. */
+export function closeReceived(received: Received): void {
+  if (typeof received !== 'function') received.close()
+}
+
 /** A message that expects a response. */
 export class ChannelRequest<T = unknown> extends ChannelMessage<T> {
   // Created on first use: most handlers never read it, and creating it costs more than the rest of a request.

@@ -1,19 +1,15 @@
-import { clearTimeout, setTimeout } from 'node:timers'
-import { onAbort } from '../base/abort.ts'
-import { aborted } from '../base/errors/abort.ts'
-import { timedOut } from '../base/errors/system.ts'
-import { rejection } from '../base/rejection.ts'
-import { type Waiter, settle } from '../base/waiters.ts'
-import { tooManyPending } from './errors.ts'
+import { rejection, withCode } from '../base/errors.ts'
+import { type Pending, settle } from '../base/waiters.ts'
 import { CANCEL, REQUEST } from './frame.ts'
 import type { FrameWriter } from './frame-writer.ts'
-import type { ChannelMessage, Received } from './message.ts'
+import { type Limit, onLimit } from '../base/abort.ts'
+import { type ChannelMessage, type Received, closeReceived } from './message.ts'
 
 /** A request without a response. */
-interface PendingRequest extends Waiter<ChannelMessage> {
+interface PendingRequest extends Pending<ChannelMessage> {
   /** Keeps the socket from being collected. */
   readonly owner: object
-  timer: NodeJS.Timeout | undefined
+  abortion: Limit | undefined
 }
 
 /** The requests that this end sent, by id. */
@@ -35,10 +31,7 @@ export class OutgoingRequests {
 
   /** Whether timeouts keep the process alive. */
   set referenced(on: boolean) {
-    for (const { timer } of this.#pending.values()) {
-      if (on) timer?.ref()
-      else timer?.unref()
-    }
+    for (const { abortion: limit } of this.#pending.values()) if (limit !== undefined) limit.referenced = on
   }
 
   /** Sends a request; resolves to the response. */
@@ -54,7 +47,7 @@ export class OutgoingRequests {
     const withdrawal = signal === undefined && timeout === undefined ? undefined : new AbortController()
     const sent = this.#writer.sendValue(owner, REQUEST, id, value, sources, withdrawal?.signal)
     return new Promise((resolve) => {
-      const request: PendingRequest = { owner, resolve, abortion: undefined, timer: undefined }
+      const request: PendingRequest = { owner, resolve, abortion: undefined }
       const giveUp = (error: () => Error) => {
         if (!this.#settle(id, rejection(error))) return
         const { length } = this.#writer
@@ -62,9 +55,9 @@ export class OutgoingRequests {
         // A request that was not withdrawn has been sent, so the peer is handling it.
         if (this.#writer.length === length) this.#cancel(request, id)
       }
-      request.abortion = onAbort(signal, () => giveUp(() => aborted(signal!)))
-      if (timeout !== undefined) request.timer = setTimeout(() => giveUp(() => timedOut(timeout)), timeout)
-      if (!this.#writer.referenced) request.timer?.unref()
+      const limit = onLimit(signal, timeout, 'request', giveUp)
+      if (limit !== undefined) limit.referenced = this.#writer.referenced
+      request.abortion = limit
       this.#pending.set(id, request)
       sent.catch((error: unknown) => this.#settle(id, Promise.reject(error)))
     })
@@ -81,11 +74,15 @@ export class OutgoingRequests {
     if (!this.#writer.closed) this.#writer.sendText(owner, CANCEL, id, '').catch(() => {})
   }
 
+  /** Whether a request waits for an answer with this id. It does not if it was cancelled, or never sent. */
+  has(id: number): boolean {
+    return this.#pending.has(id)
+  }
+
   /** Settles the request that a response or an error belongs to. */
   settle(id: number, received: Received): void {
     const isPending = this.#settle(id, typeof received === 'function' ? rejection(received) : received)
-    // The request was cancelled before its response arrived.
-    if (!isPending && typeof received !== 'function') received.close()
+    if (!isPending) closeReceived(received) // `decode` has cancelled the request
   }
 
   #settle(id: number, response: ChannelMessage | Promise<never>): boolean {
@@ -93,7 +90,6 @@ export class OutgoingRequests {
     if (response instanceof Promise) response.catch(() => {}) // no request may be left to reject
     if (request === undefined) return false
     this.#pending.delete(id)
-    clearTimeout(request.timer)
     settle(request, response)
     return true
   }
@@ -102,4 +98,12 @@ export class OutgoingRequests {
   fail(error: () => Error): void {
     for (const id of this.#pending.keys()) this.#settle(id, rejection(error))
   }
+}
+
+/** More messages or requests than `maxPending` are pending. */
+export function tooManyPending(operations: 'messages' | 'requests', max: number): Error {
+  return withCode(
+    new Error(`${max} ${operations} are already pending, the maximum by options.maxPending: await some of them first`),
+    'ERR_TOO_MANY_PENDING'
+  )
 }

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { createReadStream } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { Channel, type Descriptor, UnixSocket, socketpair } from 'fdpass'
+import { Channel, type Descriptor, socketpair } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
 import { FAILED, reportError } from './errors.ts'
 import { CHUNK_SIZE, copyToStdout, checkIsNotStdout } from './stdout.ts'
@@ -29,12 +29,11 @@ class Openfile implements Disposable {
 
   constructor() {
     const [socket, theirs] = socketpair()
-    const number = theirs.release()
     const program = fileURLToPath(new URL('openfile.js', import.meta.url))
     try {
-      spawn(process.execPath, [program], { stdio: ['inherit', 'ignore', 'inherit', number] }).unref()
+      spawn(process.execPath, [program], { stdio: ['inherit', 'ignore', 'inherit', theirs.fd] }).unref()
     } finally {
-      UnixSocket.from(number).close()
+      theirs.close()
     }
     this.#channel = new Channel<string>(socket)
   }

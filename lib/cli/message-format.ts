@@ -1,6 +1,6 @@
 import { readlinkSync } from 'node:fs'
 import type { Credentials, Descriptor, Message } from 'fdpass'
-import { displayAddress } from './errors.ts'
+import { displayAddress, jsonOf } from './errors.ts'
 
 /** Returns a descriptor's kind, and its path or address if known. */
 function describe(descriptor: Descriptor): { kind: string; path?: string; address?: string } {
@@ -28,15 +28,25 @@ export function decodeUtf8(data: Uint8Array): string | undefined {
   }
 }
 
+/** Returns a sender's ids, null for those that identify nobody. */
+function knownIds({ pid, uid, gid, unknownUid, unknownGid }: Credentials) {
+  return { pid, uid: unknownUid === true ? null : uid, gid: unknownGid === true ? null : gid }
+}
+
+function describeSender(sender: Credentials): string {
+  return Object.entries(knownIds(sender))
+    .map(([name, id]) => `${name} ${id ?? 'unknown'}`)
+    .join(', ')
+}
+
 /** Returns a message as a line of JSON. */
 export function formatJson(message: Message, sender: Credentials | undefined): string {
   const text = decodeUtf8(message.data)
-  const { pid = null, uid = null, gid = null } = sender ?? {}
-  return JSON.stringify({
-    ...(text === undefined ? { base64: Buffer.from(message.data).toString('base64') } : { data: text }),
+  return jsonOf({
+    ...(text === undefined ? { base64: message.data.toString('base64') } : { data: text }),
     ...(message.size > message.data.length && { size: message.size }),
     fds: message.fds.map(describe),
-    sender: { pid, uid, gid },
+    sender: sender === undefined ? { pid: null, uid: null, gid: null } : knownIds(sender),
     ...(typeof message.address === 'string' && { address: displayAddress(message.address) })
   })
 }
@@ -44,18 +54,11 @@ export function formatJson(message: Message, sender: Credentials | undefined): s
 /** Returns a message as text for a terminal. */
 export function formatText(message: Message, sender: Credentials | undefined): string {
   const text = decodeUtf8(message.data)
-  const data = text === undefined ? `base64 ${Buffer.from(message.data).toString('base64')}` : quote(text)
-  const from = sender === undefined ? 'unknown' : `pid ${sender.pid ?? 'unknown'}, uid ${sender.uid}, gid ${sender.gid}`
+  const data = text === undefined ? `base64 ${message.data.toString('base64')}` : jsonOf(text)
+  const from = sender === undefined ? 'unknown' : describeSender(sender)
   const fds = message.fds.map(describe).map(({ kind, path, address }) => {
     const where = path ?? address
-    return `\n  ${kind}${where === undefined ? '' : ` ${quote(where)}`}`
+    return `\n  ${kind}${where === undefined ? '' : ` ${jsonOf(where)}`}`
   })
   return `${data} from ${from}${fds.join('')}`
-}
-
-const escape = (character: string) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
-
-/** Returns a text in quotes, without control characters that would affect a terminal. */
-function quote(text: string): string {
-  return JSON.stringify(text).replace(/[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g, escape)
 }

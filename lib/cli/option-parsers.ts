@@ -20,6 +20,11 @@ export function parseSeconds(text: string): number {
   return value
 }
 
+/** Parses a number of MiB; returns bytes. */
+export function parseMebibytes(text: string): number {
+  return integerFrom(1)(text) * 1024 * 1024
+}
+
 /** Parses permissions in octal. */
 export function parseOctal(text: string): number {
   if (!/^0?[0-7]{1,3}$/.test(text)) throw new InvalidArgumentError('It must be an octal number, such as 660.')

@@ -12,7 +12,7 @@ import {
   listen
 } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
-import { CliError, reportError } from './errors.ts'
+import { CliError, reportRepeated } from './errors.ts'
 import { repeatable, integerFrom, parseOctal, parseSeconds } from './option-parsers.ts'
 
 /** The options of `send` and `recv` about the socket and its peer. */
@@ -96,9 +96,27 @@ export function listenFor(address: Address, options: PeerOptions): Promise<UnixS
   return listen(address, { type, mode, allow, credentials } as ListenOptions)
 }
 
-/** Whether a peer's user is allowed. Reports a rejected peer. */
-export function isPeerAllowed({ allowUid }: Pick<PeerOptions, 'allowUid'>, { pid, uid }: Credentials): boolean {
-  if (allowUid === undefined || allowUid.includes(uid)) return true
-  reportError('Refused', new CliError(`user ${uid}, process ${pid ?? 'unknown'}`))
+/** Errors of accept(2) that pass when other descriptors are closed. */
+const exhausted = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM'])
+
+/** Accepts a connection. While the descriptor table is full, which strangers can cause by their connections, tries again. */
+export async function acceptFrom(server: UnixServer, signal: AbortSignal): Promise<UnixSocket> {
+  for (;;) {
+    try {
+      return await server.accept({ signal })
+    } catch (error) {
+      if (!exhausted.has((error as NodeJS.ErrnoException).code ?? '')) throw error
+      reportRepeated('accept', error)
+      await setTimeout(RETRY_DELAY_MS, undefined, { signal })
+    }
+  }
+}
+
+/** Whether a peer's user is allowed. Reports a rejected peer, and how often its user was rejected. */
+export function isPeerAllowed({ allowUid }: Pick<PeerOptions, 'allowUid'>, peer: Credentials | undefined): boolean {
+  const { pid = null, uid, unknownUid = false } = peer ?? {}
+  if (allowUid === undefined || (uid !== undefined && !unknownUid && allowUid.includes(uid))) return true
+  const user = uid === undefined || unknownUid ? 'an unknown user' : `user ${uid}`
+  reportRepeated('Refused', new CliError(`${user}, process ${pid ?? 'unknown'}`), user)
   return false
 }

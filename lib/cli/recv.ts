@@ -1,10 +1,17 @@
 import { type Credentials, type Message, type UnixSocket, bind, capabilities } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
-import { checkSeparator, findProgram } from './find-program.ts'
-import { FAILED, CliError, reportError, usageError } from './errors.ts'
+import { checkSeparator, findProgram, runProgram, descriptorNames } from './run-program.ts'
+import { FAILED, CliError, reportRepeated, usageError } from './errors.ts'
 import { withSignals } from './signals.ts'
-import { runProgram, descriptorNames } from './run-program.ts'
-import { type PeerOptions, addressOf, isPeerAllowed, definePeer, listenFor, connectAllowed } from './peers.ts'
+import {
+  type PeerOptions,
+  acceptFrom,
+  addressOf,
+  isPeerAllowed,
+  definePeer,
+  listenFor,
+  connectAllowed
+} from './peers.ts'
 import { formatJson, formatText } from './message-format.ts'
 import { integerFrom } from './option-parsers.ts'
 
@@ -24,8 +31,8 @@ export function define(command: CliCommand): void {
     )
     .description(
       'Listens on SOCKET and receives descriptors. Prints each message: its data, its sender as reported by the kernel, and ' +
-        'the kind of each descriptor. With PROGRAM, prints nothing and runs the program after all messages were received. ' +
-        "fdpass then exits with the program's exit status, or 128 plus the number of the signal that ended it."
+        'the kind of each descriptor. With PROGRAM, prints nothing and executes the program after all messages were received. ' +
+        'The program replaces fdpass: it has its process id, and its exit status is the one of fdpass.'
     )
     .option('--connect', 'Connect to SOCKET instead of listening.')
     .option('--count <N>', 'Receive N messages (default: all of the first connection; one datagram).', integerFrom(1))
@@ -77,7 +84,7 @@ async function recv(operand: string, program: readonly string[], options: RecvOp
   })
   if (executable === undefined) return
   const fds = kept.flatMap((message) => message.fds)
-  process.exitCode = await runProgram(executable, args, fds, kept.flatMap(descriptorNames))
+  runProgram(executable, args, fds, kept.flatMap(descriptorNames))
 }
 
 type OnMessage = (message: Message, sender: Credentials | undefined) => void
@@ -99,7 +106,7 @@ async function receive(address: string, given: RecvOptions, signal: AbortSignal,
       if (message === null) return
       const sender = message.credentials ?? peerOf(socket)
       // Another connection may have received the last message meanwhile.
-      if (taken < count && (sender === undefined || isPeerAllowed(options, sender))) {
+      if (taken < count && isPeerAllowed(options, sender)) {
         taken++
         take(message, sender)
       } else {
@@ -115,11 +122,11 @@ async function receive(address: string, given: RecvOptions, signal: AbortSignal,
     else {
       using server = await listenFor(address, options)
       if (count === Infinity) {
-        const socket = await server.accept({ signal })
+        const socket = await acceptFrom(server, signal)
         server.close()
         await drain(socket)
       } else {
-        for (;;) drain(await server.accept({ signal: either })).catch((error) => fail(error, enough))
+        for (;;) drain(await acceptFrom(server, either)).catch((error) => fail(error, enough))
       }
     }
   } catch (error) {
@@ -132,7 +139,7 @@ async function receive(address: string, given: RecvOptions, signal: AbortSignal,
 /** Reports a connection that failed; the others continue. */
 function fail(error: unknown, enough: AbortController): void {
   if (enough.signal.aborted || (error as Error).name === 'AbortError') return
-  reportError('recv', error)
+  reportRepeated('recv', error)
   process.exitCode = FAILED
 }
 
@@ -143,7 +150,7 @@ async function next(socket: UnixSocket, signal: AbortSignal): Promise<Message | 
       return await socket.recv({ signal })
     } catch (error) {
       if (!(error instanceof Error) || !('data' in error)) throw error
-      reportError('recv', error)
+      reportRepeated('recv', error)
       process.exitCode = FAILED
     }
   }

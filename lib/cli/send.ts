@@ -3,7 +3,7 @@ import type { CliCommand } from './cli-command.ts'
 import { usageError } from './errors.ts'
 import { withSignals } from './signals.ts'
 import { type FileOptions, type OpenFile, defineFiles, withFiles } from './file-arguments.ts'
-import { type PeerOptions, addressOf, definePeer, listenFor, connectAllowed } from './peers.ts'
+import { type PeerOptions, acceptFrom, addressOf, definePeer, listenFor, connectAllowed } from './peers.ts'
 
 interface SendOptions extends PeerOptions, FileOptions {
   readonly data?: string
@@ -85,5 +85,5 @@ async function sendAll(
 async function peerFor(address: string, options: SendOptions, signal: AbortSignal): Promise<UnixSocket> {
   if (options.listen !== true) return connectAllowed(address, options, signal)
   using server = await listenFor(address, options)
-  return await server.accept({ signal })
+  return await acceptFrom(server, signal)
 }

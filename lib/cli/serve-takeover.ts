@@ -1,5 +1,5 @@
 import { type ListenSource, type ServiceOptions, type Superserver, superserve } from 'fdpass/superserver'
-import { type Takeover, type TakeoverOptions, takeover } from 'fdpass/takeover'
+import { type Takeover, takeover } from 'fdpass/takeover'
 import { SignalError } from './signals.ts'
 
 /** A service, and the address at which predecessor and successor connect. */
@@ -20,7 +20,8 @@ export async function serveWithTakeover(
   { path, service, sources }: TakeoverService,
   signal: AbortSignal
 ): Promise<Serving> {
-  const listen = Object.fromEntries(sources.map((source, place) => [place, listenerOf(source, service)]))
+  const { backlog, socketMode: mode } = service
+  const listen = Object.fromEntries(sources.map((source, place) => [place, { source, backlog, mode }]))
   const place = await takeover({ path, listen, signal })
   const listeners = Object.values(place.listeners)
   try {
@@ -48,17 +49,4 @@ async function serveUntilSuperseded(server: Superserver, place: Takeover): Promi
   await place.superseded
   await server.close()
   if (signalError !== undefined) throw signalError
-}
-
-type Listener = NonNullable<TakeoverOptions['listen']>[string]
-
-/** Returns a listener's description, with the service's backlog and socket mode. */
-function listenerOf(source: ListenSource, { backlog, socketMode: mode }: ServiceOptions): Listener {
-  const [, kind, rest] = typeof source === 'string' ? (/^(tcp|unix):(.*)$/s.exec(source) ?? []) : []
-  const { 1: host, 2: port } = /^(?:(.*):)?(\d+)$/.exec(rest ?? '') ?? []
-  if (kind === 'unix' && (backlog ?? mode) !== undefined) return { path: rest!, backlog, mode }
-  if (kind === 'tcp' && backlog !== undefined && port !== undefined) {
-    return { host: host?.replace(/^\[(.*)\]$/, '$1'), port: Number(port), backlog }
-  }
-  return source
 }

@@ -1,23 +1,43 @@
 import { resolve } from 'node:path'
 import { InvalidArgumentError, Option } from 'commander'
 import {
+  type ListenAlias,
   type ListenSource,
   type ResourceLimit,
   type ServiceOptions,
   type SuperserverAddress,
   superserve
 } from 'fdpass/superserver'
-import { optionFor, refusedArgument } from './argument-error.ts'
+import {
+  optionFor,
+  refusedArgument,
+  CliError,
+  USAGE,
+  reportError,
+  usageError,
+  displayAddress,
+  jsonOf
+} from './errors.ts'
 import type { CliCommand } from './cli-command.ts'
-import { checkSeparator, findProgram } from './find-program.ts'
-import { CliError, USAGE, reportError, usageError, displayAddress } from './errors.ts'
+import { checkSeparator, findProgram } from './run-program.ts'
 import { withSignals } from './signals.ts'
 import { addressOf } from './peers.ts'
 import { type Serving, serveWithTakeover } from './serve-takeover.ts'
-import { repeatable, parseIdentity, integerFrom, parseOctal, parseSeconds, text } from './option-parsers.ts'
+import {
+  repeatable,
+  parseIdentity,
+  parseMebibytes,
+  integerFrom,
+  parseOctal,
+  parseSeconds,
+  text
+} from './option-parsers.ts'
 
 /** The options of the command line. Most have the names and types of the package's options. */
-interface ServeOptions extends Omit<ServiceOptions, 'listen' | 'groups' | 'env' | 'rlimits' | 'noNewPrivileges'> {
+interface ServeOptions extends Omit<
+  ServiceOptions,
+  'listen' | 'groups' | 'env' | 'rlimits' | 'noNewPrivileges' | 'preload'
+> {
   readonly listen?: readonly string[]
   readonly config?: string
   readonly json?: true
@@ -26,6 +46,7 @@ interface ServeOptions extends Omit<ServiceOptions, 'listen' | 'groups' | 'env' 
   readonly env?: readonly (readonly [string, string])[]
   readonly rlimit?: readonly (readonly [string, ResourceLimit])[]
   readonly newPrivileges?: true
+  readonly preload: boolean
 }
 
 export function define(command: CliCommand): void {
@@ -34,20 +55,23 @@ export function define(command: CliCommand): void {
     .argument('[PROGRAM...]', 'The program to run, found in PATH, or a module for Node; and its arguments.')
     .description(
       'Listens, and runs a program for each connection, as inetd does, with the connection as standard input and output; or ' +
-        'runs permanent workers, as nginx does. A PROGRAM whose name ends in .js, .mjs, .cjs or .ts is a Node worker, which ' +
-        'receives its connections with fdpass/superserver. Any other PROGRAM runs once per connection, unless --mode changes that.\n\n' +
+        'runs permanent workers, as nginx does. A PROGRAM whose name ends in .js, .mjs, .cjs or .ts is a Node server, which needs no ' +
+        'changes: it gets the connections when it listens on the same port or path. It may also receive them with ' +
+        'fdpass/superserver. Any other PROGRAM runs once per connection, unless --mode changes that.\n\n' +
         'SIGTERM and SIGINT stop listening and exit when open connections have finished; a second signal exits at once. ' +
         'SIGHUP replaces the workers and reads FILE again. The service state is reported to systemd (Type=notify).'
     )
     .option(
       '--listen <WHERE>',
       "Listen on 'tcp:PORT', 'tcp:HOST:PORT', 'udp:PORT', 'udp:HOST:PORT', 'unix:PATH' or 'unix:@NAME'; or accept from " +
-        "'fd:N', an inherited listening descriptor. Repeatable.",
+        "'fd:N', an inherited listening descriptor. With '=PORT' behind it, for a server that itself listens on PORT; with '=*', for " +
+        'one that listens on anything. Repeatable.',
       repeatable(text)
     )
     .option(
       '--config <FILE>',
-      'Read all settings from a JSON file, in the format of superserve(). Paths are relative to the file.'
+      "Read all settings from a JSON file, in the format of superserve(), of at most 1 MiB; '-' is standard input. Paths are " +
+        'relative to the file. A pipe is read once, and its paths are relative to the working directory.'
     )
     .option('--json', 'Print events as lines of JSON: listening, spawn, ready, exit, pause, failure, superseded.')
     .option(
@@ -67,6 +91,10 @@ export function define(command: CliCommand): void {
         'connection',
         'listener'
       ])
+    )
+    .option(
+      '--no-preload',
+      'Do not import fdpass/listen before a module: it receives its connections with fdpass/superserver.'
     )
     .option('--workers <N>', 'Run N workers (default: one per available CPU).', integerFrom(1))
     .option('--user <NAME>', 'Run processes as this user, a name or a uid.', parseIdentity)
@@ -92,6 +120,8 @@ export function define(command: CliCommand): void {
       'Serve at most N connections of one IP address or local user; others are closed.',
       integerFrom(1)
     )
+    .option('--max-served <N>', 'Replace a worker after about N connections.', integerFrom(1))
+    .option('--max-memory <MEBIBYTES>', 'Replace a worker that has more memory (Linux).', parseMebibytes)
     .option('--max-spawns <N>', 'Start at most N processes per minute, then pause (default: 256).', integerFrom(1))
     .option('--pause <SECONDS>', 'Pause for SECONDS after --max-spawns (default: 10).', parseSeconds)
     .option('--ready-timeout <SECONDS>', 'Fail if a worker is not ready within SECONDS (default: 30).', parseSeconds)
@@ -110,8 +140,13 @@ export function define(command: CliCommand): void {
     .addExitCodes({ 126: 'The program is not executable.', 127: 'The program was not found.' })
     .addExample(
       `
+# Serve an ordinary server with four processes; SIGHUP replaces them
+fdpass serve --listen tcp:3000 --workers 4 -- ./app.mjs`
+    )
+    .addExample(
+      `
 # Serve a privileged port with four unprivileged processes
-fdpass serve --listen tcp:80 --user nobody --workers 4 -- ./server.mjs`
+fdpass serve --listen tcp:80=3000 --user nobody --workers 4 -- ./app.mjs`
     )
     .addExample(
       `
@@ -151,7 +186,7 @@ async function serve(program: readonly string[], options: ServeOptions): Promise
   checkSeparator(program)
   const { config, json, takeover } = options
   const description = config === undefined ? serviceFor(program, options) : config
-  const extra = Object.keys(options).find((option) => option !== 'config' && option !== 'json')
+  const extra = Object.keys(options).find((option) => !['config', 'json', 'preload'].includes(option))
   if (config !== undefined && (extra !== undefined || program.length > 0)) {
     throw usageError(
       `--config cannot be used with ${extra === undefined ? 'PROGRAM' : optionFor(extra)}: set it in the file`
@@ -159,18 +194,23 @@ async function serve(program: readonly string[], options: ServeOptions): Promise
   }
   const serving = await withSignals<Serving>(async (signal) => {
     try {
-      if (typeof description === 'string') return { server: await superserve(description, { signal }) }
+      if (typeof description === 'string') return { server: await superserve(fileOf(description), { signal }) }
       if (takeover === undefined) return { server: await superserve({ ...description, signal }) }
       return await serveWithTakeover(
         { path: addressOf(takeover), service: description, sources: description.listen },
         signal
       )
     } catch (error) {
-      throw config === undefined ? asOption(error) : asSetting(error, config)
+      throw config === undefined ? asOption(error) : asSetting(error, fileOf(config))
     }
   })
   if (json === true) reportAsJson(serving)
   else report(serving)
+}
+
+/** Returns the path of the `--config` option. */
+function fileOf(config: string): string {
+  return config === '-' ? '/dev/stdin' : config
 }
 
 /** Returns the service that the command line describes. */
@@ -178,25 +218,45 @@ function serviceFor(
   program: readonly string[],
   options: ServeOptions
 ): ServiceOptions & { listen: readonly ListenSource[] } {
-  const { listen, config: _config, json: _json, takeover: _takeover, env, rlimit, newPrivileges, ...same } = options
+  const {
+    listen,
+    config: _config,
+    json: _json,
+    takeover: _takeover,
+    preload,
+    env,
+    rlimit,
+    newPrivileges,
+    ...same
+  } = options
   const [name, ...args] = program
   if (listen === undefined) throw usageError('Nothing to listen on: specify --listen WHERE or --config FILE')
   if (name === undefined) throw usageError('No program to run: specify -- PROGRAM or --config FILE')
+  const isModule = /\.(?:[cm]?js|ts)$/.test(name)
+  const places = listen.map(placeOf)
+  const listenAs = places.some(({ as }) => as !== null) ? places.map(({ as }) => as) : undefined
+  const preloads = isModule && preload && same.mode !== 'nowait' && same.mode !== 'wait'
+  if (listenAs !== undefined && !preloads) throw usageError('--listen WHERE=PORT is for a Node server that is a worker')
   return {
     ...same,
-    ...(/\.(?:[cm]?js|ts)$/.test(name) ? { module: name, args } : { command: [findProgram(name), ...args] }),
-    listen: listen.map(sourceOf),
+    ...(isModule ? { module: name, args } : { command: [findProgram(name), ...args] }),
+    ...(preloads && { preload, listenAs }),
+    listen: places.map(({ source }) => source),
     ...(env !== undefined && { env: { ...process.env, ...Object.fromEntries(env) } }),
     ...(rlimit !== undefined && { rlimits: Object.fromEntries(rlimit) }),
     ...(newPrivileges === true && { noNewPrivileges: false })
   }
 }
 
-/** Returns the `ListenSource` for `--listen`: `unix:@NAME` is an abstract address, and a relative path begins in the working directory. */
+/** Returns the `ListenSource` for `--listen WHERE=AS`, and what the program itself listens on. */
+function placeOf(where: string): { source: ListenSource; as: ListenAlias | null } {
+  const [, source = where, as] = /^(.*)=(\d+|\*)$/s.exec(where) ?? []
+  return { source: sourceOf(source), as: as === undefined ? null : as === '*' ? as : Number(as) }
+}
+
+/** Returns the `ListenSource` for a text: `unix:@NAME` is an abstract address, and a relative path begins in the working directory. */
 function sourceOf(where: string): ListenSource {
-  if (where.startsWith('unix:@')) return `unix:\0${where.slice('unix:@'.length)}`
-  if (where.startsWith('unix:')) return `unix:${resolve(where.slice('unix:'.length))}`
-  return where
+  return where.replace(/(?<=^unix:).*/s, (path) => (path.startsWith('@') ? addressOf(path) : resolve(path)))
 }
 
 /** Returns an error about an option of the package as one about the command line. */
@@ -210,6 +270,7 @@ function asOption(error: unknown): unknown {
 /** Returns what the command line calls an option of a service. */
 function optionOrOperand(name: string, rest: readonly string[]): string {
   if (name === 'path') return '--takeover'
+  if (name === 'listenAs') return '--listen WHERE=PORT'
   if (name === 'rlimits') return `--rlimit ${rest.join('.')}`
   return name === 'module' || name.startsWith('command') ? 'PROGRAM' : optionFor(name)
 }
@@ -224,16 +285,26 @@ function asSetting(error: unknown, file: string): unknown {
 }
 
 /** Returns an address in the notation of `--listen`. */
-function whereOf({ name, address }: SuperserverAddress): string {
+function listenAddressOf({ name, address }: SuperserverAddress): string {
   if (address === null) return name
   if (typeof address === 'string') return `unix:${displayAddress(address)}`
   const host = address.family === 'IPv6' ? `[${address.address}]` : address.address
   return `${name.startsWith('udp:') ? 'udp' : 'tcp'}:${host}:${address.port}`
 }
 
-/** Prints the listen addresses and failures to standard error. */
+function reportReady({ pid }: { readonly pid: number }): void {
+  process.stderr.write(`fdpass: serve: Worker ${pid} is ready\n`)
+}
+
+/** Prints the listen addresses, the workers and failures to standard error. */
 function report({ server, superseded }: Serving): void {
-  for (const address of server.addresses) process.stderr.write(`fdpass: serve: Listening on ${whereOf(address)}\n`)
+  for (const address of server.addresses)
+    process.stderr.write(`fdpass: serve: Listening on ${listenAddressOf(address)}\n`)
+  server
+    .stats()
+    .workers.filter(({ state }) => state === 'ready')
+    .forEach(reportReady)
+  server.on('ready', reportReady)
   void superseded?.then(() => process.stderr.write('fdpass: serve: Another process has taken over\n'))
   server.on('failure', ({ error }) => reportError('serve', error))
   server.on('pause', ({ service, milliseconds }) => {
@@ -255,11 +326,11 @@ function reportAsJson({ server, superseded }: Serving): void {
   // A closed standard output must not interrupt the service.
   process.stdout.removeAllListeners('error').on('error', () => (isRead = false))
   const print = (event: string, details: object) => {
-    if (isRead) process.stdout.write(`${JSON.stringify({ event, ...details })}\n`)
+    if (isRead) process.stdout.write(`${jsonOf({ event, ...details })}\n`)
   }
   for (const address of server.addresses) {
     const { service, name } = address
-    print('listening', { service, name: shownName(name), address: whereOf(address) })
+    print('listening', { service, name: shownName(name), address: listenAddressOf(address) })
   }
   void superseded?.then(() => print('superseded', {}))
   server.on('spawn', (details) => print('spawn', details))

@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { fstatSync } from 'node:fs'
+import { type Stats, fstatSync } from 'node:fs'
 import { CliError } from './errors.ts'
 
 /** The number of bytes that are read from a file at a time. */
@@ -14,8 +14,18 @@ export async function copyToStdout(input: NodeJS.ReadableStream): Promise<void> 
 
 /** Throws if a file is standard output itself: copying it to its own end would never finish. */
 export function checkIsNotStdout(fd: number): void {
-  const [input, output] = [fstatSync(fd), fstatSync(1)]
+  const [input, output] = [statusOf(fd), statusOf(1)]
+  if (input === undefined || output === undefined) return
   if (input.isFile() && input.dev === output.dev && input.ino === output.ino && input.size > 0) {
     throw new CliError('Input file is output file')
+  }
+}
+
+/** Returns the status of a descriptor; undefined if its file system refuses fstat(2), or it is closed. */
+function statusOf(fd: number): Stats | undefined {
+  try {
+    return fstatSync(fd)
+  } catch {
+    return undefined
   }
 }

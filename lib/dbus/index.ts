@@ -6,6 +6,6 @@
  *
  * @module fdpass/dbus
  */
-import '../socket/index.ts' // adds the casts to Descriptor
-export { connectBus } from './connect-bus.ts'
-export { DBusStream } from './dbus-stream.ts'
+import '../stream/index.ts' // adds the casts to Descriptor and UnixSocket
+export { type ConnectBusOptions, connectBus } from './connect-bus.ts'
+export { DBusStream, type DBusStreamOptions } from './dbus-stream.ts'

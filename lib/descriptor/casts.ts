@@ -1,14 +1,14 @@
 import type { Socket as DatagramSocket } from 'node:dgram'
-import { type ReadStream, type WriteStream, createReadStream, createWriteStream } from 'node:fs'
+import { type ReadStream, type WriteStream, createReadStream, createWriteStream, readSync } from 'node:fs'
 import type { Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
 import { optionsOf } from '../base/validate.ts'
 import { signalOf } from '../base/abort.ts'
-import { wrongKind } from './errors.ts'
 import { type Kind, accessOf, isReadable, isWritable, kindOf } from './kind.ts'
-import { internetAddressOf } from '../address/internet-address.ts'
+import { internetAddressOf } from '../address/socket-address.ts'
 import { duplicateFd } from '../native/owned-fds.ts'
 import { native } from '../native/binding.ts'
-import { listenOn, numberOf, setConnected } from './node-internals.ts'
+import { listenOn, setConnected } from './node-internals.ts'
+import { checkRuntime, withCode } from '../base/errors.ts'
 
 /** Options of {@link Descriptor.toReadStream} and {@link Descriptor.toWriteStream}. */
 export interface FileStreamOptions {
@@ -24,12 +24,13 @@ const castsOf: Partial<Record<Kind, readonly string[]>> = {
   memfd: ['toReadStream', 'toWriteStream'],
   'character-device': ['toReadStream', 'toWriteStream'],
   'block-device': ['toReadStream', 'toWriteStream'],
-  tty: ['toSocket', 'toReadStream', 'toWriteStream'],
-  fifo: ['toSocket'],
-  tcp: ['toSocket'],
+  tty: ['toTerminal'],
+  pty: ['toTerminal'],
+  fifo: ['toSocket', 'toDuplex'],
+  tcp: ['toSocket', 'toDuplex'],
   'tcp-listener': ['toServer'],
   udp: ['toDatagramSocket'],
-  'unix-stream': ['toSocket', 'toUnixSocket'],
+  'unix-stream': ['toSocket', 'toUnixSocket', 'toStream'],
   'unix-seqpacket': ['toUnixSocket'],
   'unix-dgram': ['toUnixSocket'],
   'unix-listener': ['toServer', 'toUnixServer']
@@ -48,25 +49,67 @@ export function checkCast(fd: number, method: string): Kind {
 
 // Each cast takes a number from the native side, for an object that closes it. A cast that throws has taken nothing.
 
-/** Casts a connection, an end of a pipe, or a terminal. */
+/** Casts a connection or an end of a pipe. */
 export function toSocket(fd: number, options: SocketConstructorOpts | undefined): Socket {
   const kind = checkCast(fd, 'toSocket')
   signalOf(optionsOf(options)) // Node's constructor opens the descriptor in a socket that an aborted signal has destroyed
   const access = accessOf(fd)
-  const halves = { readable: isReadable(access), writable: isWritable(access) }
-  if (kind === 'tty') {
-    // Checks the options before libuv replaces the descriptor.
-    void new (process.getBuiltinModule('node:net').Socket)({ ...halves, ...options, signal: undefined })
-    const tty = process.getBuiltinModule('node:tty')
-    const socket = halves.readable ? new tty.ReadStream(fd, { ...halves, ...options }) : new tty.WriteStream(fd)
-    // libuv opens a terminal anew, so that O_NONBLOCK is not set for all processes with the open file description (uv_tty_init).
-    if (numberOf('fd', socket) === fd) native.release(fd)
-    else native.close(fd)
-    return socket
+  if (isReadable(access)) {
+    const other = kind === 'unix-stream' ? 'toStream' : 'toDuplex'
+    checkRuntime(
+      'Bun',
+      `toSocket() does not work on Bun, whose net.Socket reads no received descriptor: use ${other}()`
+    )
   }
+  const halves = { readable: isReadable(access), writable: isWritable(access) }
   const socket = new (process.getBuiltinModule('node:net').Socket)({ ...halves, ...options, fd })
   native.release(fd)
+  if (options === undefined || !('onread' in options)) readToEnd(socket, fd)
   return socket
+}
+
+/** The most bytes, and the most reads, of what a socket has left. More than a pipe or a socket holds: another process can open a FIFO again. */
+const MOST_LEFT = 16 * 1024 * 1024
+const MOST_READS = 16_384
+const CHUNK = 65_536
+let scratch: Buffer | undefined
+
+/**
+ * Lets a socket deliver every byte before its end. libuv takes a hang-up behind a short read for the end (uv__stream_io in src/unix/stream.c),
+ * but a read is also short in front of a message with descriptors, a packet of a pipe (O_DIRECT), and urgent data.
+ */
+function readToEnd(socket: Socket, fd: number): void {
+  const { push } = socket
+  let ended = false
+  const pushAll: Socket['push'] = (chunk: unknown, encoding) => {
+    if (chunk === null && !ended && !socket.destroyed) {
+      ended = true
+      for (const part of leftIn(fd)) push.call(socket, part)
+    }
+    return push.call(socket, chunk, encoding)
+  }
+  Object.defineProperty(socket, 'push', { value: pushAll, writable: true, configurable: true })
+}
+
+/** Reads what a descriptor, which Node has switched to non-blocking mode, has left at its end. */
+function* leftIn(fd: number): Generator<Buffer, void> {
+  scratch ??= Buffer.allocUnsafeSlow(CHUNK)
+  let left = MOST_LEFT
+  for (let i = 0; i < MOST_READS && left > 0; i++) {
+    const count = readSome(fd, scratch)
+    if (count === 0) return
+    left -= count
+    yield Buffer.from(scratch.subarray(0, count))
+  }
+}
+
+/** Returns the count of read(2); 0 for an error too, because Node has reported the end already. */
+function readSome(fd: number, buffer: Buffer): number {
+  try {
+    return readSync(fd, buffer)
+  } catch {
+    return 0
+  }
 }
 
 /** Casts to a server that is starting; the caller takes the number once the server listens. */
@@ -80,6 +123,16 @@ export function toDatagramSocket(fd: number): DatagramSocket {
   checkCast(fd, 'toDatagramSocket')
   const local = internetAddressOf(fd)
   const hasPeer = internetAddressOf(fd, 'peer') !== null
+  const instead = 'use read() and write()'
+  checkRuntime(
+    'Deno',
+    `toDatagramSocket() does not work on Deno, whose dgram.Socket takes no received descriptor: ${instead} of a socket with a peer`
+  )
+  if (hasPeer)
+    checkRuntime(
+      'Bun',
+      `toDatagramSocket() does not work on Bun, whose dgram.Socket ignores the peer of a received socket: ${instead}`
+    )
   const { createSocket } = process.getBuiltinModule('node:dgram')
   const socket = createSocket(local?.family === 'IPv6' ? 'udp6' : 'udp4')
   if (fd > 0) {
@@ -103,6 +156,10 @@ export function toDatagramSocket(fd: number): DatagramSocket {
 
 export function toReadStream(fd: number, options: FileStreamOptions | undefined): ReadStream {
   checkCast(fd, 'toReadStream')
+  checkRuntime(
+    'Deno',
+    'toReadStream() does not work on Deno, whose node:fs refuses received descriptors: use read(), bytes() or text()'
+  )
   if (!isReadable(accessOf(fd))) throw wrongKind('a descriptor opened for writing only has no toReadStream()')
   const stream = createReadStream('', { ...optionsOf(options), fd })
   native.release(fd)
@@ -111,8 +168,19 @@ export function toReadStream(fd: number, options: FileStreamOptions | undefined)
 
 export function toWriteStream(fd: number, options: FileStreamOptions | undefined): WriteStream {
   checkCast(fd, 'toWriteStream')
+  checkRuntime('Deno', 'toWriteStream() does not work on Deno, whose node:fs refuses received descriptors: use write()')
   if (!isWritable(accessOf(fd))) throw wrongKind('a descriptor opened for reading only has no toWriteStream()')
   const stream = createWriteStream('', { ...optionsOf(options), fd })
   native.release(fd)
   return stream
+}
+
+/** Returns the error of a call on a descriptor that was closed, released or cast. */
+export function descriptorClosed(): Error {
+  return withCode(new Error('The descriptor is closed, or was released or cast'), 'ERR_DESCRIPTOR_CLOSED')
+}
+
+/** Returns the error of a cast that the descriptor's kind does not have. */
+export function wrongKind(text: string): TypeError {
+  return withCode(new TypeError(`${text.charAt(0).toUpperCase()}${text.slice(1)}`), 'ERR_INVALID_FD_TYPE')
 }

@@ -4,7 +4,8 @@ import { native } from '../native/binding.ts'
 /**
  * The kind of a descriptor.
  *
- * - `'tty'`: a terminal, or either end of a pseudoterminal
+ * - `'pty'`: the master of a pseudoterminal
+ * - `'tty'`: the other end of a pseudoterminal, or a real terminal
  * - `'memfd'`, `'pidfd'`, `'eventfd'`, `'epoll'`: detected through /proc; without /proc they are `'file'` or `'other'`
  * - `'socket'`: a socket of another family or protocol
  */
@@ -15,6 +16,7 @@ export type Kind =
   | 'character-device'
   | 'block-device'
   | 'tty'
+  | 'pty'
   | 'symlink'
   | 'tcp'
   | 'tcp-listener'

@@ -1,5 +1,5 @@
 import { setTimeout } from 'node:timers'
-import { warnOnce } from '../base/warnings.ts'
+import { setWatcher } from '../event-loop/reactor.ts'
 import { native } from '../native/binding.ts'
 
 /**
@@ -67,12 +67,37 @@ export function endWatch(watch: LeakWatch): void {
 }
 
 const finalizer = new FinalizationRegistry<LeakWatch>(({ fd, read }) => {
-  // The program may have closed a number that it read, and the number may be another file's now.
-  if (!read) native.close(fd)
-  warnOnce(
-    read
-      ? 'A Descriptor was garbage-collected while it was open. Its number had been read, so it was left open'
-      : 'A Descriptor was garbage-collected while it was open, and was closed',
-    fd
-  )
+  const close = () => {
+    setWatcher(fd, undefined) // of a descriptor that was read or polled
+    native.close(fd)
+  }
+  closeUnused('A Descriptor', { fd, isLent: read, close })
 })
+
+/** What owns the descriptor of an object. */
+interface Owner {
+  readonly fd: number
+  /** Whether the program has read the number. */
+  readonly isLent: boolean
+  close(): void
+}
+
+/** Reports an object that was collected while it was open, and closes its descriptor unless the program has read the number. */
+export function closeUnused(name: string, owner: Owner): void {
+  // The program may have closed a number that it read, and the number may be another file's now.
+  if (!owner.isLent) owner.close()
+  const outcome = owner.isLent ? '. Its number had been read, so it was left open' : ', and was closed'
+  warnOnce(`${name} was garbage-collected while it was open${outcome}`, owner.fd)
+}
+
+const emitted = new Set<string>()
+
+/** Emits a warning about a kind of leak, once per process: a program that leaks one descriptor usually leaks thousands. */
+function warnOnce(text: string, fd: number): void {
+  if (emitted.has(text)) return
+  emitted.add(text)
+  process.emitWarning(`${text} (number ${fd})`, {
+    code: 'FDPASS_NOT_CLOSED',
+    detail: 'Close what you own with close(), closeSync() or `using`. Further ones are not reported.'
+  })
+}

@@ -1,6 +1,11 @@
 import type { Socket as DatagramSocket } from 'node:dgram'
-import type { Server, Socket } from 'node:net'
-import { invalidValue } from '../base/errors/argument.ts'
+import { fstatSync } from 'node:fs'
+import type { ServerResponse } from 'node:http'
+import type { Server, Socket, SocketConstructorOpts } from 'node:net'
+import type { Readable, Writable } from 'node:stream'
+import { isMainThread } from 'node:worker_threads'
+import { checkRuntime, invalidValue } from '../base/errors.ts'
+import { systemError } from '../native/system-error.ts'
 import { duplicateFd } from '../native/owned-fds.ts'
 
 // The only file that touches Node's internals: no public API returns the descriptor of a handle.
@@ -48,6 +53,44 @@ function handleOf(object: NodeObject): NodeHandle | null | undefined {
     : stateOf(object)?.handle
 }
 
+/** Returns what is lost if a connection is sent: the state of a layer that reads from below its stream; undefined if there is none. */
+function layerOf(object: NodeObject, handle: NodeHandle): string | undefined {
+  // TLSSocket defines it on the handle of the socket below, which has the TLS records.
+  if (Object.getOwnPropertyDescriptor(handle, 'reading')?.get !== undefined) {
+    return 'is read by a TLSSocket: its keys would stay behind'
+  }
+  if ('parser' in object && object.parser) {
+    return "is read by an HTTP parser, whose requests would stay behind: wait for 'upgrade' or 'connect'"
+  }
+  if (isNetSocket(object) && isHttp2Socket(object)) {
+    return 'is read by an HTTP/2 session, which would stay behind'
+  }
+  return undefined
+}
+
+/** Returns what reads a socket from below its stream, as {@link layerOf}; undefined if nothing does. */
+export function readingLayer(socket: Socket): string | undefined {
+  const handle = handleOf(socket)
+  return handle ? layerOf(socket, handle) : undefined
+}
+
+/** Returns whether an HTTP/2 session reads a socket. */
+export function isHttp2Socket(socket: Socket): boolean {
+  return socket.listeners('close').some(({ name }) => name === 'socketOnClose')
+}
+
+/** Returns the head of a response that was begun, as it is sent; empty before. `getHeader` does not return what `writeHead` was given. */
+export function headOf(response: ServerResponse): string {
+  return (response as unknown as { readonly _header?: string | null })._header ?? ''
+}
+
+/** Returns the number of bytes that a stream has read from its descriptor's offset, and that nothing has consumed. */
+export function unreadLength(stream: Readable): number {
+  if (!('_readableState' in stream) || !stream._readableState) return 0 // only its prototype is a stream's
+  const readsByPosition = 'pos' in stream && stream.pos !== undefined // fs.ReadStream with `start`: pread(2)
+  return readsByPosition ? 0 : stream.readableLength
+}
+
 /** Returns the descriptor of an object of Node's; throws ERR_INVALID_ARG_VALUE if it has none or cannot be sent. */
 export function numberOf(name: string, object: NodeObject): number {
   if ('encrypted' in object) throw invalidValue(name, 'is a TLSSocket: its keys would stay behind')
@@ -59,7 +102,13 @@ export function numberOf(name: string, object: NodeObject): number {
     throw invalidValue(name, "is shared by the cluster's workers: listen with `exclusive: true`")
   }
   const fd = handle?.fd
-  if (typeof fd !== 'number' || fd < 0) throw invalidValue(name, 'has no descriptor: it is not open, or closed again')
+  if (handle)
+    checkRuntime('Deno', 'Sockets and servers of Deno cannot be sent, because their handles have no descriptor')
+  if (!handle || typeof fd !== 'number' || fd < 0) {
+    throw invalidValue(name, 'has no descriptor: it is not open, or closed again')
+  }
+  const layer = layerOf(object, handle)
+  if (layer !== undefined) throw invalidValue(name, layer)
   return fd
 }
 
@@ -92,6 +141,37 @@ export function stopReading(socket: Socket): () => void {
   }
 }
 
+/** Returns the number of the channel that `process.send()` uses; undefined if this thread has none. */
+export function parentChannel(): number | undefined {
+  const symbol = Object.getOwnPropertySymbols(process).find(({ description }) => description === 'kChannelHandle')
+  const handle = symbol && (process as unknown as Record<symbol, NodeHandle | null | undefined>)[symbol]
+  return typeof handle?.fd === 'number' && handle.fd >= 0 ? handle.fd : undefined
+}
+
+/**
+ * Returns whether a number is 0 and `process.stdin` is reading it. Does not create that stream where it could be a socket: Node would switch
+ * the socket to non-blocking mode.
+ */
+export function isReadAsStdin(fd: number): boolean {
+  if (fd !== 0) return false
+  const { _getActiveHandles: activeHandles } = process as { _getActiveHandles?: () => object[] }
+  const stdin = activeHandles?.().find(isStdin) as Socket | undefined
+  if (stdin !== undefined) return handleOf(stdin)?.reading === true
+  if (!isMainThread || !isFile(fd)) return false
+  const { destroyed, readableEnded, readableFlowing } = process.stdin
+  return !destroyed && !readableEnded && (readableFlowing === true || process.stdin.listenerCount('readable') > 0)
+}
+
+const isStdin = (object: object) => 'fd' in object && object.fd === 0 && isNetSocket(object)
+
+function isFile(fd: number): boolean {
+  try {
+    return fstatSync(fd).isFile()
+  } catch {
+    return false
+  }
+}
+
 /** Marks a datagram socket as connected. Node does not detect that the descriptor of a socket has a peer. */
 export function setConnected(socket: DatagramSocket): void {
   const state = stateOf(socket)
@@ -117,11 +197,133 @@ export function listenOn(server: Server, fd: number, backlog = 0): Server {
   return server
 }
 
+/** The servers whose connections Node tracks, as their own 'listening' handler or {@link trackConnections} has it. */
+const tracking = new WeakSet<Server>()
+
 /**
- * Lets an HTTP server that never listens track its connections, as its own 'listening' handler does. Otherwise it closes neither idle
+ * Has an HTTP server that does not listen track its connections, as its own 'listening' handler does. Otherwise it closes neither idle
  * connections nor those whose request takes too long.
  */
 export function trackConnections(server: Server): void {
+  if (server.listening || tracking.has(server)) return
+  tracking.add(server)
   const track = server.listeners('listening').find(({ name }) => name === 'setupConnectionsTracking')
   track?.call(server)
+}
+
+/** The used part of a server's, and of a socket's, account of connections: `net.Server#getConnections` counts them. */
+interface Counting {
+  _connections: number
+  _emitCloseIfDrained?(): void
+}
+
+/** Counts a connection as one of a server's, and of no other's; and sets how much Node buffers of it, in bytes. */
+export function joinServer(server: Server, socket: Socket, highWaterMark: number | undefined): void {
+  const counted = socket as Socket & { _server?: Counting | null; server?: Server }
+  const before = counted._server
+  if (before) {
+    before._connections--
+    before._emitCloseIfDrained?.()
+  }
+  const own = server as unknown as Counting
+  own._connections++
+  counted._server = own
+  counted.server = server
+  if (highWaterMark === undefined) return
+  const { _readableState: input, _writableState: output } = socket as unknown as Record<
+    '_readableState' | '_writableState',
+    { highWaterMark: number }
+  >
+  input.highWaterMark = output.highWaterMark = highWaterMark
+}
+
+/** Pauses a socket, from which Node reads nothing more until it is resumed. `pause()` alone would let it read until its buffer is full. */
+export function pauseAtOnce(socket: Socket): void {
+  stopReading(socket)
+  // Its first read waits for data. Without this, none would start again.
+  const { _readableState: state } = socket as unknown as { readonly _readableState: { reading: boolean } }
+  state.reading = false
+  socket.pause()
+}
+
+/** Has a stream emit `'drain'` when all that was written to it has been taken, as after a `write` that returned false. */
+export function requireDrain(stream: Writable): void {
+  const { _writableState: state } = stream as unknown as { readonly _writableState: { needDrain: boolean } }
+  state.needDrain = true
+}
+
+/** A handle of Node's for a connection that a server has accepted. */
+export interface ConnectionHandle {
+  getsockname?(into: { address?: string }): number
+  close(): void
+}
+
+type HandleClass = new (type: number) => ConnectionHandle & { open(fd: number): number }
+
+/** The handle classes of TCP and Unix domain sockets, which no public API returns. */
+const handleClasses = new Map<boolean, HandleClass>()
+
+/** The type of a handle for a connection: `SOCKET` of the bindings tcp_wrap and pipe_wrap. */
+const CONNECTION = 0
+
+/** Makes a handle of a connection's descriptor, which the handle owns. Throws if the event loop cannot watch the descriptor. */
+export function openHandle(fd: number, isTcp: boolean): ConnectionHandle {
+  let Handle = handleClasses.get(isTcp)
+  if (Handle === undefined) {
+    const { Socket: NetSocket } = process.getBuiltinModule('node:net')
+    const socket = new NetSocket({ fd, manualStart: true } as SocketConstructorOpts) as unknown as {
+      _handle: ConnectionHandle | null
+    }
+    const first = socket._handle!
+    socket._handle = null
+    Handle = first.constructor as HandleClass
+    handleClasses.set(isTcp, Handle)
+    return first
+  }
+  const handle = new Handle(CONNECTION)
+  const code = handle.open(fd)
+  if (code === 0) return handle
+  handle.close()
+  throw systemError(code, 'epoll_ctl')
+}
+
+/** Node's own way to listen, after it has parsed the arguments: `setupListenHandle` in lib/net.js. */
+export type Listen = (
+  this: Server,
+  address: string | null,
+  port: number | null,
+  addressType: number | null,
+  backlog: number | undefined,
+  fd?: number,
+  flags?: number
+) => void
+
+/** The part of `net.Server` that has kept its name for code that wraps it. Runtimes other than Node do not have it. */
+interface ListeningServer {
+  _listen2?: Listen
+}
+
+/** Returns Node's own way to listen; undefined on another runtime. */
+export function nodeListen(): Listen | undefined {
+  return (process.getBuiltinModule('node:net').Server.prototype as unknown as ListeningServer)._listen2
+}
+
+/** Replaces Node's way to listen, for all servers. */
+export function replaceListen(listen: Listen): void {
+  ;(process.getBuiltinModule('node:net').Server.prototype as unknown as ListeningServer)._listen2 = listen
+}
+
+/** The path that a server is to listen on; undefined if it is an internet address. */
+export function pipeNameOf(server: Server): string | undefined {
+  return (server as unknown as { _pipeName?: string })._pipeName
+}
+
+/** Gives a server a handle that does not listen itself, and from which Node dispatches the connections that it is given. */
+export function setServerHandle(server: Server, handle: object): void {
+  ;(server as unknown as { _handle: object })._handle = handle
+}
+
+/** Returns whether a server listens, with a handle of its own or one of {@link setServerHandle}. */
+export function hasHandle(server: Server): boolean {
+  return Boolean((server as unknown as { _handle: object | null })._handle)
 }

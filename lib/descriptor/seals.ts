@@ -1,4 +1,4 @@
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
 import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 

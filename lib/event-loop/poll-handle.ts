@@ -16,6 +16,8 @@ const REARM_DELAY_MS = 64
 export abstract class PollHandle implements Watched {
   readonly fd: number
   closed = false
+  /** Whether the program has read the number: it may have closed it, and the number may be another file's. */
+  isLent = false
   #armed = 0
   #held = false
   #referenced = true
@@ -101,6 +103,12 @@ export abstract class PollHandle implements Watched {
     hold(on)
   }
 
+  /** Leaves the number to another watcher, such as the runtime. `update` takes it back. */
+  suspend(): void {
+    native.unwatch(this.fd)
+    this.#armed = 0
+  }
+
   /** Leaves the reactor, and returns the descriptor and those held ahead, for the caller to close. */
   #detach(): number[] {
     this.closed = true
@@ -119,10 +127,17 @@ export abstract class PollHandle implements Watched {
     if (!this.closed) await closeFdsLater(this.#detach())
   }
 
-  /** Leaves the reactor and returns the open descriptor. Nothing may be held ahead. */
+  /** Leaves the reactor and returns the open descriptor, which the native side owns no longer. Nothing may be held ahead. */
   release(): number {
     this.#detach()
     native.release(this.fd)
+    return this.fd
+  }
+
+  /** Leaves the reactor and returns the open descriptor, which the native side still owns. Nothing may be held ahead. */
+  detach(): number {
+    this.#detach()
+    native.detach(this.fd)
     return this.fd
   }
 }

@@ -1,5 +1,5 @@
 import { systemError } from '../native/system-error.ts'
-import { unsupportedPlatform } from '../base/errors/unsupported.ts'
+import { unsupportedPlatform } from '../base/errors.ts'
 import { type Dispatch, isSupported, loadFailure, native, openNative } from '../native/binding.ts'
 import { addHeld, armedEvents, isInCallback, readyEvents, readyFd } from '../native/results.ts'
 import { startTick } from './tick-budget.ts'
@@ -18,11 +18,20 @@ const dispatch: Dispatch = () => {
   watched[readyFd()]?.ready(readyEvents(), armedEvents())
 }
 
+let afterOpen: (() => void) | undefined
+
+/** Sets what runs when the native half has been opened. */
+export function setAfterOpen(task: () => void): void {
+  afterOpen = task
+}
+
 /** Opens the native half of this environment if it is not open; throws ERR_UNSUPPORTED_PLATFORM without a binary. */
 export function openReactor(): void {
+  if (native !== undefined) return
   if (!isSupported) throw unsupportedPlatform(loadFailure)
   const failure = openNative(dispatch)
   if (failure !== undefined) throw systemError(failure.errno, failure.syscall)
+  afterOpen?.()
 }
 
 /**

@@ -1,29 +1,191 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { Server as HttpServer, ServerResponse } from 'node:http'
-import type { Server } from 'node:net'
+import type { ServerHttp2Session } from 'node:http2'
+import type { Server, Socket } from 'node:net'
 import { clearTimeout, setTimeout } from 'node:timers'
+import { MAX_INT } from '../base/validate.ts'
+import { headOf, isHttp2Socket } from '../descriptor/node-internals.ts'
+import { closeAfter } from './closing-response.ts'
+import { Http2Closing } from './http2-closing.ts'
+import { WebSockets } from './web-sockets.ts'
 
 /** The shortest time for which a draining HTTP server keeps idle connections, in milliseconds. */
 const MIN_IDLE_MS = 100
+/** Node's `keepAliveTimeout`, which an HTTP/2 server has for its HTTP/1 connections since Node 24. */
+const KEEP_ALIVE_MS = 5000
+/** The longest time before the deadline at which what would never end is ended, in milliseconds. */
+const MAX_LAST_CALL_MS = 5000
 
-/** Returns whether a server is one of `node:http` or `node:https`. */
-export function isHttp(server: Server): server is HttpServer {
-  return 'closeIdleConnections' in server
+/** Node reports each HTTP/1 request here before it emits 'request', 'checkContinue' or 'checkExpectation', or answers by itself. */
+const REQUEST_STARTS = 'http.server.request.start'
+
+/** The part of a report of `REQUEST_STARTS` that is used. */
+interface RequestStart {
+  readonly server: Server
+  readonly response: ServerResponse
 }
 
 /**
- * Drains an HTTP server: each connection is closed after its next response, and idle connections after `keepAliveTimeout`. Dispose of
- * the result when all connections are closed.
+ * Drains a server: lets its clients finish, and ends connections as the clients expect.
  *
- * Idle connections are not closed immediately, because a client may be sending a request over a connection that was kept alive.
+ * - HTTP/1: each connection is closed after its next response, which says so, whatever headers the program sets. Idle connections are
+ *   closed after `keepAliveTimeout`, and not immediately, because a client may be sending a request over a connection that was kept alive.
+ * - HTTP/2: each session gets GOAWAY, and ends with its last stream.
+ * - WebSocket: each connection gets the close frame 1001 (going away).
+ *
+ * Some time before the deadline, idle HTTP connections and those of other protocols are ended, and so are streams of server-sent events,
+ * which would never end. At the deadline the remaining connections are destroyed.
+ *
+ * Create it before the server has connections, and dispose of it when all of them are closed.
  */
-export function drainHttp(server: HttpServer): Disposable {
-  server.prependListener('request', (_request, response: ServerResponse) => (response.shouldKeepAlive = false))
-  const timer = setTimeout(
-    () => {
+export class ServerDrain implements Disposable {
+  readonly #server: Server
+  readonly #sockets = new Set<Socket>()
+  readonly #sessions = new Set<Http2Closing>()
+  readonly #webSockets: WebSockets
+  /** The HTTP/1 responses that are not sent yet. */
+  readonly #responses = new Set<ServerResponse>()
+  #draining = false
+  readonly #timers: NodeJS.Timeout[] = []
+  #idleTimer: NodeJS.Timeout | undefined
+
+  constructor(server: Server) {
+    this.#server = server
+    this.#webSockets = new WebSockets(server)
+    server.prependListener('connection', this.#addSocket)
+    server.prependListener('secureConnection', this.#addSecureSocket)
+    if (isHttp2(server)) server.prependListener('session', this.#addSession)
+    if (!isHttp(server)) return
+    subscribe(REQUEST_STARTS, this.#requestStarted)
+    // Runtimes other than Node may report nothing. With such a listener an HTTP/2 server would emit 'request' for each 'stream' too.
+    if (!isHttp2(server)) server.prependListener('request', this.#requested)
+  }
+
+  /**
+   * Starts to drain.
+   *
+   * @param timeout the time until the deadline, in milliseconds (default: there is none)
+   * @param farewell called first. WebSocket clients get their close frame when it has resolved, so that the program can send them a last message
+   * @returns settles as `farewell`
+   */
+  start(timeout = Infinity, farewell?: () => unknown): Promise<void> {
+    this.#draining = true
+    if (timeout < MAX_INT) {
+      this.#after(timeout, () => this.#destroyAll())
+      this.#after(timeout - Math.min(MAX_LAST_CALL_MS, timeout / 2), () => this.#endEndless())
+    }
+    if (isHttp(this.#server)) this.#closeIdleConnections(this.#server)
+    for (const response of this.#responses) {
+      if (!response.headersSent) closeAfter(response)
+      // Its header may have promised to keep the connection alive, which becomes idle with its end.
+      else response.once('close', () => this.#idleTimer?.refresh())
+    }
+    for (const session of this.#sessions) session.start()
+    return this.#closeWebSockets(farewell)
+  }
+
+  async #closeWebSockets(farewell: (() => unknown) | undefined): Promise<void> {
+    try {
+      await farewell?.()
+    } finally {
+      this.#webSockets.close()
+    }
+  }
+
+  /** Stops timers and removes listeners. */
+  [Symbol.dispose](): void {
+    for (const timer of this.#timers) clearTimeout(timer)
+    this.#idleTimer = undefined
+    const server = this.#server
+    server.off('connection', this.#addSocket)
+    server.off('secureConnection', this.#addSecureSocket)
+    server.off('session', this.#addSession)
+    server.off('request', this.#requested)
+    unsubscribe(REQUEST_STARTS, this.#requestStarted)
+    this.#webSockets[Symbol.dispose]()
+  }
+
+  #after(milliseconds: number, act: () => void): NodeJS.Timeout {
+    const timer = setTimeout(act, milliseconds)
+    this.#timers.push(timer)
+    return timer
+  }
+
+  #closeIdleConnections(server: HttpServer): void {
+    const delay = Math.max(server.keepAliveTimeout ?? KEEP_ALIVE_MS, MIN_IDLE_MS)
+    const timer = this.#after(delay, () => {
       server.closeIdleConnections()
-      timer.refresh() // no event reports that another connection has become idle
-    },
-    Math.max(server.keepAliveTimeout, MIN_IDLE_MS)
-  )
-  return { [Symbol.dispose]: () => clearTimeout(timer) }
+      timer.refresh() // no event reports that a connection without a request has become idle
+    })
+    this.#idleTimer = timer
+  }
+
+  readonly #addSocket = (socket: Socket): void => {
+    this.#sockets.add(socket)
+    socket.once('close', () => this.#sockets.delete(socket))
+  }
+
+  /** Adds a TLS connection in the place of the TCP connection below it, whose end alone would not be the end of the TLS connection. */
+  readonly #addSecureSocket = (socket: Socket): void => {
+    const { _parent: below } = socket as Socket & { readonly _parent?: Socket | null }
+    if (below) this.#sockets.delete(below)
+    this.#addSocket(socket)
+  }
+
+  readonly #addSession = (session: ServerHttp2Session): void => {
+    const closing = new Http2Closing(session)
+    this.#sessions.add(closing)
+    session.once('close', () => this.#sessions.delete(closing))
+    if (this.#draining) closing.start()
+  }
+
+  readonly #requestStarted = (message: unknown): void => {
+    const { server, response } = message as RequestStart
+    if (server === this.#server) this.#addResponse(response)
+  }
+
+  readonly #requested = (_request: unknown, response: ServerResponse): void => this.#addResponse(response)
+
+  #addResponse(response: ServerResponse): void {
+    if (this.#responses.has(response)) return
+    this.#responses.add(response)
+    response.once('close', () => this.#responses.delete(response))
+    if (this.#draining) closeAfter(response)
+  }
+
+  /** Ends what ends only by chance: idle connections, streams of events, and connections of other protocols. */
+  #endEndless(): void {
+    const server = this.#server
+    if (isHttp(server)) server.closeIdleConnections()
+    const answering = new Set<Socket | null>()
+    for (const response of this.#responses) if (!isEventStream(response)) answering.add(response.socket)
+    for (const socket of this.#sockets) if (!answering.has(socket) && !isBusy(socket)) socket.end()
+  }
+
+  #destroyAll(): void {
+    for (const { session } of this.#sessions) session.destroy()
+    for (const socket of this.#sockets) socket.destroy()
+  }
+}
+
+/** Returns whether a server has HTTP/1 connections: one of `node:http` or `node:https`, or of `node:http2` with TLS. */
+function isHttp(server: Server): server is HttpServer {
+  return 'closeIdleConnections' in server
+}
+
+function isHttp2(server: Server): boolean {
+  return 'updateSettings' in server
+}
+
+function isEventStream(response: ServerResponse): boolean {
+  return /^content-type: *text\/event-stream/im.test(headOf(response))
+}
+
+/** Returns whether a connection has a part of an HTTP/1 request, whose response is still to come, or an HTTP/2 session. */
+function isBusy(socket: Socket): boolean {
+  const { parser, _httpMessage: message } = socket as Socket & {
+    parser?: unknown
+    _httpMessage?: ServerResponse | null
+  }
+  return isHttp2Socket(socket) || (Boolean(parser) && !(message && isEventStream(message)))
 }

@@ -1,10 +1,8 @@
 import type { Socket } from 'node:net'
-import { type Abortable, onAbort, signalOf } from '../base/abort.ts'
-import { type Bytes, optionsOf } from '../base/validate.ts'
-import { lengthPrefixed } from './connection-frame.ts'
-import { aborted } from '../base/errors/abort.ts'
-import { connectionClosed } from './errors.ts'
-import { invalidReturn, invalidType, invalidValue } from '../base/errors/argument.ts'
+import { type Abortable, onAbort, signalOf, aborted } from '../base/abort.ts'
+import { type Bytes, optionsOf, unshared } from '../base/validate.ts'
+import { lengthPrefixed } from './receive-connection.ts'
+import { invalidReturn, invalidType, invalidValue, withCode } from '../base/errors.ts'
 import { putFdAt } from '../native/results.ts'
 import { isNetSocket, numberOf, stopReading } from '../descriptor/node-internals.ts'
 import { openReactor } from '../event-loop/reactor.ts'
@@ -31,8 +29,9 @@ import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
  * @returns resolves when the kernel has taken the message, and the socket is destroyed here
  *
  *   If it rejects, the socket continues to work, and no byte is missing. Rejects as {@link UnixSocket.send}, and with
- *   - ERR_INVALID_ARG_VALUE for a TLSSocket, whose keys would stay here; for a socket with an encoding, whose bytes were decoded; and
- *     for a socket that is closed or has no descriptor
+ *   - ERR_INVALID_ARG_VALUE for a TLSSocket and the socket below it, whose keys would stay here; for a socket that an HTTP parser or an HTTP/2
+ *     session reads, whose requests would stay here; for a socket with an encoding, whose bytes were decoded; and for a socket that is
+ *     closed or has no descriptor
  *   - the socket's error, or ERR_SOCKET_CLOSED, if it is closed in the meantime
  *   - the error that `message` throws, or ERR_INVALID_RETURN_VALUE; AbortError
  */
@@ -175,7 +174,7 @@ class OutgoingConnection implements DeferredMessage {
       }
       if (socket.destroyed) throw connectionError(socket)
       putFdAt(0, numberOf('socket', socket)) // last, because `message` may send something itself
-      return bytes
+      return unshared(bytes)
     } catch (error) {
       this.rollback()
       throw error
@@ -201,4 +200,9 @@ class OutgoingConnection implements DeferredMessage {
     this.#resumeReading?.()
     if (this.#flowing) this.#socket.resume()
   }
+}
+
+/** Returns the error of a connection that was closed before it was handed over. */
+function connectionClosed(): Error {
+  return withCode(new Error('The connection was closed before it was handed over'), 'ERR_SOCKET_CLOSED')
 }

@@ -1,4 +1,9 @@
 // What this room offers to the rooms above it, and not to users.
-export { lengthPrefixed } from './connection-frame.ts'
-export { drainHttp, isHttp } from './drain.ts'
-export { type ReceivedConnection, receiveNextConnection, openReceivedConnection } from './receive-connection.ts'
+export {
+  lengthPrefixed,
+  type ReceivedConnection,
+  receiveNextConnection,
+  openReceivedConnection
+} from './receive-connection.ts'
+export { type ServerOptions, isServer, serveConnection } from './adopt-connection.ts'
+export { ServerDrain } from './drain.ts'

@@ -1,13 +1,28 @@
 import type { Socket } from 'node:net'
 import { type Abortable, raceAbort, signalOf } from '../base/abort.ts'
 import { boolean, optionsOf } from '../base/validate.ts'
-import { HEADER, MAX_HEAD } from './connection-frame.ts'
 import type { Descriptor } from '../descriptor/descriptor.ts'
 import { isControlError } from '../socket/errors.ts'
-import { protocolError } from '../base/errors/system.ts'
+import { ByteBuffer } from '../base/byte-buffer.ts'
+import { checkRuntime, protocolError, outOfRange } from '../base/errors.ts'
+import { MOST_BYTES } from '../native/shared-memory.ts'
 import type { Endpoint } from '../socket/endpoint.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
+
+/** The length of the header in bytes. */
+const HEADER = 4
+/** The most bytes that one message carries of what Node had read. */
+const MAX_HEAD = 16 * 1024 * 1024
+
+/** Returns the bytes that Node had read from a connection, behind their length in four bytes, big-endian. */
+export function lengthPrefixed(head: Uint8Array): Uint8Array {
+  if (head.length > MAX_HEAD) throw outOfRange('head.length', `<= ${MAX_HEAD}`, head.length)
+  const framed = Buffer.allocUnsafe(HEADER + head.length)
+  framed.writeUInt32BE(head.length)
+  framed.set(head, HEADER)
+  return framed
+}
 
 /** The longest packet that is received from a seqpacket socket. The kernel's limit is lower. */
 const MAX_PACKET = 1024 * 1024
@@ -31,6 +46,7 @@ export interface ReceiveConnectionOptions extends Abortable {
  *   - ERR_CONTROL_TRUNCATED if the descriptor was lost because the descriptor table is full; the next call continues with the next
  *     connection
  *   - ERR_INVALID_FD_TYPE if the descriptor is not a connection
+ *   - ERR_UNSUPPORTED_PLATFORM on Bun, before anything is received
  *
  *   An abort loses nothing: the next call continues.
  */
@@ -39,6 +55,10 @@ export async function receiveConnection(
   options?: ReceiveConnectionOptions
 ): Promise<Socket | null> {
   openReactor()
+  checkRuntime(
+    'Bun',
+    'receiveConnection() does not work on Bun, whose net.Socket reads no received descriptor: use recvFd() and toDuplex(), and read the head (PROTOCOL.md)'
+  )
   const signal = signalOf(optionsOf(options))
   const { allowHalfOpen = false } = options ?? {}
   boolean('options.allowHalfOpen', allowHalfOpen)
@@ -84,7 +104,7 @@ class ConnectionReceiver {
   /** Settles when the previous calls have settled. */
   #last: Promise<unknown> = Promise.resolve()
   readonly #header = Buffer.alloc(HEADER)
-  #head: Uint8Array[] = []
+  readonly #head = new ByteBuffer()
   #received = 0
   #connection: Descriptor | undefined
   /** The error of the current message, whose rest has to be received all the same. */
@@ -106,9 +126,13 @@ class ConnectionReceiver {
   }
 
   async #receive(channel: UnixSocket, signal: AbortSignal | undefined): Promise<ReceivedConnection | null> {
-    while (this.#broken === undefined && this.#missing > 0) {
+    while (this.#broken === undefined && this.#missingBytes > 0) {
       try {
-        const message = await channel.recv({ maxBytes: this.#missing, maxFds: 1, signal })
+        const message = await channel.recv({
+          maxBytes: Math.min(this.#missingBytes, this.#mostBytes),
+          maxFds: 1,
+          signal
+        })
         message?.pidfd?.closeSync()
         if (message !== null) this.#add(message.data, message.size, message.fds[0])
         else if (this.#received === 0) return null
@@ -126,10 +150,15 @@ class ConnectionReceiver {
   }
 
   /** The number of missing bytes of the current message; of packets, the most bytes of the next one. */
-  get #missing(): number {
+  get #missingBytes(): number {
     if (!this.#isStream) return this.#received === 0 ? MAX_PACKET : 0
     // On a stream exactly these: a further byte would belong to the next message, and so would its descriptor.
     return HEADER - this.#received + (this.#received < HEADER ? 0 : this.#length)
+  }
+
+  /** The most bytes of one receive, which allocates as many: on a stream, a part of what is missing. */
+  get #mostBytes(): number {
+    return this.#isStream ? MOST_BYTES : MAX_PACKET
   }
 
   get #length(): number {
@@ -140,7 +169,7 @@ class ConnectionReceiver {
     const isFirst = this.#received === 0
     const header = data.subarray(0, Math.max(HEADER - this.#received, 0))
     if (header.length > 0) this.#header.set(header, this.#received)
-    this.#head.push(data.subarray(header.length))
+    this.#head.append(data.subarray(header.length))
     this.#received += data.length
     if (isFirst) this.#endpoint.arriving = this.#connection = connection
     else connection?.closeSync()
@@ -163,9 +192,8 @@ class ConnectionReceiver {
   #take(): ReceivedConnection {
     const error = this.#broken ?? this.#lost
     const connection = this.#connection
-    const head = Buffer.concat(this.#head)
+    const head = this.#head.take()
     this.#endpoint.arriving = this.#connection = this.#lost = undefined
-    this.#head = []
     this.#received = 0
     if (error === undefined) return { connection: connection!, head }
     connection?.closeSync()

@@ -1,16 +1,20 @@
 import { constants } from 'node:os'
+import { clearTimeout, setTimeout } from 'node:timers'
 import type { Descriptor } from '../descriptor/index.ts'
-import { systemError } from '../native/internal.ts'
+import { borrow } from '../descriptor/internal.ts'
+import { native, systemError } from '../native/internal.ts'
 import type { UnixSocket } from '../socket/index.ts'
 import { socketClosed } from '../socket/internal.ts'
-import { Inbox } from './inbox.ts'
-import { NodeMessage } from './node-message.ts'
+import { Inbox, NodeMessage } from './inbox.ts'
 import { encodeInternal, type InternalMessage, isInternal, unwrap } from './protocol.ts'
 import { Reader, type ValueConsumer } from './reader.ts'
 import { Sender } from './sender.ts'
 
 /** The maximum number of answers to the peer's Node that wait for room in the socket. */
 const MAX_ANSWERS = 64
+
+/** How often a peer is checked whose end is behind messages that are not received, in milliseconds. */
+const CHECK_INTERVAL_MS = 500
 
 /** A socket's connection as Node's channel: passes values between the reader, the inbox and the sender, and ends them together. */
 export class NodeConnection implements ValueConsumer {
@@ -20,15 +24,54 @@ export class NodeConnection implements ValueConsumer {
   readonly #inbox: Inbox
   /** The number of answers to the peer's Node that wait for room in the socket. */
   #answers = 0
+  /** Checks whether the peer has ended, while an acknowledgement is awaited. */
+  #check: NodeJS.Timeout | undefined
+  /** Whether the peer is gone, so that what is left to read is bounded. */
+  #peerGone = false
+  #referenced = true
+  /** Whether this side closed the channel. */
+  #closed = false
   #ended = false
   #failure: (() => Error) | undefined
 
   constructor(socket: UnixSocket, maxBytes: number) {
-    const update = () => this.#reader.update()
     this.#socket = socket
     this.#reader = new Reader(socket, maxBytes, this)
-    this.#sender = new Sender(socket, update)
-    this.#inbox = new Inbox(maxBytes, update)
+    this.#sender = new Sender(socket, () => {
+      this.#reader.update()
+      this.#watchPeer()
+      this.#closeIfDone()
+    })
+    this.#inbox = new Inbox(maxBytes, () => this.#reader.update())
+  }
+
+  /**
+   * Notices the end of a peer whose acknowledgement is awaited, but whose messages are not read because none may be held any more.
+   * Otherwise the send would be pending, and its descriptor open, until the program receives.
+   */
+  #watchPeer(): void {
+    if (this.#check !== undefined || !this.#sender.awaitsAcknowledgement) return
+    this.#check = setTimeout(() => {
+      this.#check = undefined
+      if (this.#ended || this.#socket.closed || !this.#sender.awaitsAcknowledgement) return
+      // A send of no bytes fails if the peer is gone. Then the kernel holds a bounded rest, which may have the acknowledgement.
+      if (!this.waitsForInput && native.send(this.#socket[borrow](), 0, 0) < 0) this.#peerGone = true
+      if (this.#peerGone) this.#reader.update()
+      else this.#watchPeer()
+    }, CHECK_INTERVAL_MS)
+    if (!this.#referenced) this.#check.unref()
+  }
+
+  /** Whether pending operations keep the process alive. */
+  set referenced(on: boolean) {
+    this.#referenced = on
+    if (on) {
+      this.#socket.ref()
+      this.#check?.ref()
+    } else {
+      this.#socket.unref()
+      this.#check?.unref()
+    }
   }
 
   /**
@@ -58,13 +101,13 @@ export class NodeConnection implements ValueConsumer {
 
   #checkOpen(): void {
     if (this.#failure !== undefined) throw this.#failure()
-    if (this.#socket.closed) throw socketClosed()
+    if (this.#closed) throw socketClosed()
   }
 
   /** Whether a receive is pending, or an acknowledgement is awaited and messages before it can be held. */
   get waitsForInput(): boolean {
     if (this.#ended || this.#socket.closed || this.#answers >= MAX_ANSWERS) return false
-    return this.#inbox.isAwaited || (this.#sender.awaitsAcknowledgement && this.#inbox.hasRoom)
+    return this.#inbox.isAwaited || (this.#sender.awaitsAcknowledgement && (this.#inbox.hasRoom || this.#peerGone))
   }
 
   consume(value: unknown, bytes: number): void {
@@ -95,10 +138,17 @@ export class NodeConnection implements ValueConsumer {
     }
     this.#answers--
     this.#reader.update()
+    this.#closeIfDone()
   }
 
   finish(): void {
     this.#end(() => systemError(-constants.errno.ECONNRESET, 'recvmsg'))
+    this.#closeIfDone()
+  }
+
+  /** Closes the socket, as Node does, once the peer has disconnected and nothing is left to send: it may still read that. */
+  #closeIfDone(): void {
+    if (this.#ended && this.#answers === 0 && !this.#sender.isWriting) this.#socket.close()
   }
 
   fail(error: () => Error): void {
@@ -110,6 +160,7 @@ export class NodeConnection implements ValueConsumer {
 
   /** Closes the socket and all held messages, and rejects all pending operations. */
   close(): void {
+    this.#closed = true
     this.#socket.close()
     this.#inbox.clear()
     this.#end(socketClosed, socketClosed)
@@ -117,6 +168,7 @@ export class NodeConnection implements ValueConsumer {
 
   #end(sendError: () => Error, receiveError?: () => Error): void {
     this.#ended = true
+    clearTimeout(this.#check)
     this.#reader.close()
     this.#sender.fail(sendError)
     this.#inbox.end(receiveError)

@@ -1,5 +1,27 @@
-import { Queue, rejection, settle, type Waiter, Waiters } from '../base/internal.ts'
-import type { NodeMessage } from './node-message.ts'
+import { Queue, rejection, settle, Waiter, Waiters } from '../base/internal.ts'
+import type { Descriptor } from '../descriptor/index.ts'
+
+/** The type of values that `process.send()` accepts. */
+export type NodeValue = string | number | boolean | object | null
+
+/** A message received over a {@link NodeChannel}: a value, and the descriptor that was sent with it. */
+export class NodeMessage implements Disposable {
+  /** The value, decoded from JSON. */
+  readonly message: unknown
+  /** The descriptor of the handle that was sent with the value, which the receiver must close; null without a handle. */
+  readonly fd: Descriptor | null
+
+  /** @internal */
+  constructor(message: unknown, fd: Descriptor | null) {
+    this.message = message
+    this.fd = fd
+  }
+
+  /** Closes the descriptor if there is one and it is open; for `using`. */
+  [Symbol.dispose](): void {
+    this.fd?.closeSync()
+  }
+}
 
 /** The maximum number of descriptors in held messages. */
 const MAX_HELD_FDS = 64
@@ -43,7 +65,7 @@ export class Inbox {
 
   /** Adds a pending receive. */
   add(signal: AbortSignal | undefined): Promise<NodeMessage | null> {
-    return this.#receives.add<NodeMessage | null>({ resolve: undefined!, abortion: undefined }, signal)
+    return this.#receives.add<NodeMessage | null>(new Waiter(), signal)
   }
 
   /** Settles the first pending receive, or holds the message. */

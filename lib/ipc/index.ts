@@ -6,6 +6,6 @@
  *
  * @module fdpass/ipc
  */
-import '../socket/index.ts' // adds the casts to Descriptor
+import '../stream/index.ts' // adds the casts to Descriptor and UnixSocket
 export { NodeChannel, type NodeChannelOptions } from './node-channel.ts'
-export type { NodeMessage, NodeValue } from './node-message.ts'
+export type { NodeMessage, NodeValue } from './inbox.ts'

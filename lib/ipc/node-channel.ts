@@ -1,15 +1,30 @@
 import type { Abortable } from '../base/index.ts'
-import { signalOf, MAX_INT, integer, optionsOf, invalidType, invalidValue, Iteration, end } from '../base/internal.ts'
+import {
+  type InspectionArguments,
+  inspected,
+  inspection,
+  stateOf,
+  uncloneable,
+  signalOf,
+  MAX_INT,
+  integer,
+  optionsOf,
+  invalidType,
+  invalidValue,
+  Iteration,
+  end
+} from '../base/internal.ts'
 import type { FdSource } from '../descriptor/index.ts'
 import { closeQuietly } from '../descriptor/internal.ts'
 import { UnixSocket } from '../socket/index.ts'
+import { openSocket, takeSocketFd } from '../socket/internal.ts'
 import { NodeConnection } from './connection.ts'
-import type { NodeMessage, NodeValue } from './node-message.ts'
+import type { NodeMessage, NodeValue } from './inbox.ts'
 import { duplicateOf, encodeMessage } from './protocol.ts'
 
 /** Options of a {@link NodeChannel}. */
 export interface NodeChannelOptions {
-  /** The maximum number of bytes of a received message (default 16 MiB). A longer message ends the channel. */
+  /** The maximum number of bytes of a received message, 1 to 2,147,483,647 (default 16 MiB). A longer message ends the channel. */
   maxBytes?: number | undefined
 }
 
@@ -21,10 +36,9 @@ const DEFAULT_MAX_BYTES = 16 * 1024 * 1024
  *
  * ```js
  * const [socket, theirs] = socketpair()
- * const number = theirs.release()
  * const env = { ...process.env, NODE_CHANNEL_FD: '3' }
- * spawn('node', ['child.js'], { stdio: ['inherit', 'inherit', 'inherit', number], env })
- * closeSync(number)
+ * spawn('node', ['child.js'], { stdio: ['inherit', 'inherit', 'inherit', theirs.fd], env })
+ * theirs.close()
  *
  * const channel = new NodeChannel(socket)
  * await channel.send('serve', bindListener({ port: 8080 })) // in the child: process.on('message', (message, server) => …)
@@ -36,6 +50,8 @@ const DEFAULT_MAX_BYTES = 16 * 1024 * 1024
  * supported.
  */
 export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, AsyncDisposable {
+  /** @internal */
+  protected readonly uncloneable = uncloneable
   readonly #socket: UnixSocket
   readonly #connection: NodeConnection
   /** Whether this side closed the channel, which ends iterations. */
@@ -54,11 +70,14 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
     const { maxBytes = DEFAULT_MAX_BYTES } = optionsOf(options) ?? {}
     integer('options.maxBytes', maxBytes, 1, MAX_INT)
     if (socket.type !== 'stream') throw invalidValue('socket', `must be of type 'stream', not '${socket.type}'`)
-    this.#socket = UnixSocket.from(socket.release())
+    this.#socket = openSocket(takeSocketFd(socket), 'stream')
     this.#connection = new NodeConnection(this.#socket, maxBytes)
   }
 
-  /** Whether this side closed the channel, or the channel failed. */
+  /**
+   * Whether the channel's socket is closed: this side closed it, the channel failed, or the peer has disconnected and was sent everything.
+   * Received messages can still be taken.
+   */
   get closed(): boolean {
     return this.#socket.closed
   }
@@ -106,9 +125,9 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
    * @param options `signal`
    * @returns resolves to the message, whose descriptor the caller must close; to null when the peer has disconnected or exited
    *
-   *   Rejects with `EPROTO` for data that are not Node's protocol in JSON, and with `EMSGSIZE` for a message that is too long: both close
-   *   the channel. Rejects with `ECONNRESET` if the peer closed without reading everything, with ERR_SOCKET_CLOSED, or with AbortError,
-   *   which loses no message.
+   *   Rejects with `EPROTO` for data that are not Node's protocol in JSON, and if the peer ended within a message, which Node reports as
+   *   `'disconnect'`; with `EMSGSIZE` for a message that is too long. Each closes the channel. Rejects with `ECONNRESET` if the peer closed
+   *   without reading everything, with ERR_SOCKET_CLOSED, or with AbortError, which loses no message.
    */
   async receive(options?: Abortable): Promise<NodeMessage | null> {
     return this.#connection.receive(signalOf(optionsOf(options)))
@@ -139,15 +158,20 @@ export class NodeChannel implements AsyncIterable<NodeMessage>, Disposable, Asyn
     return this.messages()
   }
 
+  /** @internal */
+  [inspection](...args: InspectionArguments): string {
+    return inspected('NodeChannel', () => ({ socket: this.#socket, state: stateOf(this) }), args)
+  }
+
   /** Keeps the process alive while operations are pending. This is the default. */
   ref(): this {
-    this.#socket.ref()
+    this.#connection.referenced = true
     return this
   }
 
   /** Lets the process exit while operations are pending. */
   unref(): this {
-    this.#socket.unref()
+    this.#connection.referenced = false
     return this
   }
 

@@ -1,9 +1,8 @@
-import { Queue, protocolError, tooLarge, undecodable } from '../base/internal.ts'
+import { ByteBuffer, Queue, protocolError, tooLarge, undecodable } from '../base/internal.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { closeQuietly } from '../descriptor/internal.ts'
 import type { UnixSocket } from '../socket/index.ts'
 import { isControlError } from '../socket/internal.ts'
-import { LineSplitter } from './line-splitter.ts'
 
 /** The maximum number of descriptors that are held until their lines arrive. */
 const MAX_UNCLAIMED_FDS = 64
@@ -112,5 +111,29 @@ export class Reader {
   /** Closes the descriptors that were not taken. */
   close(): void {
     for (let fd = this.#descriptors.shift(); fd !== undefined; fd = this.#descriptors.shift()) closeQuietly(fd)
+  }
+}
+
+const LINE_FEED = 0x0a
+
+/** Splits the bytes of a stream into lines. */
+class LineSplitter {
+  /** The beginning of a line whose end has not arrived. */
+  readonly #pending = new ByteBuffer()
+
+  /** The number of bytes of a line whose end has not arrived. */
+  get pendingBytes(): number {
+    return this.#pending.length
+  }
+
+  /** Yields the lines that end in this part of the stream, without their line feeds. */
+  *split(part: Uint8Array): Generator<Buffer, void> {
+    let from = 0
+    for (let end = part.indexOf(LINE_FEED); end >= 0; end = part.indexOf(LINE_FEED, from)) {
+      this.#pending.append(part.subarray(from, end))
+      from = end + 1
+      yield this.#pending.take()
+    }
+    if (from < part.length) this.#pending.append(part.subarray(from))
   }
 }

@@ -1,18 +1,23 @@
-import { Queue, type Waiter, Waiters } from '../base/internal.ts'
+import { Waiter, Waiters, withCode } from '../base/internal.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { closeQuietly } from '../descriptor/internal.ts'
 import type { UnixSocket } from '../socket/index.ts'
-import { notReceived } from './errors.ts'
 
 /** How often a descriptor is sent again after the peer failed to receive it: as often as Node does. */
 const MAX_RETRIES = 3
 
 /** A pending send. */
-interface PendingSend extends Waiter<void> {
+class PendingSend extends Waiter<void> {
   readonly line: Buffer
   /** A duplicate, which is kept until the peer has acknowledged it. */
   readonly descriptor: Descriptor | undefined
-  retries: number
+  retries = 0
+
+  constructor(line: Buffer, descriptor: Descriptor | undefined) {
+    super()
+    this.line = line
+    this.descriptor = descriptor
+  }
 }
 
 /** Sends messages in order. Messages after a descriptor wait until the peer has acknowledged it. */
@@ -21,10 +26,12 @@ export class Sender {
   readonly #onChange: () => void
   readonly #pending = new Waiters<PendingSend>((send) => this.#aborted(send))
   /** The pending sends that were not passed to the socket. */
-  readonly #unwritten = new Queue<PendingSend>()
+  readonly #unwritten = new Set<PendingSend>()
   #unacknowledged: PendingSend | undefined
+  /** The number of lines that were passed to the socket, and have not settled. */
+  #writing = 0
 
-  /** @param onChange called when an acknowledgement may be awaited that was not before, or no longer */
+  /** @param onChange called when an acknowledgement may be awaited that was not before, or no longer, and when a line has settled */
   constructor(socket: UnixSocket, onChange: () => void) {
     this.#socket = socket
     this.#onChange = onChange
@@ -35,6 +42,11 @@ export class Sender {
     return this.#unacknowledged !== undefined
   }
 
+  /** Whether the socket has lines to send. */
+  get isWriting(): boolean {
+    return this.#writing > 0
+  }
+
   /**
    * Sends a line.
    *
@@ -42,22 +54,22 @@ export class Sender {
    * @param signal withdraws a line that was not passed to the socket; of one that was, it only ends the waiting
    */
   send(line: Buffer, descriptor: Descriptor | undefined, signal: AbortSignal | undefined): Promise<void> {
-    const send: PendingSend = { line, descriptor, retries: 0, resolve: undefined!, abortion: undefined }
+    const send = new PendingSend(line, descriptor)
     const sent = this.#pending.add<void>(send, signal)
-    this.#unwritten.push(send)
+    this.#unwritten.add(send)
     this.#flush()
     return sent
   }
 
   #aborted(send: PendingSend): void {
-    if (this.#unwritten.remove(send)) closeQuietly(send.descriptor)
+    if (this.#unwritten.delete(send)) closeQuietly(send.descriptor)
   }
 
   /** Passes lines to the socket, up to and including one with a descriptor. */
   #flush(): void {
-    while (this.#unacknowledged === undefined) {
-      const send = this.#unwritten.shift()
-      if (send === undefined) break
+    for (const send of this.#unwritten) {
+      if (this.#unacknowledged !== undefined) break
+      this.#unwritten.delete(send)
       void this.#write(send)
     }
     this.#onChange()
@@ -66,16 +78,21 @@ export class Sender {
   async #write(send: PendingSend): Promise<void> {
     const { descriptor, line } = send
     if (descriptor !== undefined) this.#unacknowledged = send
+    this.#writing++
     try {
       // Without the signal: an abort within a line would end the stream.
       await this.#socket.send(line, { fds: descriptor === undefined ? [] : [descriptor] })
+      this.#writing--
       if (descriptor === undefined) this.#finish(send)
     } catch (error) {
+      this.#writing--
       this.#finish(send, () => error as Error)
-      if (this.#unacknowledged !== send) return
-      this.#unacknowledged = undefined
-      if (!this.#socket.closed) this.#flush()
+      if (this.#unacknowledged === send) {
+        this.#unacknowledged = undefined
+        if (!this.#socket.closed) return this.#flush()
+      }
     }
+    this.#onChange()
   }
 
   #finish(send: PendingSend, error?: () => Error): void {
@@ -109,8 +126,19 @@ export class Sender {
   fail(error: () => Error): void {
     if (this.#unacknowledged !== undefined) this.#finish(this.#unacknowledged, error)
     this.#unacknowledged = undefined
-    for (let send = this.#unwritten.shift(); send !== undefined; send = this.#unwritten.shift()) {
+    for (const send of this.#unwritten) {
+      this.#unwritten.delete(send)
       this.#finish(send, error)
     }
   }
+}
+
+/** The peer could not receive a descriptor in any attempt. */
+function notReceived(): Error {
+  return withCode(
+    new Error(
+      'The peer could not receive the descriptor: its descriptor table is full, or a security module refused the descriptor'
+    ),
+    'ERR_HANDLE_NOT_RECEIVED'
+  )
 }

@@ -82,9 +82,19 @@ export function executeRestricted(changesUser: boolean, first: number, path: str
   return binding!.executeRestricted(changesUser, first, path, args)
 }
 
+/** Replaces this process by a program with descriptors from 0 on. Returns the failure if nothing but the mode of the standard streams has changed; any later one ends the process. */
+export function executeProgram(program: Binding.ProgramDescription, numbers: number[]): Binding.SystemFailure {
+  return binding!.executeProgram(program, numbers)
+}
+
 /** Prevents other processes of this user from tracing this one. Returns 0 or a negative error number. */
 export function setUndumpable(): number {
   return binding!.setUndumpable()
+}
+
+/** Makes `process.exit` end this process by a signal. Returns 0 or a negative error number. */
+export function endBySignalAtExit(signal: number): number {
+  return binding!.endBySignalAtExit(signal)
 }
 
 /** Returns the number of a resource limit by its name in lower case; negative if this system does not have it. */
@@ -92,4 +102,4 @@ export function resourceByName(resource: string): number {
   return binding!.resourceByName(resource)
 }
 
-export type { ExitStatus, InternetAddress, ProgramDescription, ServiceEvent, ServiceState } from '#binding'
+export type { BlockingOpen, ExitStatus, InternetAddress, ProgramDescription, ServiceEvent, ServiceState } from '#binding'

@@ -9,6 +9,8 @@ export const BUSY = binding?.BUSY
 export const END = binding?.END
 /** The result of a channel whose peer violated the protocol or a limit. */
 export const BROKEN = binding?.BROKEN
+/** The result of a channel whose next message exceeds the given limits. */
+export const FULL = binding?.FULL
 /** The event of a descriptor that can be read or accepted from. */
 export const READABLE = binding?.READABLE ?? 0
 /** The event of a descriptor that can be written to. */

@@ -1,20 +1,19 @@
 import { types } from 'node:util'
-import { invalidReturn } from '../base/errors/argument.ts'
+import { invalidReturn, rejection } from '../base/errors.ts'
 import { Queue } from '../base/queue.ts'
-import { rejection } from '../base/rejection.ts'
-import { type Waiter, Waiters, settle } from '../base/waiters.ts'
+import { Waiter, Waiters, settle } from '../base/waiters.ts'
 import { PollHandle } from '../event-loop/poll-handle.ts'
 import { chargeTick } from '../event-loop/tick-budget.ts'
 import { native } from '../native/binding.ts'
 import { AGAIN } from '../native/codes.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { systemError } from '../native/system-error.ts'
-import type { Credentials } from './credentials.ts'
+import type { ConnectionCounter } from './connection-limits.ts'
+import { type Credentials, peerOf } from './credentials.ts'
 import { socketClosed } from './errors.ts'
-import { peerOf } from './peer.ts'
 
 /** The maximum number of connections that one wake accepts, and that are held ahead. */
-const PER_WAKE = 64
+const CONNECTIONS_PER_WAKE = 64
 
 /**
  * What each accepted connection adds to the budget of accept(2) calls that find none: one such call for eight connections. A
@@ -36,10 +35,16 @@ export interface AcceptShape<T> {
 }
 
 /** A pending accept. */
-interface PendingAccept extends Waiter<unknown> {
+class PendingAccept extends Waiter<unknown> {
   /** Keeps the server from being collected. */
   readonly server: object
   readonly shape: AcceptShape<unknown>
+
+  constructor(server: object, shape: AcceptShape<unknown>) {
+    super()
+    this.server = server
+    this.shape = shape
+  }
 }
 
 /** The number of a connection, or a function that creates the error where it is thrown. */
@@ -56,9 +61,13 @@ export class Acceptor extends PollHandle {
   /** The budget of calls that may find no connection. */
   #spare = 1
 
-  constructor(fd: number, allow: Allow | undefined) {
+  /** Counts connections, if they are limited. */
+  readonly counter: ConnectionCounter | undefined
+
+  constructor(fd: number, allow: Allow | undefined, counter?: ConnectionCounter) {
     super(fd)
     this.#allow = allow
+    this.counter = counter
   }
 
   /** The number of connections accepted ahead. */
@@ -74,7 +83,7 @@ export class Acceptor extends PollHandle {
       const accepted = this.#accepted.shift()
       if (accepted !== undefined) return answer(accepted, shape)
     }
-    const promise = this.#waiters.add<unknown>({ server, shape, resolve: undefined!, abortion: undefined }, signal)
+    const promise = this.#waiters.add<unknown>(new PendingAccept(server, shape), signal)
     this.update()
     return promise as Promise<T>
   }
@@ -82,12 +91,12 @@ export class Acceptor extends PollHandle {
   /** Accepts connections: one for each pending accept, or, for an iteration, those in the backlog. */
   #take(shape: AcceptShape<unknown>): void {
     const waiting = Math.max(this.#waiters.length, 1)
-    const most = shape.ahead === true ? Math.max(waiting, PER_WAKE) : waiting
+    const most = shape.ahead === true ? Math.max(waiting, CONNECTIONS_PER_WAKE) : waiting
     const undecided = this.#undecided.size
     /** The number of connections for pending accepts, if `allow` accepts all that it has not decided yet. */
     const taken = () => this.#accepted.length + this.#undecided.size - undecided
     let available: number | undefined
-    for (let calls = 0; calls < PER_WAKE && taken() < most && !this.#isFull && !this.closed; calls++) {
+    for (let calls = 0; calls < CONNECTIONS_PER_WAKE && taken() < most && !this.#isFull && !this.closed; calls++) {
       if (calls > 0) {
         if (this.#spare < 1) return
         // Connections accepted ahead take at most a quarter of the free descriptor table.
@@ -110,23 +119,28 @@ export class Acceptor extends PollHandle {
 
   /** Calls `allow` for a connection. */
   #filter(fd: number): void {
-    if (this.#allow === undefined) {
+    if (this.#allow === undefined && this.counter === undefined) {
       this.#accepted.push(fd)
       return
     }
     try {
-      const verdict: unknown = this.#allow(peerOf(fd))
+      const peer = peerOf(fd)
+      if (this.counter?.admit(fd, peer.uid) === false) {
+        closeFds([fd])
+        return
+      }
+      const verdict: unknown = this.#allow === undefined ? true : this.#allow(peer)
       if (this.closed)
-        closeFds([fd]) // by `allow`
+        this.#discard(fd) // by `allow`
       else if (types.isPromise(verdict)) this.#undecided.add(fd)
-      else this.#decide(fd, verdict)
+      else this.#applyVerdict(fd, verdict)
       if (!types.isPromise(verdict)) return
       verdict.then(
         (decided) => this.#settleUndecided(fd, decided),
         (error: unknown) => this.#settleUndecided(fd, undefined, () => error)
       )
     } catch (error) {
-      closeFds([fd])
+      this.#discard(fd)
       if (!this.closed) this.#accepted.push(() => error)
     }
   }
@@ -135,22 +149,27 @@ export class Acceptor extends PollHandle {
   #settleUndecided(fd: number, verdict: unknown, failure?: () => unknown): void {
     if (!this.#undecided.delete(fd)) return // closed meanwhile
     if (failure === undefined) {
-      this.#decide(fd, verdict)
+      this.#applyVerdict(fd, verdict)
     } else {
-      closeFds([fd])
+      this.#discard(fd)
       this.#accepted.push(failure)
     }
     this.#settleWaiters()
     this.update()
   }
 
-  #decide(fd: number, verdict: unknown): void {
+  #applyVerdict(fd: number, verdict: unknown): void {
     if (verdict === true) {
       this.#accepted.push(fd)
       return
     }
-    closeFds([fd])
+    this.#discard(fd)
     if (verdict !== false) this.#accepted.push(() => invalidReturn('options.allow', 'a boolean', verdict))
+  }
+
+  #discard(fd: number): void {
+    this.counter?.leave(fd)
+    closeFds([fd])
   }
 
   #settleWaiters(): void {
@@ -163,7 +182,7 @@ export class Acceptor extends PollHandle {
 
   /** Whether so many decisions of `allow` are pending that no further connection is accepted. */
   get #isFull(): boolean {
-    return this.#undecided.size >= PER_WAKE
+    return this.#undecided.size >= CONNECTIONS_PER_WAKE
   }
 
   protected get waitsForInput(): boolean {

@@ -1,13 +1,13 @@
 import { constants } from 'node:os'
-import { type Address, addressOf } from '../address/unix-address.ts'
+import { type Address, addressOf, ipAddressOf } from '../address/socket-address.ts'
 import { boolean, backlogOf, integer, optionsOf } from '../base/validate.ts'
-import { type Descriptor, adopt, wrapFd } from '../descriptor/descriptor.ts'
+import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { invalidValue } from '../base/errors.ts'
 import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import { bindAddress, modeOf } from '../address/socket-file.ts'
+import { bindAddress, disownFile, modeOf } from '../address/socket-file.ts'
 import { makeSocket } from './new-socket.ts'
 
 interface Backlog {
@@ -71,15 +71,7 @@ function tcpListener(options: TcpListenerOptions, backlog: number): number {
   const port = integer('options.port', options.port, 0, 65_535)
   boolean('options.ipv6Only', ipv6Only)
   boolean('options.reusePort', reusePort)
-  if (host !== undefined) {
-    if (typeof host !== 'string') throw invalidType('options.host', 'of type string', host)
-    if (process.getBuiltinModule('node:net').isIP(host) === 0 || host.includes('%')) {
-      throw invalidValue(
-        'options.host',
-        `must be an IP address without a zone, as names are not looked up. Received '${host}'`
-      )
-    }
-  }
+  if (host !== undefined) ipAddressOf('options.host', host)
   const listen = (address: string) => native.tcpListener(address, port, { backlog, ipv6Only, reusePort })
   let fd = listen(host ?? '::')
   // As Node's net: a machine may have no IPv6.
@@ -99,12 +91,10 @@ function unixListener({ path, mode }: UnixListenerOptions, backlog: number): num
     bindAddress(fd, name, permissions)
     const code = native.listen(fd, backlog, true)
     if (code < 0) throw systemError(code, 'listen', path)
+    disownFile(fd)
+    return fd
   } catch (error) {
     closeFds([fd])
     throw error
   }
-  // The native side leaves the file of a socket that is released where it is.
-  native.release(fd)
-  adopt('fd', fd)
-  return fd
 }

@@ -1,4 +1,4 @@
-import { unsupportedPlatform } from '../base/errors/unsupported.ts'
+import { unsupportedPlatform } from '../base/errors.ts'
 import { MAX_SENT_FDS } from '../native/codes.ts'
 import { backend, isSupported, loadFailure, probeKernel } from '../native/binding.ts'
 
@@ -27,25 +27,28 @@ export interface Capabilities {
 let probed: Capabilities | undefined
 
 /**
- * Tell what this kernel and this runtime can do: tried out at the first call, on a few sockets of its own.
+ * Returns what this kernel and this runtime support: tried out at the first call, on a few sockets of its own.
+ *
+ * A feature that cannot be tried, for example because the descriptor table is full, is false. The next call tries again.
  *
  * @throws ERR_UNSUPPORTED_PLATFORM
  */
 export function capabilities(): Capabilities {
   if (!isSupported) throw unsupportedPlatform(loadFailure)
-  if (probed === undefined) {
-    const { abstractAddresses, seqpacket, credentials, pidfd, peerPidfd, passRights, closeOnExec } = probeKernel()
-    probed = Object.freeze({
-      backend: backend(),
-      abstract: abstractAddresses,
-      seqpacket,
-      messageCredentials: credentials,
-      messagePidfd: pidfd,
-      peerPidfd,
-      passRights,
-      closeOnExec,
-      maxFds: MAX_SENT_FDS
-    })
-  }
-  return probed
+  if (probed !== undefined) return probed
+  const { abstractAddresses, seqpacket, credentials, pidfd, peerPidfd, passRights, closeOnExec, complete } =
+    probeKernel()
+  const found = Object.freeze({
+    backend: backend(),
+    abstract: abstractAddresses,
+    seqpacket,
+    messageCredentials: credentials,
+    messagePidfd: pidfd,
+    peerPidfd,
+    passRights,
+    closeOnExec,
+    maxFds: MAX_SENT_FDS
+  })
+  if (complete) probed = found
+  return found
 }

@@ -39,6 +39,8 @@ export class Endpoint extends PollHandle implements SendingSocket, ReceivingSock
   arriving: Descriptor | undefined
   /** The channel that the socket belongs to. */
   framing: Framing | undefined
+  /** Called when the socket is closed or released. */
+  onEnd: (() => void) | undefined
   /** The senders with pending messages, by destination: one full receiver does not delay the others. */
   readonly #senders = new Map<string, Sender>()
 
@@ -99,6 +101,7 @@ export class Endpoint extends PollHandle implements SendingSocket, ReceivingSock
   }
 
   protected end(): number[] {
+    this.onEnd?.()
     this.framing?.end()
     this.receiver.close()
     if (this.arriving !== undefined) closeFds(takeFds([this.arriving]))

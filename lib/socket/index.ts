@@ -1,13 +1,27 @@
 import './unix-casts.ts' // adds the casts to Descriptor
 export { type TcpListenerOptions, type UnixListenerOptions, bindListener } from './bind-listener.ts'
-export { type BindOptions, bind } from './bind.ts'
 export { type Capabilities, capabilities } from './capabilities.ts'
-export { type ConnectOptions, connect } from './connect.ts'
 export type { AncillaryOptions, Credentials } from './credentials.ts'
 export type { SocketType } from './endpoint.ts'
 export type { ControlError } from './errors.ts'
-export type { Message, ReceivedFd } from './message.ts'
+export type { Message, ReceivedFd, RequiredFd } from './message.ts'
+export {
+  type BindOptions,
+  type ConnectOptions,
+  type ConnectTcpOptions,
+  type SocketpairOptions,
+  bind,
+  connect,
+  connectTcp,
+  socketpair
+} from './open-sockets.ts'
 export { type ListenOptions, UnixServer, listen } from './unix-server.ts'
-export { type RecvFdOptions, type RecvOptions, type SendOptions, UnixSocket } from './unix-socket.ts'
-export { type SocketpairOptions, socketpair } from './socketpair.ts'
-export { recvFd, sendFd } from './send-fd.ts'
+export {
+  type RecvExactlyOptions,
+  type RecvFdOptions,
+  type RecvOptions,
+  type SendOptions,
+  UnixSocket,
+  recvFd,
+  sendFd
+} from './unix-socket.ts'

@@ -1,10 +1,9 @@
 import type { AddressInfo } from 'node:net'
-import { internetAddressOf } from '../address/internet-address.ts'
+import { internetAddressOf, localAddressOf } from '../address/socket-address.ts'
 import { formatInternet, parseListenAddress } from '../address/listen-address.ts'
-import { localAddressOf } from '../address/unix-address.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
 import { integer } from '../base/validate.ts'
-import { borrow } from '../descriptor/borrow.ts'
+import { borrow } from '../descriptor/fd-source.ts'
 import { Descriptor } from '../descriptor/descriptor.ts'
 import { type Kind, kindOf } from '../descriptor/kind.ts'
 import { native } from '../native/binding.ts'
@@ -22,15 +21,23 @@ import type { TcpListenerOptions, UnixListenerOptions } from './bind-listener.ts
 export type ListenSource = string | Descriptor
 
 /** A validated {@link ListenSource}. `name` identifies the socket: sources of the same name are the same socket. */
-export type Source = { readonly name: string } & (
-  | { readonly kind: 'udp'; readonly host: string | undefined; readonly port: number }
-  | ({ readonly kind: 'tcp'; readonly host: string | undefined; readonly port: number } & TcpChoices)
-  | ({ readonly kind: 'unix'; readonly path: string } & UnixChoices)
-  | { readonly kind: 'descriptor'; readonly descriptor: Descriptor | number; readonly isDatagram: boolean }
-)
+export type Source = { readonly name: string } & ListenerChoices &
+  (
+    | { readonly kind: 'tcp' | 'udp'; readonly host: string | undefined; readonly port: number }
+    | { readonly kind: 'unix'; readonly path: string }
+    | { readonly kind: 'descriptor'; readonly descriptor: Descriptor | number; readonly isDatagram: boolean }
+  )
 
-type TcpChoices = Pick<TcpListenerOptions, 'backlog' | 'ipv6Only' | 'reusePort'>
-type UnixChoices = Pick<UnixListenerOptions, 'backlog' | 'mode'>
+/** The options of a listener, as far as they apply to its kind. */
+type ListenerChoices = Pick<TcpListenerOptions, 'backlog' | 'ipv6Only' | 'reusePort'> &
+  Pick<UnixListenerOptions, 'mode'>
+
+type ListenerOptions = ListenerChoices & {
+  readonly source?: unknown
+  readonly path?: string
+  readonly port?: number
+  readonly host?: string
+}
 
 /** Validates a {@link ListenSource}. */
 export function sourceOf(argument: string, value: unknown): Source {
@@ -40,16 +47,17 @@ export function sourceOf(argument: string, value: unknown): Source {
   return address.kind === 'fd' ? descriptorSource(argument, address.fd) : { name: value, ...address }
 }
 
-/** Validates a {@link ListenSource} or the options of `bindListener`. */
+/** Validates a {@link ListenSource}, one with `backlog` and `mode`, or the options of `bindListener`. */
 export function listenerSourceOf(argument: string, value: unknown): Source {
   if (typeof value !== 'object' || value === null || value instanceof Descriptor) return sourceOf(argument, value)
-  const { path, port, host, ...choices } = value as Partial<TcpListenerOptions> & Partial<UnixListenerOptions>
-  if ((path === undefined) === (port === undefined)) {
-    throw invalidValue(argument, "must have either 'port' or 'path'")
+  const { source, path, port, host, ...choices } = value as ListenerOptions
+  if ([source, path, port].filter((given) => given !== undefined).length !== 1) {
+    throw invalidValue(argument, "must have either 'source', 'port' or 'path'")
   }
-  if (path !== undefined) return { ...sourceOf(`${argument}.path`, `unix:${path}`), ...choices } as Source
+  if (source !== undefined) return { ...sourceOf(`${argument}.source`, source), ...choices }
+  if (path !== undefined) return { ...sourceOf(`${argument}.path`, `unix:${path}`), ...choices }
   integer(`${argument}.port`, port, 0, 65_535)
-  return { ...sourceOf(`${argument}.host`, formatInternet('tcp', host, port!)), ...choices } as Source
+  return { ...sourceOf(`${argument}.host`, formatInternet('tcp', host, port!)), ...choices }
 }
 
 const listening: ReadonlySet<Kind> = new Set(['tcp-listener', 'unix-listener'] as const)

@@ -1,7 +1,7 @@
 import { lookup } from 'node:dns/promises'
 import { type AddressInfo, isIP } from 'node:net'
 import { bindAddressWithRetry } from '../address/socket-file.ts'
-import { addressOf } from '../address/unix-address.ts'
+import { addressOf } from '../address/socket-address.ts'
 import { backlogOf } from '../base/validate.ts'
 import { type Descriptor, takeFd, wrapFd } from '../descriptor/descriptor.ts'
 import { native } from '../native/binding.ts'
@@ -19,10 +19,16 @@ export class ListeningSocket {
   readonly address: AddressInfo | string | null
   #closed = false
 
+  /** Takes ownership of a number of the table: it closes it if it throws. */
   private constructor(name: string, fd: number) {
     this.name = name
     this.fd = fd
-    this.address = addressOfSocket(fd)
+    try {
+      this.address = addressOfSocket(fd)
+    } catch (error) {
+      closeFds([fd])
+      throw error
+    }
   }
 
   /** Opens a source. The descriptor of a `'descriptor'` source is duplicated. */
@@ -69,7 +75,8 @@ async function openSource(source: Source, backlog: number | undefined, mode: num
   }
 }
 
-function duplicateOf(fd: number): number {
+/** Duplicates a descriptor; the environment's table owns the duplicate. */
+export function duplicateOf(fd: number): number {
   putFdAt(0, fd)
   const code = native.duplicate(1)
   if (code < 0) throw systemError(code, 'fcntl')

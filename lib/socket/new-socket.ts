@@ -1,7 +1,7 @@
 import type { EnabledAncillary } from './credentials.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import type { SocketType } from './endpoint.ts'
-import { invalidValue } from '../base/errors/argument.ts'
+import { invalidValue } from '../base/errors.ts'
 import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 

@@ -1,6 +1,6 @@
-import type { Waiter } from '../base/waiters.ts'
+import { Waiter } from '../base/waiters.ts'
 import { fds } from '../native/shared-memory.ts'
-import type { Claim } from './credentials.ts'
+import type { SentCredentials } from './credentials.ts'
 
 const none: readonly number[] = []
 const empty = new Uint8Array()
@@ -16,23 +16,21 @@ export interface DeferredMessage {
 }
 
 /** A send that waits for room. */
-export abstract class PendingSend implements Waiter<void> {
+export abstract class PendingSend extends Waiter<void> {
   /** Keeps the socket from being collected. */
   readonly socket: object
-  resolve!: (value: void | PromiseLike<void>) => void
-  abortion: Disposable | undefined
   data: Uint8Array
   /** The number of bytes of `data` that were sent. */
   offset: number
   /** The credentials that go with every part, because a receiver may see the parts apart. */
-  readonly claim: Claim | undefined
+  readonly credentials: SentCredentials | undefined
 
-  constructor(socket: object, data: Uint8Array, offset: number, claim: Claim | undefined) {
+  constructor(socket: object, data: Uint8Array, offset: number, credentials: SentCredentials | undefined) {
+    super()
     this.socket = socket
-    this.abortion = undefined
     this.data = data
     this.offset = offset
-    this.claim = claim
+    this.credentials = credentials
   }
 
   /** Prepares an attempt: puts the descriptors into the shared numbers, and returns how many there are. */
@@ -50,8 +48,14 @@ export class CapturedSend extends PendingSend {
   /** The duplicates; none once they were sent with the first byte. */
   #fds: readonly number[]
 
-  constructor(socket: object, data: Uint8Array, offset: number, claim: Claim | undefined, duplicates = none) {
-    super(socket, data, offset, claim)
+  constructor(
+    socket: object,
+    data: Uint8Array,
+    offset: number,
+    credentials: SentCredentials | undefined,
+    duplicates = none
+  ) {
+    super(socket, data, offset, credentials)
     this.#fds = duplicates
   }
 

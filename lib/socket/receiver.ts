@@ -1,7 +1,7 @@
-import { takeName } from '../address/unix-address.ts'
+import { takeName } from '../address/socket-address.ts'
 import { Queue } from '../base/queue.ts'
-import { rejection } from '../base/rejection.ts'
-import { type Waiter, Waiters, settle } from '../base/waiters.ts'
+import { rejection } from '../base/errors.ts'
+import { Waiter, Waiters, settle } from '../base/waiters.ts'
 import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'
 import { chargeTick } from '../event-loop/tick-budget.ts'
 import { native } from '../native/binding.ts'
@@ -10,7 +10,7 @@ import {
   batchByteCount,
   batchCount,
   batchFdCount,
-  copyBytes,
+  copyBuffer,
   fdAt,
   hasReceivedExtras,
   receivedCredentials,
@@ -22,14 +22,14 @@ import {
 } from '../native/results.ts'
 import { MOST_BYTES } from '../native/shared-memory.ts'
 import { systemError } from '../native/system-error.ts'
-import { controlError, socketClosed } from './errors.ts'
-import { Message } from './message.ts'
+import { socketClosed } from './errors.ts'
+import { Failure, Message, type MessageParts } from './message.ts'
 
 /** The default of `maxBytes`. */
 const DEFAULT_MAX_BYTES = 65_536
 
 /** The maximum number of messages that one wake receives, and that are held ahead. */
-const PER_WAKE = 64
+const MESSAGES_PER_WAKE = 64
 
 /**
  * The maximum number of descriptors that one wake receives, and that are held ahead. A multi-threaded process stalls for 8 to
@@ -54,35 +54,37 @@ export const defaultLimits: Limits = { maxBytes: DEFAULT_MAX_BYTES, maxFds: MAX_
 export interface Shape<T> {
   (message: Message | null): T
   /** The same for bytes with at most one descriptor, without creating a Message. */
-  readonly plain?: (data: Uint8Array, fd: Descriptor | null) => T
+  readonly plain?: (data: Buffer, fd: Descriptor | null) => T
   /** Whether to receive further messages along with the requested one. */
   readonly ahead?: boolean
   /** Whether to receive only when the event loop reports readiness, so that all sockets of the process take turns. */
   readonly inTurn?: boolean
+  /** Collects messages; the receive stays pending until it returns a result. */
+  readonly parts?: MessageParts
   /** The result when this side closes the socket; without it the call rejects. */
   readonly closed?: () => T
 }
 
-/** A failed receive. Its error is created where it is thrown, so that the stack names the caller. */
-class Failure {
-  readonly error: () => Error
-
-  constructor(error: () => Error) {
-    this.error = error
-  }
-}
-
 /** A pending receive. */
-interface PendingReceive extends Waiter<unknown> {
+class PendingReceive extends Waiter<unknown> {
   /** Keeps the socket from being collected. */
   readonly socket: object
   readonly limits: Limits
   readonly shape: Shape<unknown>
+
+  constructor(socket: object, limits: Limits, shape: Shape<unknown>) {
+    super()
+    this.socket = socket
+    this.limits = limits
+    this.shape = shape
+  }
 }
 
 const noDescriptors: readonly Descriptor[] = []
 
 const toMessage = (message: Message | null): Message => message!
+
+const toPart: Shape<Message | null> = (message) => message
 
 /** What a receiver needs of the socket that it receives from. */
 export interface ReceivingSocket {
@@ -118,7 +120,7 @@ export class Receiver {
 
   constructor(socket: ReceivingSocket) {
     this.#socket = socket
-    this.#waiters = new Waiters(() => socket.update())
+    this.#waiters = new Waiters((pending) => this.#drop(pending))
   }
 
   /** Whether a receive is pending. */
@@ -126,39 +128,83 @@ export class Receiver {
     return this.#waiters.length > 0
   }
 
-  /** The number of messages received ahead. */
+  /** The number of messages received ahead, with that of which a pending receive has received a part. */
   get held(): number {
-    return this.#ahead.length + (this.#rest === undefined ? 0 : 1)
+    const isPartial = this.#waiters.first?.shape.parts?.isEmpty === false
+    return this.#ahead.length + (this.#rest === undefined ? 0 : 1) + (isPartial ? 1 : 0)
+  }
+
+  /** Whether there are messages that a receive takes before those of the socket. */
+  get #hasHeld(): boolean {
+    return this.#ahead.length > 0 || this.#rest !== undefined
   }
 
   /** Receives one message in the caller's shape, at once or when it arrives. */
   receive<T>(socket: object, limits: Limits, shape: Shape<T>, signal: AbortSignal | undefined): Promise<T> {
-    if (this.held > 0) return answer(this.#takeHeld(limits, shape))
-    if (this.#waiters.length === 0 && shape.inTurn !== true && this.#paysToTry() && chargeTick()) {
+    if (this.#waiters.length > 0) return this.#wait(socket, limits, shape, signal)
+    if (this.#hasHeld) return answer(this.#takeHeld(limits, shape))
+    if (shape.inTurn !== true && this.#shouldTryFirst() && chargeTick()) {
       const received = this.#tryReceive(limits, shape)
       if (received !== undefined) {
         this.#hitCounter = Math.min(Math.max(this.#hitCounter, 0) + 1, MAX_HITS)
         if (shape.ahead === true && this.#lastFds >= 0) this.#receiveAhead(limits)
         return answer(received)
       }
-      this.#miss()
+      this.#countMiss()
     }
-    const promise = this.#waiters.add<unknown>(
-      { socket, limits, shape, resolve: undefined!, abortion: undefined },
-      signal
-    )
+    return this.#wait(socket, limits, shape, signal)
+  }
+
+  #wait<T>(socket: object, limits: Limits, shape: Shape<T>, signal: AbortSignal | undefined): Promise<T> {
+    const promise = this.#waiters.add<unknown>(new PendingReceive(socket, limits, shape), signal)
     this.#socket.update()
     return promise as Promise<T>
   }
 
+  /** Receives what `parts` collect. If the receive ends otherwise, what it has received is held for the next one. */
+  receiveParts(socket: object, parts: MessageParts, signal: AbortSignal | undefined): Promise<Message | null> {
+    while (this.#waiters.length === 0 && (this.#hasHeld || chargeTick())) {
+      const received = this.#hasHeld ? this.#takeHeld(parts, toPart) : this.#tryReceive(parts, toPart)
+      if (received === undefined) break
+      const result = parts.add(received)
+      if (result === undefined) continue
+      this.#putBack(parts)
+      return answer(result)
+    }
+    return this.#wait(
+      socket,
+      parts,
+      Object.assign((message: Message | null) => message, { parts }),
+      signal
+    )
+  }
+
+  /** Holds what was received in part for the next receive. */
+  #putBack(parts: MessageParts): void {
+    for (const message of parts.takeAll()) this.#ahead.push(message)
+  }
+
+  /** Keeps what an aborted receive has received. */
+  #drop({ shape: { parts } }: PendingReceive): void {
+    if (parts !== undefined && !parts.isEmpty) {
+      this.#putBack(parts)
+      // After the signal has ended its other operations.
+      queueMicrotask(() => {
+        this.flushInput()
+        this.#socket.update()
+      })
+    }
+    this.#socket.update()
+  }
+
   /** Whether to try before waiting. A socket that is not armed is always tried: arming costs more than a try. */
-  #paysToTry(): boolean {
+  #shouldTryFirst(): boolean {
     if (this.#hitCounter > 0 || !this.#socket.armedForReading) return true
     this.#hitCounter++
     return false
   }
 
-  #miss(): void {
+  #countMiss(): void {
     this.#hitCounter = this.#hitCounter > 1 ? this.#hitCounter - 1 : MIN_HITS
   }
 
@@ -167,31 +213,31 @@ export class Receiver {
     const { fd } = this.#socket
     this.#lastFds = -1
     if (maxBytes <= MOST_BYTES) {
-      const count = native.receive(fd, maxBytes, this.#mostTaken(maxFds))
-      return count < 0 ? withoutMessage(count, shape) : this.#take(copyBytes(0, count), 0, shape)
+      const count = native.receive(fd, maxBytes, this.#acceptedFds(maxFds))
+      return count < 0 ? withoutMessage(count, shape) : this.#take(copyBuffer(0, count), 0, shape)
     }
-    let buffer: ArrayBufferLike
+    let buffer: Buffer
     try {
-      ;({ buffer } = Buffer.allocUnsafeSlow(maxBytes))
+      buffer = Buffer.allocUnsafeSlow(maxBytes)
     } catch (error) {
       return new Failure(() => error as Error) // out of memory
     }
-    const count = native.receiveInto(new Uint8Array(buffer), fd, this.#mostTaken(maxFds))
+    const count = native.receiveInto(buffer, fd, this.#acceptedFds(maxFds))
     if (count < 0) return withoutMessage(count, shape)
-    const data = new Uint8Array(buffer, 0, count)
-    return this.#take(count < maxBytes / 2 ? data.slice() : data, 0, shape) // a short message must not retain the whole buffer
+    // A short message must not retain the whole buffer.
+    return this.#take(count < maxBytes / 2 ? copyOf(buffer, 0, count) : buffer.subarray(0, count), 0, shape)
   }
 
-  #mostTaken(maxFds: number): number {
+  #acceptedFds(maxFds: number): number {
     return this.#socket.takesFds ? maxFds : 0
   }
 
   /** Builds a message from the last receive, whose descriptors start at a position of the shared numbers. */
-  #take<T>(data: Uint8Array, position: number, shape: Shape<T>): T | Failure {
+  #take<T>(data: Buffer, position: number, shape: Shape<T>): T | Failure {
     const status = receivedStatus()
     if (status !== ControlStatus.Complete) {
       this.#careful ||= status === ControlStatus.Truncated
-      return new Failure(() => controlError(status, data))
+      return Failure.ofControl(status, data)
     }
     const count = receivedFdCount()
     const hasExtras = hasReceivedExtras()
@@ -225,12 +271,23 @@ export class Receiver {
   /** Settles pending receives with the messages that are available. */
   flushInput(): void {
     let fdsLeft = FDS_PER_WAKE
-    for (let left = PER_WAKE; left > 0 && fdsLeft > 0; left--) {
+    for (let left = MESSAGES_PER_WAKE; left > 0 && fdsLeft > 0; left--) {
       const pending = this.#waiters.first
       if (pending === undefined) return
-      const received = this.#tryReceive(pending.limits, pending.shape)
+      let received = this.#hasHeld
+        ? this.#takeHeld(pending.limits, pending.shape)
+        : this.#tryReceive(pending.limits, pending.shape)
       if (received === undefined) return
       const taken = this.#lastFds
+      const { parts } = pending.shape
+      if (parts !== undefined) {
+        received = parts.add(received as Message | Failure | null)
+        if (received === undefined) {
+          if (taken > 0) fdsLeft -= taken
+          continue
+        }
+        this.#putBack(parts)
+      }
       this.#waiters.shift()
       if (received instanceof Failure) {
         settle(pending, rejection(received.error))
@@ -251,7 +308,7 @@ export class Receiver {
     const { maxBytes, maxFds } = limits
     if (this.#careful || maxBytes > MOST_BYTES) return
     const { fd } = this.#socket
-    const code = native.receiveMany(fd, maxBytes, this.#mostTaken(maxFds), this.#mostFds, FDS_PER_WAKE)
+    const code = native.receiveMany(fd, maxBytes, this.#acceptedFds(maxFds), this.#mostFds, FDS_PER_WAKE)
     const taken = batchCount()
     let at = 0
     let position = 0
@@ -259,34 +316,35 @@ export class Receiver {
       const length = batchByteCount(i)
       const count = batchFdCount(i)
       this.#noteFds(count)
-      this.#ahead.push(new Message(copyBytes(at, length), length, wrapFds(position, count)))
+      this.#ahead.push(new Message(copyBuffer(at, length), length, wrapFds(position, count)))
       at += length
       position += count
     }
-    if (code >= 0) this.#ahead.push(this.#take(copyBytes(at, code), position, toMessage))
+    if (code >= 0) this.#ahead.push(this.#take(copyBuffer(at, code), position, toMessage))
     else if (code !== AGAIN && code !== BUSY && code !== END)
       this.#ahead.push(new Failure(() => systemError(code, 'recvmsg')))
     chargeTick(taken)
-    if (this.#ahead.length === 0) this.#miss()
+    if (this.#ahead.length === 0) this.#countMiss()
   }
 
   /** Takes a held message, within the limits of the receive that takes it. */
   #takeHeld<T>({ maxBytes, maxFds }: Limits, shape: Shape<T>): T | Failure {
     let message = this.#rest ?? this.#ahead.shift()!
     this.#rest = undefined
+    this.#lastFds = -1
     if (message instanceof Failure) return message
     const { data } = message
     if (data.length > maxBytes) {
       const { isStream } = this.#socket
       const { credentials, pidfd, address } = message
-      if (isStream) this.#rest = new Message(data.slice(maxBytes), data.length - maxBytes, noDescriptors, credentials)
+      if (isStream) this.#rest = new Message(copyOf(data, maxBytes), data.length - maxBytes, noDescriptors, credentials)
       const size = isStream ? maxBytes : message.size
-      message = new Message(data.slice(0, maxBytes), size, message.fds, credentials, pidfd, address)
+      message = new Message(copyOf(data, 0, maxBytes), size, message.fds, credentials, pidfd, address)
     }
     if (message.fds.length <= maxFds) return shape(message)
     message.close()
     const rest = message.data
-    return new Failure(() => controlError(ControlStatus.TooMany, rest))
+    return Failure.ofControl(ControlStatus.TooMany, rest)
   }
 
   /** Takes the descriptors out of all held messages, which are dropped. The caller closes them. */
@@ -301,11 +359,19 @@ export class Receiver {
 
   /** Rejects all pending receives. */
   fail(error: () => Error): void {
+    this.#holdPartial()
     this.#waiters.fail(error)
+  }
+
+  /** Holds what the first pending receive has received. */
+  #holdPartial(): void {
+    const parts = this.#waiters.first?.shape.parts
+    if (parts !== undefined) this.#putBack(parts)
   }
 
   /** Settles all pending receives, because this side has closed. */
   close(): void {
+    this.#holdPartial()
     this.#waiters.settleAll(({ shape }) => shape.closed?.() ?? rejection(socketClosed))
   }
 }
@@ -317,6 +383,13 @@ function wrapFds(position: number, count: number): readonly Descriptor[] {
   const descriptors = new Array<Descriptor>(count)
   for (let i = 0; i < count; i++) descriptors[i] = wrapFd(fdAt(position + i))
   return descriptors
+}
+
+/** Returns a copy of a part with memory of its own. */
+function copyOf(data: Buffer, from: number, to = data.length): Buffer {
+  const copy = Buffer.allocUnsafeSlow(to - from)
+  data.copy(copy, 0, from, to)
+  return copy
 }
 
 function answer<T>(received: T | Failure): Promise<T> {

@@ -1,7 +1,9 @@
+import { constants } from 'node:os'
 import { clearTimeout, setTimeout } from 'node:timers'
-import { putName } from '../address/unix-address.ts'
+import { putName } from '../address/socket-address.ts'
 import { Backoff } from '../base/backoff.ts'
-import { rejection } from '../base/rejection.ts'
+import { rejection } from '../base/errors.ts'
+import { MAX_INT } from '../base/validate.ts'
 import { Waiters, settle } from '../base/waiters.ts'
 import { chargeTick, yieldToLoop } from '../event-loop/tick-budget.ts'
 import { native } from '../native/binding.ts'
@@ -10,11 +12,11 @@ import { closeFds, duplicateShared } from '../native/owned-fds.ts'
 import { putBytes } from '../native/results.ts'
 import { SMALL } from '../native/shared-memory.ts'
 import { systemError } from '../native/system-error.ts'
-import type { Claim } from './credentials.ts'
+import type { SentCredentials } from './credentials.ts'
 import { CapturedSend, type DeferredMessage, DeferredSend, type PendingSend } from './pending-send.ts'
 
 /** The maximum number of messages that one wake sends before it returns to the event loop. */
-const PER_WAKE = 64
+const MESSAGES_PER_WAKE = 64
 
 /** The promise of a send that completed at once. */
 export const sentAtOnce: Promise<void> = Promise.resolve()
@@ -77,11 +79,17 @@ export class Sender {
    * Sends a message with the first `count` descriptors of the shared numbers, or captures it: a duplicate refers to the open file
    * that the number referred to at the call, even if the number is closed and reused.
    */
-  send(socket: object, data: Uint8Array, count: number, signal: AbortSignal | undefined, claim?: Claim): Promise<void> {
+  send(
+    socket: object,
+    data: Uint8Array,
+    count: number,
+    signal: AbortSignal | undefined,
+    credentials?: SentCredentials
+  ): Promise<void> {
     let offset = 0
     let busy = false
     if (this.#waiters.length === 0) {
-      const sent = this.#transmit(data, 0, count, claim)
+      const sent = this.#transmit(data, 0, count, credentials)
       if (sent >= 0) {
         if (this.#isWhole(sent, data, 0)) return chargeTick() ? sentAtOnce : yieldToLoop()
         offset = sent
@@ -92,7 +100,7 @@ export class Sender {
       busy = sent === BUSY
     }
     const duplicates = count > 0 ? duplicateShared(count) : undefined
-    const promise = this.#waiters.add<void>(new CapturedSend(socket, data, offset, claim, duplicates), signal)
+    const promise = this.#waiters.add<void>(new CapturedSend(socket, data, offset, credentials, duplicates), signal)
     if (busy) this.#retryLater()
     this.#update()
     return promise
@@ -118,20 +126,27 @@ export class Sender {
   }
 
   /** One sendmsg, with the first `count` of the shared numbers. */
-  #transmit(data: Uint8Array, offset: number, count: number, claim: Claim | undefined): number {
+  #transmit(data: Uint8Array, offset: number, count: number, credentials: SentCredentials | undefined): number {
+    if (offset > MAX_INT) {
+      if (data.length < offset) return -constants.errno.EFAULT // detached or resized since
+      return this.#transmit(data.subarray(offset), 0, count, credentials) // the native calls take offsets of 32 bits
+    }
     const { fd } = this.#socket
     const length = data.length
-    if (this.#name !== undefined || claim !== undefined) return this.#transmitMessage(data, offset, count, claim)
+    if (this.#name !== undefined || credentials !== undefined)
+      return this.#transmitMessage(data, offset, count, credentials)
     if (length > SMALL || offset > 0) return native.sendFrom(data, fd, offset, count)
     putBytes(data)
     return native.send(fd, length, count)
   }
 
-  #transmitMessage(data: Uint8Array, offset: number, count: number, claim: Claim | undefined): number {
+  #transmitMessage(data: Uint8Array, offset: number, count: number, credentials: SentCredentials | undefined): number {
     const { fd } = this.#socket
     const length = this.#name === undefined ? 0 : putName(this.#name)
-    const { pid, uid, gid } = claim ?? { pid: 0, uid: 0, gid: 0 }
-    const sent = native.sendMessage(data, fd, offset, count, length, claim === undefined ? 0 : 1, pid, uid, gid)
+    const { pid, uid, gid } = credentials ?? { pid: 0, uid: 0, gid: 0 }
+    // A small array may be in a SharedArrayBuffer, which the native call refuses.
+    const own = data.length > SMALL ? data : Uint8Array.from(data)
+    const sent = native.sendMessage(own, fd, offset, count, length, credentials === undefined ? 0 : 1, pid, uid, gid)
     // poll(2) reports whether this socket has room, not whether the receiver has (unix_dgram_poll in af_unix.c).
     return sent === AGAIN && length > 0 ? BUSY! : sent
   }
@@ -163,12 +178,12 @@ export class Sender {
 
   /** Sends pending messages, and collects the duplicates that were sent: one call closes neighbouring numbers. */
   #flush(sentFds: number[]): void {
-    for (let left = PER_WAKE; left > 0; left--) {
+    for (let left = MESSAGES_PER_WAKE; left > 0; left--) {
       const pending = this.#waiters.first
       if (pending === undefined) break
       const count = this.#prepare(pending)
       if (count === undefined) continue
-      const sent = this.#transmit(pending.data, pending.offset, count, pending.claim)
+      const sent = this.#transmit(pending.data, pending.offset, count, pending.credentials)
       if (sent < 0) pending.rollback()
       if (sent === AGAIN) break
       if (sent === BUSY) {

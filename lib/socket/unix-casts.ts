@@ -1,12 +1,12 @@
 // Adds to Descriptor the casts to the sockets of this room. Every entry point of the package imports this module.
-import { borrow } from '../descriptor/borrow.ts'
+import { borrow } from '../descriptor/fd-source.ts'
 import { checkCast } from '../descriptor/casts.ts'
 import { Descriptor } from '../descriptor/descriptor.ts'
 import { type UnixServer, adoptServer } from './unix-server.ts'
 import { UnixSocket } from './unix-socket.ts'
 
 declare module '../descriptor/descriptor.ts' {
-  interface Descriptor {
+  interface DescriptorCasts {
     /**
      * Casts to a {@link UnixSocket}: any Unix domain socket that does not listen.
      *

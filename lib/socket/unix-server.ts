@@ -1,24 +1,26 @@
-import { type Address, addressOf, localAddressOf } from '../address/unix-address.ts'
+import { type Address, addressOf, localAddressOf } from '../address/socket-address.ts'
 import { type Abortable, signalOf } from '../base/abort.ts'
 import { boolean, backlogOf, optionsOf } from '../base/validate.ts'
 import { type AncillaryOptions, type Credentials, ancillaryOf } from './credentials.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { type Descriptor, takeFd } from '../descriptor/descriptor.ts'
 import { type SocketType } from './endpoint.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
+import { type InspectionArguments, inspected, inspection, uncloneable } from '../base/inspection.ts'
 import { socketClosed, socketNotEmpty } from './errors.ts'
 import { systemError } from '../native/system-error.ts'
-import { borrow } from '../descriptor/borrow.ts'
+import { borrow } from '../descriptor/fd-source.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { type AcceptShape, type Allow, Acceptor } from './acceptor.ts'
+import { ConnectionCounter, connectionLimitsOf } from './connection-limits.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { bindAddressWithRetry, modeOf } from '../address/socket-file.ts'
 import { type UnixSocket, openSocket } from './unix-socket.ts'
 import { makeSocket } from './new-socket.ts'
-import { warnOnce } from '../base/warnings.ts'
+import { closeUnused } from '../descriptor/leak-detector.ts'
 
-const made = Symbol('made')
+const constructorKey = Symbol('constructorKey')
 
 /** Options of {@link listen}. */
 export interface ListenOptions extends AncillaryOptions {
@@ -41,10 +43,24 @@ export interface ListenOptions extends AncillaryOptions {
    * @param credentials the credentials of {@link UnixSocket.peer}
    */
   allow?: ((credentials: Credentials) => boolean | Promise<boolean>) | undefined
+  /**
+   * The maximum number of connections that the server has accepted and that are open (default: no limit). A further one is closed at once,
+   * before `allow` is called. A socket that was released does not count.
+   */
+  maxConnections?: number | undefined
+  /** The same for the connections of one user (default: no limit). */
+  maxConnectionsPerUser?: number | undefined
 }
 
 // The class sets this: its constructor is private.
-let make: (fd: number, type: SocketType, address: Address, takesFds: boolean, allow: Allow | undefined) => UnixServer
+let make: (
+  fd: number,
+  type: SocketType,
+  address: Address,
+  takesFds: boolean,
+  allow: Allow | undefined,
+  counter?: ConnectionCounter
+) => UnixServer
 
 /**
  * A listening socket that accepts connections as {@link UnixSocket}s.
@@ -58,6 +74,8 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   readonly #address: Address
   readonly #accept: AcceptShape<UnixSocket>
   readonly #iterate: AcceptShape<IteratorResult<UnixSocket, undefined>>
+  /** @internal */
+  protected readonly uncloneable = uncloneable
 
   /** Use {@link listen} or {@link Descriptor.toUnixServer}. */
   private constructor(
@@ -66,22 +84,28 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
     address: Address,
     takesFds: boolean,
     allow: Allow | undefined,
+    counter: ConnectionCounter | undefined,
     key: symbol
   ) {
-    if (key !== made) throw invalidValue('key', 'is private: use listen()')
-    this.#listener = new Acceptor(fd, allow)
+    if (key !== constructorKey) throw invalidValue('key', 'is private: use listen()')
+    this.#listener = new Acceptor(fd, allow, counter)
     this.#type = type
     this.#address = address
-    this.#accept = (connection) => openSocket(connection, type, takesFds)
-    this.#iterate = Object.assign(
-      (connection: number) => ({ done: false as const, value: openSocket(connection, type, takesFds) }),
-      { ahead: true, closed: () => end }
-    )
+    const open = (connection: number) => {
+      const onEnd = counter === undefined ? undefined : () => counter.leave(connection)
+      return openSocket(connection, type, takesFds, onEnd)
+    }
+    this.#accept = open
+    this.#iterate = Object.assign((connection: number) => ({ done: false as const, value: open(connection) }), {
+      ahead: true,
+      closed: () => end
+    })
     unused.register(this, this.#listener, this.#listener)
   }
 
   static {
-    make = (...args) => new UnixServer(...args, made)
+    make = (fd, type, address, takesFds, allow, counter) =>
+      new UnixServer(fd, type, address, takesFds, allow, counter, constructorKey)
   }
 
   /** The address that the server listens on. */
@@ -92,6 +116,18 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
   /** The type of its connections: `'stream'` or `'seqpacket'`. */
   get type(): SocketType {
     return this.#type
+  }
+
+  /**
+   * The number, for calls that take one. `stdio` of a child process also takes the object. The object still owns the number: do not close
+   * it.
+   *
+   * @throws ERR_SOCKET_CLOSED after `close` or `release`
+   */
+  get fd(): number {
+    const listener = UnixServer.#open(this)
+    listener.isLent = true
+    return listener.fd
   }
 
   /** Whether the server was closed or released. */
@@ -176,6 +212,15 @@ export class UnixServer implements AsyncIterable<UnixSocket>, AsyncDisposable, D
     await this.#listener.closeLater()
   }
 
+  /** @internal */
+  [inspection](...args: InspectionArguments): string {
+    const state = () => {
+      const { type, address, closed } = this
+      return closed ? { type, address, state: 'closed' } : { fd: this.#listener.fd, type, address, state: 'open' }
+    }
+    return inspected('UnixServer', state, args)
+  }
+
   /**
    * Returns the number for one call.
    *
@@ -203,8 +248,7 @@ export function adoptServer(descriptor: Descriptor): UnixServer {
 
 /** Closes servers that were collected while open. */
 const unused = new FinalizationRegistry<Acceptor>((listener) => {
-  listener.close()
-  warnOnce('A UnixServer was garbage-collected while it was open, and was closed', listener.fd)
+  closeUnused('A UnixServer', listener)
 })
 
 /**
@@ -215,7 +259,7 @@ const unused = new FinalizationRegistry<Acceptor>((listener) => {
  * (`PATH.fdpass-lock`), which is removed afterwards. Closing the server removes the file.
  *
  * @param address a path, or an abstract address, which has no permissions: every process may connect
- * @param options `type`, `mode`, `backlog`, `descriptors`, `allow`; `credentials`, `pidfd`: ancillary data of each message that a
+ * @param options `type`, `mode`, `backlog`, `descriptors`, `allow`, `maxConnections`, `maxConnectionsPerUser`; `credentials`, `pidfd`: ancillary data of each message that a
  *   connection receives, from its first byte on
  * @returns resolves to the server, which the caller owns
  *
@@ -234,13 +278,15 @@ export async function listen(address: Address, options?: ListenOptions): Promise
   const waiting = backlogOf(backlog)
   boolean('options.descriptors', descriptors)
   if (allow !== undefined && typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
+  const limits = connectionLimitsOf(options ?? {}, { maxConnections: Infinity, maxConnectionsPerUser: Infinity })
+  const isLimited = limits.maxConnections < Infinity || limits.maxConnectionsPerUser < Infinity
   const fd = makeSocket(type, ancillaryOf(options))
   try {
     await bindAddressWithRetry(fd, name, permissions)
     const code = native.listen(fd, waiting, descriptors)
     if (code < 0) throw systemError(code, 'listen', address)
     const bound = localAddressOf(fd) ?? address
-    return make(fd, type, bound, descriptors, allow)
+    return make(fd, type, bound, descriptors, allow, isLimited ? new ConnectionCounter(limits) : undefined)
   } catch (error) {
     closeFds([fd])
     throw error

@@ -1,25 +1,24 @@
 import type { Socket } from 'node:net'
-import { type Address, addressOf, localAddressOf, remoteAddressOf } from '../address/unix-address.ts'
+import { type Address, addressOf, localAddressOf, remoteAddressOf } from '../address/socket-address.ts'
 import { type Abortable, signalOf } from '../base/abort.ts'
-import { type Bytes, MAX_INT, bytesOf, integer, optionsOf } from '../base/validate.ts'
-import { type AncillaryOptions, type Credentials, ancillaryOf, claimOf } from './credentials.ts'
+import { type Bytes, MAX_INT, boolean, bytesOf, integer, optionsOf } from '../base/validate.ts'
+import { type AncillaryOptions, type Credentials, ancillaryOf, sentCredentialsOf, peerOf } from './credentials.ts'
 import { Descriptor, adopt, closeQuietly, takeFd, wrapFd } from '../descriptor/descriptor.ts'
 import { closeFds } from '../native/owned-fds.ts'
 import { Endpoint, type SocketType } from './endpoint.ts'
-import { carrierMissing, inChannel, socketClosed, socketNotEmpty } from './errors.ts'
-import { invalidType, invalidValue } from '../base/errors/argument.ts'
+import { dataRequired, endedWithoutFd, noDescriptor, ownedByChannel, socketClosed, socketNotEmpty } from './errors.ts'
+import { invalidState, invalidType, invalidValue, unsupportedPlatform } from '../base/errors.ts'
+import { type InspectionArguments, inspected, inspection, uncloneable } from '../base/inspection.ts'
 import { systemError } from '../native/system-error.ts'
-import { borrow } from '../descriptor/borrow.ts'
-import { type FdSource, putFd, putFds } from '../descriptor/fd-source.ts'
+import { borrow, type FdSource, putFd, putFds } from '../descriptor/fd-source.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
-import { type Message, ReceivedFd } from './message.ts'
+import { Message, MessageParts, ReceivedFd, type RequiredFd } from './message.ts'
 import { MAX_RECEIVED_FDS } from '../native/codes.ts'
-import { native } from '../native/binding.ts'
+import { isSupported, loadFailure, native } from '../native/binding.ts'
 import { duplicateOf, isNetSocket } from '../descriptor/node-internals.ts'
-import { peerOf } from './peer.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { type Limits, type Shape, defaultLimits } from './receiver.ts'
-import { warnOnce } from '../base/warnings.ts'
+import { closeUnused } from '../descriptor/leak-detector.ts'
 import { enableAncillary, connectedType } from './new-socket.ts'
 
 /** Options of {@link UnixSocket.send}. */
@@ -40,7 +39,7 @@ export interface SendOptions extends Abortable {
 
 /** Options of {@link UnixSocket.recv} and {@link UnixSocket.messages}. */
 export interface RecvOptions extends Abortable {
-  /** The maximum number of bytes, at least 1 (default 65,536). A longer datagram or packet is truncated. */
+  /** The maximum number of bytes, 1 to 2,147,483,647 (default 65,536). A longer datagram or packet is truncated. */
   maxBytes?: number | undefined
   /** The maximum number of descriptors (default: the platform's limit). A message with more is refused as a whole. */
   maxFds?: number | undefined
@@ -48,8 +47,16 @@ export interface RecvOptions extends Abortable {
 
 /** Options of {@link UnixSocket.recvFd}. */
 export interface RecvFdOptions extends Abortable {
-  /** The maximum number of bytes, at least 1 (default 65,536). A longer datagram or packet is truncated. */
+  /** Whether a message without a descriptor, and the end of the connection, are errors (default false). */
+  required?: boolean | undefined
+  /** The maximum number of bytes, 1 to 2,147,483,647 (default 65,536). A longer datagram or packet is truncated. */
   maxBytes?: number | undefined
+}
+
+/** Options of {@link UnixSocket.recvExactly}. */
+export interface RecvExactlyOptions extends Abortable {
+  /** The maximum number of descriptors beside all of the bytes (default: the platform's limit for one message). */
+  maxFds?: number | undefined
 }
 
 type Result = IteratorResult<Message, undefined>
@@ -61,16 +68,21 @@ const oneFd: Limits = { ...defaultLimits, maxFds: 1 }
 
 const directions = new Set(['read', 'write', 'both'])
 
-const made = Symbol('made')
+const constructorKey = Symbol('constructorKey')
 
-/** Returns the handle of a socket that is open and belongs to no channel; throws otherwise. The class sets it, for its private field. */
+// The class sets these: they reach its private members.
+/** Returns the handle of a socket that is open and belongs to no channel; throws otherwise. */
 export let endpointOf: (name: string, socket: UnixSocket) => Endpoint
+/** Takes the number out of a socket, which is closed from then on. The native side still owns it, for another object. */
+export let takeSocketFd: (socket: UnixSocket) => number
+/** Moves a connection without pending operations into a new object; the old one is closed from then on. */
+export let moveSocket: (socket: UnixSocket) => UnixSocket
 
 const toMessage: Shape<Message | null> = (message) => message
 
 const toReceivedFd: Shape<ReceivedFd | null> = Object.assign(
   (message: Message | null) => (message === null ? null : toReceived(message)),
-  { plain: (data: Uint8Array, fd: Descriptor | null) => new ReceivedFd(fd, data) }
+  { plain: (data: Buffer, fd: Descriptor | null) => new ReceivedFd(fd, data) }
 )
 
 /** The end of the connection ends an iteration, and so does `close()`. */
@@ -87,6 +99,14 @@ function toReceived(message: Message): ReceivedFd {
 // The class sets this: its constructor is private.
 let make: (endpoint: Endpoint) => UnixSocket
 
+/** The casts that rooms above this one add to {@link UnixSocket}. */
+export interface UnixSocketCasts {}
+
+// Rooms above add to UnixSocketCasts, not to the class: TypeScript 6 loses the members of a class with computed names if another module adds
+// to it and only some files are checked.
+// oxlint-disable-next-line typescript/no-unsafe-declaration-merging
+export interface UnixSocket extends UnixSocketCasts {}
+
 /**
  * A Unix domain socket.
  *
@@ -96,10 +116,15 @@ let make: (endpoint: Endpoint) => UnixSocket
  */
 export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disposable {
   readonly #endpoint: Endpoint
+  /** @internal */
+  protected readonly uncloneable = uncloneable
+  /** Whether another object has taken the connection over. */
+  #moved = false
 
   /** Use {@link socketpair}, {@link connect}, {@link bind} or {@link UnixSocket.from}. */
-  private constructor(endpoint: Endpoint, key: typeof made) {
-    if (key !== made) throw invalidValue('key', 'is private: use UnixSocket.from(), socketpair(), connect() or bind()')
+  private constructor(endpoint: Endpoint, key: typeof constructorKey) {
+    if (key !== constructorKey)
+      throw invalidValue('key', 'is private: use UnixSocket.from(), socketpair(), connect() or bind()')
     this.#endpoint = endpoint
     unused.register(this, endpoint, endpoint)
   }
@@ -116,7 +141,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * @param options `credentials`, `pidfd`: ancillary data of each received message. Messages that have arrived before have the credentials
    *   pid null, uid and gid 65534, and no pidfd
    * @throws `EBADF`, `ENOTSOCK`; `EAFNOSUPPORT` for a socket of another family; ERR_INVALID_ARG_VALUE for a listening socket, for a number
-   *   that fdpass owns, and for a `net.Socket` that is a TLSSocket (its keys would stay behind), is connecting, destroyed or ending, has
+   *   that fdpass or Node uses (see {@link Descriptor.from}), and for a `net.Socket` that is a TLSSocket (its keys would stay behind), is connecting, destroyed or ending, has
    *   read bytes, or has bytes to write; `ENOPROTOOPT` for an option that the kernel lacks; ERR_DESCRIPTOR_CLOSED. The source is unchanged
    *   then.
    */
@@ -147,14 +172,14 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     integer('source', source, 0, MAX_INT)
     connectedType(source) // before anything changes
     adopt('source', source)
-    const type = connectedType(source)
     try {
+      const type = connectedType(source)
       enableAncillary(source, ancillary)
+      return openSocket(source, type)
     } catch (error) {
       native.release(source)
       throw error
     }
-    return openSocket(source, type)
   }
 
   /** The type: `'stream'`, `'seqpacket'` or `'dgram'`. */
@@ -162,9 +187,21 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     return this.#endpoint.type
   }
 
-  /** Whether the socket was closed or released. */
+  /**
+   * The number, for calls that take one. `stdio` of a child process also takes the object. The object still owns the number: do not close
+   * it.
+   *
+   * @throws ERR_SOCKET_CLOSED after `close`, `release` or a cast
+   */
+  get fd(): number {
+    const endpoint = UnixSocket.#open(this)
+    endpoint.isLent = true
+    return endpoint.fd
+  }
+
+  /** Whether the socket was closed, released or cast. */
   get closed(): boolean {
-    return this.#endpoint.closed
+    return this.#moved || this.#endpoint.closed
   }
 
   /** The socket's own address: getsockname(2). Null if it has none, and after `close()`. */
@@ -200,19 +237,19 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
       const content = bytesOf(data)
       const signal = signalOf(optionsOf(options))
       const { to, credentials, fds: sources } = options ?? {}
-      const claim = claimOf(credentials)
+      const sentCredentials = sentCredentialsOf(credentials)
       const name = to === undefined ? undefined : addressOf('options.to', to, 'sendmsg')
       const count = putFds(sources)
-      const endpoint = UnixSocket.#free(this) // last, as reading an option can run anything, this socket's close included
+      const endpoint = UnixSocket.#unframed(this) // last, as reading an option can run anything, this socket's close included
       if (name !== undefined && !endpoint.isDatagram) {
         throw invalidValue('options.to', 'is for datagram sockets: this one has a connection')
       }
       if (content.length === 0 && endpoint.isStream) {
         if (count === 0) return Promise.resolve()
-        throw carrierMissing('data')
+        throw dataRequired('data')
       }
       const sender = name === undefined ? endpoint.sender : endpoint.senderTo(to!, name)
-      return sender.send(this, content, count, signal, claim)
+      return sender.send(this, content, count, signal, sentCredentials)
     } catch (error) {
       return Promise.reject(error)
     }
@@ -243,6 +280,37 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   }
 
   /**
+   * Receives exactly so many bytes of a stream, with all descriptors that arrive beside them: recvmsg(2), repeated. For protocols whose
+   * messages announce their length. It never receives a further byte, whose descriptors would belong to the next message.
+   *
+   * @param bytes the number of bytes, 0 to 2,147,483,647
+   * @param options `maxFds`, `signal`
+   * @returns resolves to the message, whose descriptors the caller owns; to null if the connection ends before the first byte. Of several
+   *   senders the message has no credentials
+   *
+   *   Rejects with
+   *   - ERR_UNEXPECTED_END if the connection ends midway: the descriptors are closed, and the error's `data` holds the bytes
+   *   - ERR_CONTROL_TRUNCATED, ERR_TOO_MANY_DESCRIPTORS or ERR_UNEXPECTED_CONTROL if descriptors could not be delivered: when all of the
+   *     bytes have arrived, which are in the error's `data`, and with all descriptors closed. The next message can be received
+   *   - ERR_INVALID_STATE for a socket that is no stream; `ECONNRESET` as {@link UnixSocket.recv}, before the first byte; ERR_SOCKET_CLOSED
+   *   - AbortError, which loses nothing: the next receive takes what has arrived
+   */
+  recvExactly(bytes: number, options?: RecvExactlyOptions): Promise<Message | null> {
+    try {
+      integer('bytes', bytes, 0, MAX_INT)
+      const { maxFds = MAX_RECEIVED_FDS } = optionsOf(options) ?? {}
+      integer('options.maxFds', maxFds, 0, MAX_INT)
+      const signal = signalOf(options)
+      const { isStream, type, receiver } = UnixSocket.#unframed(this)
+      if (!isStream) throw invalidState(`A socket of type '${type}' has no recvExactly(): its messages have boundaries`)
+      if (bytes === 0) return Promise.resolve(new Message(Buffer.alloc(0), 0, []))
+      return receiver.receiveParts(this, new MessageParts(bytes, maxFds), signal)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  /**
    * Sends one descriptor: UNP's write_fd.
    *
    * @param fd the descriptor, which stays open and the caller's
@@ -255,8 +323,8 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
       const content = bytesOf(data)
       const signal = signalOf(optionsOf(options))
       const count = putFd(fd)
-      const { sender, isStream } = UnixSocket.#free(this)
-      if (content.length === 0 && isStream) throw carrierMissing('data')
+      const { sender, isStream } = UnixSocket.#unframed(this)
+      if (content.length === 0 && isStream) throw dataRequired('data')
       return sender.send(this, content, count, signal)
     } catch (error) {
       return Promise.reject(error)
@@ -266,14 +334,22 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
   /**
    * Receives at most one descriptor: UNP's read_fd.
    *
-   * @param options `maxBytes`, `signal`
+   * @param options `maxBytes`, `required`, `signal`
    * @returns resolves to the bytes and the descriptor, which the caller owns; `fd` is null if the bytes arrived without one. Resolves to
-   *   null at the end of the connection. Rejects as {@link UnixSocket.recv}, and with ERR_TOO_MANY_DESCRIPTORS for more than one
-   *   descriptor.
+   *   null at the end of the connection
+   *
+   *   Rejects as {@link UnixSocket.recv}, and with
+   *   - ERR_TOO_MANY_DESCRIPTORS for more than one descriptor
+   *   - with `required`, ERR_NO_DESCRIPTOR for bytes without a descriptor, which are in the error's `data`, and ERR_UNEXPECTED_END at the end
+   *     of the connection
    */
+  recvFd(options: RecvFdOptions & { required: true }): Promise<RequiredFd>
+  recvFd(options?: RecvFdOptions): Promise<ReceivedFd | null>
   recvFd(options?: RecvFdOptions): Promise<ReceivedFd | null> {
     try {
-      return UnixSocket.#receive(this, options, oneFd, toReceivedFd)
+      const required = options !== undefined && isRequired(options)
+      const receiving = UnixSocket.#receive(this, options, oneFd, toReceivedFd)
+      return required ? requireFd(receiving) : receiving
     } catch (error) {
       return Promise.reject(error)
     }
@@ -293,10 +369,10 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     const limits = limitsOf(optionsOf(options), defaultLimits)
     const signal = signalOf(options)
     const endpoint = this.#endpoint
-    if (endpoint.framing !== undefined) throw inChannel()
+    if (endpoint.framing !== undefined) throw ownedByChannel()
     return new Iteration(
       endpoint,
-      () => UnixSocket.#free(this).receiver.receive(this, limits, toResult, signal),
+      () => UnixSocket.#unframed(this).receiver.receive(this, limits, toResult, signal),
       signal
     )
   }
@@ -342,20 +418,20 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    */
   shutdown(how: 'read' | 'write' | 'both' = 'both'): void {
     if (!directions.has(how)) throw invalidValue('how', "must be 'read', 'write' or 'both'")
-    const code = native.shutdown(UnixSocket.#free(this).fd, how)
+    const code = native.shutdown(UnixSocket.#unframed(this).fd, how)
     if (code < 0) throw systemError(code, 'shutdown')
     if (how !== 'read') this.#endpoint.sender.flushEnded()
   }
 
   /** Lets pending operations keep the process alive, as they do by default. */
   ref(): this {
-    this.#endpoint.referenced = true
+    if (!this.#moved) this.#endpoint.referenced = true
     return this
   }
 
   /** Lets the process end while operations are pending. */
   unref(): this {
-    this.#endpoint.referenced = false
+    if (!this.#moved) this.#endpoint.referenced = false
     return this
   }
 
@@ -366,10 +442,15 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * @throws ERR_SOCKET_NOT_EMPTY while the socket holds messages that an iteration received ahead; ERR_SOCKET_CLOSED
    */
   release(): number {
-    const endpoint = UnixSocket.#free(this)
+    return UnixSocket.#leave(this).release()
+  }
+
+  /** Returns the handle of a socket that gives its descriptor up. */
+  static #leave(socket: UnixSocket): Endpoint {
+    const endpoint = UnixSocket.#unframed(socket)
     if (endpoint.receiver.held > 0) throw socketNotEmpty(`${endpoint.receiver.held} messages`)
     unused.unregister(endpoint)
-    return endpoint.release()
+    return endpoint
   }
 
   /**
@@ -378,6 +459,7 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * Pending operations reject with ERR_SOCKET_CLOSED; an iteration ends. Pending messages are not sent: await your sends first.
    */
   close(): void {
+    if (this.#moved) return
     unused.unregister(this.#endpoint)
     this.#endpoint.close()
     this.#endpoint.framing?.drop()
@@ -390,9 +472,21 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
 
   /** Closes the socket, with close(2), which can block, on the thread pool. */
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#moved) return
     unused.unregister(this.#endpoint)
     await this.#endpoint.closeLater()
     this.#endpoint.framing?.drop()
+  }
+
+  /** @internal */
+  [inspection](...args: InspectionArguments): string {
+    const state = () => {
+      const { type, localAddress, remoteAddress, closed } = this
+      if (closed) return { type, state: 'closed' }
+      const { fd, framing } = this.#endpoint
+      return { fd, type, localAddress, remoteAddress, state: framing === undefined ? 'open' : 'owned by a Channel' }
+    }
+    return inspected('UnixSocket', state, args)
   }
 
   /**
@@ -401,11 +495,13 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
    * @hidden
    */
   [borrow](): number {
-    return UnixSocket.#open(this).fd
+    const endpoint = UnixSocket.#unframed(this)
+    if (endpoint.receiver.held > 0) throw socketNotEmpty(`${endpoint.receiver.held} messages`)
+    return endpoint.fd
   }
 
   static {
-    make = (endpoint) => new UnixSocket(endpoint, made)
+    make = (endpoint) => new UnixSocket(endpoint, constructorKey)
   }
 
   // Static: a private method would throw without a code on an object that only has this class's prototype.
@@ -413,19 +509,29 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     if (typeof socket !== 'object' || socket === null || !(#endpoint in socket)) {
       throw invalidType(name, 'an instance of UnixSocket', socket)
     }
-    if (socket.#endpoint.closed) throw socketClosed()
+    if (socket.#moved || socket.#endpoint.closed) throw socketClosed()
     return socket.#endpoint
   }
 
   /** Returns the handle of a socket that belongs to no channel: other bytes would corrupt its frames. */
-  static #free(socket: UnixSocket, name?: string): Endpoint {
+  static #unframed(socket: UnixSocket, name?: string): Endpoint {
     const endpoint = UnixSocket.#open(socket, name)
-    if (endpoint.framing !== undefined) throw inChannel()
+    if (endpoint.framing !== undefined) throw ownedByChannel()
     return endpoint
   }
 
   static {
-    endpointOf = (name, socket) => UnixSocket.#free(socket, name)
+    endpointOf = (name, socket) => UnixSocket.#unframed(socket, name)
+    takeSocketFd = (socket) => UnixSocket.#leave(socket).detach()
+    moveSocket = (socket) => {
+      const endpoint = UnixSocket.#unframed(socket)
+      if (endpoint.receiver.waitsForInput || !endpoint.sender.idle) {
+        throw invalidState('The socket has pending operations')
+      }
+      unused.unregister(endpoint)
+      socket.#moved = true
+      return make(endpoint)
+    }
   }
 
   static #receive<T>(
@@ -434,23 +540,34 @@ export class UnixSocket implements AsyncIterable<Message>, AsyncDisposable, Disp
     defaults: Limits,
     shape: Shape<T>
   ): Promise<T> {
-    if (options === undefined) return UnixSocket.#free(socket).receiver.receive(socket, defaults, shape, undefined)
+    if (options === undefined) return UnixSocket.#unframed(socket).receiver.receive(socket, defaults, shape, undefined)
     const limits = limitsOf(optionsOf(options), defaults)
     const signal = signalOf(options)
-    return UnixSocket.#free(socket).receiver.receive(socket, limits, shape, signal)
+    return UnixSocket.#unframed(socket).receiver.receive(socket, limits, shape, signal)
   }
+}
+
+function isRequired(options: RecvFdOptions): boolean {
+  return boolean('options.required', optionsOf(options)!.required ?? false)
+}
+
+async function requireFd(receiving: Promise<ReceivedFd | null>): Promise<ReceivedFd> {
+  const received = await receiving
+  if (received === null) throw endedWithoutFd()
+  if (received.fd === null) throw noDescriptor(received.data)
+  return received
 }
 
 /** Closes sockets that were collected while open. Descriptors that they hold have a finalizer of their own. */
 const unused = new FinalizationRegistry<Endpoint>((endpoint) => {
-  if (endpoint.closed) return // its channel has closed it
-  endpoint.close()
-  warnOnce('A UnixSocket was garbage-collected while it was open, and was closed', endpoint.fd)
+  if (!endpoint.closed) closeUnused('A UnixSocket', endpoint) // otherwise its channel has closed it
 })
 
-/** Wraps a socket that the native side owns. */
-export function openSocket(fd: number, type: SocketType, takesFds = true): UnixSocket {
-  return make(new Endpoint(fd, type, takesFds))
+/** Wraps a socket that the native side owns. `onEnd` is called when it is closed or released. */
+export function openSocket(fd: number, type: SocketType, takesFds = true, onEnd?: () => void): UnixSocket {
+  const endpoint = new Endpoint(fd, type, takesFds)
+  endpoint.onEnd = onEnd
+  return make(endpoint)
 }
 
 function limitsOf(options: RecvOptions | undefined, defaults: Limits): Limits {
@@ -462,4 +579,36 @@ function limitsOf(options: RecvOptions | undefined, defaults: Limits): Limits {
         ? defaults.maxFds
         : Math.min(integer('options.maxFds', maxFds, 0, MAX_INT), MAX_RECEIVED_FDS)
   }
+}
+
+/**
+ * Sends one descriptor: UNP's write_fd. See {@link UnixSocket.sendFd}.
+ *
+ * @param socket the socket to send through
+ * @param fd the descriptor, which stays the caller's and open
+ * @param data the bytes that carry it (default: one zero byte)
+ * @param options `signal`
+ * @returns the promise of {@link UnixSocket.sendFd}
+ */
+export function sendFd(socket: UnixSocket, fd: FdSource, data?: Bytes, options?: Abortable): Promise<void> {
+  return socket instanceof UnixSocket ? socket.sendFd(fd, data, options) : notASocket(socket)
+}
+
+/**
+ * Receives at most one descriptor: UNP's read_fd. See {@link UnixSocket.recvFd}.
+ *
+ * @param socket the socket to receive from
+ * @param options `maxBytes`, `required`, `signal`
+ * @returns the promise of {@link UnixSocket.recvFd}
+ */
+export function recvFd(socket: UnixSocket, options: RecvFdOptions & { required: true }): Promise<RequiredFd>
+export function recvFd(socket: UnixSocket, options?: RecvFdOptions): Promise<ReceivedFd | null>
+export function recvFd(socket: UnixSocket, options?: RecvFdOptions): Promise<ReceivedFd | null> {
+  return socket instanceof UnixSocket ? socket.recvFd(options) : notASocket(socket)
+}
+
+function notASocket(socket: unknown): Promise<never> {
+  return Promise.reject(
+    isSupported ? invalidType('socket', 'an instance of UnixSocket', socket) : unsupportedPlatform(loadFailure)
+  )
 }

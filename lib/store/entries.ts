@@ -1,11 +1,36 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import type { Credentials } from '../socket/index.ts'
+import { isInGroup, isUser } from '../socket/internal.ts'
 import type { Descriptor } from '../descriptor/index.ts'
-import { takeFds } from '../descriptor/internal.ts'
-import { closeFds } from '../native/internal.ts'
+import { borrow, takeFds } from '../descriptor/internal.ts'
+import { closeFds, native } from '../native/internal.ts'
 import { storeError } from './errors.ts'
-import { type Entry, isAllowed } from './entry.ts'
 import type { Settings } from './settings.ts'
+
+/** The permission to get an entry: a bit of a file mode's digit. */
+export const READ = 4
+/** The permission to replace or delete an entry. */
+export const WRITE = 2
+
+/** Descriptors that are stored under a name. */
+export interface Entry {
+  readonly name: string
+  readonly fds: readonly Descriptor[]
+  readonly uid: number
+  readonly gid: number
+  readonly mode: number
+  /** When the entry expires, on the clock of `performance.now()`; Infinity for never. */
+  readonly deadline: number
+  readonly timer: NodeJS.Timeout | undefined
+}
+
+/** Whether an entry's mode grants a permission to a client. Root has every permission, as for files. */
+function isAllowed({ uid, gid, mode }: Entry, credentials: Credentials, permission: number): boolean {
+  if (isUser(credentials, 0)) return true
+  if (isUser(credentials, uid)) return (mode & (permission << 6)) !== 0
+  if (isInGroup(credentials, gid)) return (mode & (permission << 3)) !== 0
+  return (mode & permission) !== 0
+}
 
 /** An entry as the successor receives it, in JSON. Its descriptors accompany it, in order. */
 export interface SerializedEntry {
@@ -63,6 +88,8 @@ export class Entries {
   /** Stores an entry. Closes the descriptors of an entry that had the name. */
   put({ name, fds, uid, gid, mode, expires }: NewEntry): void {
     this.delete(name)
+    // The predecessor has sent the entries that it had.
+    for (const fd of fds) native.setSender(fd[borrow](), uid)
     const timer = expires === null ? undefined : setTimeout(() => this.delete(name), expires).unref()
     const deadline = expires === null ? Infinity : performance.now() + expires
     this.#entries.set(name, { name, fds, uid, gid, mode, deadline, timer })

@@ -8,22 +8,22 @@ export function storeError(
   reason: string,
   name: string
 ) {
-  const error = new Error(`${before(code)}${reason}${after(name)}`)
+  const error = new Error(`${prefixOf(code)}${reason}${suffixOf(name)}`)
   return Object.assign(error, { code, errno: -constants.errno[code], syscall: 'store' })
 }
 
-function before(code: unknown): string {
+function prefixOf(code: unknown): string {
   return `${code}: `
 }
 
-function after(name: string): string {
+function suffixOf(name: string): string {
   return `, store ${inspect(name)}`
 }
 
 /** Restores the `reason` of a `storeError` in the client, because a channel carries an error's message only. */
 export function restoreReason(error: unknown, name: string): void {
   const { message, code, syscall } = error as NodeJS.ErrnoException
-  const [prefix, suffix] = [before(code), after(name)]
+  const [prefix, suffix] = [prefixOf(code), suffixOf(name)]
   if (syscall !== 'store' || !message.startsWith(prefix) || !message.endsWith(suffix)) return
   Object.defineProperty(error, 'reason', { value: message.slice(prefix.length, -suffix.length) })
 }

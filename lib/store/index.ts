@@ -6,7 +6,7 @@
  *
  * @module fdpass/store
  */
-import '../socket/index.ts' // adds the casts to Descriptor
+import '../stream/index.ts' // adds the casts to Descriptor and UnixSocket
 export { StoreService, serveStore } from './service.ts'
 export type { ServeStoreOptions } from './settings.ts'
 export { type GetOptions, type PutOptions, Store, type StoreEntry, connectStore } from './store.ts'

@@ -1,22 +1,45 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Address } from '../address/index.ts'
-import { MAX_INT, integer, optionsOf, isDescriptorName, invalidType, protocolError } from '../base/internal.ts'
+import {
+  type InspectionArguments,
+  inspected,
+  inspection,
+  stateOf,
+  uncloneable,
+  MAX_INT,
+  integer,
+  optionsOf,
+  isDescriptorName,
+  invalidType,
+  protocolError
+} from '../base/internal.ts'
 import { Channel, type ChannelReply, type ChannelRequest } from '../channel/index.ts'
 import type { Credentials, UnixServer, UnixSocket } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
-import { notAllowed, serveConnections } from '../socket/internal.ts'
+import { closeAtMessage, refuse } from '../channel/internal.ts'
+import {
+  type ServiceConnection,
+  ServiceConnections,
+  clientDenied,
+  isInGroup,
+  isUser,
+  serveConnections,
+  tooManyConnections,
+  warnOfService
+} from '../socket/internal.ts'
 import { borrow } from '../descriptor/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 import { storeError } from './errors.ts'
 import { type Takeover, takeover } from '../takeover/index.ts'
-import { type NewEntry, Entries, type SerializedEntry, expiryOf } from './entries.ts'
-import { WRITE, READ } from './entry.ts'
+import { type NewEntry, Entries, type SerializedEntry, expiryOf, WRITE, READ } from './entries.ts'
 import { MAX_BYTES, MAX_ENTRY_FDS, MOVED, type StoreRequest } from './protocol.ts'
 import { type ServeStoreOptions, type Settings, settingsOf } from './settings.ts'
 import type { StoreEntry } from './store.ts'
 
 /** The maximum number of requests of one client that are handled concurrently. Further requests stay in its socket. */
 const MAX_PENDING_REQUESTS = 16
+
+const LIMITS = { maxBytes: MAX_BYTES, maxFds: MAX_ENTRY_FDS, maxPending: MAX_PENDING_REQUESTS } as const
 
 /** The time that clients have to move to a successor before their connections are closed, in milliseconds. */
 const MIGRATION_TIMEOUT_MS = 1000
@@ -25,19 +48,29 @@ const MIGRATION_TIMEOUT_MS = 1000
 export class StoreService implements Disposable {
   /** Resolves when a successor has all entries and the clients have moved to it. The service is closed then. */
   readonly superseded: Promise<void>
+  /** @internal */
+  protected readonly uncloneable = uncloneable
   readonly #settings: Settings
   readonly #takeover: Takeover
   readonly #listener: UnixServer
   readonly #entries: Entries
   readonly #channels = new Set<Channel>()
+  readonly #connections: ServiceConnections
   #closed = false
   #moved = false
   /** Resolves when a starting successor serves or has failed. Changes of entries wait for it. */
   #frozen: Promise<void> | undefined
 
   /** @internal */
-  constructor(settings: Settings, place: Takeover, entries: Entries, onState: (freeze: Freeze) => void) {
+  constructor(
+    settings: Settings,
+    place: Takeover,
+    entries: Entries,
+    connections: ServiceConnections,
+    onState: (freeze: Freeze) => void
+  ) {
     this.#settings = settings
+    this.#connections = connections
     this.#takeover = place
     this.#entries = entries
     this.#listener = place.listeners.store!.toUnixServer()
@@ -71,6 +104,11 @@ export class StoreService implements Disposable {
     this.close()
   }
 
+  /** @internal */
+  [inspection](...args: InspectionArguments): string {
+    return inspected('StoreService', () => ({ address: this.address, state: stateOf(this) }), args)
+  }
+
   /** Returns the state for a successor, and holds changes back until the successor serves or has failed. */
   #freeze(signal: AbortSignal): { data: string; fds: readonly number[] } {
     this.#frozen = new Promise((resolve) => {
@@ -95,34 +133,57 @@ export class StoreService implements Disposable {
   }
 
   async #serve(socket: UnixSocket): Promise<void> {
-    let channel: Channel
-    let answer: (request: ChannelRequest) => Promise<ChannelReply | void>
     try {
       const credentials = socket.peer()
-      const allowed = this.#settings.allow(credentials)
-      answer = async (request) => {
-        if (!(await allowed)) throw notAllowed(this.#settings.path, credentials.uid)
-        return this.#reply(request, credentials)
+      const connection = this.#connections.admit(credentials, () => socket.close())
+      if (connection === undefined) return refuse(socket, tooManyConnections())
+      try {
+        await this.#serveClient(socket, credentials, connection)
+      } finally {
+        this.#connections.remove(connection)
       }
-      const limits = { maxBytes: MAX_BYTES, maxFds: MAX_ENTRY_FDS, maxPending: MAX_PENDING_REQUESTS }
-      channel = new Channel(socket, limits).unref()
-      allowed.catch(() => {}) // reported by each reply
+    } catch {
+      socket.close() // the client has already disconnected
+    }
+  }
+
+  async #serveClient(socket: UnixSocket, credentials: Credentials, connection: ServiceConnection): Promise<void> {
+    let channel: Channel
+    try {
+      const isAllowed = await this.#isAllowed(credentials)
+      if (!isAllowed) refuse(socket, clientDenied(this.#settings.path, credentials))
+      if (this.#closed) socket.close() // while `allow` decided
+      if (socket.closed) return
+      channel = new Channel(socket, LIMITS).unref()
     } catch {
       socket.close() // the client has already disconnected
       return
     }
     this.#channels.add(channel)
+    if (this.#moved) channel.send({ moved: true }).catch(() => {}) // while `allow` decided
     channel.onRequest(async (request) => {
       try {
-        return await answer(request)
+        await this.#connections.noteRequest(connection, request.signal)
+        return await this.#reply(request, credentials)
       } catch (error) {
         request.close()
-        throw error
+        throw answerOf(error)
       }
     })
+    void closeAtMessage(channel)
     await channel.closed
     this.#channels.delete(channel)
     channel.close()
+  }
+
+  /** Returns whether `allow` accepts a client. What it throws is a warning here, and not sent to the client. */
+  async #isAllowed(credentials: Credentials): Promise<boolean> {
+    try {
+      return await this.#settings.allow(credentials)
+    } catch (error) {
+      warnOfService('store', error)
+      return false
+    }
   }
 
   async #reply(incoming: ChannelRequest, credentials: Credentials): Promise<ChannelReply | void> {
@@ -178,6 +239,13 @@ export class StoreService implements Disposable {
   }
 }
 
+/** Returns what a client gets of an error: a refusal as it is, and nothing of a failure, which is a warning here. */
+function answerOf(error: unknown): unknown {
+  if (typeof (error as NodeJS.ErrnoException).code === 'string') return error
+  warnOfService('store', error)
+  return Object.assign(new Error('The store has failed'), { code: 'EIO' })
+}
+
 /** Returns the state for a successor, and holds changes back until `signal` aborts or the successor serves. */
 type Freeze = (signal: AbortSignal) => { data: string; fds: readonly number[] }
 
@@ -191,8 +259,11 @@ function newEntryOf(
   if (fds.length === 0) throw protocolError('a client put no descriptors')
   if (expires !== null) integer('expires', expires, 1, MAX_INT)
   if (group !== null) integer('group', group, 0, 0xffff_fffe)
+  if (credentials.unknownUid === true) {
+    throw storeError('EPERM', 'your user is outside of the user namespace of the store, so it can own no entry', name)
+  }
   const gid = group ?? credentials.gid
-  if (credentials.uid !== 0 && gid !== credentials.gid && credentials.groups?.includes(gid) !== true) {
+  if (group !== null && !isUser(credentials, 0) && !isInGroup(credentials, gid)) {
     throw storeError('EPERM', `its group can only be one of yours, not ${gid}`, name)
   }
   return { name, fds, uid: credentials.uid, gid, mode: integer('mode', mode, 0, 0o777), expires }
@@ -210,7 +281,7 @@ function newEntryOf(
  *
  * While no descriptor is free to accept a connection, clients wait in the backlog, and one process warning reports it.
  *
- * @param options `path`, `mode`, `allow`, `maxFds`, `maxPerUser`, `takeover`, `signal`
+ * @param options `path`, `mode`, `allow`, `maxFds`, `maxPerUser`, `maxConnections`, `maxConnectionsPerUser`, `takeover`, `signal`
  * @returns resolves to the service when it accepts connections. The service keeps the process alive
  *
  *   Rejects with `EADDRINUSE`, `EACCES` and others as bind(2); as `takeover` of fdpass/takeover; ERR_INVALID_ARG_TYPE;
@@ -221,9 +292,11 @@ export async function serveStore(options: ServeStoreOptions): Promise<StoreServi
   const given = optionsOf(options)
   if (given === undefined) throw invalidType('options', 'of type object', options)
   const settings = settingsOf(given)
+  const connections = new ServiceConnections(given)
   let freeze!: Freeze
   const place = await takeover({
     path: settings.takeover,
+    service: 'fdpass/store',
     listen: { store: { path: settings.path, mode: settings.mode } },
     state: (signal) => freeze(signal),
     signal: given.signal
@@ -232,7 +305,7 @@ export async function serveStore(options: ServeStoreOptions): Promise<StoreServi
   try {
     restore(entries, place)
     await place.ready()
-    return new StoreService(settings, place, entries, (by) => (freeze = by))
+    return new StoreService(settings, place, entries, connections, (by) => (freeze = by))
   } catch (error) {
     entries.close()
     for (const fd of [...(place.predecessor?.fds ?? []), place.listeners.store!]) fd.closeSync()

@@ -28,6 +28,13 @@ export interface ServeStoreOptions extends Abortable {
   maxFds?: number | undefined
   /** The maximum number of stored descriptors of one user (default 256). For root only `maxFds` applies. */
   maxPerUser?: number | undefined
+  /**
+   * The maximum number of connections (default 1,024, or half of the free descriptor table if that is less). If there are as many, the one
+   * that has sent no request for longest is closed in favour of a new one, after a second; otherwise the new one is refused with `EAGAIN`.
+   */
+  maxConnections?: number | undefined
+  /** The same for one user, except root and this process's user (default 128, or an eighth of the free descriptor table). */
+  maxConnectionsPerUser?: number | undefined
   /** The address at which predecessor and successor connect (default: `path` followed by `.takeover`). */
   takeover?: Address | undefined
 }

@@ -2,6 +2,10 @@ import type { Address } from '../address/index.ts'
 import { addressOf } from '../address/internal.ts'
 import type { Abortable } from '../base/index.ts'
 import {
+  type InspectionArguments,
+  inspected,
+  inspection,
+  uncloneable,
   boolean,
   signalOf,
   MAX_INT,
@@ -76,6 +80,8 @@ const MAX_MOVES = 10
  * Only a pending call keeps the process alive.
  */
 export class Store implements Disposable {
+  /** @internal */
+  protected readonly uncloneable = uncloneable
   readonly #address: Address
   #connection: StoreConnection | undefined
   #closed = false
@@ -155,8 +161,10 @@ export class Store implements Disposable {
    */
   async list(options?: Abortable): Promise<readonly StoreEntry[]> {
     const { value } = await this.#ask({ ask: 'list' }, [], signalOf(optionsOf(options)))
-    if (!Array.isArray(value)) throw protocolError('the store answered with something unknown')
-    return value as StoreEntry[]
+    if (!Array.isArray(value) || !value.every(isStoreEntry)) {
+      throw protocolError('the store answered with something unknown')
+    }
+    return value
   }
 
   /**
@@ -182,6 +190,11 @@ export class Store implements Disposable {
   /** Closes the connection, for `using`. */
   [Symbol.dispose](): void {
     this.close()
+  }
+
+  /** @internal */
+  [inspection](...args: InspectionArguments): string {
+    return inspected('Store', () => ({ address: this.#address, state: this.#closed ? 'closed' : 'open' }), args)
   }
 
   async #ask(
@@ -222,6 +235,18 @@ export class Store implements Disposable {
   get #current(): StoreConnection | undefined {
     return this.#connection?.retired === true ? undefined : this.#connection
   }
+}
+
+const isText = (text: unknown) => typeof text === 'string'
+
+/** Returns whether a value is an entry. The store may be another user's. */
+function isStoreEntry(value: unknown): value is StoreEntry {
+  if (typeof value !== 'object' || value === null) return false
+  const { name, kinds, uid, gid, mode, expires } = value as Partial<Record<keyof StoreEntry, unknown>>
+  const numbers = [uid, gid, mode, ...(expires === null ? [] : [expires])]
+  return (
+    isText(name) && Array.isArray(kinds) && kinds.every(isText) && numbers.every((number) => typeof number === 'number')
+  )
 }
 
 function duplicateAll(sources: readonly FdSource[]): readonly Descriptor[] {

@@ -7,15 +7,15 @@ import { PollHandle } from '../event-loop/internal.ts'
 export interface ExitStatus {
   /** Its exit code; null if a signal ended it. */
   readonly code: number | null
-  /** The signal that ended it, or null. */
-  readonly signal: NodeJS.Signals | null
+  /** The signal that ended it, or null. A real-time signal has no name in Node: it is `'SIG'` and its number, such as `'SIG40'`. */
+  readonly signal: NodeJS.Signals | `SIG${number}` | null
 }
 
 const signals = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name as NodeJS.Signals]))
 
 /** Returns an exit status with the name of the signal. */
 export function exitStatusOf({ code, signal }: NativeExitStatus): ExitStatus {
-  return { code, signal: signal === null ? null : (signals.get(signal) ?? null) }
+  return { code, signal: signal === null ? null : (signals.get(signal) ?? `SIG${signal}`) }
 }
 
 /** Returns the error of a program that could not be executed, from the failed system call and its negative error number. */

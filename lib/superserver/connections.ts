@@ -1,11 +1,9 @@
-import type { Server, Socket } from 'node:net'
-import { boolean, optionsOf, invalidType, Iteration, end, Queue } from '../base/internal.ts'
+import type { Socket } from 'node:net'
+import { boolean, optionsOf, Iteration, end, Queue } from '../base/internal.ts'
 import type { Descriptor } from '../descriptor/index.ts'
-import { wrapFd, trackConnections } from '../descriptor/internal.ts'
-import { drainHttp, isHttp } from '../handover/internal.ts'
-import { native } from '../native/internal.ts'
-import { noSockets } from './errors.ts'
-import { type WorkerChannel, type Assignment, openWorkerChannel } from './worker-channel.ts'
+import { wrapFd } from '../descriptor/internal.ts'
+import { ConnectionIntake, openSocketOf } from './connection-intake.ts'
+import { openWorkerChannel } from './worker-channel.ts'
 
 /** Options of {@link connections}. */
 export interface ConnectionsOptions {
@@ -81,81 +79,6 @@ class SocketQueue extends AsyncQueue<Socket> {
 
 function ignore(): void {}
 
-/** Receives connections: those that the superserver passes, and those accepted from the listeners that it passes. */
-class ConnectionIntake {
-  readonly #connected: (socket: Socket) => void
-  readonly #options: { readonly allowHalfOpen: boolean }
-  readonly #servers = new Set<Server>()
-  readonly channel: WorkerChannel
-  #open = 0
-  /** Resolves when the superserver will send nothing more. */
-  readonly drained: Promise<void>
-  /** Resolves when all connections are closed as well. */
-  readonly finished: Promise<void>
-  #finish!: () => void
-
-  constructor(options: { readonly allowHalfOpen: boolean }, connected: (socket: Socket) => void) {
-    if (process.versions.bun !== undefined) throw noSockets()
-    this.#options = options
-    this.#connected = connected
-    let drain!: () => void
-    this.drained = new Promise((resolve) => (drain = resolve))
-    this.finished = new Promise((resolve) => (this.#finish = resolve))
-    this.channel = openWorkerChannel(
-      (given) => this.#take(given),
-      () => {
-        for (const server of this.#servers) server.close()
-        drain()
-        this.#finishIfDone()
-      }
-    )
-    this.channel.sendReady()
-  }
-
-  #take({ fd, id }: Assignment): void {
-    if (id === undefined) void this.#listen(wrapFd(fd))
-    else this.#connect(fd, id)
-  }
-
-  #connect(fd: number, id: number): void {
-    const { Socket: NetSocket } = process.getBuiltinModule('node:net')
-    let socket: Socket
-    try {
-      socket = new NetSocket({ fd, readable: true, writable: true, ...this.#options })
-    } catch (error) {
-      native.close(fd)
-      this.channel.reportClosed(id)
-      throw error
-    }
-    native.release(fd)
-    this.#serve(socket, () => this.channel.reportClosed(id))
-  }
-
-  async #listen(listener: Descriptor): Promise<void> {
-    const server = await listener.toServer({ ...this.#options }).catch((error: unknown) => {
-      listener.closeSync()
-      throw error
-    })
-    server.on('connection', (socket) => this.#serve(socket))
-    this.#servers.add(server)
-    if (this.channel.draining) server.close()
-  }
-
-  #serve(socket: Socket, ended?: () => void): void {
-    this.#open++
-    socket.once('close', () => {
-      this.#open--
-      ended?.()
-      this.#finishIfDone()
-    })
-    this.#connected(socket)
-  }
-
-  #finishIfDone(): void {
-    if (this.channel.draining && this.#open === 0) this.#finish()
-  }
-}
-
 let iterated: SocketQueue | undefined
 
 /**
@@ -178,38 +101,18 @@ export function connections(options?: ConnectionsOptions): AsyncIterableIterator
   boolean('options.allowHalfOpen', allowHalfOpen)
   if (iterated === undefined) {
     const queue = new SocketQueue()
-    const intake = new ConnectionIntake({ allowHalfOpen }, (socket) => queue.push(socket))
-    queue.onLength = (length) => (intake.channel.paused = length >= AHEAD)
+    const intake = new ConnectionIntake({
+      open: (fd) => openSocketOf(fd, { allowHalfOpen }),
+      serve(socket, _name, track) {
+        track(socket)
+        queue.push(socket)
+      }
+    })
+    queue.onLength = (length) => (intake.paused = length >= AHEAD)
     void intake.drained.then(() => queue.end())
     iterated = queue
   }
   return iterated.iterate()
-}
-
-/**
- * Serves the connections that a superserver passes to this worker with a server that does not listen itself, such as one of
- * `node:http`, `node:https` or `node:net`. The server emits `'connection'` for each one.
- *
- * When the superserver drains this worker, or has exited, an HTTP server closes each connection after its next response, and idle
- * connections after its `keepAliveTimeout`. A client therefore never sends a request over a connection that is being closed.
- *
- * @param server the server, which the caller keeps
- * @returns resolves when the superserver will send nothing more, and all connections are closed
- *
- *   Rejects with ERR_INVALID_STATE, ERR_INVALID_ARG_TYPE or ERR_UNSUPPORTED_PLATFORM, as {@link connections} throws.
- */
-export async function serve(server: Server): Promise<void> {
-  const { Server: NetServer } = process.getBuiltinModule('node:net')
-  if (!(server instanceof NetServer)) throw invalidType('server', 'an instance of net.Server', server)
-  const { allowHalfOpen = false, noDelay = false } = server as Server & { allowHalfOpen?: boolean; noDelay?: boolean }
-  trackConnections(server)
-  const intake = new ConnectionIntake({ allowHalfOpen }, (socket) => {
-    if (noDelay) socket.setNoDelay(true)
-    server.emit('connection', socket)
-  })
-  await intake.drained
-  using _draining = isHttp(server) ? drainHttp(server) : undefined
-  await intake.finished
 }
 
 let listened: AsyncQueue<WorkerListener> | undefined
@@ -227,10 +130,10 @@ let listened: AsyncQueue<WorkerListener> | undefined
 export function listeners(): AsyncIterableIterator<WorkerListener, undefined> {
   if (listened === undefined) {
     const queue = new AsyncQueue<WorkerListener>()
-    const channel = openWorkerChannel(
-      ({ name, fd }) => queue.push({ name, fd: wrapFd(fd) }),
-      () => queue.end()
-    )
+    const channel = openWorkerChannel({
+      take: ({ name, fd }) => queue.push({ name, fd: wrapFd(fd) }),
+      end: () => queue.end()
+    })
     channel.sendReady()
     listened = queue
   }

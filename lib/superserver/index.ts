@@ -3,17 +3,19 @@
  * to unprivileged workers, as nginx does. Connections that a worker has not acknowledged when it dies go to another worker.
  *
  * - The superserver: {@link superserve} with {@link ServiceOptions}, {@link Superserver}, {@link SuperserverStats}
- * - A worker: {@link connections}, {@link serve}, {@link listeners}, {@link isWorker}
+ * - A worker: {@link connections}, {@link serve}, {@link listeners}, {@link isWorker}, {@link worker}
  *
  * @module fdpass/superserver
  */
-import '../socket/index.ts' // adds the casts to Descriptor
+import '../stream/index.ts' // adds the casts to Descriptor and UnixSocket
 export type { ListenSource } from '../socket/internal.ts'
 export type { ExitStatus } from './child.ts'
-export { type ConnectionsOptions, type WorkerListener, connections, listeners, serve } from './connections.ts'
+export { type ConnectionsOptions, type WorkerListener, connections, listeners } from './connections.ts'
 export type { ExitEvent, FailureEvent, PauseEvent, ProcessEvent, SuperserverEventMap } from './events.ts'
+export type { ListenAlias } from './passed-socket.ts'
 export type { ResourceLimit, ServiceOptions } from './service-options.ts'
 export type { ConnectionCounters, SuperserverStats, WorkerState } from './stats.ts'
 export { type Services, type SuperserveOptions, superserve } from './superserve.ts'
 export { type CloseOptions, Superserver, type SuperserverAddress, type SuperserverOptions } from './superserver.ts'
-export { isWorker } from './worker-environment.ts'
+export { type ServeOptions, serve } from './serve.ts'
+export { type Draining, type ThisWorker, isWorker, worker } from './worker-channel.ts'

@@ -8,6 +8,7 @@ import { Service } from './service.ts'
 import { type SuperserverStats, countersOf } from './stats.ts'
 import type { Settings } from './settings.ts'
 import type { Worker, WorkerTransport } from './worker.ts'
+import { noteOf } from './worker-note.ts'
 
 /** A service whose workers receive the listeners and accept connections themselves. */
 export class ListenerService extends Service {
@@ -20,6 +21,7 @@ export class ListenerService extends Service {
     this.#workerGroup = new WorkerGroup(
       settings,
       (channel, worker) => this.#connect(channel, worker),
+      this.passedSockets,
       this.workerEvents
     )
   }
@@ -37,12 +39,27 @@ export class ListenerService extends Service {
     }
     if (this.#deferred === undefined) send()
     else this.#deferred.push(send)
-    void receiveReady(channel, worker)
+    void this.#receive(channel, worker)
     return {
-      drain: () => {
-        if (!socket.closed) native.shutdown(number, 'write')
+      drain: (timeout) => {
+        if (socket.closed) return
+        channel.send({ drainTimeout: timeout }).catch(() => {}) // the worker has exited, which its group handles
+        native.shutdown(number, 'write')
       },
-      release: () => channel.close()
+      release: async () => channel.close()
+    }
+  }
+
+  /** Marks a worker as ready at its first message, and handles its notes. Kills a worker that violates the protocol. */
+  async #receive(channel: Channel, worker: Worker): Promise<void> {
+    try {
+      for await (using message of channel) {
+        if (message.fds.length > 0) throw protocolError('a worker sent descriptors')
+        if (message.value === undefined || message.value instanceof Uint8Array) worker.markReady()
+        else this.#workerGroup.note(worker, noteOf(message.value))
+      }
+    } catch {
+      worker.kill()
     }
   }
 
@@ -76,17 +93,5 @@ export class ListenerService extends Service {
       return { service: this.name, pid: child.pid, state: phase, connections: null, unacknowledged: 0 }
     })
     return { ...countersOf(undefined), spawned: this.spawned, workers }
-  }
-}
-
-/** Marks a worker as ready at its first message, and ignores further ones. Kills a worker that violates the protocol. */
-async function receiveReady(channel: Channel, worker: Worker): Promise<void> {
-  try {
-    for await (using message of channel) {
-      if (message.fds.length > 0) throw protocolError('a worker sent descriptors')
-      worker.markReady()
-    }
-  } catch {
-    worker.kill()
   }
 }

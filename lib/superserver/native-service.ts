@@ -1,8 +1,8 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { type NativeExitStatus, type ServiceEvent, type ServiceState, native, systemError } from '../native/internal.ts'
 import type { ListeningSocket } from '../socket/internal.ts'
-import { onServiceEvents } from './notifier.ts'
 import { Service } from './service.ts'
+import { PollHandle } from '../event-loop/internal.ts'
 
 /** The delay before calls are retried after a resource was exhausted, in milliseconds. */
 const EXHAUSTED_DELAY_MS = 100
@@ -80,6 +80,10 @@ export abstract class NativeService extends Service {
     switch (event.type) {
       case 'worker-ready':
         return this.workerReady(event.worker)
+      case 'worker-served':
+        return this.workerServed(event.worker)
+      case 'worker-note':
+        return this.workerNote(event.worker, event.note)
       case 'worker-removed':
         return this.workerRemoved(event.worker, event.lost)
       case 'channel-failed':
@@ -116,8 +120,52 @@ export abstract class NativeService extends Service {
   }
 
   protected workerReady(_worker: number): void {}
+  protected workerServed(_worker: number): void {}
+  protected workerNote(_worker: number, _note: string): void {}
   protected channelFailed(_worker: number): void {}
   protected workerRemoved(_worker: number, _lost: number): void {}
   protected programFailed(_errno: number, _syscall: string): void {}
   protected programEnded(_pid: number, _status: NativeExitStatus): void {}
+}
+
+/** The descriptor by which the services' thread reports events. One serves all services, and it does not keep the process alive. */
+class Notifier extends PollHandle {
+  readonly listeners = new Set<() => void>()
+
+  constructor(fd: number) {
+    super(fd)
+    this.referenced = false
+    this.update()
+  }
+
+  protected get waitsForInput(): boolean {
+    return true
+  }
+
+  protected flushInput(): void {
+    native.drainServices()
+    for (const drain of this.listeners) drain()
+  }
+
+  protected fail(): void {
+    this.watchLater()
+  }
+
+  protected end(): number[] {
+    return []
+  }
+}
+
+let notifier: Notifier | undefined
+
+/** Starts the services' thread if necessary, and calls `drain` whenever a service may have events. Returns a function that stops that. */
+function onServiceEvents(drain: () => void): () => void {
+  if (notifier === undefined) {
+    const fd = native.startServices()
+    if (fd < 0) throw systemError(fd, 'pipe')
+    notifier = new Notifier(fd)
+  }
+  const { listeners } = notifier
+  listeners.add(drain)
+  return () => listeners.delete(drain)
 }

@@ -1,12 +1,28 @@
 import { isAbsolute, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { boolean, groupOf, identityOf, integer, invalidType, invalidValue, outOfRange } from '../base/internal.ts'
+import {
+  boolean,
+  groupOf,
+  identityOf,
+  integer,
+  invalidType,
+  loginVariables,
+  invalidValue,
+  outOfRange,
+  shown
+} from '../base/internal.ts'
 import { type ProgramDescription, resourceByName } from '../native/internal.ts'
+import { WORKER } from './worker-channel.ts'
 import type { ServiceOptions } from './service-options.ts'
-import { WORKER } from './worker-environment.ts'
 
 /** Returns the path of an option for errors. */
 export type OptionPath = (option: string) => string
+
+/** The program of a service. */
+export interface ServiceProgram extends ProgramDescription {
+  /** How many of its arguments are Node's own. They begin behind the first one. */
+  readonly nodeArguments: number
+}
 
 /**
  * Validates the options that describe a service's program.
@@ -14,24 +30,22 @@ export type OptionPath = (option: string) => string
  * @param isWorker whether the program receives a worker's channel as its descriptor 3
  * @param folder where relative paths begin
  */
-export function programOf(
-  given: ServiceOptions,
-  at: OptionPath,
-  isWorker: boolean,
-  folder: string
-): ProgramDescription {
+export function programOf(given: ServiceOptions, at: OptionPath, isWorker: boolean, folder: string): ServiceProgram {
   const { cwd, umask, noNewPrivileges = true } = given
   if (cwd !== undefined) textOf(at('cwd'), cwd)
   boolean(at('noNewPrivileges'), noNewPrivileges)
-  const command = given.command === undefined ? moduleCommand(given, at, folder) : commandOf(given, at, folder)
+  const credential = credentialOf(given, at)
+  const [nodeArguments, command] =
+    given.command === undefined ? moduleCommand(given, at, folder) : [0, commandOf(given, at, folder)]
   return {
+    nodeArguments,
     path: command[0]!,
     arguments: command,
-    environment: environmentOf(given.env, at('env'), isWorker),
+    environment: environmentOf(given, at('env'), isWorker),
     ...(cwd !== undefined && { directory: resolve(folder, cwd) }),
     ...(umask !== undefined && { umask: integer(at('umask'), umask, 0, 0o777) }),
     limits: limitsOf(given.rlimits, at('rlimits')),
-    ...credentialOf(given, at),
+    ...credential,
     noNewPrivileges
   }
 }
@@ -47,28 +61,56 @@ function textsOf(argument: string, value: unknown): string[] {
   return value.map((text, index) => textOf(`${argument}[${index}]`, text))
 }
 
-function commandOf({ command, args, execArgv }: ServiceOptions, at: OptionPath, folder: string): string[] {
+function commandOf({ command, args, execArgv, preload }: ServiceOptions, at: OptionPath, folder: string): string[] {
+  if (preload !== undefined) throw invalidValue(at('preload'), "is for 'module'")
   if (args !== undefined) throw invalidValue(at('args'), "is for 'module': a command has its arguments with it")
   if (execArgv !== undefined) throw invalidValue(at('execArgv'), "is for 'module'")
   const [path, ...rest] = textsOf(at('command'), command)
   if (path === undefined || !path.includes('/')) {
     throw invalidValue(
       `${at('command')}[0]`,
-      `must be the path of an executable: it is not searched for. Received ${JSON.stringify(path)}`
+      `must be the path of an executable: it is not searched for. Received ${shown(path)}`
     )
   }
   return [isAbsolute(path) ? path : resolve(folder, path), ...rest]
 }
 
-function moduleCommand({ module, args, execArgv }: ServiceOptions, at: OptionPath, folder: string): string[] {
+function moduleCommand(
+  { module, args, execArgv, preload = false }: ServiceOptions,
+  at: OptionPath,
+  folder: string
+): [nodeArguments: number, command: string[]] {
   let path: string
   if (module instanceof URL && module.protocol !== 'file:')
     throw invalidValue(at('module'), 'must be a path or a file: URL')
   if (module instanceof URL || (typeof module === 'string' && module.startsWith('file:'))) path = fileURLToPath(module)
   else path = resolve(folder, textOf(at('module'), module))
+  if (module === '-' || standardInputs.has(path)) {
+    throw invalidValue(at('module'), 'must be a file: standard input can be read once, and workers have none')
+  }
   const nodeArgs = execArgv === undefined ? ownArguments() : textsOf(at('execArgv'), execArgv)
   const own = args === undefined ? [] : textsOf(at('args'), args)
-  return [process.execPath, ...nodeArgs, path, ...own]
+  if (boolean(at('preload'), preload)) nodeArgs.push('--import', import.meta.resolve('fdpass/listen'))
+  return [nodeArgs.length, [process.execPath, ...nodeArgs, path, ...own]]
+}
+
+/** The paths of standard input. */
+const standardInputs: ReadonlySet<string> = new Set(['/dev/stdin', '/dev/fd/0', '/proc/self/fd/0'])
+
+/** The default port of Node's inspector. */
+const INSPECTOR_PORT = 9229
+
+/**
+ * Returns the arguments of a worker: each one's inspector has a port of its own, counted up from that of this process, as those of node:cluster.
+ *
+ * @param spawned how many workers were started before
+ */
+export function argumentsOf({ arguments: args, nodeArguments }: ServiceProgram, spawned: number): string[] {
+  return args.map((arg, index) => {
+    if (index > nodeArguments) return arg
+    const [, option, host = '', port = INSPECTOR_PORT] = /^(--inspect(?:-\w+)?)(?:=([^:]*:)?(\d+))?$/.exec(arg) ?? []
+    return option === undefined || port === '0' ? arg : `${option}=${host}${Number(port) + 1 + spawned}`
+  })
 }
 
 /** Returns the arguments of this Node process, without those that hold a program. */
@@ -96,11 +138,14 @@ const ownVariables: ReadonlySet<string> = new Set([
   'NODE_UNIQUE_ID'
 ])
 
-function environmentOf(env: unknown, argument: string, isWorker: boolean): string[] {
+function environmentOf({ env, user }: ServiceOptions, argument: string, isWorker: boolean): string[] {
   if (env !== undefined && (typeof env !== 'object' || env === null || Array.isArray(env))) {
     throw invalidType(argument, 'of type object', env)
   }
-  const given = Object.entries(env ?? process.env).filter(([, value]) => value !== undefined)
+  // Those of root would lead a program to files that its user cannot read.
+  const login = user === undefined ? {} : loginVariables(user)
+  const merged = env === undefined ? { ...process.env, ...login } : { ...login, ...env }
+  const given = Object.entries(merged).filter(([, value]) => value !== undefined)
   const variables = given
     .filter(([name]) => name !== WORKER && (env !== undefined || !ownVariables.has(name)))
     .map(([name, value]) => `${textOf(argument, name)}=${textOf(`${argument}.${name}`, value)}`)

@@ -1,4 +1,5 @@
 import type { ListenSource } from '../socket/internal.ts'
+import type { ListenAlias } from './passed-socket.ts'
 
 /** A resource limit of setrlimit(2): a number for both limits, or the soft and the hard limit. */
 export type ResourceLimit = number | readonly [soft: number, hard: number]
@@ -7,8 +8,22 @@ export type ResourceLimit = number | readonly [soft: number, hard: number]
 export interface ServiceOptions {
   /** The socket or sockets to listen on. */
   listen: ListenSource | readonly ListenSource[]
-  /** The path or URL of a Node module to run as workers. The module receives its connections by `connections()` or `serve()`. */
+  /**
+   * For `preload`: what the program itself listens on in the place of each `listen` source, in their order. A number is a port, `'*'` is
+   * whatever it listens on first, and null the source's own port or path (default). With `listen: 'tcp:80', listenAs: 3000` a program that
+   * listens on port 3000 gets the connections of port 80.
+   */
+  listenAs?: ListenAlias | readonly (ListenAlias | null)[] | undefined
+  /**
+   * The path or URL of a Node module to run as workers. The module receives its connections by `connections()` or `serve()`; with `preload`,
+   * any server does.
+   */
   module?: string | URL | undefined
+  /**
+   * Import `fdpass/listen` before `module` (default false): a program that listens on the port or path of a source by itself, with
+   * `server.listen()`, gets its connections. It needs no changes.
+   */
+  preload?: boolean | undefined
   /** The arguments of `module`. */
   args?: readonly string[] | undefined
   /** Node's own arguments for `module` (default: those of this process, without `--eval` and `--print`). */
@@ -44,7 +59,10 @@ export interface ServiceOptions {
   umask?: number | undefined
   /** The working directory of processes, which `user` must be able to enter (default: that of this process). */
   cwd?: string | undefined
-  /** The environment of processes (default: that of this process, without a service manager's variables for this process). */
+  /**
+   * The environment of processes (default: that of this process, without a service manager's variables for this process). With `user`, `HOME`,
+   * `USER`, `LOGNAME` and `SHELL` are that user's, unless `env` has them.
+   */
   env?: Readonly<Record<string, string | undefined>> | undefined
   /**
    * The resource limits of each process, by their names in lower case: `{ nofile: 1024, core: [0, 0] }`. `Infinity` (in a file
@@ -67,11 +85,21 @@ export interface ServiceOptions {
    * are closed immediately.
    */
   maxPerClient?: number | undefined
+  /**
+   * The number of connections after which a worker is replaced (default: no limit). Each worker has its own, up to a tenth less, so that they
+   * are not replaced all at once.
+   */
+  maxServed?: number | undefined
+  /**
+   * The memory in bytes beyond which a worker is replaced: its resident set, which is checked every second (default: no limit; Linux).
+   * The worker's own connections are finished.
+   */
+  maxMemory?: number | undefined
   /** The most processes that `nowait` and `wait` start within a minute (default 256, as inetd). Then the service pauses. */
   maxSpawns?: number | undefined
   /** The length of that pause, in milliseconds (default 10,000). Connections wait in the accept queue in the meantime. */
   pause?: number | undefined
-  /** The time within which a worker must become ready, in milliseconds (default 30,000). */
+  /** The time within which a worker must become ready, in milliseconds (default 30,000). Then it is killed. */
   readyTimeout?: number | undefined
   /**
    * The time within which a worker must acknowledge a connection, in milliseconds (default 30,000). A worker that exceeds it is killed,

@@ -1,8 +1,9 @@
-import { superserverClosed } from './errors.ts'
+import { raceAbort } from '../base/internal.ts'
 import { ListeningSocket, type Source } from '../socket/internal.ts'
 import type { ExitStatus } from './child.ts'
-import type { WorkerGroupEvents } from './worker-group.ts'
+import { type WorkerGroupEvents, superserverClosed } from './worker-group.ts'
 import { type Events, emitFailure } from './events.ts'
+import { type PassedSocket, describe } from './passed-socket.ts'
 import type { Settings } from './settings.ts'
 import type { SuperserverStats } from './stats.ts'
 
@@ -14,6 +15,7 @@ export abstract class Service {
   readonly listening = new Map<string, ListeningSocket>()
   protected spawned = 0
   #deadline = Infinity
+  readonly #stopping = new AbortController()
   #stopped: Promise<void> | undefined
 
   constructor(settings: Settings, events: Events) {
@@ -64,6 +66,7 @@ export abstract class Service {
   /** Stops accepting; resolves when all connections have ended. After the timeout, in milliseconds, processes are killed or left. */
   stop(timeout = this.settings.drainTimeout): Promise<void> {
     if (this.#stopped === undefined) {
+      this.#stopping.abort()
       for (const name of this.listening.keys()) this.#close(name)
       this.#deadline = performance.now() + timeout
       this.#stopped = this.shutDown()
@@ -109,11 +112,7 @@ export abstract class Service {
     const isNew = ({ name }: Source) => !this.listening.has(name)
     try {
       for (const source of sources.filter(isNew)) {
-        const listening = await ListeningSocket.open(source, backlog, socketMode)
-        if (this.#stopped !== undefined) {
-          listening.close()
-          throw superserverClosed()
-        }
+        const listening = await this.#open(source, backlog, socketMode)
         this.listening.set(source.name, listening)
         opened.push(source.name)
       }
@@ -122,6 +121,23 @@ export abstract class Service {
       for (const name of opened) this.#close(name)
       throw error
     }
+  }
+
+  /** Opens one source; rejects as soon as the service is stopped, although looking a name up may take longer. */
+  async #open(source: Source, backlog: number | undefined, mode: number | undefined): Promise<ListeningSocket> {
+    const { signal } = this.#stopping
+    const opening = ListeningSocket.open(source, backlog, mode)
+    try {
+      const listening = await raceAbort(opening, signal)
+      if (!signal.aborted) return listening
+    } catch (error) {
+      if (!signal.aborted) throw error
+    }
+    opening.then(
+      (late) => late.close(),
+      () => {}
+    )
+    throw superserverClosed()
   }
 
   /** Shares the listeners of another service that this one's settings name. */
@@ -148,6 +164,13 @@ export abstract class Service {
     this.stopAccepting(listening)
     listening.close()
   }
+
+  /** Describes the listening sockets of these settings for a worker. */
+  protected readonly passedSockets = ({ sources, listenAs }: Settings): readonly PassedSocket[] =>
+    sources.flatMap(({ name }) => {
+      const listening = this.listening.get(name)
+      return listening === undefined ? [] : [describe(listening, listenAs.get(name))]
+    })
 
   protected reportSpawn(pid: number): void {
     this.spawned++

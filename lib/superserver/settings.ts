@@ -1,9 +1,9 @@
 import { availableParallelism } from 'node:os'
-import { MAX_INT, integer, invalidType, invalidValue } from '../base/internal.ts'
-import type { ProgramDescription } from '../native/internal.ts'
+import { MAX_INT, integer, invalidType, invalidValue, shown, withCode } from '../base/internal.ts'
 import { type Source, isDatagram, sourceOf } from '../socket/internal.ts'
-import { type OptionPath, programOf } from './program.ts'
+import { type OptionPath, type ServiceProgram, programOf } from './program.ts'
 import type { ServiceOptions } from './service-options.ts'
+import type { ListenAlias } from './passed-socket.ts'
 
 /** How connections reach a process: the mode, or with workers the handoff. */
 export type Handoff = 'connection' | 'listener' | 'nowait' | 'wait'
@@ -13,7 +13,7 @@ export interface Settings {
   readonly name: string
   readonly sources: readonly Source[]
   readonly handoff: Handoff
-  readonly program: ProgramDescription
+  readonly program: ServiceProgram
   readonly workers: number
   readonly backlog: number | undefined
   readonly socketMode: number | undefined
@@ -25,6 +25,9 @@ export interface Settings {
   readonly readyTimeout: number
   readonly acknowledgeTimeout: number
   readonly drainTimeout: number
+  readonly maxServed: number
+  readonly maxMemory: number
+  readonly listenAs: ReadonlyMap<string, ListenAlias>
 }
 
 /** The native side's number for no limit. */
@@ -38,7 +41,9 @@ const connections: readonly Handoff[] = ['connection', 'nowait']
 /** The handoffs that each option applies to. */
 const known: Readonly<Record<keyof ServiceOptions, readonly Handoff[]>> = {
   listen: every,
+  listenAs: workerHandoffs,
   module: every,
+  preload: workerHandoffs,
   args: every,
   execArgv: every,
   command: every,
@@ -58,6 +63,8 @@ const known: Readonly<Record<keyof ServiceOptions, readonly Handoff[]>> = {
   maxConnections: connections,
   maxPerWorker: ['connection'],
   maxPerClient: connections,
+  maxServed: ['connection'],
+  maxMemory: workerHandoffs,
   maxSpawns: programs,
   pause: programs,
   readyTimeout: workerHandoffs,
@@ -116,8 +123,36 @@ export function settingsOf(name: string, options: unknown, argument: string, fol
     pause: count('pause', 10_000, 0),
     readyTimeout: count('readyTimeout', 30_000),
     acknowledgeTimeout: count('acknowledgeTimeout', 30_000),
-    drainTimeout: count('drainTimeout', 30_000, 0)
+    drainTimeout: count('drainTimeout', 30_000, 0),
+    maxServed: count('maxServed', UNLIMITED),
+    maxMemory: memoryOf(given.maxMemory, at),
+    listenAs: aliasesOf(given, sources, at)
   }
+}
+
+/** Returns the `maxMemory` option; Infinity without one. */
+function memoryOf(maxMemory: unknown, at: OptionPath): number {
+  if (maxMemory === undefined) return Infinity
+  const bytes = integer(at('maxMemory'), maxMemory, 1, Number.MAX_SAFE_INTEGER)
+  if (process.platform === 'linux') return bytes
+  const text = `maxMemory needs Linux: ${process.platform} has no /proc/PID/status`
+  throw withCode(new Error(text), 'ERR_UNSUPPORTED_PLATFORM')
+}
+
+/** Returns the `listenAs` option, by the names of the sources. */
+function aliasesOf(
+  { listenAs, preload }: ServiceOptions,
+  sources: readonly Source[],
+  at: OptionPath
+): ReadonlyMap<string, ListenAlias> {
+  if (listenAs === undefined) return new Map()
+  if (preload !== true) throw invalidValue(at('listenAs'), "needs 'preload' with it")
+  const given: readonly unknown[] = Array.isArray(listenAs) ? listenAs : [listenAs]
+  if (given.length > sources.length) throw invalidValue(at('listenAs'), "has more elements than 'listen'")
+  const aliases = given
+    .map((as, index): [string, unknown] => [sources[index]!.name, as])
+    .filter(([, as]) => as !== null)
+  return new Map(aliases.map(([name, as]) => [name, as === '*' ? as : integer(at('listenAs'), as, 1, 65_535)]))
 }
 
 function handoffOf({ module, command, mode, handoff }: ServiceOptions, at: OptionPath, datagrams: boolean): Handoff {
@@ -127,7 +162,7 @@ function handoffOf({ module, command, mode, handoff }: ServiceOptions, at: Optio
   const otherwise = module !== undefined ? 'workers' : datagrams ? 'wait' : 'nowait'
   const chosen: unknown = mode === undefined ? otherwise : mode
   if (chosen !== 'workers' && chosen !== 'nowait' && chosen !== 'wait') {
-    throw invalidValue(at('mode'), `must be 'workers', 'nowait' or 'wait'. Received ${JSON.stringify(chosen)}`)
+    throw invalidValue(at('mode'), `must be 'workers', 'nowait' or 'wait'. Received ${shown(chosen)}`)
   }
   if (chosen !== 'workers') {
     if (handoff !== undefined) throw invalidValue(at('handoff'), "is for mode 'workers'")
@@ -135,7 +170,7 @@ function handoffOf({ module, command, mode, handoff }: ServiceOptions, at: Optio
   }
   const kind: unknown = handoff === undefined ? 'connection' : handoff
   if (kind === 'connection' || kind === 'listener') return kind
-  throw invalidValue(at('handoff'), `must be 'connection' or 'listener'. Received ${JSON.stringify(kind)}`)
+  throw invalidValue(at('handoff'), `must be 'connection' or 'listener'. Received ${shown(kind)}`)
 }
 
 function sourcesOf(listen: unknown, argument: string): readonly Source[] {

@@ -1,11 +1,10 @@
-import { readFile } from 'node:fs/promises'
-import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { invalidType, invalidValue, optionsOf } from '../base/internal.ts'
+import { MAX_INT, integer, invalidType, invalidValue, optionsOf, signalOf } from '../base/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
-import type { ServiceOptions } from './service-options.ts'
+import { ConfigFile } from './config-file.ts'
 import { type Settings, settingsOf } from './settings.ts'
 import { Superserver, type SuperserverOptions } from './superserver.ts'
+import type { ServiceOptions } from './service-options.ts'
 
 /** Several services, by name. */
 export interface Services {
@@ -28,8 +27,9 @@ const ONLY = 'service'
  * that die are restarted. When this process exits, the workers' channels end, and so do the workers.
  *
  * @param options the options of one service, or `services` by name; with `signals`, `notify`, `signal` and `beforeAccept`. Or the path
- *   or URL of a JSON file with these options, whose relative paths begin in the file's folder
- * @param more `signals`, `notify`, `signal` and `beforeAccept`, with a file
+ *   or URL of a JSON file with these options, of at most 1 MiB: a regular file, in whose folder relative paths begin, and which a reload
+ *   reads again; or a pipe, a socket or a terminal, such as `/dev/stdin`, which is read once, with paths relative to the working directory
+ * @param more `signals`, `notify`, `readTimeout`, `signal` and `beforeAccept`, with a file
  * @returns resolves to the superserver when all listeners are open, all workers are ready, and `beforeAccept` has resolved
  *
  *   Rejects, and leaves nothing open, with
@@ -46,27 +46,26 @@ export async function superserve(
 ): Promise<Superserver> {
   openReactor()
   if (typeof options === 'string' || options instanceof URL) {
-    const file = options instanceof URL ? fileURLToPath(options) : options
-    return Superserver.start(() => readSettings(file), { ...(await readOptions(file)), ...optionsOf(more) })
+    const given = optionsOf(more)
+    const file = new ConfigFile(options instanceof URL ? fileURLToPath(options) : options)
+    const content = await file.read(signalOf(given))
+    const own = { ...ownOptionsOf(content), ...given }
+    if (own.readTimeout !== undefined) file.timeout = integer('options.readTimeout', own.readTimeout, 1, MAX_INT)
+    const read = async (signal: AbortSignal) => settingsOfAll(await file.read(signal), file.folder)
+    return Superserver.start(settingsOfAll(content, file.folder), read, own)
   }
   if (optionsOf<object>(options) === undefined) throw invalidType('options', 'of type object or string', options)
   const settings = settingsOfAll(options, process.cwd())
-  return Superserver.start(() => Promise.resolve(settings), options)
+  return Superserver.start(settings, () => Promise.resolve(settings), options)
 }
 
-async function readJson(file: string): Promise<object> {
-  const content: unknown = JSON.parse(await readFile(file, 'utf8'))
-  if (typeof content !== 'object' || content === null) throw invalidType(file, 'a JSON object', content)
-  return content
-}
-
-async function readSettings(file: string): Promise<readonly Settings[]> {
-  return settingsOfAll(await readJson(file), dirname(resolve(file)))
-}
-
-async function readOptions(file: string): Promise<SuperserverOptions> {
-  const { signals, notify: notifies } = (await readJson(file)) as SuperserverOptions
-  return { ...(signals !== undefined && { signals }), ...(notifies !== undefined && { notify: notifies }) }
+/** Returns the options of a file that concern the superserver and not its services. */
+function ownOptionsOf({ signals, notify: notifies, readTimeout }: SuperserverOptions): SuperserverOptions {
+  return {
+    ...(signals !== undefined && { signals }),
+    ...(notifies !== undefined && { notify: notifies }),
+    ...(readTimeout !== undefined && { readTimeout })
+  }
 }
 
 /** Validates the options of all services. */
@@ -76,6 +75,7 @@ function settingsOfAll(options: object, folder: string): readonly Settings[] {
     notify: _notify,
     signal: _signal,
     beforeAccept: _before,
+    readTimeout: _timeout,
     ...rest
   } = options as SuperserverOptions
   if (!('services' in rest)) return [settingsOf(ONLY, rest, 'options', folder)]

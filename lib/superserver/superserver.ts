@@ -1,7 +1,13 @@
 import { EventEmitter } from 'node:events'
 import type { AddressInfo } from 'node:net'
+import { constants } from 'node:os'
 import type { Abortable } from '../base/index.ts'
 import {
+  type InspectionArguments,
+  inspected,
+  inspection,
+  stateOf,
+  uncloneable,
   boolean,
   onAbort,
   raceAbort,
@@ -14,7 +20,7 @@ import {
   invalidValue
 } from '../base/internal.ts'
 import { hold } from '../event-loop/internal.ts'
-import { superserverClosed } from './errors.ts'
+import { endBySignalAtExit } from '../native/internal.ts'
 import { type ServiceState, notify } from '../systemd/index.ts'
 import { InetdService } from './inetd-service.ts'
 import { ListenerService } from './listener-service.ts'
@@ -23,17 +29,24 @@ import { type Events, type SuperserverEventMap, emitFailure } from './events.ts'
 import type { Service } from './service.ts'
 import type { Settings } from './settings.ts'
 import { type SuperserverStats, sumOf } from './stats.ts'
+import { superserverClosed } from './worker-group.ts'
 
 /** Options of {@link superserve} beside the services. */
 export interface SuperserverOptions extends Abortable {
   /**
    * Handle signals as a service manager expects (default true):
    *
-   * - SIGTERM and SIGINT close the superserver, and then terminate the process, unless it has another listener for that signal
+   * - SIGTERM and SIGINT close the superserver, and then terminate the process, unless it has another listener for that signal.
+   *   Its 'exit' listeners run, the files of its sockets are removed, and its exit status is the signal
    * - a second SIGTERM or SIGINT kills the workers immediately
-   * - SIGHUP reloads
+   * - SIGHUP reloads. The event 'failure' reports why a reload failed
    */
   signals?: boolean | undefined
+  /**
+   * The time within which a reload must have read the configuration file, in milliseconds (default 30,000). A reload of a file system that does
+   * not respond fails, and the services continue.
+   */
+  readTimeout?: number | undefined
   /** Report the state to the service manager that has set `NOTIFY_SOCKET`, such as systemd (default true): sd_notify(3). */
   notify?: boolean | undefined
   /**
@@ -62,7 +75,10 @@ export interface SuperserverAddress {
   readonly address: AddressInfo | string | null
 }
 
-const made = Symbol('made')
+const constructorKey = Symbol('constructorKey')
+
+/** Reads the settings of all services again. */
+type ReadSettings = (signal: AbortSignal) => Promise<readonly Settings[]>
 
 /** The name in failures that concern no single service. */
 const ALL = 'superserver'
@@ -74,30 +90,42 @@ const ALL = 'superserver'
  * {@link SuperserverEventMap}.
  */
 export class Superserver extends EventEmitter<SuperserverEventMap> implements AsyncDisposable {
+  /** @internal */
+  protected readonly uncloneable = uncloneable
   #services = new Map<string, Service>()
   /** Services that were removed by a reload and have not stopped. */
   readonly #retiring = new Set<Service>()
   /** The statistics of removed services that have stopped. */
   readonly #retired: SuperserverStats[] = []
-  readonly #read: () => Promise<readonly Settings[]>
+  readonly #read: ReadSettings
+  /** Services that are being started and are not among the others yet. */
+  readonly #starting = new Set<Service>()
+  /** Ends the reading of settings. */
+  readonly #ending = new AbortController()
   readonly #notifies: boolean
   /** The last of the operations that run in order: start and reloads. */
   #last: Promise<unknown> = Promise.resolve()
+  /** The reload that waits for its turn. */
+  #nextReload: Promise<void> | undefined
   #closing: Promise<void> | undefined
   #held = false
   #referenced = true
   #unlisten: () => void = () => {}
 
   /** Use {@link superserve}. */
-  private constructor(read: () => Promise<readonly Settings[]>, notifies: boolean, key: symbol) {
-    if (key !== made) throw invalidValue('key', 'is private: use superserve()')
+  private constructor(read: ReadSettings, notifies: boolean, key: symbol) {
+    if (key !== constructorKey) throw invalidValue('key', 'is private: use superserve()')
     super()
     this.#read = read
     this.#notifies = notifies
   }
 
   /** @internal */
-  static async start(read: () => Promise<readonly Settings[]>, options: SuperserverOptions): Promise<Superserver> {
+  static async start(
+    settings: readonly Settings[],
+    read: ReadSettings,
+    options: SuperserverOptions
+  ): Promise<Superserver> {
     const { signals = true, notify: notifies = true, beforeAccept } = options
     boolean('options.signals', signals)
     boolean('options.notify', notifies)
@@ -105,11 +133,11 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
       throw invalidType('options.beforeAccept', 'of type function', beforeAccept)
     }
     const signal = signalOf(options)
-    const server = new Superserver(read, notifies, made)
+    const server = new Superserver(read, notifies, constructorKey)
     using _abortion = onAbort(signal, () => void server.close({ timeout: 0 }))
     server.#hold()
     try {
-      await server.#runInOrder(async () => server.#prepare(await read()))
+      await server.#runInOrder(() => server.#prepare(settings))
       await raceAbort(beforeAccept?.(), signal)
       server.#accept()
     } catch (error) {
@@ -151,21 +179,27 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
    * A configuration file is read again. Services that are new in it are started, and services that are missing from it are stopped.
    * Listeners that stay are never closed. Programs for single connections continue to run.
    *
+   * One reload runs at a time. Calls and signals that come while one runs are one further reload together.
+   *
    * @returns resolves when the new workers serve
    *
-   *   Rejects as {@link superserve} does; the service that failed and those after it are unchanged then. Rejects with
-   *   ERR_SERVER_CLOSED after `close`.
+   *   Rejects as {@link superserve} does; the service that failed and those after it are unchanged then. Rejects with `ETIMEDOUT` if the
+   *   file could not be read within `readTimeout`, and with ERR_SERVER_CLOSED after `close`.
    */
   async reload(): Promise<void> {
-    await this.#runInOrder(async () => {
+    this.#nextReload ??= this.#runInOrder(async () => {
+      this.#nextReload = undefined
       if (this.#closing !== undefined) throw superserverClosed()
       this.#notify({ reloading: true })
       try {
-        await this.#applySettings(await this.#read())
+        await this.#applySettings(await this.#read(this.#ending.signal))
+      } catch (error) {
+        throw this.closed ? superserverClosed() : error
       } finally {
-        this.#notify({ ready: true })
+        if (!this.closed) this.#notify({ ready: true })
       }
     })
+    await this.#nextReload
   }
 
   /**
@@ -208,8 +242,14 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     await this.close()
   }
 
+  /** @internal */
+  [inspection](...args: InspectionArguments): string {
+    return inspected('Superserver', () => ({ addresses: this.addresses, state: stateOf(this) }), args)
+  }
+
   async #end(timeout: number | undefined): Promise<void> {
-    // A start or reload in progress fails when its workers exit.
+    this.#ending.abort()
+    // A start or reload in progress fails when its reading is aborted, its listeners are closed, or its workers exit.
     await Promise.allSettled([this.#last, ...this.#all.map((service) => service.stop(timeout))])
     for (const service of this.#retiring) service.shortenDeadline(timeout ?? service.drainTimeout)
     await Promise.allSettled(this.#all.map((service) => service.stop(timeout)))
@@ -217,9 +257,9 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     this.#hold(true)
   }
 
-  /** All services, including those that were removed and have not stopped. */
+  /** All services, including those that are being started, or were removed and have not stopped. */
   get #all(): Service[] {
-    return [...this.#services.values(), ...this.#retiring]
+    return [...this.#services.values(), ...this.#retiring, ...this.#starting]
   }
 
   /** Runs a task when the previous ones have settled. */
@@ -260,6 +300,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
   async #startService(settings: Settings, running: Service | undefined): Promise<void> {
     const service = open(settings, this)
     if (running === undefined) this.#services.set(service.name, service)
+    else this.#starting.add(service)
     try {
       await service.prepare(running)
       if (this.#closing !== undefined) throw superserverClosed()
@@ -269,6 +310,8 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
       else service.releaseShared(running)
       await service.stop(0)
       throw error
+    } finally {
+      this.#starting.delete(service)
     }
     if (running === undefined) return
     running.releaseShared(service)
@@ -304,13 +347,17 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
   /** Handles the signals of a service manager. */
   #listen(): void {
     const reload = () => {
-      this.reload().catch((error: unknown) => emitFailure(this, ALL, error))
+      this.reload().catch((error: unknown) => this.closed || emitFailure(this, ALL, error))
     }
     const end = async (signal: NodeJS.Signals) => {
       const isSecond = this.closed
       await this.close(isSecond ? { timeout: 0 } : {})
-      // Terminates by the signal, as without a handler, so that the manager sees it as the exit status.
-      if (!isSecond && process.listenerCount(signal) === 0) process.kill(process.pid, signal)
+      if (isSecond || process.listenerCount(signal) > 0) return
+      // The manager sees the signal as the exit status, as without a handler. But 'exit' listeners run, and files of sockets are removed.
+      const number = constants.signals[signal]
+      // The last listener: the signal ends what hangs after two seconds.
+      process.once('exit', () => endBySignalAtExit(number))
+      process.exit(128 + number)
     }
     process.on('SIGHUP', reload).on('SIGTERM', end).on('SIGINT', end)
     this.#unlisten = () => void process.off('SIGHUP', reload).off('SIGTERM', end).off('SIGINT', end)

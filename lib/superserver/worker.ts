@@ -1,18 +1,18 @@
 import { clearTimeout, setTimeout } from 'node:timers'
-import { closeFds, systemError, native } from '../native/internal.ts'
-import { workerFailed } from './errors.ts'
+import { type ProgramDescription, closeFds, systemError, native } from '../native/internal.ts'
 import { Child, type ExitStatus } from './child.ts'
 import type { Settings } from './settings.ts'
+import { withCode } from '../base/internal.ts'
 
 /** The state of a worker. */
 export type WorkerPhase = 'starting' | 'ready' | 'draining'
 
 /** The superserver's end of a worker's channel. */
 export interface WorkerTransport {
-  /** Ends the channel's sending half: the worker receives end-of-stream. */
-  drain(): void
-  /** Releases the channel after the worker's process has exited. */
-  release(): void
+  /** Ends the channel's sending half: the worker receives the time that it has, in milliseconds, and end-of-stream. */
+  drain(timeout: number): void
+  /** Releases the channel after the worker's process has exited. Resolves once the worker's last frames were received. */
+  release(): Promise<void>
 }
 
 /** Makes the transport from the channel's descriptor number, whose ownership it takes. */
@@ -23,6 +23,13 @@ export class Worker {
   readonly child: Child
   /** The settings that it was started with. */
   readonly settings: Settings
+  /** Its place among the workers of its service, from 0 on. Its replacement has the same one. */
+  readonly place: number
+  /** A replacement for it is being started. */
+  isRetiring = false
+  /** Its own reason why it is not ready. */
+  waits: string | undefined
+  #isLate = false
   readonly #transport: WorkerTransport
   phase: WorkerPhase = 'starting'
   /** The number of connections that it had acknowledged and not finished when it died. */
@@ -36,13 +43,14 @@ export class Worker {
   readySince = Infinity
   #killer: NodeJS.Timeout | undefined
 
-  constructor(settings: Settings, connect: ConnectWorker) {
+  constructor(settings: Settings, place: number, program: ProgramDescription, connect: ConnectWorker) {
     this.settings = settings
+    this.place = place
     const pair = native.socketpair('stream')
     if (typeof pair === 'number') throw systemError(pair, 'socketpair')
     const [ours, theirs] = pair
     try {
-      this.child = Child.spawn(settings.program, theirs)
+      this.child = Child.spawn(program, theirs)
     } catch (error) {
       closeFds([ours])
       throw error
@@ -51,13 +59,13 @@ export class Worker {
     }
     const isReady = new Promise<void>((resolve) => (this.#becomeReady = resolve))
     this.#transport = connect(ours, this)
-    this.ended = this.child.ended.then((status) => {
+    this.ended = this.child.ended.then(async (status) => {
       clearTimeout(this.#killer)
-      this.#transport.release()
+      await this.#transport.release()
       return status
     })
     const failed = this.ended.then((status) => {
-      throw workerFailed(settings.program.arguments.join(' '), status)
+      throw this.#failure(status)
     })
     this.ready = Promise.race([isReady, failed])
     this.ready.catch(() => {})
@@ -75,7 +83,7 @@ export class Worker {
 
   /** Sends the worker nothing more: it finishes its connections and exits, or is killed after the timeout, in milliseconds. */
   drain(timeout = this.settings.drainTimeout): void {
-    if (this.phase !== 'draining') this.#transport.drain()
+    if (this.phase !== 'draining') this.#transport.drain(timeout)
     this.phase = 'draining'
     this.#killAfter(timeout)
   }
@@ -88,7 +96,20 @@ export class Worker {
   #killAfter(milliseconds: number): void {
     clearTimeout(this.#killer)
     if (this.child.closed) return
-    this.#killer = setTimeout(() => this.kill(), milliseconds)
+    this.#killer = setTimeout(() => {
+      this.#isLate = this.phase === 'starting'
+      this.kill()
+    }, milliseconds)
     this.#killer.unref()
+  }
+
+  /** Returns the error of a worker that has ended before it was ready. */
+  #failure({ code, signal }: ExitStatus): Error {
+    const { program, readyTimeout } = this.settings
+    const how = signal === null ? `ended with code ${code}` : `ended by ${signal}`
+    const happened = this.#isLate ? `was not ready within ${readyTimeout} ms` : `${how} before it was ready`
+    const reason = this.waits === undefined ? '' : `. ${this.waits}`
+    const text = `A worker ${happened}: ${program.arguments.join(' ')}${reason}`
+    return Object.assign(withCode(new Error(text), 'ERR_WORKER_FAILED'), { exitCode: code, signal })
   }
 }

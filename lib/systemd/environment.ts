@@ -1,4 +1,9 @@
-import { invalidVariable } from './errors.ts'
+import { constants } from 'node:os'
+import { inspect } from 'node:util'
+import type { SystemError } from '../native/index.ts'
+
+/** The number of the first passed descriptor: `SD_LISTEN_FDS_START`. */
+export const FIRST = 3
 
 /** The largest valid number of 64 bits; the next one means "never" (`USEC_INFINITY`). */
 const MAX_COUNT = (1n << 64n) - 2n
@@ -16,4 +21,10 @@ export function countOf(variable: string, max = MAX_COUNT): bigint | undefined {
 export function isThisProcess(variable: string): boolean | undefined {
   const pid = countOf(variable)
   return pid === undefined ? undefined : pid === BigInt(process.pid)
+}
+
+/** Returns the error of an invalid environment variable. `accepted` completes the sentence "must be …". */
+export function invalidVariable(variable: string, accepted: string, value: string): SystemError {
+  const error = new Error(`EINVAL: the variable ${variable} must be ${accepted}. Received ${inspect(value)}, getenv`)
+  return Object.assign(error, { code: 'EINVAL', errno: -constants.errno.EINVAL, syscall: 'getenv' })
 }

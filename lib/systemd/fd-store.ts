@@ -1,11 +1,10 @@
-import type { Abortable } from '../base/index.ts'
-import { boolean, signalOf, optionsOf, descriptorNameOf, invalidValue } from '../base/internal.ts'
+import { boolean, optionsOf, descriptorNameOf, invalidValue } from '../base/internal.ts'
 import type { FdSource } from '../descriptor/index.ts'
 import { putFds } from '../descriptor/internal.ts'
-import { sendAssignments } from './message.ts'
+import { type NotifyOptions, limitsOf, sendAssignments } from './message.ts'
 
 /** Options of {@link storeFds}. */
-export interface StoreFdsOptions extends Abortable {
+export interface StoreFdsOptions extends NotifyOptions {
   /**
    * Whether the manager polls the descriptors, and drops one that reports an error or a hang-up (default true). Descriptors that
    * cannot be polled, such as those of files, are never dropped.
@@ -22,7 +21,7 @@ export interface StoreFdsOptions extends Abortable {
  *
  * @param name the name: 1 to 255 printable ASCII characters, without colons and backslashes. Several descriptors may have the same
  * @param fds the descriptors, at most 253 in one call. The manager does not store the same one twice
- * @param options `poll`, `signal`
+ * @param options `poll`, `timeout`, `signal`
  * @returns resolves to true when the message is in the manager's queue; to false if `NOTIFY_SOCKET` is not set
  *
  *   Rejects as {@link notify}, and with `EBADF` for a number that is not open.
@@ -32,19 +31,19 @@ export async function storeFds(name: string, fds: readonly FdSource[], options?:
   const { poll = true } = optionsOf(options) ?? {}
   boolean('options.poll', poll)
   if (!poll) assignments.push('FDPOLL=0')
-  const signal = signalOf(options)
+  const limits = limitsOf(options)
   if (putFds(fds, 'fds') === 0) throw invalidValue('fds', 'must not be empty')
-  return sendAssignments(assignments, fds, signal)
+  return sendAssignments(assignments, fds, limits)
 }
 
 /**
  * Removes the descriptors of a name from the service manager's store: `FDSTOREREMOVE=1` of sd_notify(3).
  *
  * @param name the name under which they were stored
- * @param options `signal`
+ * @param options `timeout`, `signal`
  * @returns as {@link notify}
  */
-export async function removeFds(name: string, options?: Abortable): Promise<boolean> {
+export async function removeFds(name: string, options?: NotifyOptions): Promise<boolean> {
   const assignments = ['FDSTOREREMOVE=1', `FDNAME=${descriptorNameOf(name)}`]
-  return sendAssignments(assignments, [], signalOf(optionsOf(options)))
+  return sendAssignments(assignments, [], limitsOf(options))
 }

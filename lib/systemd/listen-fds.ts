@@ -1,17 +1,16 @@
 import { fstatSync, statfsSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
-import { MAX_INT } from '../base/internal.ts'
+import { MAX_INT, invalidState } from '../base/internal.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { wrapFd, kindOf } from '../descriptor/internal.ts'
-import { native } from '../native/internal.ts'
+import { describeErrno, native } from '../native/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 import { socketpair } from '../socket/index.ts'
-import { inWorker, invalidVariable, notPassed } from './errors.ts'
-import { countOf, isThisProcess } from './environment.ts'
-
-/** The number of the first passed descriptor: `SD_LISTEN_FDS_START`. */
-const FIRST = 3
+import { addressOfSocket } from '../socket/internal.ts'
+import { FIRST, countOf, isThisProcess, invalidVariable } from './environment.ts'
+import type { SystemError } from '../native/index.ts'
 
 /** The file system type of pidfds whose inode number identifies the process: `PID_FS_MAGIC` of statfs(2), since Linux 6.9. */
 const PIDFS = 0x50494446
@@ -32,13 +31,17 @@ const variables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES
  * @throws Nothing is adopted then, and the variables stay:
  *   - `EINVAL` for a variable with an invalid value, or with another number of names than of descriptors
  *   - `EBADF` if one of the numbers is not open, or belongs to the runtime; `EEXIST` if fdpass already owns it
+ *   - `EMFILE` or `ENFILE` if a descriptor table is full, so that LISTEN_PIDFDID cannot be compared
  *   - ERR_INVALID_STATE in a Worker, if descriptors were passed to this process; ERR_UNSUPPORTED_PLATFORM
  */
 export function listenFds(): ReadonlyMap<string, Descriptor[]> {
   const passed = new Map<string, Descriptor[]>()
   const count = isForThisProcess() ? countOf('LISTEN_FDS', BigInt(MAX_INT - FIRST)) : undefined
   if (count !== undefined) {
-    if (!isMainThread) throw inWorker('listenFds')
+    if (!isMainThread)
+      throw invalidState(
+        "listenFds() is the main thread's: a Worker has a copy of the environment, so it cannot remove variables from the process's"
+      )
     const names = namesOf(Number(count))
     openReactor()
     takeOver(Number(count))
@@ -62,6 +65,9 @@ function isForThisProcess(): boolean {
   return ours === undefined || ours === id
 }
 
+/** The errors of a system that is short of something. They do not say whether it has pidfds. */
+const shortages = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'ENOBUFS'])
+
 /** Returns the inode number of this process's pidfd; undefined if the kernel's pidfds have no numbers of their own. */
 function pidfdId(): bigint | undefined {
   const [one, other] = socketpair()
@@ -69,7 +75,8 @@ function pidfdId(): bigint | undefined {
     using pidfd = one.peerPidfd() // of the process that called socketpair(2): this one
     if (statfsSync(`/proc/self/fd/${pidfd.fd}`).type !== PIDFS) return undefined
     return fstatSync(pidfd.fd, { bigint: true }).ino
-  } catch {
+  } catch (error) {
+    if (shortages.has((error as SystemError).code)) throw error
     return undefined // before Linux 6.5, or without /proc
   } finally {
     one.close()
@@ -107,4 +114,23 @@ function adopt(fd: number): number {
   if (code !== 0 || kindOf(fd) !== 'epoll') return code
   native.release(fd)
   return -constants.errno.EBADF
+}
+
+/** Returns the error of a descriptor number in the environment that cannot be adopted. */
+function notPassed(errno: number, fd: number, count: number): SystemError {
+  const { name: code } = describeErrno(-errno)
+  const why =
+    code === 'EEXIST' ? 'is owned by fdpass already' : code === 'EBADF' ? 'is not open' : 'cannot be taken over'
+  const error = new Error(`${code}: ${fd}, one of the ${count} descriptors that LISTEN_FDS announces, ${why}, fcntl`)
+  return Object.assign(error, { code, errno, syscall: 'fcntl' })
+}
+
+/** Returns the listening sockets that the service manager has passed to this process. Adopts nothing, and leaves the variables as they are. */
+export function passedListeners(): readonly { name: string; fd: number; address: AddressInfo | string | null }[] {
+  const count = isForThisProcess() ? Number(countOf('LISTEN_FDS', BigInt(MAX_INT - FIRST)) ?? 0) : 0
+  const names = count === 0 ? undefined : namesOf(count)
+  openReactor()
+  const all = Array.from({ length: count }, (_, index) => ({ name: names?.[index] ?? 'unknown', fd: FIRST + index }))
+  const listening = all.filter(({ fd }) => /^(tcp|unix)-listener$/.test(kindOf(fd)))
+  return listening.map((one) => ({ ...one, address: addressOfSocket(one.fd) }))
 }

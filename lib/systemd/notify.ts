@@ -1,6 +1,5 @@
-import type { Abortable } from '../base/index.ts'
-import { boolean, signalOf, MAX_INT, integer, optionsOf, invalidType, invalidValue } from '../base/internal.ts'
-import { assignment, sendAssignments } from './message.ts'
+import { boolean, MAX_INT, integer, invalidType, invalidValue } from '../base/internal.ts'
+import { type NotifyOptions, assignment, limitsOf, sendAssignments } from './message.ts'
 
 /** The state of a service: sd_notify(3). Only the given properties are sent. */
 export interface ServiceState {
@@ -92,23 +91,29 @@ const MAX_MILLISECONDS = Math.floor(Number.MAX_SAFE_INTEGER / 1000)
  * message if the unit has `Type=notify`, or if its `NotifyAccess=` allows this process.
  *
  * @param state the state, with at least one property
- * @param options `signal`
+ * @param options `timeout`, `signal`
  * @returns resolves to true when the message is in the manager's queue; use {@link barrier} to wait until it is processed. Resolves to
  *   false if there is no manager: `NOTIFY_SOCKET` is not set
  *
  *   Rejects with
+ *   - `ETIMEDOUT` if the manager's queue has had no room for `timeout` milliseconds
  *   - `ECONNREFUSED` or `ENOENT` if the manager does not listen any more
  *   - `EAFNOSUPPORT` for an address of AF_VSOCK; `EINVAL` for an invalid address
  *   - ERR_INVALID_ARG_TYPE; ERR_INVALID_ARG_VALUE for a text with a line break, or a message of more than 4,096 bytes; ERR_OUT_OF_RANGE
  *   - AbortError; ERR_UNSUPPORTED_PLATFORM
  */
-export async function notify(state: ServiceState, options?: Abortable): Promise<boolean> {
+export async function notify(state: ServiceState, options?: NotifyOptions): Promise<boolean> {
+  const limits = limitsOf(options)
+  return sendAssignments(assignmentsOf(state), [], limits)
+}
+
+/** Returns the assignments of a state. */
+export function assignmentsOf(state: ServiceState): string[] {
   if (typeof state !== 'object' || state === null) throw invalidType('state', 'of type object', state)
-  const signal = signalOf(optionsOf(options))
   const assignments = Object.entries(parts).flatMap(([key, part]) => {
     const value = state[key as keyof ServiceState]
     return value === undefined ? [] : (part as (value: unknown, option: string) => string[])(value, `state.${key}`)
   })
   if (assignments.length === 0) throw invalidValue('state', 'contains no state')
-  return sendAssignments(assignments, [], signal)
+  return assignments
 }

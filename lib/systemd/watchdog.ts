@@ -2,7 +2,8 @@ import { clearInterval, setInterval } from 'node:timers'
 import type { Abortable } from '../base/index.ts'
 import { onAbort, signalOf, MAX_INT, integer, optionsOf } from '../base/internal.ts'
 import { countOf, isThisProcess } from './environment.ts'
-import { notify } from './notify.ts'
+import { sendAssignments } from './message.ts'
+import { assignmentsOf } from './notify.ts'
 
 /**
  * Returns the interval of the service manager's watchdog: sd_watchdog_enabled(3), from `WATCHDOG_USEC` and `WATCHDOG_PID`.
@@ -26,8 +27,8 @@ export interface KeepWatchdogOptions extends Abortable {
 /**
  * Resets the service manager's watchdog periodically: sends `WATCHDOG=1` immediately, and then after each half of its interval.
  *
- * This proves only that the event loop runs. A service with a better health check calls {@link notify} itself. The timer does not keep
- * the process alive. Without a watchdog, nothing is sent. If a message cannot be sent, a process warning is emitted, and the next
+ * This proves only that the event loop runs. A service with a better health check calls {@link notify} itself. Neither the timer nor
+ * a message that waits for room keeps the process alive. Without a watchdog, nothing is sent. If a message cannot be sent, a process warning is emitted, and the next
  * message is sent on schedule.
  *
  * @param options `interval`; `signal`, whose abort stops it
@@ -45,7 +46,7 @@ export function keepWatchdog(options?: KeepWatchdogOptions): Disposable {
     if (sending) return // the manager's queue is full, and one queued message is enough
     sending = true
     try {
-      await notify({ watchdog: true })
+      await sendAssignments(assignmentsOf({ watchdog: true }), [], { referenced: false })
       failing = false
     } catch (error) {
       if (!failing)

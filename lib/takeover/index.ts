@@ -7,10 +7,10 @@
  *
  * @module fdpass/takeover
  */
-import '../socket/index.ts' // adds the casts to Descriptor
+import '../stream/index.ts' // adds the casts to Descriptor and UnixSocket
 export type { ListenSource } from '../socket/internal.ts'
 export type { ConnectionInfo } from './connection-message.ts'
 export { Predecessor, type TakenConnection, type TakenConnectionsOptions } from './predecessor.ts'
-export type { TakeoverOptions, TakeoverState } from './settings.ts'
+export type { SourceOptions, TakeoverOptions, TakeoverState } from './settings.ts'
 export { Successor, type SuccessorHandOverOptions } from './successor.ts'
 export { Takeover, takeover } from './takeover.ts'

@@ -1,3 +1,4 @@
+import { lstatSync } from 'node:fs'
 import { type FileId, claimFile } from '../address/internal.ts'
 import { protocolError } from '../base/internal.ts'
 import { Channel, type ChannelMessage } from '../channel/index.ts'
@@ -5,12 +6,31 @@ import { deserializeError } from '../channel/internal.ts'
 import type { Kind } from '../descriptor/index.ts'
 import { borrow } from '../descriptor/internal.ts'
 import { yieldToLoop } from '../event-loop/internal.ts'
-import type { UnixSocket } from '../socket/index.ts'
-import { ListeningSocket, type Source, isDatagram } from '../socket/internal.ts'
-import { HandoverSockets } from './handover-sockets.ts'
+import type { UnixSocket, UnixServer } from '../socket/index.ts'
+import { ListeningSocket, type Source, isDatagram, otherService, pathIsLink } from '../socket/internal.ts'
 import { Predecessor } from './predecessor.ts'
 import { LIMITS, type SuccessorRequest, VERSION, isListenersReply, isObject } from './protocol.ts'
 import type { Settings } from './settings.ts'
+
+/** The sockets that a process keeps open for its successor. */
+export class HandoverSockets {
+  /** The listener at `path`. */
+  readonly control: UnixServer
+  /** Duplicates of the listeners, by name. */
+  readonly listeners: Map<string, ListeningSocket>
+
+  constructor(control: UnixServer, listeners = new Map<string, ListeningSocket>()) {
+    this.control = control
+    this.listeners = listeners
+  }
+
+  /** Closes all sockets, and removes the files of those that belong to this process. */
+  close(): void {
+    this.control.close()
+    for (const listening of this.listeners.values()) listening.close()
+    this.listeners.clear()
+  }
+}
 
 /** The sockets and state received from a predecessor that still serves. */
 export class InheritedState {
@@ -42,11 +62,13 @@ export class InheritedState {
       const request: SuccessorRequest = {
         ask: 'listeners',
         version: VERSION,
+        service: settings.service,
         listen: [...settings.sources].map(([name, { name: source }]) => ({ name, source })),
         connections: settings.connections
       }
       const reply = await channel.request(request, null, { signal })
       try {
+        checkService(reply.value, settings)
         const state = await channel.request({ ask: 'state' }, null, { signal })
         try {
           return InheritedState.#fromReplies(channel, reply, state, settings)
@@ -74,7 +96,7 @@ export class InheritedState {
   ): InheritedState {
     const sources = [...settings.sources]
     const { value } = reply
-    if (!isListenersReply(value, sources.length)) throw protocolError('a predecessor answered with something unknown')
+    if (!isListenersReply(value, sources.length)) throw unknownReply()
     const inherited = sources.flatMap(([name, source], place) => {
       const given = value.listeners[place]!
       return given === null ? [] : [{ name, source, file: given.file }]
@@ -134,6 +156,22 @@ export class InheritedState {
       // The predecessor has exited.
     }
   }
+}
+
+/** Throws if the serving process is another service, or the path is a link to its socket. Somebody else can have made that link. */
+function checkService(reply: unknown, { path, service, sources }: Settings): void {
+  if (!isListenersReply(reply, sources.size)) throw unknownReply()
+  if ((reply.service ?? '') !== service) throw otherService(path, reply.service ?? '', service)
+  if (path.startsWith('\0')) return
+  const status = lstatSync(path, { bigint: true, throwIfNoEntry: false })
+  if (status?.isSymbolicLink() === true) throw pathIsLink(path)
+  // Another process can have replaced the link since. The file is missing if somebody has removed it.
+  const id = status === undefined ? null : ((status.dev << 64n) | status.ino).toString(16).padStart(32, '0')
+  if (id !== null && reply.control !== null && reply.control !== id) throw pathIsLink(path)
+}
+
+function unknownReply(): Error {
+  return protocolError('a predecessor answered with something unknown')
 }
 
 /** Returns whether a request failed because the peer has exited. An error that its `state` function throws can have the same code. */

@@ -1,12 +1,11 @@
 import type { Socket } from 'node:net'
 import type { Abortable } from '../base/index.ts'
-import { Iteration, boolean, end, optionsOf, signalOf } from '../base/internal.ts'
+import { Iteration, boolean, end, optionsOf, signalOf, invalidState } from '../base/internal.ts'
 import type { ChannelMessage } from '../channel/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { openReceivedConnection, receiveNextConnection } from '../handover/internal.ts'
 import type { UnixSocket } from '../socket/index.ts'
 import { type ConnectionInfo, parseConnection } from './connection-message.ts'
-import { takeoverState } from './errors.ts'
 
 /** A live connection that a predecessor has handed over. */
 export interface TakenConnection extends ConnectionInfo {
@@ -53,7 +52,7 @@ export class Predecessor {
     const { allowHalfOpen = false } = options ?? {}
     boolean('options.allowHalfOpen', allowHalfOpen)
     const channel = this.#connections
-    if (channel === undefined) throw takeoverState("Connections were not asked for: takeover's connections option")
+    if (channel === undefined) throw invalidState("Connections were not asked for: takeover's connections option")
     const take = async (): Promise<IteratorResult<TakenConnection, undefined>> => {
       const received = await receiveNextConnection(channel, signal)
       if (received === null) return end

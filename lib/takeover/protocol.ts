@@ -12,6 +12,8 @@ export type SuccessorRequest =
   | {
       readonly ask: 'listeners'
       readonly version: number
+      /** The name of its service; missing for an empty one. */
+      readonly service?: string | undefined
       readonly listen: readonly { readonly name: string; readonly source: string }[]
       readonly connections: boolean
     }
@@ -21,6 +23,8 @@ export type SuccessorRequest =
 /** The reply to the first request. Its descriptors: the control socket, the listeners, the socket for connections. */
 export interface ListenersReply {
   readonly pid: number
+  /** The name of the predecessor's service; missing for an empty one. */
+  readonly service?: string | undefined
   /** The file of the control socket. */
   readonly control: FileId
   /** The file of each requested listener; null if the predecessor does not have that listener. */
@@ -41,7 +45,7 @@ export function isObject(value: unknown): value is Record<string, unknown> {
 export function isSuccessorRequest(value: unknown): value is SuccessorRequest {
   if (!isObject(value)) return false
   if (value.ask === 'state' || value.ask === 'ready') return true
-  if (value.ask !== 'listeners' || !Array.isArray(value.listen)) return false
+  if (value.ask !== 'listeners' || !Array.isArray(value.listen) || !isOptionalText(value.service)) return false
   return value.listen.every(
     (item) => isObject(item) && typeof item.name === 'string' && typeof item.source === 'string'
   )
@@ -50,6 +54,7 @@ export function isSuccessorRequest(value: unknown): value is SuccessorRequest {
 /** Returns whether a value is the reply to a first request for `count` listeners. */
 export function isListenersReply(value: unknown, count: number): value is ListenersReply {
   if (!isObject(value) || typeof value.pid !== 'number' || !isFileId(value.control)) return false
+  if (!isOptionalText(value.service)) return false
   const { listeners } = value
   if (!Array.isArray(listeners) || listeners.length !== count) return false
   return listeners.every((item) => item === null || (isObject(item) && isFileId(item.file)))
@@ -57,4 +62,8 @@ export function isListenersReply(value: unknown, count: number): value is Listen
 
 function isFileId(value: unknown): value is FileId {
   return value === null || (typeof value === 'string' && /^[\da-f]{32}$/.test(value))
+}
+
+function isOptionalText(value: unknown): value is string | undefined {
+  return value === undefined || typeof value === 'string'
 }

@@ -5,7 +5,7 @@ import type { Abortable, Bytes } from '../base/index.ts'
 import { boolean, MAX_INT, integer, invalidReturn, invalidType, invalidValue } from '../base/internal.ts'
 import type { TcpListenerOptions, UnixListenerOptions, Credentials } from '../socket/index.ts'
 import type { FdSource } from '../descriptor/index.ts'
-import { type ListenSource, type Source, listenerSourceOf } from '../socket/internal.ts'
+import { type ListenSource, type Source, isUser, listenerSourceOf } from '../socket/internal.ts'
 
 /** The state that a process passes to its successor beside the listeners. */
 export interface TakeoverState {
@@ -15,17 +15,36 @@ export interface TakeoverState {
   fds?: readonly FdSource[] | undefined
 }
 
+/** A {@link ListenSource} with the options of its listener, which sockets that are open already ignore. */
+export interface SourceOptions {
+  /** The socket to listen on. */
+  source: ListenSource
+  /** The maximum number of connections that wait to be accepted. Datagram sockets ignore it. */
+  backlog?: number | undefined
+  /** The permissions of the socket's file, such as 0o600. Sockets without a file ignore it. */
+  mode?: number | undefined
+  /** Not with a source. */
+  path?: never
+  /** Not with a source. */
+  port?: never
+}
+
 /** Options of {@link takeover}. */
 export interface TakeoverOptions extends Abortable {
   /** The address of the Unix domain socket over which processes take over from each other. Use it for nothing else. */
   path: Address
   /**
+   * The name of the service (default: empty). A process whose name differs is refused, at either end: it would replace another service.
+   */
+  service?: string | undefined
+  /**
    * The sockets to listen on, by names of your choice. Sockets that the predecessor has open come from it; the others are opened.
    *
-   * Beside a {@link ListenSource} it accepts the options of `bindListener`: `{ port, host }` or `{ path, mode }`, with `backlog`. The
-   * default backlog is 4,096 here, because connections wait while the listeners change hands. The kernel limits it further.
+   * Beside a {@link ListenSource} it accepts one with options, `{ source, backlog, mode }`, and the options of `bindListener`:
+   * `{ port, host }` or `{ path, mode }`, with `backlog`. The default backlog is 4,096 here, because connections wait while the
+   * listeners change hands. The kernel limits it further.
    */
-  listen?: Readonly<Record<string, ListenSource | TcpListenerOptions | UnixListenerOptions>> | undefined
+  listen?: Readonly<Record<string, ListenSource | SourceOptions | TcpListenerOptions | UnixListenerOptions>> | undefined
   /** The permissions of the socket file at `path` (default 0o600). */
   mode?: number | undefined
   /**
@@ -48,27 +67,36 @@ export interface TakeoverOptions extends Abortable {
    * ready, in milliseconds (default 60,000).
    */
   timeout?: number | undefined
+  /**
+   * The time that a server of {@link Takeover.serve} has to finish its connections, in milliseconds (default 30,000). Then the remaining
+   * ones are destroyed.
+   */
+  drainTimeout?: number | undefined
 }
 
 /** Validated options. */
 export interface Settings {
   readonly path: Address
+  readonly service: string
   readonly sources: ReadonlyMap<string, Source>
   readonly mode: number | undefined
   readonly allow: (credentials: Credentials) => Promise<boolean>
   readonly state: TakeoverOptions['state']
   readonly connections: boolean
   readonly timeout: number
+  readonly drainTimeout: number
 }
 
 const DEFAULT_TIMEOUT = 60_000
+const DEFAULT_DRAIN_TIMEOUT = 30_000
 const OWNER_ONLY = 0o600
 
 /** Validates the options of `takeover`. */
 export function settingsOf(options: TakeoverOptions): Settings {
-  const { path, listen = {}, mode = OWNER_ONLY, allow = isTrusted, state, connections = false } = options
-  const { timeout = DEFAULT_TIMEOUT } = options
+  const { path, listen = {}, mode = OWNER_ONLY, allow = isSameUserOrRoot, state, connections = false } = options
+  const { timeout = DEFAULT_TIMEOUT, drainTimeout = DEFAULT_DRAIN_TIMEOUT, service = '' } = options
   addressOf('options.path', path, 'bind')
+  if (typeof service !== 'string') throw invalidType('options.service', 'of type string', service)
   if (typeof listen !== 'object' || listen === null) throw invalidType('options.listen', 'of type object', listen)
   if (typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
   if (state !== undefined && typeof state !== 'function') throw invalidType('options.state', 'of type function', state)
@@ -76,6 +104,7 @@ export function settingsOf(options: TakeoverOptions): Settings {
   const isAbstract = path.startsWith('\0')
   return {
     path: isAbstract ? path : resolve(path), // this process and its successor may change their directories
+    service,
     sources: sourcesOf(listen),
     mode: isAbstract ? undefined : integer('options.mode', mode, 0, 0o777),
     async allow(credentials) {
@@ -85,7 +114,8 @@ export function settingsOf(options: TakeoverOptions): Settings {
     },
     state,
     connections,
-    timeout: integer('options.timeout', timeout, 1, MAX_INT)
+    timeout: integer('options.timeout', timeout, 1, MAX_INT),
+    drainTimeout: integer('options.drainTimeout', drainTimeout, 0, MAX_INT)
   }
 }
 
@@ -103,6 +133,6 @@ function sourcesOf(listen: object): ReadonlyMap<string, Source> {
   return sources
 }
 
-function isTrusted({ uid }: Credentials): boolean {
-  return uid === 0 || uid === process.geteuid!()
+function isSameUserOrRoot(credentials: Credentials): boolean {
+  return isUser(credentials, 0) || isUser(credentials, process.geteuid!())
 }

@@ -1,10 +1,9 @@
 import type { Socket } from 'node:net'
 import type { Abortable, Bytes } from '../base/index.ts'
-import { optionsOf } from '../base/internal.ts'
+import { optionsOf, invalidState } from '../base/internal.ts'
 import { handOver } from '../handover/index.ts'
 import type { Credentials, UnixSocket } from '../socket/index.ts'
 import { connectionMessage } from './connection-message.ts'
-import { takeoverState } from './errors.ts'
 
 /** Options of {@link Successor.handOver}. */
 export interface SuccessorHandOverOptions extends Abortable {
@@ -44,7 +43,7 @@ export class Successor {
   async handOver(socket: Socket, options?: SuccessorHandOverOptions): Promise<void> {
     const { name = '', state = '', signal } = optionsOf(options) ?? {}
     const message = connectionMessage(name, state)
-    if (this.#connections === undefined) throw takeoverState('The successor has not asked for connections')
+    if (this.#connections === undefined) throw invalidState('The successor has not asked for connections')
     await handOver(this.#connections, socket, message, { signal })
   }
 

@@ -1,14 +1,13 @@
+import { constants } from 'node:os'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { type FileId, claimFile, disownFile } from '../address/internal.ts'
-import { bytesOf, invalidReturn, protocolError } from '../base/internal.ts'
+import { bytesOf, invalidReturn, protocolError, invalidState } from '../base/internal.ts'
 import { Channel, type ChannelReply, type ChannelRequest } from '../channel/index.ts'
-import { serializeError } from '../channel/internal.ts'
-import { Descriptor } from '../descriptor/index.ts'
-import { borrow } from '../descriptor/internal.ts'
+import { closeAtMessage, serializeError } from '../channel/internal.ts'
+import { borrow, wrapFd } from '../descriptor/internal.ts'
 import { type Credentials, type UnixSocket, socketpair } from '../socket/index.ts'
-import type { ListeningSocket } from '../socket/internal.ts'
-import { notReadyInTime, takeoverState } from './errors.ts'
-import type { HandoverSockets } from './handover-sockets.ts'
+import { type ListeningSocket, otherService, takeSocketFd } from '../socket/internal.ts'
+import type { HandoverSockets } from './inherited-state.ts'
 import {
   type Cancellation,
   LIMITS,
@@ -20,6 +19,13 @@ import {
 } from './protocol.ts'
 import type { Settings, TakeoverState } from './settings.ts'
 import { Successor } from './successor.ts'
+import type { SystemError } from '../native/index.ts'
+
+/** The time within which a process that tries to take over makes its first request, in milliseconds. */
+const SILENCE_MS = 5000
+
+/** The time after which the connection of a process that timed out is closed, in milliseconds. */
+const CLOSING_MS = 1000
 
 /** The attempt of another process to take over from this one. */
 export class TakeoverAttempt {
@@ -30,6 +36,8 @@ export class TakeoverAttempt {
   readonly #sockets: HandoverSockets
   readonly #settings: Settings
   readonly #timer: NodeJS.Timeout
+  /** Ends the attempt of a process that requests nothing, because others wait for their turn. */
+  readonly #silence: NodeJS.Timeout
   readonly #abortion = new AbortController()
   #settle!: (successor: Successor | null) => void
   /** The reason why the attempt cannot succeed any more. */
@@ -45,28 +53,32 @@ export class TakeoverAttempt {
     this.#credentials = credentials
     this.outcome = new Promise((resolve) => (this.#settle = resolve))
     this.#channel = new Channel(socket, LIMITS).unref().onRequest((request) => this.#answer(request))
-    this.#timer = setTimeout(() => this.#cancel(), settings.timeout).unref()
+    this.#timer = setTimeout(() => this.#cancel(settings.timeout), settings.timeout).unref()
+    const silence = Math.min(settings.timeout, SILENCE_MS)
+    this.#silence = setTimeout(() => this.#cancel(silence), silence).unref()
     void this.#untilClosed()
+    void closeAtMessage(this.#channel)
   }
 
   /** Ends the attempt because this process stops serving. The other process keeps what it has received. */
   abandon(): void {
     this.#handed = []
-    this.#fail(takeoverState('The process has ended its service'))
+    this.#fail(invalidState('The process has ended its service'))
     this.#channel.close()
   }
 
   async #untilClosed(): Promise<void> {
     await this.#channel.closed
-    this.#fail(takeoverState('The successor has gone'))
+    this.#fail(invalidState('The successor has gone'))
     this.#channel.close()
   }
 
   /** Fails an attempt that timed out. The other process is notified: otherwise it would take this one's exit for its turn. */
-  #cancel(): void {
-    const error = notReadyInTime(this.#settings.timeout)
+  #cancel(milliseconds: number): void {
+    const error = notReadyInTime(milliseconds)
     const cancellation: Cancellation = { cancelled: serializeError(error) }
     this.#channel.send(cancellation).catch(() => {}) // it has exited
+    setTimeout(() => this.#channel.close(), CLOSING_MS).unref()
     this.#fail(error)
   }
 
@@ -74,6 +86,7 @@ export class TakeoverAttempt {
     if (this.#failure !== undefined) return
     this.#failure = error
     clearTimeout(this.#timer)
+    clearTimeout(this.#silence)
     this.#abortion.abort(error)
     for (const [fd, file] of this.#handed) claimFile(fd, file)
     this.#connections?.close()
@@ -94,8 +107,11 @@ export class TakeoverAttempt {
     if (request.version !== VERSION) {
       throw protocolError(`this process speaks version ${VERSION} of the protocol, not ${request.version}`)
     }
+    const { service } = this.#settings
+    if ((request.service ?? '') !== service) throw otherService(this.#settings.path, service, request.service)
     if (this.#listenersSent) throw protocolError('a successor asked for listeners twice')
     this.#listenersSent = true
+    clearTimeout(this.#silence)
     const matched = matchListeners(this.#sockets.listeners, request.listen)
     const { control } = this.#sockets
     const numbers = [control[borrow](), ...matched.flatMap((listening) => listening?.fd ?? [])]
@@ -103,13 +119,14 @@ export class TakeoverAttempt {
     const files = this.#handed.map(([, file]) => file)
     const value: ListenersReply = {
       pid: process.pid,
+      service,
       control: files.shift()!,
       listeners: matched.map((listening) => (listening === undefined ? null : { file: files.shift()! }))
     }
     if (!request.connections) return { value, fds: numbers }
     const [ours, theirs] = socketpair()
     this.#connections = ours.unref()
-    return { value, fds: [...numbers, Descriptor.from(theirs.release())] }
+    return { value, fds: [...numbers, wrapFd(takeSocketFd(theirs))] }
   }
 
   async #sendState(): Promise<ChannelReply> {
@@ -124,7 +141,7 @@ export class TakeoverAttempt {
 
   #succeed(): void {
     clearTimeout(this.#timer)
-    this.#failure = takeoverState('The successor is ready already') // its exit does not matter any more
+    this.#failure = invalidState('The successor is ready already') // its exit does not matter any more
     this.#settle(new Successor(this.#credentials, this.#connections))
   }
 }
@@ -142,4 +159,10 @@ function matchListeners(
     if (chosen !== undefined) left.delete(chosen)
     return chosen
   })
+}
+
+/** Returns the error of a successor that was not ready in time. */
+function notReadyInTime(milliseconds: number): SystemError {
+  const error = new Error(`ETIMEDOUT: the successor was not ready within ${milliseconds} ms, takeover`)
+  return Object.assign(error, { code: 'ETIMEDOUT', errno: -constants.errno.ETIMEDOUT, syscall: 'takeover' })
 }

@@ -1,26 +1,22 @@
 import { once } from 'node:events'
 import type { Server } from 'node:net'
-import { setTimeout } from 'node:timers'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { optionsOf, signalOf, aborted, invalidType, invalidValue, timedOut } from '../base/internal.ts'
+import { optionsOf, signalOf, invalidType, invalidValue, invalidState, withLimit, shown } from '../base/internal.ts'
 import { checkCast, takeFd, takeFds, borrow, listenOn } from '../descriptor/internal.ts'
-import { Channel } from '../channel/index.ts'
-import { connect, listen, type UnixSocket } from '../socket/index.ts'
+import { refuse } from '../channel/internal.ts'
+import { type Credentials, type UnixSocket, connect, listen } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { closeFds, native } from '../native/internal.ts'
-import { notAllowed, untrusted, ListeningSocket, type Source } from '../socket/internal.ts'
-import { drainHttp, isHttp } from '../handover/internal.ts'
+import { clientDenied, closeApart, listenerDenied, ListeningSocket, warnOfService } from '../socket/internal.ts'
+import { ServerDrain } from '../handover/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
-import { takeoverState } from './errors.ts'
-import { HandoverSockets } from './handover-sockets.ts'
-import { InheritedState } from './inherited-state.ts'
+import { HandoverSockets, InheritedState } from './inherited-state.ts'
 import type { Predecessor } from './predecessor.ts'
-import { LIMITS } from './protocol.ts'
 import { type Settings, type TakeoverOptions, settingsOf } from './settings.ts'
 import type { Successor } from './successor.ts'
 import { TakeoverAttempt } from './takeover-attempt.ts'
 
-const made = Symbol('made')
+const constructorKey = Symbol('constructorKey')
 
 /** The delay after a failed accept, and between two attempts to reach the serving process, in milliseconds. */
 const RETRY_DELAY_MS = 20
@@ -30,9 +26,6 @@ const BACKLOG = 4096
 
 /** The time within which two processes that start simultaneously settle which one serves first, in milliseconds. */
 const START_RACE_MS = 2000
-
-/** The time that a refused process has to send its request, in milliseconds. */
-const REFUSAL_TIMEOUT_MS = 1000
 
 /**
  * The place of this process in a succession of processes that serve the same listeners: the result of {@link takeover}.
@@ -67,7 +60,7 @@ export class Takeover implements Disposable {
     listeners: Readonly<Record<string, Descriptor>>,
     key: symbol
   ) {
-    if (key !== made) throw invalidValue('key', 'is private: use takeover()')
+    if (key !== constructorKey) throw invalidValue('key', 'is private: use takeover()')
     this.#settings = settings
     this.#sockets = sockets
     this.#inherited = inherited
@@ -86,7 +79,7 @@ export class Takeover implements Disposable {
         if (!sockets.listeners.has(name)) sockets.listeners.set(name, await ListeningSocket.open(source, BACKLOG))
         listeners[name] = sockets.listeners.get(name)!.duplicate()
       }
-      return new Takeover(settings, sockets, inherited, listeners, made)
+      return new Takeover(settings, sockets, inherited, listeners, constructorKey)
     } catch (error) {
       closeFds(takeFds([...Object.values(listeners), ...(inherited?.predecessor.fds ?? [])]))
       inherited?.close()
@@ -113,14 +106,17 @@ export class Takeover implements Disposable {
     await this.#inherited?.confirm()
     if (this.#closed) throw closed()
     this.#begin()
-    void this.#meetSuccessors()
+    void this.#acceptSuccessors()
   }
 
   /**
    * Serves one of the listeners with a server, from `ready` until a successor is ready or `close` is called.
    *
-   * Then the server stops listening. An HTTP server closes each connection after its next response, and idle connections after its
-   * `keepAliveTimeout`. The caller must close, or hand over, connections that are not HTTP any more, such as WebSockets.
+   * Then the server stops listening. An HTTP server closes each connection after its next response, whatever `Connection` header the
+   * program sets, and idle connections after its `keepAliveTimeout`. The caller must close, or hand over, connections that are not HTTP any
+   * more, such as WebSockets. After `drainTimeout` the remaining connections are destroyed.
+   *
+   * While the descriptor table is full, Node closes each new connection that it accepts, and no event reports it.
    *
    * @param server a server that does not listen, such as one of `node:http`, `node:https` or `node:net`. The caller keeps it
    * @param name the name of one of `listeners`, whose descriptor the server takes
@@ -132,23 +128,20 @@ export class Takeover implements Disposable {
     const { Server: NetServer } = process.getBuiltinModule('node:net')
     if (!(server instanceof NetServer)) throw invalidType('server', 'an instance of net.Server', server)
     const listener = Object.hasOwn(this.listeners, name) ? this.listeners[name]! : undefined
-    if (listener === undefined) throw invalidValue('name', `is no name of a listener: ${JSON.stringify(name)}`)
+    if (listener === undefined) throw invalidValue('name', `is no name of a listener: ${shown(name)}`)
     checkCast(listener[borrow](), 'toServer')
     await Promise.race([this.#began, this.#closing])
     if (this.#closed) {
       listener.closeSync()
       return
     }
-    listenOn(server, listener[borrow](), backlogOf(this.#settings.sources.get(name)))
+    using drain = new ServerDrain(server)
+    listenOn(server, listener[borrow](), this.#settings.sources.get(name)?.backlog ?? BACKLOG)
     if (!server.listening) await once(server, 'listening') // listening failed, or continues in a later turn
     native.release(takeFd(listener))
     const ended = new Promise<void>((resolve) => server.once('close', resolve))
     await Promise.race([this.superseded, this.#closing, ended])
-    if (!isHttp(server)) {
-      if (server.listening) server.close()
-      return ended
-    }
-    using _draining = drainHttp(server)
+    void drain.start(this.#settings.drainTimeout)
     // Not http.Server's close(), which closes idle connections immediately.
     if (server.listening) NetServer.prototype.close.call(server)
     await ended
@@ -174,26 +167,29 @@ export class Takeover implements Disposable {
   }
 
   /** Accepts one process after the other that tries to take over, until one succeeds. */
-  async #meetSuccessors(): Promise<void> {
+  async #acceptSuccessors(): Promise<void> {
     const { control } = this.#sockets
     control.unref()
     while (!this.#closed && this.#successor === undefined) {
       try {
-        await this.#meet(await control.accept())
+        await this.#startAttempt(await control.accept())
       } catch {
         await sleep(RETRY_DELAY_MS, undefined, { ref: false })
       }
     }
   }
 
-  async #meet(socket: UnixSocket): Promise<void> {
+  async #startAttempt(socket: UnixSocket): Promise<void> {
     try {
+      closeApart(socket)
       const credentials = socket.peer()
-      const { allow, path } = this.#settings
-      if (!(await allow(credentials))) throw notAllowed(path, credentials.uid)
+      if (!(await this.#isAllowed(credentials))) {
+        refuse(socket, clientDenied(this.#settings.path, credentials))
+        return
+      }
       this.#attempt = new TakeoverAttempt(socket, credentials, this.#sockets, this.#settings)
-    } catch (error) {
-      refuse(socket, error)
+    } catch {
+      socket.close() // the process has exited
       return
     }
     const successor = await this.#attempt.outcome
@@ -205,15 +201,20 @@ export class Takeover implements Disposable {
     this.#sockets.close() // the successor has its own
     this.#setSuperseded(successor)
   }
-}
 
-/** Returns the backlog of a source. */
-function backlogOf(source: Source | undefined): number {
-  return source !== undefined && 'backlog' in source && source.backlog !== undefined ? source.backlog : BACKLOG
+  /** Returns whether `allow` accepts a process. What it throws is a warning here, and not sent to that process. */
+  async #isAllowed(credentials: Credentials): Promise<boolean> {
+    try {
+      return await this.#settings.allow(credentials)
+    } catch (error) {
+      warnOfService('takeover', error)
+      return false
+    }
+  }
 }
 
 function closed(): Error {
-  return takeoverState('The takeover is closed')
+  return invalidState('The takeover is closed')
 }
 
 /**
@@ -223,11 +224,11 @@ function closed(): Error {
  * other one continues to accept until `ready` is called here. Connections that arrive in between wait in the accept queue. If this
  * process exits before, nothing has changed. Several processes that start simultaneously take over one after the other.
  *
- * @param options `path`, `listen`, `mode`, `allow`, `state`, `connections`, `timeout`, `signal`
+ * @param options `path`, `service`, `listen`, `mode`, `allow`, `state`, `connections`, `timeout`, `drainTimeout`, `signal`
  * @returns resolves to the `Takeover`, with `listeners`, `ready` and `superseded`
  *
  *   If it rejects, nothing is left open, and the serving process continues. Rejects with
- *   - `EACCES` if `allow` of either process rejects the other one
+ *   - `EACCES` if `allow` of either process rejects the other one, their `service`s differ, or `path` is a symbolic link
  *   - the error that the predecessor's `state` function throws
  *   - `EADDRINUSE`, `EACCES` and other errors of a listener
  *   - `ETIMEDOUT`; `EPROTO` if the process at `path` speaks another protocol, or another version of it
@@ -239,28 +240,23 @@ export async function takeover(options: TakeoverOptions): Promise<Takeover> {
   if (given === undefined) throw invalidType('options', 'of type object', options)
   const settings = settingsOf(given)
   const signal = signalOf(given)
-  const deadline = AbortSignal.timeout(settings.timeout)
-  const either = signal === undefined ? deadline : AbortSignal.any([signal, deadline])
   const since = performance.now()
-  try {
+  return withLimit(signal, settings.timeout, 'request', async (limit) => {
     for (;;) {
-      const place = await tryOnce(settings, either).catch((error: unknown) => {
-        // Another process was faster, or has exited in the meantime. A foreign process would stay, hence the limit.
+      const place = await tryOnce(settings, limit).catch((error: unknown) => {
+        // Another process was faster, or has exited in the meantime. A foreign process would stay, hence the time.
         if (!isOneOf(error, 'EADDRINUSE') || performance.now() - since > START_RACE_MS) throw error
         return null
       })
       if (place !== null) return place
-      await sleep(RETRY_DELAY_MS, undefined, { signal: either })
+      await sleep(RETRY_DELAY_MS, undefined, { signal: limit })
     }
-  } catch (error) {
-    if (signal?.aborted === true) throw aborted(signal)
-    throw deadline.aborted && isOneOf(error, 'ABORT_ERR') ? timedOut(settings.timeout) : error
-  }
+  })
 }
 
 /** Takes over, or starts to serve; resolves to null if the serving process exits in the meantime. */
 async function tryOnce(settings: Settings, signal: AbortSignal): Promise<Takeover | null> {
-  const socket = await reach(settings, signal)
+  const socket = await connectToPredecessor(settings, signal)
   if (socket === null) {
     const control = await listen(settings.path, { mode: settings.mode })
     return Takeover.open(settings, new HandoverSockets(control), null)
@@ -270,7 +266,7 @@ async function tryOnce(settings: Settings, signal: AbortSignal): Promise<Takeove
 }
 
 /** Connects to the serving process; resolves to null if there is none. */
-async function reach({ path, allow }: Settings, signal: AbortSignal): Promise<UnixSocket | null> {
+async function connectToPredecessor({ path, allow }: Settings, signal: AbortSignal): Promise<UnixSocket | null> {
   let socket: UnixSocket
   try {
     socket = await connect(path, { signal })
@@ -280,21 +276,11 @@ async function reach({ path, allow }: Settings, signal: AbortSignal): Promise<Un
   }
   try {
     const credentials = socket.peer()
-    if (!(await allow(credentials))) throw untrusted(path, credentials.uid)
+    if (!(await allow(credentials))) throw listenerDenied(path, credentials)
     return socket
   } catch (error) {
     socket.close()
     throw error
-  }
-}
-
-/** Rejects a process's requests with the reason why it was refused. */
-function refuse(socket: UnixSocket, reason: unknown): void {
-  try {
-    const channel = new Channel(socket, LIMITS).unref().onRequest(() => Promise.reject(reason))
-    setTimeout(() => channel.close(), REFUSAL_TIMEOUT_MS).unref()
-  } catch {
-    socket.close() // the process has exited
   }
 }
 

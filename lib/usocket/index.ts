@@ -6,6 +6,6 @@
  *
  * @module fdpass/usocket
  */
-import '../socket/index.ts' // adds the casts to Descriptor
+import '../stream/index.ts' // adds the casts to Descriptor and UnixSocket
 export { UServer, type UServerListenOptions } from './userver.ts'
 export { USocket, type USocketCallback, type USocketMessage, type USocketOptions, type USocketRead } from './usocket.ts'

@@ -1,9 +1,8 @@
 import { EventEmitter } from 'node:events'
-import { Descriptor } from '../descriptor/index.ts'
-import { invalidType } from '../base/internal.ts'
+import { disownFile } from '../address/internal.ts'
+import { invalidType, invalidState } from '../base/internal.ts'
 import { borrow } from '../descriptor/internal.ts'
 import { type UnixServer, listen, type UnixSocket } from '../socket/index.ts'
-import { alreadyOpen } from './errors.ts'
 import { USocket } from './usocket.ts'
 
 /** Options of {@link UServer.listen}. */
@@ -51,7 +50,7 @@ export class UServer extends EventEmitter {
    */
   listen(path: string | UServerListenOptions, backlog?: number | (() => void) | null, callback?: () => void): this {
     if (this.#server !== undefined || this.#opening !== undefined)
-      throw alreadyOpen('The server is already listening or starting to listen')
+      throw invalidState('The server is already listening or starting to listen')
     const options =
       typeof path === 'object' ? path : { path, backlog: typeof backlog === 'number' ? backlog : undefined }
     if (typeof options.path !== 'string') throw invalidType('path', 'of type string', options.path)
@@ -151,5 +150,6 @@ export class UServer extends EventEmitter {
 
 /** Closes a server without removing its socket file. */
 function closeAndKeepFile(server: UnixServer): void {
-  Descriptor.from(server.release()).closeSync()
+  disownFile(server[borrow]())
+  server.close()
 }

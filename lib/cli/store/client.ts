@@ -1,7 +1,6 @@
 import { type Store, connectStore } from 'fdpass/store'
-import { optionFor, refusedArgument } from '../argument-error.ts'
+import { optionFor, refusedArgument, CliError, USAGE } from '../errors.ts'
 import type { CliCommand } from '../cli-command.ts'
-import { CliError, USAGE } from '../errors.ts'
 import { withSignals } from '../signals.ts'
 import { addressOf, defineSocket, defineWait, waitForListener } from '../peers.ts'
 

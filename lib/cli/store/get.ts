@@ -2,9 +2,8 @@ import { constants, createReadStream, readFileSync } from 'node:fs'
 import type { Descriptor } from 'fdpass'
 import type { Store } from 'fdpass/store'
 import type { CliCommand } from '../cli-command.ts'
-import { checkSeparator, findProgram } from '../find-program.ts'
+import { checkSeparator, findProgram, runProgram } from '../run-program.ts'
 import { CliError } from '../errors.ts'
-import { runProgram } from '../run-program.ts'
 import { CHUNK_SIZE, copyToStdout, checkIsNotStdout } from '../stdout.ts'
 import { type ClientOptions, withStore, defineClient, withEntryName } from './client.ts'
 
@@ -26,8 +25,8 @@ export function define(command: CliCommand): void {
     .description(
       'Gets the entry NAME. A file, a memfd or a FIFO is copied to standard output. A file is copied from its start, and its ' +
         'shared offset does not move. A FIFO is read until its end, which consumes the data. Other descriptors, and entries of ' +
-        "several descriptors, require a PROGRAM. fdpass then exits with the program's exit status, or 128 plus the number of " +
-        'the signal that ended it.'
+        'several descriptors, require a PROGRAM. The program replaces fdpass: it has its process id, and its exit status is the ' +
+        'one of fdpass.'
     )
     .option('--remove', 'Remove the entry from the store. Only one of several concurrent clients gets it.')
     .addExitCodes({ 126: 'The program is not executable.', 127: 'The program was not found.' })
@@ -60,7 +59,7 @@ async function get(operand: string, name: string, program: readonly string[], op
   if (executable === undefined) await copy(fds[0]!)
   else {
     const names = fds.map(() => name)
-    process.exitCode = await runProgram(executable, args, fds, names)
+    runProgram(executable, args, fds, names)
   }
 }
 

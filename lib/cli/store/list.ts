@@ -1,5 +1,6 @@
 import type { StoreEntry } from 'fdpass/store'
 import type { CliCommand } from '../cli-command.ts'
+import { jsonOf } from '../errors.ts'
 import { type ClientOptions, withStore, defineClient } from './client.ts'
 
 export const summary = 'List the entries'
@@ -40,7 +41,7 @@ async function list(operand: string, options: ListOptions): Promise<void> {
 }
 
 function formatJson({ name, kinds, uid, gid, mode, expires }: StoreEntry): string {
-  return JSON.stringify({
+  return jsonOf({
     name,
     kinds,
     uid,

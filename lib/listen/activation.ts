@@ -1,0 +1,100 @@
+import { once } from 'node:events'
+import { Server } from 'node:net'
+import { duplicateOf } from '../socket/internal.ts'
+import type { ServerDrain } from '../handover/internal.ts'
+import { native } from '../native/internal.ts'
+import { DRAIN_TIMEOUT, describe } from '../superserver/internal.ts'
+import type { ListenAlias } from '../superserver/index.ts'
+import { notify } from '../systemd/index.ts'
+import { invalidVariable, passedListeners } from '../systemd/internal.ts'
+import { type Taking, debug, hookListen, trackServer } from './listen-hook.ts'
+import type { PassedSource, Wanted } from './matching.ts'
+
+/** The environment variable with what the program listens on in the place of each passed socket: `web=3000,admin=*`. */
+const ALIASES = 'FDPASS_LISTEN_AS'
+/** The default time for which connections may continue after SIGTERM, in milliseconds. */
+const DEFAULT_DRAIN_TIMEOUT = 30_000
+
+/** Has the program of a service with socket activation listen on the sockets that the service manager has passed. */
+export function listenOnPassed(): void {
+  const aliases = aliasesOf(process.env[ALIASES])
+  const sources = passedListeners().map(({ name, fd, address }): ActivationSource => {
+    return { socket: describe({ name, address }, aliases.get(name)), fd, takers: new Set() }
+  })
+  if (sources.length > 0) hookListen(sources, new ActivationTaking(sources))
+}
+
+/** Parses `name=port` and `name=*`, separated by commas. */
+function aliasesOf(text: string | undefined): ReadonlyMap<string, ListenAlias> {
+  if (text === undefined) return new Map()
+  return new Map(
+    text.split(',').map((part) => {
+      const [, name, as] = /^(.+)=(\*|[1-9]\d{0,4})$/.exec(part) ?? []
+      if (name === undefined) throw invalidVariable(ALIASES, "names with a port or '*', such as web=3000,admin=*", text)
+      return [name, as === '*' ? as : Number(as)]
+    })
+  )
+}
+
+/** A socket of the service manager, with its descriptor, which stays in its place: the program may look for it. */
+interface ActivationSource extends PassedSource {
+  readonly fd: number
+}
+
+class ActivationTaking implements Taking<ActivationSource> {
+  readonly #sources: readonly ActivationSource[]
+  readonly #drains = new Map<Server, ServerDrain>()
+  #isReady = false
+  #handlesSignals = false
+
+  constructor(sources: readonly ActivationSource[]) {
+    this.#sources = sources
+  }
+
+  take(server: Server, source: ActivationSource, { address }: Wanted, listen: (fd: number) => void): void {
+    if (!this.#handlesSignals) this.#handleSignals()
+    const taker = { server, address }
+    source.takers.add(taker)
+    server.once('close', () => source.takers.delete(taker))
+    trackServer(server, this.#drains)
+    const fd = duplicateOf(source.fd)
+    native.release(fd) // the server owns it from here on
+    listen(fd)
+  }
+
+  taken(): void {
+    if (this.#isReady || this.#sources.some(({ takers }) => takers.size === 0)) return
+    this.#isReady = true
+    debug('ready')
+    void notify({ ready: true }).catch(() => {}) // a program may do so by itself; without a service manager it does nothing
+  }
+
+  unmatched(): void {}
+
+  /** Drains at SIGTERM and SIGINT, unless the program has a handler. */
+  #handleSignals(): void {
+    this.#handlesSignals = true
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      const end = () => {
+        if (process.listenerCount(signal) > 1) return
+        process.off(signal, end)
+        void this.#drain(signal)
+      }
+      process.on(signal, end)
+    }
+  }
+
+  async #drain(signal: NodeJS.Signals): Promise<void> {
+    const timeout = Number(process.env[DRAIN_TIMEOUT] ?? DEFAULT_DRAIN_TIMEOUT)
+    debug(`drains, for ${timeout} ms at most`)
+    const ended = [...this.#drains].map(async ([server, drain]) => {
+      void drain.start(timeout)
+      if (!server.listening) return
+      const closed = once(server, 'close')
+      Server.prototype.close.call(server) // not that of http.Server, which closes idle connections at once
+      await closed
+    })
+    await Promise.all(ended)
+    process.kill(process.pid, signal)
+  }
+}

@@ -1,0 +1,140 @@
+import type { Server, Socket } from 'node:net'
+import { setTimeout } from 'node:timers'
+import { type ConnectionHandle, openHandle, setServerHandle } from '../descriptor/internal.ts'
+import type { ServerDrain } from '../handover/internal.ts'
+import {
+  ConnectionIntake,
+  displayPassed,
+  isChannelFree,
+  noteBeforeReady,
+  takePassed,
+  worker
+} from '../superserver/internal.ts'
+import { type Taking, debug, hookListen, trackServer } from './listen-hook.ts'
+import type { PassedSource, Wanted } from './matching.ts'
+import { Taker, takerOf } from './taker.ts'
+
+/** The longest time before the deadline at which the program itself is asked to end, in milliseconds. */
+const MAX_LAST_CALL_MS = 5000
+/** The maximum number of notes, of those that the superserver accepts. */
+const MAX_NOTES = 8
+/** The time that a program without a handler of SIGTERM has to end by itself, in milliseconds. */
+const END_MS = 1000
+
+/** Has the program of a superserver's worker take the connections of the superserver in place of listening. */
+export function listenAsWorker(): void {
+  const sources = takePassed().map((socket): WorkerSource => ({ socket, takers: new Set() }))
+  if (sources.length === 0) return
+  const taking = new WorkerTaking(sources)
+  hookListen(sources, taking)
+  // A control group's SIGTERM reaches workers too. They end when the superserver drains them. A program's own handlers run as ever.
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, ignore)
+}
+
+function ignore(): void {}
+
+/** A socket of the superserver. */
+type WorkerSource = PassedSource<Taker>
+
+class WorkerTaking implements Taking<WorkerSource> {
+  readonly #sources: readonly WorkerSource[]
+  readonly #byName: ReadonlyMap<string, WorkerSource>
+  readonly #drains = new Map<Server, ServerDrain>()
+  #intake: ConnectionIntake<ConnectionHandle> | undefined
+  #notes = 0
+
+  constructor(sources: readonly WorkerSource[]) {
+    this.#sources = sources
+    this.#byName = new Map(sources.map((source) => [source.socket.name, source]))
+    this.#note(`The program has not listened on ${this.#waiting().join(', ')}`)
+  }
+
+  take(server: Server, source: WorkerSource, { address }: Wanted, listen: () => void): void {
+    const cluster = process.getBuiltinModule('node:cluster') as unknown as { readonly workers?: object }
+    if (Object.keys(cluster.workers ?? {}).length > 0) {
+      const text =
+        "The cluster's primary process takes the passed sockets for its workers, whose connections are not drained"
+      process.emitWarning(text, { code: 'FDPASS_LISTEN_CLUSTER' })
+    }
+    trackServer(server, this.#drains)
+    setServerHandle(server, new Taker(source, server, address))
+    listen()
+  }
+
+  /** Reports that this worker is ready, once every source has a server. */
+  taken(): void {
+    const waiting = this.#waiting()
+    if (this.#intake !== undefined || !isChannelFree()) return
+    if (waiting.length > 0) return this.#note(`The program has not listened on ${waiting.join(', ')}`)
+    debug('ready')
+    this.#intake = new ConnectionIntake({
+      open: (fd, name) => openHandle(fd, this.#byName.get(name)!.socket.path === undefined),
+      serve: (connection, name, track) => this.#dispatch(connection, name, track),
+      serves: (name) => (this.#byName.get(name)?.takers.size ?? 0) > 0
+    })
+    void this.#drain(this.#intake)
+  }
+
+  unmatched(text: string): void {
+    this.#note(text)
+  }
+
+  /** Returns the sources that no server has taken. */
+  #waiting(): readonly string[] {
+    return this.#sources.filter((source) => !hasServer(source)).map(({ socket }) => displayPassed(socket))
+  }
+
+  /** Reports why this worker is not ready. At most a few times: a program may listen on many ports. */
+  #note(waits: string): void {
+    if (this.#intake === undefined && this.#notes++ < MAX_NOTES) noteBeforeReady({ waits })
+  }
+
+  #dispatch(connection: ConnectionHandle, name: string, track: (socket: Socket) => void): void {
+    const taker = takerOf(this.#byName.get(name)!, connection)
+    if (taker === undefined)
+      connection.close() // the program has closed its server since the connection was acknowledged
+    else taker.dispatch(connection, track)
+  }
+
+  /** Drains the servers when the superserver sends nothing more, and has the program end when their connections have ended. */
+  async #drain({ finished }: ConnectionIntake<ConnectionHandle>): Promise<void> {
+    const { deadline } = await worker.draining
+    const timeout = deadline - Date.now()
+    debug(`drains, for ${timeout} ms at most`)
+    for (const drain of this.#drains.values()) void drain.start(timeout)
+    const ended = this.#disposeAfter(finished)
+    await Promise.race([ended, lastCall(timeout)])
+    endProgram(this.#drains.keys(), ended)
+  }
+
+  /** Stops the timers of the drains, which would keep the process alive, when all connections have ended. */
+  async #disposeAfter(finished: Promise<void>): Promise<void> {
+    await finished
+    for (const drain of this.#drains.values()) drain[Symbol.dispose]()
+  }
+}
+
+/** Returns whether a server that serves connections has taken a source. */
+function hasServer({ takers }: WorkerSource): boolean {
+  return [...takers].some(({ server }) => server.listenerCount('connection') > 0)
+}
+
+/** Resolves shortly before the deadline. */
+function lastCall(timeout: number): Promise<void> {
+  if (timeout === Infinity) return new Promise(() => {})
+  return new Promise((resolve) => {
+    setTimeout(resolve, Math.max(timeout - Math.min(MAX_LAST_CALL_MS, timeout / 2), 0)).unref()
+  })
+}
+
+/** Has the program end as SIGTERM does: by its own handler, or by closing its servers. */
+function endProgram(servers: Iterable<Server>, finished: Promise<void>): void {
+  process.off('SIGTERM', ignore).off('SIGINT', ignore)
+  if (process.listenerCount('SIGTERM') > 0) {
+    debug("calls the program's handler of SIGTERM")
+    process.emit('SIGTERM', 'SIGTERM')
+    return
+  }
+  for (const server of servers) if (server.listening) server.close()
+  void finished.then(() => setTimeout(() => process.exit(), END_MS).unref())
+}
