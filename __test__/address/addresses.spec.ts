@@ -6,9 +6,9 @@ import test from 'ava'
 import { type Message, type SocketType, type UnixSocket, bind, connect, listen, socketpair } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { hasWriter, openFile, openPipe, readAll, temporaryFolder } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { startFixture, startLimited, startPython } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
+import { text } from '../helpers/sockets.ts'
 
 const types: readonly SocketType[] =
   process.platform === 'darwin' ? ['stream', 'dgram'] : ['stream', 'seqpacket', 'dgram']
@@ -50,7 +50,7 @@ for (const type of types) {
       const server = type === 'dgram' ? undefined : await listen(address, { type })
       const datagrams = type === 'dgram' ? bind(address) : undefined
       const args = ['connect', type, JSON.stringify(address), JSON.stringify(theirs)]
-      const { done, socket: unused } = startFixture('correspondent', args)
+      const { done, socket: unused } = startFixture('addresses', args)
       unused.close()
       const socket = datagrams ?? (await server!.accept())
       t.is(socket.type, type)
@@ -69,7 +69,7 @@ for (const type of types) {
 
     test(`another process serves on a ${space} address, type ${type}`, async (t) => {
       const [address, ours] = [newAddress(), newAddress()]
-      const { child, done, socket: unused } = startFixture('correspondent', ['serve', type, JSON.stringify(address)])
+      const { child, done, socket: unused } = startFixture('addresses', ['serve', type, JSON.stringify(address)])
       unused.close()
       await once(child.stdout!, 'data')
       const socket = await connect(address, { type, localAddress: ours })
@@ -354,7 +354,7 @@ test('closing a socket rejects the datagrams that wait, to every address', async
 onLinux(
   'a datagram behind one that could not be captured waits like any other, and is not sent after the close',
   async (t) => {
-    const { socket, done } = startLimited(64, 'orphan', [])
+    const { socket, done } = startLimited(64, 'tables', ['reuse'])
     socket.close()
     t.is(await done, 'EMFILE\nERR_SOCKET_CLOSED\n')
   }

@@ -3,30 +3,33 @@ import { constants } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 import { type SystemError, bind, connect, listen } from 'fdpass'
-import { type Loose, RANGE, TYPE, VALUE, notIntegers, notNumbers, rejects, throws } from '../helpers/arguments.ts'
 import {
-  abstractOf,
   type Bad,
+  type Loose,
+  RANGE,
+  TYPE,
+  VALUE,
   badAddresses,
   badOption,
   badOptions,
   badReceiving,
   badSignals,
-  leaveSocket,
   looseListen,
   naming,
-  newFolder,
   notBooleans,
+  notIntegers,
+  notNumbers,
   notTypes,
   numbers,
+  rejects,
   rejectsBad,
-  takesConnections,
-  takesDatagrams,
+  throws,
   throwsBad,
   unchanged
-} from '../helpers/bad-input.ts'
+} from '../helpers/arguments.ts'
 import { isLinux } from '../helpers/conditions.ts'
-import { countFds } from '../helpers/descriptors.ts'
+import { countFds, newFolder } from '../helpers/descriptors.ts'
+import { abstractOf, leaveSocket, takesConnections, takesDatagrams, openFirstSockets } from '../helpers/sockets.ts'
 
 const looseConnect = connect as Loose
 
@@ -50,13 +53,7 @@ function pathOf(folder: string, length: number): string {
   return join(folder, 'x'.repeat(length - folder.length - 1))
 }
 
-test.before('what the first socket opens stays open', async () => {
-  const server = await listen(join(newFolder(), 'first'))
-  const waiting = server.accept()
-  const client = await connect(server.address)
-  const connection = await waiting
-  for (const socket of [server, client, connection]) socket.close()
-})
+test.before('what the first socket opens stays open', openFirstSockets)
 
 test.serial('listen refuses what is no address and no option of its own [F2.1]', async (t) => {
   const folder = newFolder()

@@ -1,31 +1,27 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { chmodSync, mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
 import test from 'ava'
 import { type SystemError, bind, connect, listen } from 'fdpass'
+import { unchanged } from '../helpers/arguments.ts'
+import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
+import { newFolder } from '../helpers/descriptors.ts'
+import { endWith, startFixture } from '../helpers/processes.ts'
 import {
   abstractOf,
   leaveSocket,
-  newFolder,
   putOthers,
   takesConnections,
   takesDatagrams,
-  unchanged
-} from '../helpers/bad-input.ts'
-import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { startFixture } from '../helpers/processes.ts'
+  openFirstSockets
+} from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'Linux only', test.serial)
 
-test.before('what the first socket opens stays open', async () => {
-  const server = await listen(join(newFolder(), 'first'))
-  const waiting = server.accept()
-  const client = await connect(server.address)
-  const connection = await waiting
-  for (const socket of [server, client, connection]) socket.close()
-})
+test.before('what the first socket opens stays open', openFirstSockets)
 
 test.serial('what is no socket is in use, and is never removed', async (t) => {
   const folder = newFolder()
@@ -176,7 +172,7 @@ onLinux('refusals by permissions and by the kernel are reported with their codes
   const receiver = bind(join(closed, 'datagram'), { mode: 0o444 })
   chmodSync(closed, 0o555)
   await unchanged(t, closed, async () => {
-    const { socket, done } = startFixture('bad-input', ['unprivileged', closed], { timeout: 20_000 })
+    const { socket, done } = startFixture('failing-calls', ['unprivileged', closed], { timeout: 20_000 })
     socket.close()
     const { EACCES, EADDRINUSE, EPERM } = constants.errno
     const result = JSON.parse(await done)
@@ -216,7 +212,7 @@ for (const [kind, code, put] of [
     put(`${path}.fdpass-lock`)
     await unchanged(t, folder, async () => {
       // In a process of its own, as opening a FIFO waits for a reader.
-      const { socket, done } = startFixture('bad-input', ['lock', path], { timeout: 5000 })
+      const { socket, done } = startFixture('failing-calls', ['lock', path], { timeout: 60_000 })
       socket.close()
       await t.notThrowsAsync(done)
       for (const [got, , syscall, address] of JSON.parse(await done)) {
@@ -228,3 +224,63 @@ for (const [kind, code, put] of [
     })
   })
 }
+
+/** As another user, creates a file of each name in a folder, and locks it. */
+const squat = `
+import fcntl, os, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+made, path = [], sys.argv[1]
+for name in sys.argv[2:]:
+    name = path + name
+    if name.endswith("-1"): os.mkdir(name)
+    elif name.endswith("-2"): os.symlink("/etc/passwd", name)
+    else:
+        made.append(os.open(name, os.O_CREAT | os.O_RDWR, 0o666))
+        fcntl.flock(made[-1], fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+`
+
+onlyIf(
+  isLinux && hasPython && process.getuid!() === 0,
+  'needs root, to become another user, and Python',
+  test.serial
+)("in a sticky folder another user's lock does not keep a socket's file from being replaced [S221]", async (t) => {
+  const names = ['', '-1', '-2', '-3'].map((suffix) => `.fdpass-lock${suffix}`)
+  for (const taken of [names.slice(0, 1), names.slice(0, 3), names]) {
+    const folder = newFolder()
+    chmodSync(folder, 0o1777)
+    const path = join(folder, 'socket')
+    leaveSocket(path)
+    const stranger = spawn('python3', ['-c', squat, path, ...taken], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const ended = endWith(t, stranger)
+    await once(stranger.stdout, 'data')
+    const server = await listen(path)
+    await takesConnections(t, server)
+    server.close()
+    stranger.stdin.end()
+    await ended
+    t.deepEqual(readdirSync(folder).toSorted(), taken.map((name) => `socket${name}`).toSorted())
+  }
+})
+
+onlyIf(
+  isLinux && hasPython,
+  'needs Python',
+  test.serial
+)("in a sticky folder the locks of this process's user count [S221]", async (t) => {
+  const folder = newFolder()
+  chmodSync(folder, 0o1777)
+  const path = join(folder, 'socket')
+  leaveSocket(path)
+  const own = squat.replace(/^os\.setgroups.*$/m, '')
+  const holder = spawn('python3', ['-c', own, path, '.fdpass-lock'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const ended = endWith(t, holder)
+  await once(holder.stdout, 'data')
+  await t.throwsAsync(listen(path), { code: 'EADDRINUSE' })
+  holder.stdin.end()
+  await ended
+  const server = await listen(path)
+  await takesConnections(t, server)
+  server.close()
+})

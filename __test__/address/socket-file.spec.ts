@@ -5,11 +5,10 @@ import { join } from 'node:path'
 import test from 'ava'
 import { connect, listen, sendFd, socketpair } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { statusFlags } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { newFolder, statusFlags } from '../helpers/descriptors.ts'
 import { finish, fixturePath, startFixture, startPython } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
-import { newPath } from '../helpers/servers.ts'
+import { text } from '../helpers/sockets.ts'
 
 const O_NONBLOCK = 0o4000
 
@@ -18,6 +17,9 @@ const onLinux = onlyIf(isLinux, 'needs Linux')
 const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
 
 const types = process.platform === 'darwin' ? (['stream'] as const) : (['stream', 'seqpacket'] as const)
+
+/** A path in a folder of its own. */
+const newPath = () => join(newFolder(), 'socket')
 
 /** What is in a path's folder. */
 function besides(path: string): string[] {
@@ -56,7 +58,7 @@ test('a stale file is replaced, and nothing is left beside it [F3]', async (t) =
 
 test('the file of a process that was killed is replaced [F3]', async (t) => {
   const path = newPath()
-  const child = spawn(process.execPath, [...process.execArgv, fixturePath('ends'), 'kill', path], {
+  const child = spawn(process.execPath, [...process.execArgv, fixturePath('addresses'), 'end', 'kill', path], {
     stdio: ['ignore', 'ignore', 'inherit']
   })
   t.deepEqual(await once(child, 'close'), [null, 'SIGKILL'])
@@ -100,7 +102,7 @@ for (const stale of [true, false]) {
   test(`of 20 processes that race for a ${stale ? 'stale' : 'free'} path exactly one wins, and serves`, async (t) => {
     const path = newPath()
     if (stale) await leaveStale(path)
-    const racers = Array.from({ length: 20 }, () => startFixture('racer', [path]))
+    const racers = Array.from({ length: 20 }, () => startFixture('addresses', ['race', path]))
     await Promise.all(racers.map(({ socket }) => socket.send('go')))
     const results = await Promise.all(racers.map(async ({ socket }) => text(await socket.recv())))
     t.deepEqual(results.toSorted(), [...Array<string>(19).fill('EADDRINUSE'), 'won'])
@@ -171,7 +173,7 @@ const ends: [string, string, boolean][] = [
 for (const [how, title, removed] of ends) {
   test(`a process that ends by ${title} ${removed ? 'removes' : 'leaves'} the files that it made`, async (t) => {
     const path = newPath()
-    const child = spawn(process.execPath, [...process.execArgv, fixturePath('ends'), how, path], {
+    const child = spawn(process.execPath, [...process.execArgv, fixturePath('addresses'), 'end', how, path], {
       stdio: ['ignore', 'pipe', 'ignore']
     })
     await finish(child)

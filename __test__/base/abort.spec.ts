@@ -1,10 +1,10 @@
-import { closeSync } from 'node:fs'
 import { getEventListeners } from 'node:events'
+import { closeSync } from 'node:fs'
 import test, { type ExecutionContext } from 'ava'
 import { type UnixSocket, socketpair } from 'fdpass'
 import { countFds, hasWriter, openFile, openPipe, readAll } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { isPending, turns } from '../helpers/promises.ts'
+import { text } from '../helpers/sockets.ts'
 
 // Serial throughout: one of these tests counts descriptors.
 const large = Buffer.alloc(4 * 1024 * 1024, 'l')
@@ -18,6 +18,7 @@ async function firstOf(socket: UnixSocket, signal: AbortSignal) {
 const receiving: Record<string, (socket: UnixSocket, signal: AbortSignal) => Promise<{ data: Uint8Array } | null>> = {
   recv: (socket, signal) => socket.recv({ signal }),
   recvFd: (socket, signal) => socket.recvFd({ signal }),
+  recvExactly: (socket, signal) => socket.recvExactly('one'.length, { signal }),
   messages: firstOf
 }
 

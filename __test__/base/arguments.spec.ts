@@ -3,10 +3,19 @@ import { closeSync } from 'node:fs'
 import { Server } from 'node:net'
 import test from 'ava'
 import { type ArgumentError, Descriptor, UnixSocket, recvFd, sendFd, socketpair } from 'fdpass'
-import { type Loose, RANGE, TYPE, VALUE, loose, notIntegers, notNumbers, rejects } from '../helpers/arguments.ts'
+import {
+  type Loose,
+  RANGE,
+  TYPE,
+  VALUE,
+  loose,
+  looseSocketpair,
+  notIntegers,
+  notNumbers,
+  rejects
+} from '../helpers/arguments.ts'
 import { countFds, isOpen, openFile, readAll } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
-import { looseSocketpair, withPair } from '../helpers/pairs.ts'
+import { text, withPair } from '../helpers/sockets.ts'
 
 const looseSendFd = sendFd as Loose
 

@@ -4,19 +4,21 @@ import { join } from 'node:path'
 import { inspect } from 'node:util'
 import test from 'ava'
 import { UnixServer, UnixSocket, connect, listen, recvFd, sendFd, socketpair } from 'fdpass'
-import { type Loose, TYPE, VALUE, loose, rejects, throws } from '../helpers/arguments.ts'
 import {
-  areConnected,
+  type Loose,
+  TYPE,
+  VALUE,
   badOptions,
   badSignals,
-  closeAtLast,
+  loose,
   naming,
-  newFolder,
+  rejects,
   rejectsBad,
-  takesConnections,
+  throws,
   unchanged
-} from '../helpers/bad-input.ts'
-import { countFds, openFile, readAll } from '../helpers/descriptors.ts'
+} from '../helpers/arguments.ts'
+import { countFds, newFolder, openFile, readAll } from '../helpers/descriptors.ts'
+import { areConnected, closeAtLast, takesConnections, openFirstSockets } from '../helpers/sockets.ts'
 
 /** Objects that are no server or socket of ours, though some look like one. */
 function impostors(constructor: typeof UnixServer | typeof UnixSocket, others: readonly object[]): object[] {
@@ -25,13 +27,7 @@ function impostors(constructor: typeof UnixServer | typeof UnixSocket, others: r
 
 const primitives = [undefined, null, 5, 'server', true, 5n, Symbol('server')]
 
-test.before('what the first socket opens stays open', async () => {
-  const server = await listen(join(newFolder(), 'first'))
-  const waiting = server.accept()
-  const client = await connect(server.address)
-  const connection = await waiting
-  for (const socket of [server, client, connection]) socket.close()
-})
+test.before('what the first socket opens stays open', openFirstSockets)
 
 test.serial('accept refuses what is no signal, and loses no connection', async (t) => {
   const folder = newFolder()
@@ -95,11 +91,12 @@ test.serial('the methods of a socket are of a UnixSocket, not of a server', asyn
         ['send', 'x', { credentials: true }],
         ['sendFd', 0],
         ['recv'],
-        ['recvFd']
+        ['recvFd'],
+        ['recvExactly', 1]
       ] as const) {
         await rejects(t, `${name} ${what}`, TYPE, () => Reflect.apply(prototype[name]!, other, args), message)
       }
-      for (const name of ['peer', 'peerPidfd', 'release', 'shutdown']) {
+      for (const name of ['peer', 'peerPidfd', 'release', 'shutdown', 'toStream']) {
         throws(t, `${name} ${what}`, TYPE, () => Reflect.apply(prototype[name]!, other, []), message)
       }
       await rejects(t, `sendFd ${what}`, TYPE, () => sendFd(other as UnixSocket, 0))

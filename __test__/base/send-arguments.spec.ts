@@ -9,6 +9,7 @@ import {
   TYPE,
   VALUE,
   loose,
+  looseSocketpair,
   notIntegers,
   notNumbers,
   notOptions,
@@ -16,8 +17,7 @@ import {
   rejects
 } from '../helpers/arguments.ts'
 import { countFds, openFile, readAll, temporaryFile } from '../helpers/descriptors.ts'
-import { looseSocketpair, withPair } from '../helpers/pairs.ts'
-import { receiveBytes } from '../helpers/streams.ts'
+import { receiveBytes, withPair } from '../helpers/sockets.ts'
 
 const looseSendFd = sendFd as Loose
 

@@ -2,30 +2,16 @@ import { closeSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
 import { UnixSocket, bind, connect, listen, socketpair } from 'fdpass'
-import { TYPE, loose, rejects } from '../helpers/arguments.ts'
-import {
-  areConnected,
-  closeAtLast,
-  CLOSED,
-  newFolder,
-  takesConnections,
-  takesDatagrams,
-  unchanged
-} from '../helpers/bad-input.ts'
+import { CLOSED, TYPE, loose, rejects, unchanged } from '../helpers/arguments.ts'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { countFds, openFile } from '../helpers/descriptors.ts'
+import { countFds, newFolder, openFile } from '../helpers/descriptors.ts'
 import { startFixture } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
+import { areConnected, closeAtLast, takesConnections, takesDatagrams, openFirstSockets } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'Linux only', test.serial)
 
-test.before('what the first socket opens stays open', async () => {
-  const server = await listen(join(newFolder(), 'first'))
-  const waiting = server.accept()
-  const client = await connect(server.address)
-  const connection = await waiting
-  for (const socket of [server, client, connection]) socket.close()
-})
+test.before('what the first socket opens stays open', openFirstSockets)
 
 test.serial('a signal that has been aborted ends an operation before it begins', async (t) => {
   const folder = newFolder()
@@ -69,7 +55,7 @@ onLinux('connect that is ended while it waits for room leaves no local address b
 })
 
 onLinux('what only looks like a signal is refused where it would be listened to', async (t) => {
-  const { socket, done } = startFixture('bad-input', ['signal', join(newFolder(), 'socket')], { timeout: 20_000 })
+  const { socket, done } = startFixture('failing-calls', ['signal', join(newFolder(), 'socket')], { timeout: 20_000 })
   socket.close()
   await t.notThrowsAsync(async () => t.is(JSON.parse(await done)[0], TYPE))
 })

@@ -1,17 +1,30 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, readdirSync } from 'node:fs'
+import { existsSync, readFileSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import test from 'ava'
 import { type BrokerRequest, startBroker } from 'fdpass/broker'
 import { begin, contentOf, makeFolder } from '../helpers/brokers.ts'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { newFolder } from '../helpers/descriptors.ts'
 
 const isRoot = process.getuid?.() === 0
 
 const asRoot = onlyIf(isRoot && isLinux, 'needs root on Linux')
 
 const NOBODY = 65_534
+
+async function untilGone(pid: number): Promise<void> {
+  for (;;) {
+    try {
+      process.kill(pid, 0)
+    } catch {
+      return
+    }
+    await setTimeout(5)
+  }
+}
 
 /** The lines of /proc/PID/status, for every thread. */
 function statusOf(pid: number): Map<string, Set<string>> {
@@ -104,6 +117,29 @@ test('a killed helper rejects all pending calls, and is started again', async (t
   }
 })
 
+test('a policy module that does not finish loading ends the start at its deadline, and one that is no file at once [S267] [S268]', async (t) => {
+  const folder = newFolder()
+  const fifo = join(folder, 'policy.mjs')
+  t.is(spawnSync('mkfifo', [fifo]).status, 0)
+  for (const allow of [fifo, '/dev/zero'])
+    await t.throwsAsync(startBroker({ allow }), { code: 'ERR_INVALID_ARG_VALUE', message: /regular file/ })
+  for (const [name, endless] of [
+    ['waits', 'await new Promise(() => {})'],
+    ['runs', 'for (;;);']
+  ] as const) {
+    const started = join(folder, name)
+    const note = `import { writeFileSync } from 'node:fs'; writeFileSync(${JSON.stringify(started)}, String(process.pid))`
+    const allow = new URL(
+      `data:text/javascript,${encodeURIComponent(`${note}; ${endless}; export default () => true`)}`
+    )
+    for (let readyTimeout = 1000; !existsSync(started); readyTimeout *= 2) {
+      const error = await t.throwsAsync(startBroker({ allow, readyTimeout }), { code: 'ETIMEDOUT' })
+      t.true(error!.message.includes(`the helper was not ready within ${readyTimeout} ms`), error!.message)
+    }
+    await untilGone(Number(readFileSync(started, 'utf8')))
+  }
+})
+
 test('what cannot be started rejects', async (t) => {
   await t.throwsAsync(startBroker({ roots: ['/missing/root'] }), { code: 'ENOENT' })
   await t.throwsAsync(startBroker({ roots: ['/etc/passwd'] }), { code: 'ENOTDIR' })
@@ -113,6 +149,7 @@ test('what cannot be started rejects', async (t) => {
   await t.throwsAsync(startBroker({ services: ['relative'] }), { code: 'ERR_INVALID_ARG_VALUE' })
   await t.throwsAsync(startBroker({ services: ['tcp:host'] }), { code: 'ERR_INVALID_ARG_VALUE' })
   await t.throwsAsync(startBroker({ roots: 'root' as never }), { code: 'ERR_INVALID_ARG_TYPE' })
+  await t.throwsAsync(startBroker({ readyTimeout: 0 }), { code: 'ERR_OUT_OF_RANGE', message: /options\.readyTimeout/ })
   await t.throwsAsync(startBroker({ user: {} as never }), { code: 'ERR_INVALID_ARG_TYPE' })
   await t.throwsAsync(startBroker({ signal: AbortSignal.abort() }), { code: 'ABORT_ERR' })
   const controller = new AbortController()

@@ -5,6 +5,7 @@ import {
   existsSync,
   readFileSync,
   readdirSync,
+  realpathSync,
   renameSync,
   statSync,
   symlinkSync,
@@ -16,8 +17,7 @@ import type { BrokerRequest } from 'fdpass/broker'
 import { begin, codeOf, contentOf, makeFolder, refused } from '../helpers/brokers.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, statusFlags } from '../helpers/descriptors.ts'
-import { fixturePath, fixtureSource } from '../helpers/processes.ts'
-import { endWith } from '../helpers/programs.ts'
+import { endWith, fixturePath, fixtureSource } from '../helpers/processes.ts'
 
 const isRoot = process.getuid?.() === 0
 
@@ -25,7 +25,7 @@ const asRoot = onlyIf(isRoot && isLinux, 'needs root on Linux')
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
-test('a broker opens files and directories beneath its roots, and refuses all else [S41]', async (t) => {
+test('a broker opens files beneath its roots, and refuses all else [S41]', async (t) => {
   const { folder, root, inside } = makeFolder()
   symlinkSync('/etc/passwd', inside('absolute'))
   symlinkSync('../outside/file', inside('out'))
@@ -36,8 +36,6 @@ test('a broker opens files and directories beneath its roots, and refuses all el
     t.is(contentOf(await broker.open(path)), 'inside', path)
   }
   if (isLinux) t.is(contentOf(await broker.open('within/file')), 'inside')
-  using directory = await broker.open(`${root}/`)
-  t.is(directory.kind, 'directory')
   const out = ['../outside/file', `${root}/../outside/file`, `${folder}/outside/file`, '/etc/passwd', `${root}-more`]
   for (const path of [...out, 'absolute', 'out', 'folder/../../inner/file', 'fifo']) {
     await refused(t, broker.open(path), path)
@@ -54,6 +52,29 @@ test('a broker opens files and directories beneath its roots, and refuses all el
   })
   const error = await t.throwsAsync<NodeJS.ErrnoException>(broker.open('../x'))
   t.like(error, { code: 'EACCES', errno: -13, syscall: 'openat2', path: '../x' })
+})
+
+test('directories are opened only for a broker with the option [S201]', async (t) => {
+  const { root } = makeFolder()
+  const [closed, open] = await Promise.all([
+    begin(t, { roots: [root], allow: () => true }),
+    begin(t, { roots: [root], directories: true })
+  ])
+  for (const path of ['folder', 'folder/', '.', root]) {
+    for (const flags of ['r', constants.O_DIRECTORY]) await refused(t, closed.open(path, flags))
+    using directory = await open.open(path)
+    t.is(directory.kind, 'directory')
+  }
+})
+
+onLinux('files of procfs and sysfs are opened only beneath a root that is one of them [S202]', async (t) => {
+  const broker = await begin(t, { roots: ['/'], directories: true, allow: () => true })
+  const own = [`proc/${process.pid}/environ`, `/proc/${process.pid}/mem`, '/proc/version', '/proc', '/sys/kernel']
+  for (const path of own) await refused(t, broker.open(path), path)
+  await refused(t, broker.open('/proc/new', constants.O_CREAT | constants.O_WRONLY))
+  await refused(t, broker.open('/proc/missing'))
+  const chosen = await begin(t, { roots: ['/', '/proc'] })
+  t.regex(contentOf(await chosen.open('/proc/version')), /Linux/)
 })
 
 onLinux('devices, and links of /proc, are refused [S39]', async (t) => {
@@ -90,6 +111,8 @@ test('a policy allows creating, emptying, writing and what is no file [S102]', a
     root,
     resolved: null,
     kind: null,
+    parent: isLinux ? realpathSync(root) : null,
+    name: 'new',
     access: 'read-write',
     create: true
   })
@@ -106,6 +129,100 @@ test('a policy that returns false, throws, or returns no boolean refuses [S41]',
   const broker = await begin(t, { roots: [root], allow })
   while (answers.length > 0) await refused(t, broker.open('file'))
 })
+
+test('a denied client gets the same answer for each path, and whether it exists [S203]', async (t) => {
+  const { root, inside } = makeFolder()
+  symlinkSync('/etc/passwd', inside('out'))
+  const asked: BrokerRequest[] = []
+  const broker = await begin(t, { roots: [root], directories: true, allow: (request) => asked.push(request) < 0 })
+  const paths = [
+    'file',
+    'folder',
+    'folder/',
+    '.',
+    'missing',
+    'missing/',
+    'missing/file',
+    'file/x',
+    'out',
+    '../inner',
+    'x/..'
+  ]
+  const flags = ['r', 'w', 'wx', constants.O_DIRECTORY, constants.O_CREAT]
+  for (const path of [...paths, ...paths.map((name) => `${root}/${name}`)]) {
+    for (const flag of flags) {
+      const error = await t.throwsAsync<NodeJS.ErrnoException>(broker.open(path, flag), undefined, `${path} ${flag}`)
+      t.like(error, {
+        code: 'EACCES',
+        syscall: 'openat2',
+        path,
+        message: `EACCES: permission denied, openat2 '${path}'`
+      })
+    }
+  }
+  t.is(asked.length, paths.length * 2 * flags.length)
+})
+
+onLinux('a policy knows in which directory a file is created, and the file is created there [S204]', async (t) => {
+  const { root, inside } = makeFolder()
+  symlinkSync('folder', inside('link'))
+  const asked: BrokerRequest[] = []
+  const broker = await begin(t, {
+    roots: [root],
+    allow(request) {
+      asked.push(request)
+      // Another process replaces the path while the policy decides.
+      renameSync(inside('folder'), inside('moved'))
+      symlinkSync('../outside', inside('folder'))
+      return true
+    }
+  })
+  using made = await broker.open('link/../folder/./new', 'wx')
+  writeFileSync(made.fd, 'new')
+  const folder = realpathSync(root)
+  t.like(asked[0], { resolved: null, kind: null, parent: `${folder}/folder`, name: 'new' })
+  t.is(readFileSync(inside('moved/new'), 'utf8'), 'new')
+})
+
+test('what changes a file is no reading [S205]', async (t) => {
+  const { root, inside } = makeFolder()
+  const broker = await begin(t, {
+    roots: [root],
+    allow: (request) => request.operation === 'open' && request.access === 'read'
+  })
+  t.is(contentOf(await broker.open('file')), 'inside')
+  for (const flag of [constants.O_TRUNC, constants.O_CREAT, constants.O_CREAT | constants.O_EXCL]) {
+    for (const path of ['file', 'new']) await refused(t, broker.open(path, flag), `${path} ${flag}`)
+  }
+  t.is(readFileSync(inside('file'), 'utf8'), 'inside')
+  t.false(existsSync(inside('new')))
+})
+
+onlyIf(hasPython && isLinux, 'needs Python and leases')(
+  'an open does not wait for a lease, and the kernel notifies its owner [S206]',
+  async (t) => {
+    const { root, inside } = makeFolder()
+    const program = `
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fd = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("leased", flush=True)
+sys.stdin.read()
+`
+    const owner = spawn('python3', ['-c', program, inside('file')], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const ended = endWith(t, owner)
+    await once(owner.stdout, 'data')
+    const broker = await begin(t, { roots: [root], allow: () => true })
+    for (const flags of ['r', 'r+', 'w']) t.is(await codeOf(broker.open('file', flags)), 'EAGAIN', flags)
+    t.is(contentOf(await broker.open('folder/file')), 'inside')
+    owner.stdin.end()
+    await ended
+    using file = await broker.open('file')
+    t.is(statusFlags(file.fd) & constants.O_NONBLOCK, 0)
+    t.is(readFileSync(file.fd, 'utf8'), 'inside')
+  }
+)
 
 asRoot('a policy in a module is asked in the helper (needs root) [S44]', async (t) => {
   const { root, inside } = makeFolder()

@@ -2,8 +2,17 @@ import { getEventListeners, once } from 'node:events'
 import { closeSync } from 'node:fs'
 import test, { type ExecutionContext } from 'ava'
 import type { SystemError } from 'fdpass'
-import { asked } from '../helpers/channel-requests.ts'
-import { CANCEL, ERROR, REQUEST, RESPONSE, frame, openBare, openChannels, receiveFrame } from '../helpers/channels.ts'
+import {
+  CANCEL,
+  ERROR,
+  REQUEST,
+  RESPONSE,
+  frame,
+  openBare,
+  openChannels,
+  receiveFrame,
+  recordRequests
+} from '../helpers/channels.ts'
 import { hasWriter, openPipe } from '../helpers/descriptors.ts'
 import { turns } from '../helpers/promises.ts'
 
@@ -35,7 +44,7 @@ test('an answer that crosses the cancellation is closed', async (t) => {
 
 test('an abort of a request aborts the handler’s signal, and its listener is gone', async (t) => {
   const [a, b] = openChannels(t)
-  const requests = asked(b)
+  const requests = recordRequests(b)
   const controller = new AbortController()
   const waiting = a.request('x', null, { signal: controller.signal })
   const other = a.request('other')
@@ -54,7 +63,7 @@ test('an abort of a request aborts the handler’s signal, and its listener is g
 
 test('an abort withdraws a request that waits for room, and the peer never receives it', async (t) => {
   const [a, b] = openChannels(t)
-  const requests = asked(b)
+  const requests = recordRequests(b)
   const filler = a.send(large)
   const controller = new AbortController()
   const waiting = a.request('never', null, { signal: controller.signal })
@@ -72,7 +81,7 @@ test('an abort withdraws a request that waits for room, and the peer never recei
 
 test('an aborted signal sends no request', async (t) => {
   const [a, b] = openChannels(t)
-  const requests = asked(b)
+  const requests = recordRequests(b)
   await isAborted(t, a.request('x', null, { signal: AbortSignal.abort('why') }), 'why')
   await turns()
   t.is(requests.length, 0)
@@ -80,7 +89,7 @@ test('an aborted signal sends no request', async (t) => {
 
 test('a timeout ends a request and aborts its handler [S69]', async (t) => {
   const [a, b] = openChannels(t)
-  const requests = asked(b)
+  const requests = recordRequests(b)
   const error = await t.throwsAsync(a.request('x', null, { timeout: 1 }), { code: 'ETIMEDOUT' })
   t.is((error as SystemError).syscall, 'request')
   while (requests.length < 1) await turns(1)
@@ -91,7 +100,7 @@ test('a timeout ends a request and aborts its handler [S69]', async (t) => {
 
 test('requests reject with ECONNRESET when the peer closes, and handlers are aborted', async (t) => {
   const [a, b] = openChannels(t)
-  const [ofA, ofB] = [asked(a), asked(b)]
+  const [ofA, ofB] = [recordRequests(a), recordRequests(b)]
   const waiting = Array.from({ length: 3 }, () => a.request('x'))
   const back = b.request('y')
   while (ofB.length < 3 || ofA.length < 1) await turns(1)
@@ -107,7 +116,7 @@ test('requests reject with ECONNRESET when the peer closes, and handlers are abo
 
 test('a peer that has only ended its sending side receives the answers', async (t) => {
   const [a, bare] = openBare(t)
-  const requests = asked(a)
+  const requests = recordRequests(a)
   await bare.send(Buffer.concat([frame(REQUEST, '', { id: 1 }), frame(REQUEST, '', { id: 4_000_000_000 })]))
   bare.shutdown('write')
   while (requests.length < 2) await turns(1)

@@ -204,7 +204,7 @@ test('a header that announces all that is accepted takes no memory before it com
 })
 
 onLinux('descriptors without room fail only their message, whose bytes are kept', async (t) => {
-  const { socket, done } = startLimited(64, 'channel-table', [])
+  const { socket, done } = startLimited(64, 'tables', ['channel'])
   const channel = new Channel<string>(socket)
   const { read, write } = openPipe()
   t.is((await channel.receive())!.value, 'full')
@@ -224,7 +224,7 @@ onLinux('descriptors without room fail only their message, whose bytes are kept'
 })
 
 onRoot('messages wait while too many descriptors of a user are in flight, and keep their order', async (t) => {
-  const { socket, done } = startLimited(100, 'channel-flight', [])
+  const { socket, done } = startLimited(100, 'in-flight', ['channel'])
   const received = Array.from({ length: 7 }, (_, i) => `${i}: 20\n`).join('')
   t.is(await done, `some wait\n${received}rejected, ERR_NO_HANDLER\n`)
   socket.close()
@@ -277,7 +277,7 @@ test('each option of a channel is checked, and leaves the socket as it was', asy
   const refuses = (options: unknown, code: string) =>
     t.throws(() => new Channel(a, options as ChannelOptions), { code }, inspect(options))
   for (const options of notOptions) refuses(options, TYPE)
-  for (const name of ['maxBytes', 'maxFds', 'maxPending']) {
+  for (const name of ['maxBytes', 'maxFds', 'maxPending', 'maxRequestBytes', 'maxRequestFds']) {
     for (const value of notNumbers) refuses({ [name]: value }, TYPE)
     for (const value of [...notIntegers, -1, 2 ** 31]) refuses({ [name]: value }, RANGE)
   }

@@ -1,13 +1,15 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { closeSync, writeFileSync } from 'node:fs'
 import test, { type ExecutionContext } from 'ava'
-import { Channel, type ChannelOptions, memfd } from 'fdpass'
+import { Channel, type ChannelOptions, type ChannelReply, type UnixSocket, memfd } from 'fdpass'
+import { CANCEL, CLOSE, ERROR, MESSAGE, REQUEST, RESPONSE, frame, openBare, receiveFrame } from '../helpers/channels.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { countFds, openFile, readAll, sameFile } from '../helpers/descriptors.ts'
+import { countFds, hasWriter, openFile, openPipe, readAll, sameFile } from '../helpers/descriptors.ts'
 import { type Fixture, fixtureSource, startProgram } from '../helpers/processes.ts'
-import { isPending } from '../helpers/promises.ts'
+import { codesOf, isPending, turns } from '../helpers/promises.ts'
 
 const withPython = onlyIf(hasPython, 'needs Python 3.9', test.serial)
+const onRoot = onlyIf(isLinux && process.getuid!() === 0, 'needs Linux, and to begin as root', test.serial)
 const withCargo = onlyIf(isLinux && spawnSync('cargo', ['--version']).status === 0, 'needs Linux and Rust')
 
 // Serial: some of these tests count descriptors.
@@ -19,7 +21,7 @@ function start<T>(
   args: readonly string[],
   options?: ChannelOptions<T>
 ): Fixture & { channel: Channel<T> } {
-  const fixture = startProgram(command, args)
+  const fixture = startProgram(command, args, { standard: ['pipe', 'pipe', 'inherit'] })
   const channel = new Channel<T>(fixture.socket, options)
   t.teardown(() => channel.close())
   return { ...fixture, channel }
@@ -27,6 +29,8 @@ function start<T>(
 
 const startHostile = <T>(t: ExecutionContext, scene: string, options?: ChannelOptions<T>) =>
   start<T>(t, 'python3', [fixtureSource('channel-hostile.py'), scene], options)
+
+const ANSWER = Buffer.from('x')
 
 withPython('a peer in Python sends back what it gets: values, bytes, and hundreds of descriptors', async (t) => {
   const { channel, done } = start(t, 'python3', [fixtureSource('channel.py'), '3'], { maxFds: 4048 })
@@ -143,10 +147,115 @@ withPython(
   }
 )
 
-withPython('requests with the id of one that is not answered are answered each', async (t) => {
-  const { channel, done } = startHostile(t, 'asking')
-  let handled = 0
-  channel.onRequest(() => ({ value: ++handled }))
-  t.is(await channel.closed, null)
-  t.is(await done, '1\n2\n3\n4\n5\n')
+withPython(
+  'a peer that receives nothing and sends without end leaves the event loop to others [S73] [S140]',
+  async (t) => {
+    const { channel, child, done } = startHostile(t, 'flood')
+    await new Promise<void>((resolve) => {
+      channel.onRequest(() => {
+        resolve()
+        return { value: 'which cannot be sent' }
+      })
+    })
+    await turns(500)
+    child.stdin!.end()
+    t.is(await done, 'told to end\n')
+  }
+)
+
+test('answers that no request waits for are not decoded, and their descriptors are closed [S140]', async (t) => {
+  let decoded = 0
+  const decode = (data: Uint8Array) => {
+    decoded++
+    return data
+  }
+  const [channel, bare] = openBare<Uint8Array>(t, { decode })
+  const answer = channel.request(ANSWER)
+  const { id } = (await receiveFrame(bare))!
+  const { read, write } = openPipe()
+  for (const kind of [RESPONSE, ERROR, CANCEL]) {
+    const fds = kind === RESPONSE ? [write] : []
+    await bare.send(frame(kind, '', { id: id + 1, fds: fds.length }), { fds })
+  }
+  closeSync(write)
+  await bare.send(frame(RESPONSE, ANSWER, { id }))
+  t.deepEqual((await answer).value, new Uint8Array(ANSWER))
+  t.is(decoded, 1)
+  t.false(hasWriter(read))
+  closeSync(read)
+})
+
+test('a request with the id of one that is being handled ends the channel with EPROTO [S141]', async (t) => {
+  const { read, write } = openPipe()
+  const [channel, bare] = openBare(t)
+  const signals: AbortSignal[] = []
+  channel.onRequest(({ signal }) => new Promise(() => signals.push(signal)))
+  await bare.send(frame(REQUEST, '', { id: 1 }))
+  await bare.send(frame(REQUEST, '', { id: 1, fds: 1 }), { fds: [write] })
+  closeSync(write)
+  t.is(((await channel.closed) as NodeJS.ErrnoException).code, 'EPROTO')
+  t.deepEqual(
+    signals.map(({ aborted }) => aborted),
+    [true]
+  )
+  t.false(hasWriter(read))
+  closeSync(read)
+  const { kind, data } = (await receiveFrame(bare))!
+  t.is(kind, CLOSE)
+  t.is((JSON.parse(String(data)) as { code: string }).code, 'EPROTO')
+})
+
+test('the id of a request can be used again once it was answered, or cancelled [S141]', async (t) => {
+  const [channel, bare] = openBare(t)
+  const replies: ((reply: ChannelReply) => void)[] = []
+  channel.onRequest(() => new Promise((resolve) => replies.push(resolve)))
+  const { closed } = channel
+  for (let i = 0; i < 300; i++) {
+    await bare.send(frame(REQUEST, '', { id: 1 }))
+    while (replies.length === 0) await turns(1)
+    replies.shift()!({ value: i })
+    t.is(String((await receiveFrame(bare))!.data), `${i}`)
+  }
+  await bare.send(Buffer.concat([frame(REQUEST, '', { id: 1 }), frame(CANCEL, '', { id: 1 })]))
+  await bare.send(frame(REQUEST, '', { id: 1 }))
+  while (replies.length < 2) await turns(1)
+  replies[0]!({ value: 'to the cancelled one' })
+  replies[1]!({ value: 'to the other' })
+  t.is(String((await receiveFrame(bare))!.data), '"to the other"')
+  t.true(await isPending(closed))
+})
+
+for (const [what, kind] of [
+  ['message', MESSAGE],
+  ['request', REQUEST],
+  ['response', RESPONSE]
+] as const) {
+  test(`a \`decode\` that closes the channel is the last to see its ${what} [S142]`, async (t) => {
+    const { read, write } = openPipe()
+    const decode = (): void => channel.close()
+    const [channel, bare]: [Channel, UnixSocket] = openBare(t, { decode })
+    channel.onRequest(() => t.fail())
+    const pending = codesOf([channel.receive(), channel.request(ANSWER)])
+    const { id } = (await receiveFrame(bare))!
+    await bare.send(frame(kind, '', { fds: 1, id }), { fds: [write] })
+    closeSync(write)
+    t.deepEqual(await pending, ['ERR_SOCKET_CLOSED', 'ERR_SOCKET_CLOSED'])
+    t.is(await channel.closed, null)
+    await t.throwsAsync(channel.receive(), { code: 'ERR_SOCKET_CLOSED' })
+    t.false(hasWriter(read))
+    closeSync(read)
+  })
+}
+
+onRoot('a message that has arrived whole is received in parts, between which the event loop runs [S147]', async (t) => {
+  const { channel, done } = startHostile<Uint8Array>(t, 'large')
+  t.is(await done, 'sent\n')
+  let hasArrived = false
+  const receiving = channel.receive().then((message) => {
+    hasArrived = true
+    return message
+  })
+  for (let i = 0; i < 100; i++) await Promise.resolve()
+  t.false(hasArrived)
+  t.is((await receiving)!.value.length, 8 * 1024 * 1024)
 })

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import { begin, fdpass, installed, sandbox, script } from '../helpers/cli.ts'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { runs } from '../helpers/programs.ts'
+import { runs } from '../helpers/processes.ts'
 
 test('fdpass cat prints files to the byte, in their order, as cat does', async (t) => {
   const cwd = sandbox()

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import { begin, commandsBelow, commandsIn, fdpass, helpOf, installed, sandbox } from '../helpers/cli.ts'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { runs } from '../helpers/programs.ts'
+import { runs } from '../helpers/processes.ts'
 
 const { version, man } = createRequire(import.meta.url)('fdpass/package.json') as { version: string; man: string }
 

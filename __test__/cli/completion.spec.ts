@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { begin, commandsBelow, commandsIn, fdpass, helpOf, installed, sandbox } from '../helpers/cli.ts'
 import { onlyIf } from '../helpers/conditions.ts'
-import { runs } from '../helpers/programs.ts'
+import { runs } from '../helpers/processes.ts'
 
 const scripts = sandbox()
 

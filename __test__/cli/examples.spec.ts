@@ -2,11 +2,11 @@ import { once } from 'node:events'
 import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { join, resolve } from 'node:path'
-import type { ExecutionContext } from 'ava'
-import test from 'ava'
+import test, { type ExecutionContext } from 'ava'
 import { type Running, begin, commandsBelow, helpOf, installed } from '../helpers/cli.ts'
 import { onlyIf } from '../helpers/conditions.ts'
-import { runs } from '../helpers/programs.ts'
+import { runs } from '../helpers/processes.ts'
+import { fetchFrom } from '../helpers/superserver.ts'
 
 /** What an example prints, and what has to be there or be done for it. */
 interface Expectation {
@@ -47,10 +47,14 @@ async function say(path: string, text: string): Promise<string> {
   return answer
 }
 
-const worker = `
+/** What twelve requests are answered, each on a connection of its own. */
+async function answersOf(port: number): Promise<Set<string>> {
+  return new Set(await Promise.all(Array.from({ length: 12 }, () => fetchFrom({ host: '127.0.0.1', port }))))
+}
+
+const server = `
 import { createServer } from 'node:http'
-import { serve } from 'fdpass/superserver'
-await serve(createServer((request, response) => response.end(\`\${process.pid} \${process.getuid()}\`)))
+createServer((request, response) => response.end(\`\${process.pid} \${process.getuid()}\`)).listen(WHERE)
 `
 
 /** What a store prints when it serves. */
@@ -84,13 +88,25 @@ const expected: Readonly<Record<string, Expectation>> = {
   },
   'Serve a privileged port with four unprivileged processes': {
     needs: [isRoot && (await isFree(80)), 'needs root, and port 80 free'],
-    files: { 'server.mjs': worker },
+    files: { 'app.mjs': server.replace('WHERE', '3000') },
     async ask(t, running) {
       await running.printed(/Listening on tcp:.*:80\n/)
       const answers = Array.from({ length: 12 }, async () => (await fetch('http://127.0.0.1/')).text())
       const processes = new Set(await Promise.all(answers))
       t.is(processes.size, 4)
       for (const process of processes) t.regex(process, /^\d+ 65534$/)
+    }
+  },
+  'Serve an ordinary server with four processes; SIGHUP replaces them': {
+    needs: [await isFree(3000), 'needs port 3000 free'],
+    files: { 'app.mjs': server.replace('WHERE', '3000') },
+    async ask(t, running) {
+      await running.printed(/Listening on tcp:.*:3000\n/)
+      const before = await answersOf(3000)
+      t.is(before.size, 4)
+      running.child.kill('SIGHUP')
+      await running.printed(/(Worker \d+ is ready\n[^]*){8}/)
+      for (const answer of await answersOf(3000)) t.false(before.has(answer))
     }
   },
   'Run a program for each connection, at most 20 at a time': {
@@ -113,7 +129,7 @@ const expected: Readonly<Record<string, Expectation>> = {
     }
   },
   'Serve; repeat the line to replace server.mjs without refusing connections': {
-    files: { 'server.mjs': worker },
+    files: { 'server.mjs': server.replace('WHERE', "'./web.sock'") },
     async ask(t, running, folder) {
       await running.printed(/Listening on unix:.*\/web\.sock\n/)
       const request = 'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'

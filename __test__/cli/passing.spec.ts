@@ -1,12 +1,13 @@
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
 import test from 'ava'
-import { type SocketType, listen } from 'fdpass'
-import { files, receiver, send } from '../helpers/cli-passing.ts'
-import { begin, fdpass, sandbox, script } from '../helpers/cli.ts'
+import { Channel, type SocketType, connect, listen } from 'fdpass'
+import { begin, fdpass, folderWithFiles, runSend, sandbox, script, startRecv } from '../helpers/cli.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
+import { connectWhenThere } from '../helpers/connections.ts'
 
 const python = resolve('__test__/fixtures/descriptors.py')
 
@@ -24,8 +25,8 @@ const linesOf = (text: string) =>
 
 for (const type of types) {
   onLinux(`recv prints in JSON what send sends, a message for each file, over ${type}`, async (t) => {
-    const cwd = files()
-    const running = receiver(t, cwd, ['--json', '--count', '2', '--type', type])
+    const cwd = folderWithFiles()
+    const running = startRecv(t, cwd, ['--json', '--count', '2', '--type', type])
     const sending = begin(t, 'fdpass', ['send', '--type', type, '--wait', '20', './x.sock', 'a', './b'], { cwd })
     t.deepEqual(await sending.ended, { code: 0, signal: null, stdout: '', stderr: '' })
     const { code, stdout, stderr } = await running.ended
@@ -41,7 +42,7 @@ for (const type of types) {
   onlyIf(hasPython, 'needs Python 3.9')(
     `A Python that listens gets by recv_fds what send sends over ${type}`,
     async (t) => {
-      const cwd = files()
+      const cwd = folderWithFiles()
       const peer = begin(t, 'python3', [python, 'recv', type, 'x.sock', '2'], { cwd })
       const sent = await fdpass(t, ['send', '--wait', '20', '--type', type, 'x.sock', 'a', 'b'], { cwd })
       t.deepEqual(sent, { code: 0, signal: null, stdout: '', stderr: '' })
@@ -50,8 +51,8 @@ for (const type of types) {
   )
 
   onlyIf(hasPython, 'needs Python 3.9')(`recv shows what Python sends by send_fds over ${type}`, async (t) => {
-    const cwd = files()
-    const running = receiver(t, cwd, ['--type', type])
+    const cwd = folderWithFiles()
+    const running = startRecv(t, cwd, ['--type', type])
     const peer = begin(t, 'python3', [python, 'send', type, 'x.sock', 'the data', 'a', '/dev/null'], { cwd })
     t.is((await peer.ended).code, 0)
     const { stdout } = await running.ended
@@ -63,7 +64,7 @@ for (const type of types) {
 onlyIf(isLinux && hasPython, 'needs Python 3.9, and abstract addresses')(
   '@name is abstract, and ./@name is a path',
   async (t) => {
-    const cwd = files()
+    const cwd = folderWithFiles()
     const name = `@fdpass-${process.pid}`
     const peer = begin(t, 'python3', [python, 'recv', 'stream', name, '1'], { cwd })
     t.is((await fdpass(t, ['send', '--wait', '20', name, 'a'], { cwd })).code, 0)
@@ -81,7 +82,7 @@ onlyIf(hasPython, 'needs Python 3.9')(
       [[], 'a\nb'],
       [['--data', 'both'], 'both']
     ] as const) {
-      const cwd = files()
+      const cwd = folderWithFiles()
       const peer = begin(t, 'python3', [python, 'recv', 'stream', 'x.sock', '1'], { cwd })
       t.is((await fdpass(t, ['send', '--wait', '20', '--together', ...args, 'x.sock', 'a', 'b'], { cwd })).code, 0)
       t.is((await peer.ended).stdout, `${data}|content of a|content of b\n`)
@@ -112,8 +113,8 @@ onlyIf(hasPython, 'needs Python 3.9')(
 )
 
 test('send - sends standard input, and --fd what the shell has opened, under a name of its own', async (t) => {
-  const cwd = files()
-  const running = receiver(t, cwd, ['--json'])
+  const cwd = folderWithFiles()
+  const running = startRecv(t, cwd, ['--json'])
   const sent = await script(t, 'fdpass send --wait 20 ./x.sock a - --fd 5 < b 5< /dev/null', { cwd })
   t.deepEqual({ code: sent.code, stderr: sent.stderr }, { code: 0, stderr: '' })
   const lines = linesOf((await running.ended).stdout)
@@ -128,7 +129,7 @@ test('send - sends standard input, and --fd what the shell has opened, under a n
 })
 
 onLinux('send --fd refuses its own descriptors that were not inherited', async (t) => {
-  const cwd = files()
+  const cwd = folderWithFiles()
   for (let fd = 3; fd < 20; fd++) {
     const { code, stderr } = await fdpass(t, ['send', './x.sock', '--fd', `${fd}`], { cwd })
     // It may have /dev/null open itself, which is nothing to be afraid of.
@@ -141,8 +142,8 @@ onLinux('send --fd refuses its own descriptors that were not inherited', async (
 })
 
 onLinux('recv prints the kind of each descriptor', async (t) => {
-  const cwd = files()
-  const running = receiver(t, cwd, ['--json'])
+  const cwd = folderWithFiles()
+  const running = startRecv(t, cwd, ['--json'])
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as { port: number }
@@ -162,13 +163,13 @@ onLinux('recv prints the kind of each descriptor', async (t) => {
 onlyIf(hasPython, 'needs Python 3.9')(
   'recv shows data that are no text, or would do something to a terminal, harmlessly',
   async (t) => {
-    const cwd = files()
+    const cwd = folderWithFiles()
     for (const [sent, text, json] of [
       ['\u00ff\u00fe', 'base64 //4=', { base64: '//4=' }],
       ['\u001b[31m\u00c2\u009b\n', '"\\u001b[31m\\u009b\\n"', { data: '\u001b[31m\u009b\n' }]
     ] as const) {
       for (const args of [[], ['--json']]) {
-        const running = receiver(t, cwd, args)
+        const running = startRecv(t, cwd, args)
         await begin(t, 'python3', [python, 'send', 'stream', 'x.sock', sent, 'a'], { cwd }).ended
         const { stdout } = await running.ended
         if (args.length === 0) t.true(stdout.startsWith(`${text} from `), stdout)
@@ -179,10 +180,10 @@ onlyIf(hasPython, 'needs Python 3.9')(
 )
 
 test('recv --count takes messages of several connections, and ends where one connection has not as many', async (t) => {
-  const cwd = files()
-  const running = receiver(t, cwd, ['--count', '3', '--json'])
-  await send(t, cwd, ['a'])
-  await send(t, cwd, ['b', 'a'])
+  const cwd = folderWithFiles()
+  const running = startRecv(t, cwd, ['--count', '3', '--json'])
+  await runSend(t, cwd, ['a'])
+  await runSend(t, cwd, ['b', 'a'])
   t.deepEqual(
     linesOf((await running.ended).stdout).map(({ data }) => data),
     ['a', 'b', 'a']
@@ -196,11 +197,11 @@ test('recv --count takes messages of several connections, and ends where one con
 onlyIf(hasPython, 'needs Python 3.9')(
   'recv --count is not held up by a connection that sends nothing more',
   async (t) => {
-    const cwd = files()
-    const running = receiver(t, cwd, ['--count', '2'])
+    const cwd = folderWithFiles()
+    const running = startRecv(t, cwd, ['--count', '2'])
     const peer = begin(t, 'python3', [python, 'hang', 'x.sock'], { cwd, stdio: ['pipe', 'pipe', 'inherit'] })
     await peer.printed(/sent/)
-    await send(t, cwd, ['a'])
+    await runSend(t, cwd, ['a'])
     const { code, stdout } = await running.ended
     t.is(code, 0)
     t.regex(stdout, /^"stdin" from .*\n {2}.*\n"a" from/)
@@ -208,9 +209,130 @@ onlyIf(hasPython, 'needs Python 3.9')(
 )
 
 test('send sends nothing where one of the files cannot be opened', async (t) => {
-  const cwd = files()
+  const cwd = folderWithFiles()
   await using server = await listen(join(cwd, 'x.sock'))
-  const { code, stderr } = await send(t, cwd, ['a', 'missing'])
+  const { code, stderr } = await runSend(t, cwd, ['a', 'missing'])
   t.deepEqual({ code, stderr }, { code: 1, stderr: 'fdpass: send: missing: No such file or directory\n' })
   await t.throwsAsync(server.accept({ signal: AbortSignal.timeout(100) }), { name: 'AbortError' })
+})
+
+const hasLibsystemd =
+  hasPython && spawnSync('python3', ['-c', 'import ctypes; ctypes.CDLL("libsystemd.so.0")']).status === 0
+
+onlyIf(hasLibsystemd, 'needs libsystemd')(
+  'A program that recv runs finds the descriptors, and their names, by sd_listen_fds_with_names',
+  async (t) => {
+    const cwd = folderWithFiles()
+    const running = startRecv(t, cwd, ['--', 'python3', python, 'listen_fds'])
+    const sent = await runSend(t, cwd, ['a', 'b', '--data', 'config'])
+    t.is(sent.code, 0)
+    t.deepEqual(await running.ended, {
+      code: 0,
+      signal: null,
+      stdout: 'config|content of a\nconfig|content of b\n2 2\n',
+      stderr: ''
+    })
+    for (const [args, printed] of [
+      [['--together', 'a', 'b'], 'a|content of a\nb|content of b\n2 2\n'],
+      [['--data', 'no:name', 'a'], 'unknown|content of a\n1 1\n'],
+      [['--data', 'ä', 'a'], 'unknown|content of a\n1 1\n'],
+      [['--together', '--data', 'one\ntwo\nthree', 'a', 'b'], 'unknown|content of a\nunknown|content of b\n2 2\n']
+    ] as const) {
+      const next = startRecv(t, cwd, ['--', 'python3', python, 'listen_fds'])
+      await runSend(t, cwd, args)
+      t.is((await next.ended).stdout, printed)
+    }
+  }
+)
+
+test('The exit status of the program is that of recv, and standard input is the program’s [S266]', async (t) => {
+  const cwd = folderWithFiles()
+  for (const [text, code, stdout] of [
+    ['exit 7', 7, ''],
+    ['kill -KILL $$', 128 + 9, ''],
+    ['kill -TERM $$', 128 + 15, ''],
+    ['kill -40 $$', 128 + 40, ''], // a real-time signal
+    ['test "$LISTEN_PID" = $$ && cat && cat <&3', 0, 'input\ncontent of a']
+  ] as const) {
+    // A shell, because Node would report the real-time signal as code 0.
+    const args = ['-c', 'fdpass recv ./x.sock -- "$@"; exit $?', 'sh', 'sh', '-c', text]
+    const running = begin(t, 'sh', args, { cwd, input: 'input\n' })
+    await runSend(t, cwd, ['a'])
+    const ended = await running.ended
+    t.deepEqual([ended.code, ended.stdout], [code, stdout], text)
+  }
+  const running = startRecv(t, cwd, ['--', 'cat'])
+  ;(await connectWhenThere(join(cwd, 'x.sock'))).close()
+  t.deepEqual(await running.ended, {
+    code: 1,
+    signal: null,
+    stdout: '',
+    stderr: 'fdpass: recv: No descriptor was received\n'
+  })
+})
+
+test('A program that cannot be executed is reported, and a script without an interpreter is run by sh', async (t) => {
+  const cwd = folderWithFiles()
+  for (const [content, code, stdout, stderr] of [
+    ['echo "$1 $0"; cat <&3', 0, 'one ./program\ncontent of a', ''],
+    ['#!/nowhere/interpreter\n', 127, '', 'fdpass: ./program: No such file or directory\n']
+  ] as const) {
+    writeFileSync(join(cwd, 'program'), content, { mode: 0o755 })
+    const running = startRecv(t, cwd, ['--', './program', 'one'])
+    await runSend(t, cwd, ['a'])
+    t.deepEqual(await running.ended, { code, signal: null, stdout, stderr }, content)
+  }
+})
+
+test('The program that recv runs gets the signals that recv gets', async (t) => {
+  const cwd = folderWithFiles()
+  const text = 'trap "echo TERM; exit 3" TERM; trap "echo USR1" USR1; echo ready; while :; do sleep 0.05; done'
+  const running = startRecv(t, cwd, ['--', 'sh', '-c', text])
+  await runSend(t, cwd, ['a'])
+  await running.printed(/ready/)
+  running.child.kill('SIGUSR1')
+  await running.printed(/USR1/)
+  running.child.kill('SIGTERM')
+  const { code, stdout } = await running.ended
+  t.deepEqual({ code, stdout }, { code: 3, stdout: 'ready\nUSR1\nTERM\n' })
+})
+
+onLinux('strangers that fill the descriptor table of recv do not end it [S262]', async (t) => {
+  const cwd = folderWithFiles()
+  const running = startRecv(t, cwd, ['--count', '1'])
+  const path = join(cwd, 'x.sock')
+  const first = await connectWhenThere(path)
+  // Not before: Node opens many of a program's modules at a time.
+  t.is(spawnSync('prlimit', ['--pid', `${running.child.pid}`, '--nofile=50']).status, 0)
+  const strangers = [first, ...(await Promise.all(Array.from({ length: 60 }, () => connect(path))))]
+  await running.printed(/^fdpass: accept: Too many open files\n/)
+  for (const stranger of strangers) stranger.close()
+  t.is((await runSend(t, cwd, ['a'])).code, 0)
+  const { code, stdout, stderr } = await running.ended
+  t.regex(stdout, /^"a" from /)
+  t.regex(stderr, /^(fdpass: accept: Too many open files(, 10+ times so far)?\n)+$/)
+  t.is(code, 0)
+})
+
+onLinux('recv and store serve report a user that they refuse once, and then how often [S262]', async (t) => {
+  for (const command of [
+    ['recv', '--count', '1'],
+    ['store', 'serve']
+  ]) {
+    const cwd = sandbox()
+    const running = begin(t, 'fdpass', [...command, '--allow-uid', '12345', './x.sock'], { cwd })
+    const path = join(cwd, 'x.sock')
+    for (let i = 0; i < 25; i++) {
+      using client = await connectWhenThere(path)
+      if (command[0] === 'store') await t.throwsAsync(new Channel(client).request({ ask: 'list' }))
+      else t.is(await client.recv(), null)
+    }
+    running.child.kill('SIGTERM')
+    const refusals = (await running.ended).stderr.split('\n').filter((line) => line.includes('Refused'))
+    const lines = [
+      `fdpass: Refused: user ${uid}, process ${process.pid}`,
+      `fdpass: Refused: user ${uid}, 10 times so far`
+    ]
+    t.deepEqual(refusals, lines)
+  }
 })

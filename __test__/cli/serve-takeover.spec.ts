@@ -3,8 +3,16 @@ import { existsSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { takeover } from 'fdpass/takeover'
-import { answerOf, ask, dial, folder, serve, withWorker, worker } from '../helpers/cli-serve.ts'
-import { fdpass } from '../helpers/cli.ts'
+import {
+  answerOf,
+  askService,
+  dial,
+  fdpass,
+  folderInPackage,
+  folderWithWorker,
+  startServe,
+  workerProgram
+} from '../helpers/cli.ts'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
@@ -15,7 +23,7 @@ function keepAsking(to: string | number): { readonly end: () => Promise<Readonly
   const answers = new Map<string, number>()
   const askers = Array.from({ length: 4 }, async () => {
     while (!ending.signal.aborted) {
-      const [who = ''] = (await ask(to, 'request')).split(' ')
+      const [who = ''] = (await askService(to, 'request')).split(' ')
       answers.set(who, (answers.get(who) ?? 0) + 1)
     }
   })
@@ -57,7 +65,7 @@ const served: Readonly<Record<string, (cwd: string, version: string) => readonly
     `read -r text; case $text in *begin*) printf begun; IFS= read -r rest; text="$text$rest";; esac; echo "${version} $text"`
   ],
   'workers that get connections': (cwd, version) => {
-    writeFileSync(join(cwd, 'worker.mjs'), worker.replace("process.pid + ' '", "process.argv[2] + ' '"))
+    writeFileSync(join(cwd, 'worker.mjs'), workerProgram.replace("process.pid + ' '", "process.argv[2] + ' '"))
     return ['--workers', '2', '--', 'worker.mjs', version]
   },
   'workers that get the listener': (cwd, version) => {
@@ -69,10 +77,10 @@ const served: Readonly<Record<string, (cwd: string, version: string) => readonly
 for (const [kind, programOf] of Object.entries(served)) {
   for (const where of ['unix:./x.sock', 'tcp:127.0.0.1:0']) {
     onLinux(`serve --takeover refuses nobody while the next one takes over: ${kind}, ${where}`, async (t) => {
-      const cwd = folder()
+      const cwd = folderInPackage()
       const start = async (version: string) => {
         const args = ['--takeover', './place', '--listen', where, ...programOf(cwd, version)]
-        const running = serve(t, cwd, args)
+        const running = startServe(t, cwd, args)
         const [, port] = await running.printed(/Listening on (?:unix:.*|tcp:127\.0\.0\.1:(\d+))\n/)
         return { running, to: port === undefined ? join(cwd, 'x.sock') : Number(port) }
       }
@@ -86,13 +94,13 @@ for (const [kind, programOf] of Object.entries(served)) {
         t.is(next.to, to)
         await running.printed(/^fdpass: serve: Another process has taken over\n/m)
         t.is(running.child.exitCode, null) // it finishes what is open
-        let answered = await ask(to, 'now')
+        let answered = await askService(to, 'now')
         if (kind === 'workers that get the listener') {
           // A worker that accepts itself does so until it is notified.
           const deadline = performance.now() + 10_000
           while (answered.startsWith(`v${version - 1} `)) {
             t.true(performance.now() < deadline)
-            answered = await ask(to, 'now')
+            answered = await askService(to, 'now')
           }
         }
         t.regex(answered, new RegExp(`^v${version} `))
@@ -113,34 +121,34 @@ for (const [kind, programOf] of Object.entries(served)) {
 }
 
 onLinux('serve --takeover leaves all as it was where the next one does not start', async (t) => {
-  const cwd = withWorker()
+  const cwd = folderWithWorker()
   writeFileSync(join(cwd, 'broken.mjs'), 'setTimeout(() => process.exit(3), 300)')
   const common = ['--takeover', './place', '--listen', 'unix:./x.sock', '--workers', '1', '--']
-  const running = serve(t, cwd, [...common, 'worker.mjs'])
+  const running = startServe(t, cwd, [...common, 'worker.mjs'])
   await running.printed(/Listening/)
   const asking = keepAsking(join(cwd, 'x.sock'))
-  const { code, stderr } = await serve(t, cwd, [...common, 'broken.mjs']).ended
+  const { code, stderr } = await startServe(t, cwd, [...common, 'broken.mjs']).ended
   t.is(code, 1)
-  t.regex(stderr, /^fdpass: serve: A worker has ended with code 3 before it was ready: .*\n$/)
+  t.regex(stderr, /^fdpass: serve: A worker ended with code 3 before it was ready: .*\n$/)
   t.is((await fdpass(t, ['serve', ...common.slice(0, 5), '--nonsense'], { cwd })).code, 2)
-  t.regex(await ask(join(cwd, 'x.sock'), 'still'), / still$/)
+  t.regex(await askService(join(cwd, 'x.sock'), 'still'), / still$/)
   t.is((await asking.end()).size, 1)
   running.child.kill('SIGTERM')
   t.is((await running.ended).signal, 'SIGTERM')
 })
 
 onLinux('serve --takeover takes over from, and is followed by, a process of fdpass/takeover', async (t) => {
-  const cwd = folder()
+  const cwd = folderInPackage()
   const path = join(cwd, 'place')
   const listen = { web: { path: join(cwd, 'x.sock'), mode: 0o600 } }
   using first = await takeover({ path, listen })
   await first.ready()
   const args = ['--json', '--takeover', path, '--listen', 'unix:./x.sock', '--socket-mode', '600', '--backlog', '9']
-  const running = serve(t, cwd, [...args, '--', 'sh', '-c', 'echo superserver'])
+  const running = startServe(t, cwd, [...args, '--', 'sh', '-c', 'echo superserver'])
   await running.printed(/"event":"listening"/)
   t.is((await first.superseded).credentials.pid, running.child.pid ?? null)
   first.listeners.web!.closeSync()
-  t.is(await ask(join(cwd, 'x.sock')), 'superserver\n')
+  t.is(await askService(join(cwd, 'x.sock')), 'superserver\n')
   using last = await takeover({ path, listen })
   await last.ready()
   const { code, stdout, stderr } = await running.ended
@@ -148,15 +156,15 @@ onLinux('serve --takeover takes over from, and is followed by, a process of fdpa
   t.true(stdout.endsWith('{"event":"superseded"}\n'), stdout)
   const server = createServer((socket) => socket.end('last'))
   void last.serve(server, 'web')
-  t.is(await ask(join(cwd, 'x.sock')), 'last')
+  t.is(await askService(join(cwd, 'x.sock')), 'last')
   t.is(statSync(join(cwd, 'x.sock')).mode & 0o777, 0o600)
 })
 
 onLinux('A signal ends serve at once when the next one has taken over, by that signal', async (t) => {
-  const cwd = withWorker()
+  const cwd = folderWithWorker()
   const start = async () => {
     const args = ['--takeover', './place', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs']
-    const running = serve(t, cwd, args)
+    const running = startServe(t, cwd, args)
     await running.printed(/Listening/)
     return running
   }
@@ -168,5 +176,5 @@ onLinux('A signal ends serve at once when the next one has taken over, by that s
   await first.printed(/Another process has taken over/)
   first.child.kill('SIGTERM')
   t.is((await first.ended).signal, 'SIGTERM')
-  t.regex(await ask(join(cwd, 'x.sock'), 'next'), / next$/)
+  t.regex(await askService(join(cwd, 'x.sock'), 'next'), / next$/)
 })

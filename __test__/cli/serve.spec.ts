@@ -2,11 +2,19 @@ import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import type { ExecutionContext } from 'ava'
-import test from 'ava'
+import test, { type ExecutionContext } from 'ava'
 import { connect as connectUnix } from 'fdpass'
-import { answerOf, ask, dial, folder, serve, withWorker } from '../helpers/cli-serve.ts'
-import { begin, fdpass, installed } from '../helpers/cli.ts'
+import {
+  answerOf,
+  askService,
+  begin,
+  dial,
+  fdpass,
+  folderInPackage,
+  folderWithWorker,
+  installed,
+  startServe
+} from '../helpers/cli.ts'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
@@ -15,25 +23,25 @@ const isRoot = process.getuid?.() === 0
 
 /** Serves by a shell program on a Unix domain socket, and returns what the program prints. */
 async function printedBy(t: ExecutionContext, options: readonly string[], text: string): Promise<string> {
-  const cwd = folder()
-  const running = serve(t, cwd, ['--listen', 'unix:./x.sock', ...options, '--', 'sh', '-c', text])
+  const cwd = folderInPackage()
+  const running = startServe(t, cwd, ['--listen', 'unix:./x.sock', ...options, '--', 'sh', '-c', text])
   await running.printed(/Listening on unix:/)
-  return ask(join(cwd, 'x.sock'))
+  return askService(join(cwd, 'x.sock'))
 }
 
 test('serve runs a program of PATH for each connection, prints where it listens, and ends by SIGTERM', async (t) => {
-  const cwd = folder()
+  const cwd = folderInPackage()
   const bin = join(cwd, 'bin')
   mkdirSync(bin)
   writeFileSync(join(bin, 'greet'), '#!/bin/sh\nread name\necho "hello $name, $1"\n', { mode: 0o755 })
   const env = { ...installed, PATH: `${bin}:${installed.PATH}` }
-  const running = serve(t, cwd, ['--listen', 'tcp:127.0.0.1:0', '--listen', 'unix:x.sock', '--', 'greet', '-n'], {
+  const running = startServe(t, cwd, ['--listen', 'tcp:127.0.0.1:0', '--listen', 'unix:x.sock', '--', 'greet', '-n'], {
     env
   })
   const [, port] = await running.printed(/^fdpass: serve: Listening on tcp:127\.0\.0\.1:(\d+)\n/m)
   await running.printed(new RegExp(`^fdpass: serve: Listening on unix:${cwd}/x\\.sock\\n`, 'm'))
-  t.is(await ask(Number(port), 'world\n'), 'hello world, -n\n')
-  t.is(await ask(join(cwd, 'x.sock'), 'socket\n'), 'hello socket, -n\n')
+  t.is(await askService(Number(port), 'world\n'), 'hello world, -n\n')
+  t.is(await askService(join(cwd, 'x.sock'), 'socket\n'), 'hello socket, -n\n')
   running.child.kill('SIGTERM')
   const { signal, stdout, stderr } = await running.ended
   t.deepEqual({ signal, stdout }, { signal: 'SIGTERM', stdout: '' })
@@ -42,16 +50,27 @@ test('serve runs a program of PATH for each connection, prints where it listens,
 })
 
 onLinux('serve passes connections to a Node module, in the given number of workers', async (t) => {
-  const cwd = withWorker()
-  const running = serve(t, cwd, ['--listen', 'unix:./x.sock', '--workers', '3', '--', 'worker.mjs', '--an', 'argument'])
+  const cwd = folderWithWorker()
+  const running = startServe(t, cwd, [
+    '--listen',
+    'unix:./x.sock',
+    '--workers',
+    '3',
+    '--',
+    'worker.mjs',
+    '--an',
+    'argument'
+  ])
   await running.printed(/Listening/)
-  const answers = await Promise.all(Array.from({ length: 9 }, (_, index) => ask(join(cwd, 'x.sock'), `${index}`)))
+  const answers = await Promise.all(
+    Array.from({ length: 9 }, (_, index) => askService(join(cwd, 'x.sock'), `${index}`))
+  )
   for (const [index, answer] of answers.entries()) t.regex(answer, new RegExp(`^\\d+ --an,argument ${index}$`))
   t.is(new Set(answers.map((answer) => answer.split(' ')[0])).size, 3)
 })
 
 onLinux('serve hands workers the listener with --handoff listener', async (t) => {
-  const cwd = folder()
+  const cwd = folderInPackage()
   writeFileSync(
     join(cwd, 'worker.mjs'),
     `import { createServer } from 'node:net'
@@ -73,7 +92,7 @@ onLinux('serve hands workers the listener with --handoff listener', async (t) =>
     '--',
     'worker.mjs'
   ]
-  const running = serve(t, cwd, args)
+  const running = startServe(t, cwd, args)
   await running.printed(/Listening on unix:@fdpass-serve-/)
   const name = `\0fdpass-serve-${process.pid}`
   // Not by Node's net, which pads an abstract name with zeros in Node 20.
@@ -83,7 +102,7 @@ onLinux('serve hands workers the listener with --handoff listener', async (t) =>
 })
 
 test('serve sets the environment of programs, and their, directory, umask and limits', async (t) => {
-  const cwd = folder()
+  const cwd = folderInPackage()
   const options = [
     '--env',
     'A=1',
@@ -116,9 +135,9 @@ onlyIf(isRoot && isLinux, 'needs root on Linux')(
 )
 
 test('serve closes what one client has too many of, and makes the file of its socket with its mode', async (t) => {
-  const cwd = folder()
+  const cwd = folderInPackage()
   const args = ['--listen', 'unix:./x.sock', '--socket-mode', '600', '--max-per-client', '1', '--', 'cat']
-  const running = serve(t, cwd, args)
+  const running = startServe(t, cwd, args)
   await running.printed(/Listening/)
   t.is(statSync(join(cwd, 'x.sock')).mode & 0o777, 0o600)
   const first = dial(join(cwd, 'x.sock'))
@@ -132,9 +151,9 @@ test('serve closes what one client has too many of, and makes the file of its so
 })
 
 onLinux('serve takes one program for all with --mode wait, and receives datagrams so', async (t) => {
-  const cwd = folder()
+  const cwd = folderInPackage()
   const text = 'import socket,sys;s=socket.socket(fileno=0);d,a=s.recvfrom(99);s.sendto(d.upper(),a)'
-  const running = serve(t, cwd, ['--listen', 'udp:127.0.0.1:0', '--mode', 'wait', '--', 'python3', '-c', text])
+  const running = startServe(t, cwd, ['--listen', 'udp:127.0.0.1:0', '--mode', 'wait', '--', 'python3', '-c', text])
   const [, port] = await running.printed(/Listening on udp:127\.0\.0\.1:(\d+)/)
   const client = `import socket;s=socket.socket(type=socket.SOCK_DGRAM);s.settimeout(20);s.sendto(b'hello',('127.0.0.1',${port}));print(s.recv(99).decode())`
   t.is((await begin(t, 'python3', ['-c', client]).ended).stdout, 'HELLO\n')
@@ -145,16 +164,18 @@ test('serve listens on a descriptor that it was started with', async (t) => {
   await once(server, 'listening')
   const { port } = server.address() as { port: number }
   const { fd } = (server as unknown as { _handle: { fd: number } })._handle
-  const running = serve(t, folder(), ['--listen', 'fd:3', '--', 'cat'], { stdio: ['ignore', 'pipe', 'pipe', fd] })
+  const running = startServe(t, folderInPackage(), ['--listen', 'fd:3', '--', 'cat'], {
+    stdio: ['ignore', 'pipe', 'pipe', fd]
+  })
   await running.printed(new RegExp(`Listening on tcp:127\\.0\\.0\\.1:${port}`))
   server.close()
-  t.is(await ask(port, 'inherited'), 'inherited')
+  t.is(await askService(port, 'inherited'), 'inherited')
 })
 
 onLinux('SIGTERM lets serve finish what is open, and a second one ends it at once', async (t) => {
   for (const isHurried of [false, true]) {
-    const cwd = withWorker()
-    const running = serve(t, cwd, ['--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])
+    const cwd = folderWithWorker()
+    const running = startServe(t, cwd, ['--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])
     await running.printed(/Listening/)
     const socket = dial(join(cwd, 'x.sock'))
     socket.on('error', () => {})
@@ -175,9 +196,9 @@ onLinux('SIGTERM lets serve finish what is open, and a second one ends it at onc
 })
 
 onLinux('serve drains open connections for no longer than --drain-timeout', async (t) => {
-  const cwd = withWorker()
+  const cwd = folderWithWorker()
   const args = ['--listen', 'unix:./x.sock', '--workers', '1', '--drain-timeout', '0.3', '--', 'worker.mjs']
-  const running = serve(t, cwd, args)
+  const running = startServe(t, cwd, args)
   await running.printed(/Listening/)
   const socket = dial(join(cwd, 'x.sock'))
   socket.on('error', () => {})
@@ -190,28 +211,28 @@ onLinux('serve drains open connections for no longer than --drain-timeout', asyn
 })
 
 onLinux('SIGHUP has serve read its file again, and puts new workers in the place of the old ones', async (t) => {
-  const cwd = withWorker()
+  const cwd = folderWithWorker()
   const path = join(cwd, 'x.sock')
   const service = (...args: string[]) => ({ listen: `unix:${path}`, module: 'worker.mjs', workers: 1, args })
   writeFileSync(join(cwd, 'services.json'), JSON.stringify(service('first')))
-  const running = serve(t, '/', ['--config', join(cwd, 'services.json')])
+  const running = startServe(t, '/', ['--config', join(cwd, 'services.json')])
   await running.printed(/Listening on unix:/)
-  const first = await ask(path)
+  const first = await askService(path)
   t.regex(first, /^\d+ first $/)
   writeFileSync(join(cwd, 'services.json'), JSON.stringify(service('second')))
   running.child.kill('SIGHUP')
   let next = first
-  while (next === first) next = await ask(path)
+  while (next === first) next = await askService(path)
   t.regex(next, /^\d+ second $/)
   writeFileSync(join(cwd, 'services.json'), '{')
   running.child.kill('SIGHUP')
   await running.printed(/^fdpass: serve: .*JSON.*\n/m)
-  t.is(await ask(path), next)
+  t.is(await askService(path), next)
 })
 
 onLinux('serve --json prints a line of JSON for all that happens', async (t) => {
-  const cwd = withWorker()
-  const running = serve(t, cwd, ['--json', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])
+  const cwd = folderWithWorker()
+  const running = startServe(t, cwd, ['--json', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])
   const [line] = await running.printed(/^\{"event":"listening".*\n/)
   t.deepEqual(JSON.parse(line), {
     event: 'listening',
@@ -219,7 +240,7 @@ onLinux('serve --json prints a line of JSON for all that happens', async (t) => 
     name: `unix:${cwd}/x.sock`,
     address: `unix:${cwd}/x.sock`
   })
-  const pid = Number((await ask(join(cwd, 'x.sock'))).split(' ')[0])
+  const pid = Number((await askService(join(cwd, 'x.sock'))).split(' ')[0])
   process.kill(pid, 'SIGKILL')
   await running.printed(/"event":"ready"/)
   running.child.kill('SIGTERM')
@@ -237,15 +258,15 @@ onLinux('serve --json prints a line of JSON for all that happens', async (t) => 
 })
 
 onLinux('serve --json continues when its output has no reader', async (t) => {
-  const cwd = withWorker()
-  const running = serve(t, cwd, ['--json', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])
+  const cwd = folderWithWorker()
+  const running = startServe(t, cwd, ['--json', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])
   await running.printed(/listening/)
   running.child.stdout!.destroy()
   for (let round = 0; round < 3; round++) {
-    const [pid] = (await ask(join(cwd, 'x.sock'))).split(' ')
+    const [pid] = (await askService(join(cwd, 'x.sock'))).split(' ')
     process.kill(Number(pid), 'SIGKILL')
   }
-  t.regex(await ask(join(cwd, 'x.sock')), /^\d+/)
+  t.regex(await askService(join(cwd, 'x.sock')), /^\d+/)
   running.child.kill('SIGTERM')
   t.is((await running.ended).signal, 'SIGTERM')
 })
@@ -258,21 +279,24 @@ test('serve reports a failed listen and a failed start, and exits with 1', async
   server.close()
   t.is(taken.code, 1)
   t.regex(taken.stderr, new RegExp(`^fdpass: serve: .*127\\.0\\.0\\.1.*${port}.*: Address already in use\\n$`))
-  const cwd = folder()
+  const cwd = folderInPackage()
   writeFileSync(join(cwd, 'broken.mjs'), 'process.exit(3)')
   const broken = await fdpass(t, ['serve', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'broken.mjs'], { cwd })
   t.is(broken.code, 1)
-  t.regex(broken.stderr, /^fdpass: serve: A worker has ended with code 3 before it was ready: .*broken\.mjs\n$/)
+  t.regex(
+    broken.stderr,
+    /^fdpass: serve: A worker ended with code 3 before it was ready: .*broken\.mjs\. The program has not listened on unix:.*x\.sock\n$/
+  )
   t.false(existsSync(join(cwd, 'x.sock')))
 })
 
 test('A signal ends serve in order while workers are being started', async (t) => {
-  const cwd = folder()
+  const cwd = folderInPackage()
   writeFileSync(
     join(cwd, 'slow.mjs'),
     `import { writeFileSync } from 'node:fs'\nwriteFileSync('pid', String(process.pid))\nsetInterval(() => {}, 1000)`
   )
-  const running = serve(t, cwd, ['--listen', 'unix:./x.sock', '--workers', '1', '--', 'slow.mjs'])
+  const running = startServe(t, cwd, ['--listen', 'unix:./x.sock', '--workers', '1', '--', 'slow.mjs'])
   while (!existsSync(join(cwd, 'pid')) || readFileSync(join(cwd, 'pid'), 'utf8') === '')
     await new Promise((wake) => setTimeout(wake, 10))
   running.child.kill('SIGTERM')

@@ -2,8 +2,7 @@ import { chmodSync, existsSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import test from 'ava'
 import { type SocketType, listen } from 'fdpass'
-import { files, receiver, send } from '../helpers/cli-passing.ts'
-import { begin, fdpass, script } from '../helpers/cli.ts'
+import { begin, fdpass, folderWithFiles, runSend, script, startRecv } from '../helpers/cli.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 
 const python = resolve('__test__/fixtures/descriptors.py')
@@ -17,8 +16,8 @@ const onLinux = onlyIf(isLinux, 'needs Linux')
 onlyIf(hasPython, 'needs Python 3.9')(
   'recv exits in order when its peer was killed, with what arrived before',
   async (t) => {
-    const cwd = files()
-    const running = receiver(t, cwd, [])
+    const cwd = folderWithFiles()
+    const running = startRecv(t, cwd, [])
     const peer = begin(t, 'python3', [python, 'hang', 'x.sock'], { cwd, stdio: ['pipe', 'pipe', 'inherit'] })
     await peer.printed(/sent/)
     await running.printed(/"stdin"/)
@@ -30,9 +29,9 @@ onlyIf(hasPython, 'needs Python 3.9')(
 )
 
 test('send that waits for room reports that its peer is gone', async (t) => {
-  const cwd = files()
+  const cwd = folderWithFiles()
   await using server = await listen(join(cwd, 'x.sock'))
-  const sending = send(
+  const sending = runSend(
     t,
     cwd,
     Array.from({ length: 3000 }, () => 'a')
@@ -47,10 +46,10 @@ test('send that waits for room reports that its peer is gone', async (t) => {
 })
 
 test('send --wait waits for a listener, and no longer than its limit', async (t) => {
-  const cwd = files()
-  const sending = send(t, cwd, ['a'])
+  const cwd = folderWithFiles()
+  const sending = runSend(t, cwd, ['a'])
   await new Promise((wake) => setTimeout(wake, 1000))
-  const running = receiver(t, cwd, [])
+  const running = startRecv(t, cwd, [])
   t.is((await sending).code, 0)
   t.regex((await running.ended).stdout, /^"a" from /)
   const begun = performance.now()
@@ -65,7 +64,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
       ['recv', './x.sock'],
       ['send', '--listen', './x.sock', 'a']
     ]) {
-      const cwd = files()
+      const cwd = folderWithFiles()
       const running = begin(t, 'fdpass', args, { cwd })
       while (!existsSync(join(cwd, 'x.sock'))) await new Promise((wake) => setTimeout(wake, 10))
       running.child.kill(signal)
@@ -77,10 +76,10 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 }
 
 test('recv exits silently when its reader is gone, and its socket’s file is removed', async (t) => {
-  const cwd = files()
-  const running = receiver(t, cwd, ['--count', '9'])
+  const cwd = folderWithFiles()
+  const running = startRecv(t, cwd, ['--count', '9'])
   running.child.stdout!.destroy()
-  const sent = await send(t, cwd, ['a'])
+  const sent = await runSend(t, cwd, ['a'])
   t.is(sent.code, 0)
   const { code, stderr } = await running.ended
   t.deepEqual({ code, stderr }, { code: 141, stderr: '' })
@@ -88,10 +87,10 @@ test('recv exits silently when its reader is gone, and its socket’s file is re
 })
 
 onLinux('recv reports descriptors that it had no room for, and continues', async (t) => {
-  const cwd = files()
+  const cwd = folderWithFiles()
   const text = 'ulimit -n 60; exec fdpass recv ./x.sock'
   const running = script(t, text, { cwd })
-  await send(t, cwd, ['--together', ...Array.from({ length: 100 }, () => 'a')])
+  await runSend(t, cwd, ['--together', ...Array.from({ length: 100 }, () => 'a')])
   const { code, stdout, stderr } = await running
   t.deepEqual({ code, stdout }, { code: 1, stdout: '' })
   t.regex(stderr, /^fdpass: recv: Descriptors were lost: the descriptor table is full.*\n$/)
@@ -103,21 +102,21 @@ onlyIf(isRoot && isLinux, 'needs root, to be somebody else')(
     const other = { uid: 65_534, gid: 65_534 }
     const allowed = ['--allow-uid', '65534', '--socket-mode', '666', '--json']
     for (const type of types) {
-      const cwd = files()
+      const cwd = folderWithFiles()
       chmodSync(cwd, 0o755)
-      const running = receiver(t, cwd, [...allowed, '--count', '1', '--type', type])
-      const refused = await send(t, cwd, ['--type', type, 'a'])
+      const running = startRecv(t, cwd, [...allowed, '--count', '1', '--type', type])
+      const refused = await runSend(t, cwd, ['--type', type, 'a'])
       t.true(refused.code === 0 || refused.code === 1) // its message may have been sent before the connection was closed
       await running.printed(/Refused/)
       t.is(statSync(join(cwd, 'x.sock')).mode & 0o777, 0o666)
-      t.is((await send(t, cwd, ['--type', type, 'b'], other)).code, 0)
+      t.is((await runSend(t, cwd, ['--type', type, 'b'], other)).code, 0)
       const { stdout, stderr } = await running.ended
       t.like(JSON.parse(stdout), { data: 'b', sender: { uid: 65_534 } })
       t.regex(stderr, /^fdpass: Refused: user 0, process \d+\n$/)
     }
-    const cwd = files()
+    const cwd = folderWithFiles()
     await using server = await listen(join(cwd, 'x.sock'))
-    const { code, stderr } = await send(t, cwd, ['--allow-uid', '1', 'a'])
+    const { code, stderr } = await runSend(t, cwd, ['--allow-uid', '1', 'a'])
     t.is(code, 1)
     t.regex(stderr, /\nfdpass: send: The socket belongs to a user that --allow-uid does not list\n$/)
     using _socket = await server.accept()

@@ -1,10 +1,15 @@
+import { spawn } from 'node:child_process'
 import { closeSync, constants, readFileSync, readSync, writeSync } from 'node:fs'
+import { once } from 'node:events'
 import { createConnection, createServer } from 'node:net'
-import test from 'ava'
-import { Descriptor, UnixSocket, socketpair } from 'fdpass'
+import { Worker } from 'node:worker_threads'
+import test, { type ExecutionContext } from 'ava'
+import { Descriptor, UnixSocket, capabilities, memfd, pipe, socketpair } from 'fdpass'
+import { VALUE } from '../helpers/arguments.ts'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { CLOEXEC, isOpen, openFile, readAll, sameFile, statusFlags, temporaryFolder } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { finish } from '../helpers/processes.ts'
+import { text } from '../helpers/sockets.ts'
 
 // Serial throughout: some of these tests depend on the kernel giving out the lowest free number.
 const onLinux = onlyIf(isLinux, 'needs /proc', test.serial)
@@ -147,4 +152,185 @@ test.serial('a duplicate shares the open file description and is closed by itsel
   one.closeSync()
   t.is(readFileSync(two.fd, 'utf8'), 'def')
   two.closeSync()
+})
+
+const fdpass = JSON.stringify(new URL('../../../dist/index.js', import.meta.url).href)
+const isNode = !('bun' in process.versions || 'deno' in process.versions)
+const onNode = onlyIf(isNode && isLinux, "needs Node's own handles, and Linux", test.serial)
+
+/** Code that returns the code of the error of taking over a number, or 'taken'. */
+const attempt = `const attempt = (from, number) => {
+  try {
+    from(number)
+    return 'taken'
+  } catch (error) {
+    return error.code
+  }
+}`
+
+/** Another thread that evaluates expressions, with the names of fdpass and `number`. */
+class Thread {
+  readonly #worker: Worker
+
+  constructor(t: ExecutionContext) {
+    const program = `const { parentPort } = require('node:worker_threads')
+    ${attempt}
+    let kept = []
+    parentPort.on('message', async ([expression, number]) => {
+      const { Descriptor, UnixSocket, memfd } = await import(${fdpass})
+      parentPort.postMessage(eval(expression))
+    })`
+    this.#worker = new Worker(program, { eval: true, trackUnmanagedFds: false })
+    t.teardown(() => this.#worker.terminate())
+  }
+
+  async evaluate(expression: string, number = -1): Promise<unknown> {
+    this.#worker.postMessage([expression, number], [])
+    return ((await once(this.#worker, 'message')) as [unknown])[0]
+  }
+
+  async end(): Promise<void> {
+    await this.#worker.terminate()
+  }
+}
+
+test.serial('a number that fdpass owns in another thread is refused, until it is released there [S180]', async (t) => {
+  const thread = new Thread(t)
+  const [a, b] = socketpair()
+  const received = memfd({ data: 'ours' })
+  using duplicate = received.duplicate()
+  for (const number of [received.fd, duplicate.fd]) {
+    t.is(await thread.evaluate('attempt(Descriptor.from, number)', number), VALUE)
+  }
+  t.is(readAll(received.fd), 'ours')
+  received.closeSync()
+
+  const number = a.release()
+  t.is(await thread.evaluate('attempt((fd) => kept.push(UnixSocket.from(fd)), number)', number), 'taken')
+  t.throws(() => UnixSocket.from(number), {
+    code: VALUE,
+    message: /already owned by fdpass, in this thread or another/
+  })
+  t.throws(() => Descriptor.from(number), { code: VALUE })
+  await b.send('to the other thread')
+  t.is(await thread.evaluate('kept.at(-1).release()'), number)
+  const again = UnixSocket.from(number)
+  t.is(text(await again.recv()), 'to the other thread')
+  again.close()
+  b.close()
+})
+
+test.serial('what a thread owned can be opened again under the same numbers after its end [S180]', async (t) => {
+  const thread = new Thread(t)
+  const number = Number(await thread.evaluate("kept.push(memfd({ data: 'theirs' })), kept.at(-1).fd"))
+  t.throws(() => Descriptor.from(number), { code: VALUE })
+  await thread.end()
+  t.throws(() => Descriptor.from(number), { code: 'EBADF' })
+  const opened: number[] = []
+  while (!opened.includes(number)) opened.push(openFile('again'))
+  const descriptor = Descriptor.from(number)
+  t.is(readAll(descriptor.fd), 'again')
+  for (const fd of opened) {
+    if (fd !== number) closeSync(fd)
+  }
+  descriptor.closeSync()
+})
+
+onLinux(
+  'a number that the program closed itself is not closed for the thread that has it by then [S181]',
+  async (t) => {
+    const thread = new Thread(t)
+    await thread.evaluate('kept.push(memfd())') // everything of that thread is open by now
+    for (const close of ['closeSync', 'close', 'dispose'] as const) {
+      const descriptor = memfd({ data: 'closed by its number' })
+      const number = descriptor.fd
+      closeSync(number)
+      t.is(await thread.evaluate("kept.push(memfd({ data: 'theirs' })), kept.at(-1).fd"), number)
+      if (close === 'closeSync') t.throws(() => descriptor.closeSync(), { code: 'EBADF' })
+      else if (close === 'dispose') t.throws(() => descriptor[Symbol.dispose](), { code: 'EBADF' })
+      else await descriptor.close()
+      const read = "require('node:fs').readFileSync('/proc/self/fd/' + number, 'utf8')"
+      t.is(await thread.evaluate(read, number), 'theirs')
+    }
+  }
+)
+
+onNode('the channel to the parent process is refused in each thread, until it is closed [S182]', async (t) => {
+  const program = `
+    ${attempt}
+    const { Worker } = require('node:worker_threads')
+    import(${fdpass}).then(async ({ Descriptor, UnixSocket, socketpair }) => {
+      socketpair().forEach((socket) => socket.close())
+      const results = [attempt(Descriptor.from, 3), attempt(UnixSocket.from, 3)]
+      const code = "import(" + ${JSON.stringify(fdpass)} + ").then(({ UnixSocket }) => " +
+        "require('node:worker_threads').parentPort.postMessage(attempt(UnixSocket.from, 3))); " + ${JSON.stringify(attempt)}
+      results.push(await new Promise((resolve) => new Worker(code, { eval: true }).once('message', resolve)))
+      process.once('message', (message) => {
+        process.send([...results, message])
+        process.once('disconnect', () => process.exit(attempt(Descriptor.from, 3) === 'EBADF' ? 0 : 1))
+      })
+      process.send('ready')
+    })`
+  const child = spawn(process.execPath, ['-e', program], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  const exit = once(child, 'exit')
+  t.deepEqual(await once(child, 'message'), ['ready', undefined])
+  const answered = once(child, 'message')
+  child.send('not stolen')
+  t.deepEqual(await answered, [[VALUE, VALUE, VALUE, 'not stolen'], undefined])
+  child.disconnect()
+  t.deepEqual(await exit, [0, null])
+})
+
+const readingStdin = `
+  ${attempt}
+  import(${fdpass}).then(({ Descriptor }) => {
+    let chunks = 0
+    process.stdin.on('data', () => {
+      if (chunks++ === 0) console.log(attempt(Descriptor.from, 0))
+      process.stdin.destroy()
+    })
+    process.stdin.on('close', () => console.log(attempt((fd) => Descriptor.from(fd).closeSync(), 0)))
+  })`
+
+for (const kind of ['pipe', 'socket', 'file'] as const) {
+  onNode(`a standard input that is being read is refused, until it is destroyed: a ${kind} [S183]`, async (t) => {
+    const [a, b] = socketpair()
+    const theirs = Descriptor.from(b.release())
+    const [read, write] = pipe()
+    const file = memfd({ data: 'input' })
+    const stdin = { pipe: read, socket: theirs, file }[kind]
+    const child = spawn(process.execPath, ['-e', readingStdin], { stdio: [stdin.fd, 'pipe', 'inherit'] })
+    const done = finish(child)
+    writeSync(write.fd, 'input')
+    await a.send('input')
+    t.is(await done, `${VALUE}\ntaken\n`)
+    for (const open of [read, write, theirs, file]) open.closeSync()
+    a.close()
+  })
+}
+
+const numberOf = (object: object) => (object as { _handle: { fd: number } })._handle.fd
+
+const onUv = onlyIf(isNode && capabilities().backend === 'uv', 'needs the uv back end', test.serial)
+
+onUv('a number that the event loop watches for Node is refused [S184]', async (t) => {
+  const path = `${temporaryFolder()}/s`
+  const server = createServer().listen(path)
+  await once(server, 'listening')
+  const client = createConnection(path)
+  const [[connection]] = await Promise.all([
+    once(server, 'connection') as Promise<[typeof client]>,
+    once(client, 'connect')
+  ])
+  connection.resume()
+  const expected = { code: VALUE, message: /in use by Node/ }
+  t.throws(() => Descriptor.from(numberOf(server)), expected)
+  t.throws(() => UnixSocket.from(numberOf(connection)), expected)
+  connection.unref()
+  t.throws(() => Descriptor.from(numberOf(connection)), expected)
+  client.end('still read')
+  const [chunk] = (await once(connection, 'data')) as [Buffer]
+  t.is(chunk.toString(), 'still read')
+  connection.destroy()
+  await new Promise((resolve) => server.close(resolve))
 })

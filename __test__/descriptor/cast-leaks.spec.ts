@@ -1,12 +1,12 @@
 import { once } from 'node:events'
-import type { AddressInfo, Socket } from 'node:net'
+import type { AddressInfo } from 'node:net'
+import type { Duplex } from 'node:stream'
 import test from 'ava'
 import { bindListener, memfd, socketpair } from 'fdpass'
-import type { Cast } from '../helpers/casts/common.ts'
-import { casts } from '../helpers/casts/index.ts'
+import { type Cast, casts } from '../helpers/casts.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, temporaryFile } from '../helpers/descriptors.ts'
-import { everyKind, openPty } from '../helpers/things.ts'
+import { everyKind, openPty } from '../helpers/kinds.ts'
 
 // Serial throughout: each test counts the descriptors of the process before and after.
 const serial = onlyIf(
@@ -33,19 +33,19 @@ for (const [title, thing] of Object.entries(casts)) {
   })
 }
 
-const closed = async (socket: Socket) => {
+const closed = async (socket: Duplex) => {
   socket.destroy()
   await once(socket, 'close')
 }
 
 serial('200 casts of terminals leave nothing open', async (t) => {
   const ends = await openPty()
-  for (const end of ends) await closed(end.duplicate().toSocket())
+  for (const end of ends) await closed(end.duplicate().toTerminal())
   const before = countFds()
   for (const end of ends) {
     for (let i = 0; i < 200; i++) {
-      await closed(end.duplicate().toSocket())
-      t.throws(() => end.toSocket({ highWaterMark: -1 } as object), { code: 'ERR_INVALID_ARG_VALUE' })
+      await closed(end.duplicate().toTerminal())
+      t.throws(() => end.toSocket(), { code: 'ERR_INVALID_FD_TYPE' })
     }
   }
   t.is(countFds(), before)
@@ -53,9 +53,9 @@ serial('200 casts of terminals leave nothing open', async (t) => {
 })
 
 serial('casts that are refused leave nothing open', async (t) => {
-  const { things, end } = await everyKind(true)
+  const { samples, end } = await everyKind(true)
   const before = countFds()
-  for (const { descriptor, kind } of things) {
+  for (const { descriptor, kind } of samples) {
     for (let i = 0; i < 10; i++) {
       if (kind !== 'unix-listener' && kind !== 'tcp-listener') await t.throwsAsync(descriptor.toServer())
       if (kind !== 'udp') t.throws(() => descriptor.toDatagramSocket())

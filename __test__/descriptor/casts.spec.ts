@@ -5,12 +5,12 @@ import { inspect } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
 import { Descriptor, bindListener, listen, memfd, pipe, socketpair } from 'fdpass'
 import { type Loose, RANGE, TYPE, VALUE, loose, notOptions, rejects, throws } from '../helpers/arguments.ts'
-import { type Method, newPath, readToEnd } from '../helpers/casts/common.ts'
-import { casts } from '../helpers/casts/index.ts'
+import { type Method, casts } from '../helpers/casts.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { openFile, readAll, statusFlags, temporaryFile } from '../helpers/descriptors.ts'
+import { readToEnd } from '../helpers/connections.ts'
+import { newPath, openFile, readAll, statusFlags, temporaryFile } from '../helpers/descriptors.ts'
+import { everyKind } from '../helpers/kinds.ts'
 import { startFixture } from '../helpers/processes.ts'
-import { everyKind } from '../helpers/things.ts'
 
 const WRONG = 'ERR_INVALID_FD_TYPE'
 
@@ -24,22 +24,22 @@ const onLinux = onlyIf(isNode && isLinux, "needs Node's own handles, and Linux")
 
 const withPython = onlyIf(isNode && isLinux && hasPython, "needs Node's own handles, Linux and Python 3.9")
 
-const { things, missing, end: endThings } = await everyKind(isNode && isLinux && hasPython)
+const { samples, missing, end: endSamples } = await everyKind(isNode && isLinux && hasPython)
 
-test.after.always(endThings)
+test.after.always(endSamples)
 
 const strict = { execArgv: ['--throw-deprecation', '--pending-deprecation'] }
 
 for (const [title, { method, send, cast }] of Object.entries(casts)) {
   withPython(`${title}, sent to a child, which makes it its own by ${method}`, async (t) => {
-    const { socket, done } = startFixture('caster', ['cast', title], strict)
+    const { socket, done } = startFixture('casts', ['cast', title], strict)
     await t.notThrowsAsync(send(socket))
     t.is(await done, '')
     socket.close()
   })
 
   withPython(`${title}, sent by a child, is made this process's by ${method}`, async (t) => {
-    const { socket, done } = startFixture('caster', ['send', title], strict)
+    const { socket, done } = startFixture('casts', ['send', title], strict)
     await t.notThrowsAsync(cast(socket))
     t.is(await done, '')
     socket.close()
@@ -53,7 +53,10 @@ const methods: Method[] = [
   'toReadStream',
   'toWriteStream',
   'toUnixSocket',
-  'toUnixServer'
+  'toUnixServer',
+  'toStream',
+  'toDuplex',
+  'toTerminal'
 ]
 
 /** The methods of each kind; all others are refused. */
@@ -62,12 +65,13 @@ const castsOf: Record<string, readonly Method[]> = {
   memfd: ['toReadStream', 'toWriteStream'],
   'character-device': ['toReadStream', 'toWriteStream'],
   'block-device': ['toReadStream', 'toWriteStream'],
-  tty: ['toSocket', 'toReadStream', 'toWriteStream'],
-  fifo: ['toSocket'],
-  tcp: ['toSocket'],
+  tty: ['toTerminal'],
+  pty: ['toTerminal'],
+  fifo: ['toSocket', 'toDuplex'],
+  tcp: ['toSocket', 'toDuplex'],
   'tcp-listener': ['toServer'],
   udp: ['toDatagramSocket'],
-  'unix-stream': ['toSocket', 'toUnixSocket'],
+  'unix-stream': ['toSocket', 'toUnixSocket', 'toStream'],
   'unix-seqpacket': ['toUnixSocket'],
   'unix-dgram': ['toUnixSocket'],
   'unix-listener': ['toServer', 'toUnixServer']
@@ -90,7 +94,7 @@ async function isRefused(t: ExecutionContext, descriptor: Descriptor, method: Me
   b.close()
 }
 
-for (const { kind, title, descriptor } of things) {
+for (const { kind, title, descriptor } of samples) {
   const wrong = methods.filter((method) => title.startsWith('O_PATH') || !castsOf[kind]?.includes(method))
   test(`another process's ${title} refuses ${wrong.join(', ')}, and stays as it was [S16]`, async (t) => {
     const message = title.startsWith('O_PATH')

@@ -1,24 +1,24 @@
+import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { closeSync, constants, openSync } from 'node:fs'
-import { createSocket } from 'node:dgram'
-import { join } from 'node:path'
 import { Server } from 'node:net'
+import { join } from 'node:path'
 import test from 'ava'
 import { Descriptor, bind, bindListener, listen, memfd, pipe, socketpair } from 'fdpass'
 import { TYPE, throws } from '../helpers/arguments.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { openFile, readAll, temporaryFolder } from '../helpers/descriptors.ts'
-import { everyKind } from '../helpers/things.ts'
+import { everyKind } from '../helpers/kinds.ts'
 
 const CLOSED = 'ERR_DESCRIPTOR_CLOSED'
 
 const onLinux = onlyIf(isLinux, 'Linux only')
 const folder = temporaryFolder()
 
-const { things, missing, end: endThings } = await everyKind(isLinux && hasPython)
-test.after.always(endThings)
+const { samples, missing, end: endSamples } = await everyKind(isLinux && hasPython)
+test.after.always(endSamples)
 
-for (const { kind, title, descriptor } of things) {
+for (const { kind, title, descriptor } of samples) {
   test(`another process's ${title} is of kind '${kind}' [S16]`, (t) => {
     t.is(descriptor.kind, kind)
     t.is(descriptor.kind, kind)
@@ -163,3 +163,15 @@ onLinux("a socket's file opened with O_PATH has no address", (t) => {
 function contentOf(descriptor: Descriptor): string {
   return readAll(descriptor.fd)
 }
+
+test('a kind that the system could not report is determined again [S191]', async (t) => {
+  const binding = new URL('../../../dist/lib/native/binding.js', import.meta.url).href
+  const { native } = (await import(binding)) as { native: { kind: (fd: number) => string } }
+  using descriptor = Descriptor.from(openFile())
+  const { kind } = native
+  // As after an fstat(2) that a file system in user space has failed.
+  native.kind = () => 'other'
+  t.is(descriptor.kind, 'other')
+  native.kind = kind
+  t.is(descriptor.kind, 'file')
+})

@@ -13,10 +13,10 @@ import {
   notOptions,
   throws
 } from '../helpers/arguments.ts'
-import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
+import { hasMemory, hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { CLOEXEC, openFile, readAll, statusFlags } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { startPython } from '../helpers/processes.ts'
+import { text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'Linux only')
 
@@ -57,6 +57,28 @@ onLinux('memory holds what it is given, and its offset is at the start', (t) => 
   const large = Buffer.alloc(5_000_000, 'large')
   using much = memfd({ data: large })
   t.true(readFileSync(much.fd).equals(large))
+})
+
+const GIBIBYTE = 2 ** 30
+const withMemory = onlyIf(isLinux && hasMemory(6 * GIBIBYTE), 'needs Linux, and 6 GiB of memory', test.serial)
+
+withMemory('memory of more than 2 GiB holds its data [S190]', (t) => {
+  const data = Buffer.alloc(2 * GIBIBYTE + 3)
+  const marks = [0, GIBIBYTE, 2 * GIBIBYTE - 1, 2 * GIBIBYTE, data.length - 1]
+  for (const [i, at] of marks.entries()) data[at] = i + 1
+  using memory = memfd({ data })
+  t.is(fstatSync(memory.fd).size, data.length)
+  for (const [i, at] of marks.entries()) {
+    const byte = Buffer.alloc(1)
+    readSync(memory.fd, byte, 0, 1, at)
+    t.is(byte[0], i + 1)
+  }
+})
+
+onLinux('memory can have a size that no C int holds [S190]', (t) => {
+  using memory = memfd({ size: 2 ** 41 + 1 })
+  t.is(fstatSync(memory.fd).size, 2 ** 41 + 1)
+  throws(t, 'beyond 2 ** 53', RANGE, () => memfd({ size: 2 ** 53 }), /options\.size/)
 })
 
 onLinux('memory has the size that it is given, filled up with zeros', (t) => {

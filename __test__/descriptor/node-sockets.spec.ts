@@ -8,9 +8,9 @@ import test, { type ExecutionContext } from 'ava'
 import { Descriptor, UnixSocket, connect, listen, socketpair } from 'fdpass'
 import { hasPython, onlyIf } from '../helpers/conditions.ts'
 import { countFds, hasWriter, openFile, openPipe, readAll, temporaryFolder } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { finish } from '../helpers/processes.ts'
 import { turns } from '../helpers/promises.ts'
+import { text } from '../helpers/sockets.ts'
 
 const onNode = onlyIf(
   !('bun' in process.versions || 'deno' in process.versions),

@@ -1,19 +1,26 @@
 import { spawnSync } from 'node:child_process'
 import { closeSync, openSync, readlinkSync } from 'node:fs'
+import { inspect } from 'node:util'
+import { MessageChannel } from 'node:worker_threads'
 import test from 'ava'
-import { Descriptor, UnixSocket, socketpair } from 'fdpass'
+import { Channel, Descriptor, UnixServer, UnixSocket, listen, pipe, socketpair } from 'fdpass'
+import { Broker } from 'fdpass/broker'
+import { NodeChannel } from 'fdpass/ipc'
+import { Store, connectStore, serveStore } from 'fdpass/store'
+import { Superserver } from 'fdpass/superserver'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import {
   CLOEXEC,
   hasWriter,
   isOpen,
+  newPath,
   openFile,
   openPipe,
   readAll,
   statusFlags,
   temporaryFile
 } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { text } from '../helpers/sockets.ts'
 
 // Serial throughout: some of these tests depend on the kernel giving out the lowest free number.
 const onLinux = onlyIf(isLinux, 'needs /proc', test.serial)
@@ -272,4 +279,79 @@ test.serial('closing a message twice never closes a reused number [D5]', async (
   closeSync(file)
   a.close()
   b.close()
+})
+
+test.serial('what an object owns shows when it is printed', async (t) => {
+  const [read, write] = pipe()
+  t.is(inspect(read), `Descriptor { fd: ${read.fd}, kind: 'fifo', state: 'open' }`)
+  t.is(inspect({ in: { an: { object: { of: read } } } }), '{ in: { an: { object: [Object] } } }')
+  t.is(inspect({ in: { an: { object: read } } }), '{ in: { an: { object: [Descriptor] } } }')
+  read.closeSync()
+  write.closeSync()
+  t.is(inspect(read), "Descriptor { state: 'closed' }")
+  for (const { name, prototype } of [Descriptor, UnixSocket, UnixServer, Broker, Store, NodeChannel, Superserver]) {
+    t.is(inspect(Object.create(prototype)), `${name} {}`)
+  }
+
+  const path = newPath()
+  const server = await listen(path)
+  const number = server.fd
+  t.is(
+    inspect(server, { breakLength: 200 }),
+    `UnixServer { fd: ${number}, type: 'stream', address: '${path}', state: 'open' }`
+  )
+  server.close()
+  t.is(inspect(server, { breakLength: 200 }), `UnixServer { type: 'stream', address: '${path}', state: 'closed' }`)
+
+  const [a, b] = socketpair({ type: 'seqpacket' })
+  const addresses = 'localAddress: null, remoteAddress: null'
+  t.is(inspect(a, { breakLength: 200 }), `UnixSocket { fd: ${a.fd}, type: 'seqpacket', ${addresses}, state: 'open' }`)
+  a.close()
+  b.close()
+  t.is(inspect(a), "UnixSocket { type: 'seqpacket', state: 'closed' }")
+
+  const [c, d] = socketpair()
+  const channel = new Channel(c)
+  t.regex(inspect(channel), /^Channel {\s+socket: UnixSocket {[^}]+state: 'owned by a Channel'/)
+  channel.close()
+  d.close()
+
+  const [e, f] = socketpair()
+  const nodeChannel = new NodeChannel(e)
+  t.regex(inspect(nodeChannel), /^NodeChannel {\s+socket: UnixSocket {[^}]+},\s+state: 'open'/)
+  nodeChannel.close()
+  f.close()
+  const service = await serveStore({ path: newPath() })
+  t.is(inspect(service, { breakLength: 200 }), `StoreService { address: '${service.address}', state: 'open' }`)
+  const store = await connectStore(service.address)
+  t.is(inspect(store, { breakLength: 200 }), `Store { address: '${service.address}', state: 'open' }`)
+  for (const object of [service, store, nodeChannel])
+    t.throws(() => structuredClone(object), { any: true, name: 'DataCloneError' })
+  store.close()
+  service.close()
+  t.is(inspect(store, { breakLength: 200 }), `Store { address: '${service.address}', state: 'closed' }`)
+})
+
+test.serial('an object that owns a descriptor cannot be cloned into another thread', async (t) => {
+  const [read, write] = pipe()
+  const [a, b] = socketpair()
+  const [c, d] = socketpair()
+  await a.sendFd(read)
+  const server = await listen(newPath())
+  const message = (await b.recv())!
+  const channel = new Channel(c)
+  const { port1 } = new MessageChannel()
+  for (const object of [read, a, server, message, channel, { deep: [write] }]) {
+    t.throws(() => structuredClone(object), { any: true, name: 'DataCloneError' })
+    t.throws(() => port1.postMessage(object), {
+      any: true,
+      name: 'DataCloneError',
+      message: /fdpass: send its descriptor/
+    })
+  }
+  t.is(JSON.stringify({ write }), '{"write":{}}')
+  port1.close()
+  message.close()
+  for (const descriptor of [read, write]) descriptor.closeSync()
+  for (const open of [a, b, d, server, channel]) open.close()
 })

@@ -1,20 +1,21 @@
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { closeSync, openSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { closeSync, createReadStream, openSync, readFileSync, readSync } from 'node:fs'
 import { createServer as createHttp } from 'node:http'
 import { type AddressInfo, Server, Socket, connect, createServer } from 'node:net'
 import { TLSSocket } from 'node:tls'
 import { ReadStream, WriteStream } from 'node:tty'
 import test, { type ExecutionContext } from 'ava'
-import { type Descriptor, type FdSource, type UnixSocket, socketpair } from 'fdpass'
+import { Channel, type Descriptor, type FdSource, type UnixSocket, adoptConnection, socketpair } from 'fdpass'
 import { TYPE, VALUE, loose, rejects } from '../helpers/arguments.ts'
-import { newPath, readToEnd } from '../helpers/casts/common.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { openFile, openPipe, readAll, sameFile, temporaryFile } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { readToEnd } from '../helpers/connections.ts'
+import { newPath, openFile, openPipe, readAll, sameFile, temporaryFile } from '../helpers/descriptors.ts'
+import { openPty } from '../helpers/kinds.ts'
 import { startFixture } from '../helpers/processes.ts'
 import { turns } from '../helpers/promises.ts'
-import { openPty } from '../helpers/things.ts'
+import { text } from '../helpers/sockets.ts'
 
 const isNode = !('bun' in process.versions || 'deno' in process.versions)
 const onNode = onlyIf(isNode, "needs Node's own handles")
@@ -22,7 +23,7 @@ const withPython = onlyIf(isNode && isLinux && hasPython, "needs Node's own hand
 
 const strict = { execArgv: ['--throw-deprecation', '--pending-deprecation'] }
 
-/** What each source of `fixtures/sources.ts` is used for here, and what its other end sees there. */
+/** What each source of `fixtures/casts.ts` is used for here, and what its other end sees there. */
 const uses: Record<string, [seen: string, use: (descriptor: Descriptor) => Promise<void>]> = {
   connection: ['pong', (descriptor) => talk(descriptor.toSocket())],
   client: ['pong', (descriptor) => talk(descriptor.toSocket())],
@@ -43,7 +44,7 @@ const uses: Record<string, [seen: string, use: (descriptor: Descriptor) => Promi
         response.setHeader('connection', 'close')
         response.end('answered elsewhere')
       })
-      server.on('connection', (connection) => http.emit('connection', connection))
+      server.on('connection', (connection) => adoptConnection(http, connection))
       await once(http, 'request')
       server.close()
     }
@@ -66,7 +67,7 @@ async function talk(socket: Socket): Promise<void> {
 
 for (const [which, [seen, use]] of Object.entries(uses)) {
   onNode(`Node's own ${which} is sent by a child, closed there, and used here`, async (t) => {
-    const { socket, done } = startFixture('sources', [which], strict)
+    const { socket, done } = startFixture('casts', ['source', which], strict)
     const received = (await socket.recvFd())!
     t.is(text(received), which)
     await use(received.fd!)
@@ -77,7 +78,10 @@ for (const [which, [seen, use]] of Object.entries(uses)) {
 
 withPython("a child's terminal is sent as its process.stdin", async (t) => {
   const [master, slave] = await openPty()
-  const { socket, done } = startFixture('sources', ['stdin'], { ...strict, standard: [slave.fd, 'pipe', 'inherit'] })
+  const { socket, done } = startFixture('casts', ['source', 'stdin'], {
+    ...strict,
+    standard: [slave.fd, 'pipe', 'inherit']
+  })
   using received = (await socket.recvFd())!
   t.is(received.fd!.kind, 'tty')
   t.true(sameFile(received.fd!.fd, slave.fd))
@@ -227,6 +231,83 @@ onNode('what has no descriptor, or one that is of no use elsewhere, is refused, 
   tls.destroy()
   listening.close()
   for (const socket of [binding, unbound]) socket.close()
+})
+
+onNode('a stream with bytes that nothing has consumed is refused, until they are read [S185]', async (t) => {
+  const [a, b] = pair(t)
+  const server = createServer({ pauseOnConnect: true }).listen(newPath())
+  await once(server, 'listening')
+  const accepted = once(server, 'connection') as Promise<[Socket]>
+  const client = connect(server.address() as string)
+  const [connection] = await accepted
+  client.write('ahead')
+  await once(connection, 'readable')
+  const refused = /has read 5 bytes, which would stay behind: use handOver\(\)$/
+  await rejects(t, 'sendFd', VALUE, () => a.sendFd(connection), refused)
+  await rejects(t, 'send', VALUE, () => a.send('x', { fds: [client, connection] }), refused)
+  t.is(String(connection.read()), 'ahead')
+  await a.sendFd(connection, 'the first')
+  using received = (await b.recvFd())!
+  t.is(text(received), 'the first')
+  client.destroy()
+  connection.destroy()
+  server.close()
+
+  const stream = createReadStream(temporaryFile('abcdef'), { highWaterMark: 3 })
+  await once(stream, 'readable')
+  const unread = /has read \d bytes, which would stay behind: read them first$/
+  await rejects(t, 'a file', VALUE, () => a.sendFd(stream), unread)
+  stream.destroy()
+  const positioned = createReadStream(temporaryFile('abcdef'), { start: 1 })
+  await once(positioned, 'readable')
+  await a.sendFd(positioned)
+  using file = (await b.recvFd())!
+  const all = Buffer.alloc(6)
+  t.is(readSync(file.fd!.fd, all), 6)
+  t.is(String(all), 'abcdef')
+  positioned.destroy()
+})
+
+test('a UnixSocket that holds messages, or belongs to a channel, is not sent [S188]', async (t) => {
+  const [a, b] = pair(t)
+  const [c, d] = pair(t)
+  await c.send('first')
+  await c.send('second')
+  for await (const message of d) {
+    if (text(message) === 'first') {
+      await t.throwsAsync(a.sendFd(d), { code: 'ERR_SOCKET_NOT_EMPTY', message: /holds 1 messages/ })
+    } else break
+  }
+  await a.sendFd(d, 'empty')
+  t.is(text((await b.recvFd())!), 'empty')
+  const [e] = pair(t)
+  const channel = new Channel(e)
+  await t.throwsAsync(a.sendFd(e), { code: 'ERR_INVALID_STATE', message: /belongs to a Channel/ })
+  channel.close()
+})
+
+onNode('a standard output that is redirected to a file is a source', async (t) => {
+  const path = temporaryFile('')
+  const [socket, theirs] = socketpair()
+  const program = `
+    import { UnixSocket } from ${JSON.stringify(new URL('../../../dist/index.js', import.meta.url).href)}
+    const socket = UnixSocket.from(3)
+    await socket.send('both', { fds: [process.stdout, process.stderr] })
+    socket.close()`
+  const file = openSync(path, 'w')
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+    stdio: ['ignore', file, file, theirs.fd]
+  })
+  theirs.close()
+  using message = (await socket.recv())!
+  t.deepEqual(
+    message.fds.map(({ fd }) => sameFile(fd, file)),
+    [true, true]
+  )
+  t.deepEqual(await once(child, 'close'), [0, null])
+  t.is(readFileSync(path, 'utf8'), '')
+  closeSync(file)
+  socket.close()
 })
 
 test.serial('a number that is closed is EBADF, and one that is used again is what it is now', async (t) => {

@@ -4,8 +4,8 @@ import { once } from 'node:events'
 import { connect as connectNode } from 'node:net'
 import { bindListener, recvFd, socketpair } from 'fdpass'
 import { VALUE } from '../helpers/arguments.ts'
-import { readToEnd } from '../helpers/casts/common.ts'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { readToEnd } from '../helpers/connections.ts'
 import { finish, fixturePath, startFixture, startProgram } from '../helpers/processes.ts'
 
 const isNode = !('bun' in process.versions || 'deno' in process.versions)
@@ -24,7 +24,7 @@ onNode('a UDP socket that is a descriptor 0, as passed by inetd, is taken over',
   await a.sendFd(udp)
   udp.close()
   using received = (await recvFd(b))!
-  const child = spawn(process.execPath, [...strict.execArgv, fixturePath('inetd')], {
+  const child = spawn(process.execPath, [...strict.execArgv, fixturePath('casts'), 'datagram'], {
     stdio: [received.fd!.fd, 'pipe', 'inherit']
   })
   const done = finish(child)
@@ -75,7 +75,7 @@ for (const fd of [0, 1, 2]) {
 
 for (const policy of ['rr', 'none']) {
   onLinux(`casts and sources in a worker of a cluster, with the scheduling policy ${policy}`, async (t) => {
-    const { socket, done } = startFixture('clustered', [policy], strict)
+    const { socket, done } = startFixture('casts', ['cluster', policy], strict)
     const { shared, sharedPath, udp, ...works } = JSON.parse(await done) as Record<string, string>
     t.deepEqual(works, {
       'cast TCP': 'accepted, then  ECONNREFUSED',

@@ -2,16 +2,16 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
-import { createServer, connect } from 'node:net'
+import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import test from 'ava'
 import { type UnixSocket, socketpair } from 'fdpass'
 import { fdLimit, onlyIf } from '../helpers/conditions.ts'
 import { openFile, sameFile, temporaryFolder } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { finish, fixturePath, startFixture } from '../helpers/processes.ts'
 import { turns } from '../helpers/promises.ts'
+import { text } from '../helpers/sockets.ts'
 
 // Serial throughout: a test that keeps the event loop busy would slow the others down.
 const large = Buffer.alloc(4 * 1024 * 1024)
@@ -313,7 +313,7 @@ withManyNumbers('10,000 idle sockets do not disturb a busy one [E9]', async (t) 
 })
 
 test.serial('a storm of signals loses and repeats nothing [E8]', async (t) => {
-  const { socket, child, done } = startFixture('storm')
+  const { socket, child, done } = startFixture('peer', ['echo'])
   t.is(text(await socket.recv()), 'ready') // without a listener Node takes SIGUSR1 for a wish to debug
   const storm = spawn('sh', ['-c', `while kill -USR1 ${child.pid}; do :; done 2>/dev/null`], { stdio: 'ignore' })
   const files = Array.from({ length: 4 }, (_, i) => openFile(`file ${i}`))
@@ -343,7 +343,7 @@ test.serial('a storm of signals loses and repeats nothing [E8]', async (t) => {
 })
 
 test.serial('100,000 descriptors reach a slow reader in another process, in order, and none leaks [E5]', async (t) => {
-  const { socket, done } = startFixture('slow-reader')
+  const { socket, done } = startFixture('peer', ['count'])
   const files = Array.from({ length: 16 }, (_, i) => openFile(String(i)))
   await socket.send('files', { fds: files })
   let sent = 0

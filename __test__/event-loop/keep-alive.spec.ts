@@ -2,9 +2,9 @@ import { setTimeout as delay } from 'node:timers/promises'
 import test from 'ava'
 import { bind, connect, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { text } from '../helpers/messages.ts'
 import { startFixture } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
+import { text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs abstract addresses')
 

@@ -23,12 +23,12 @@ export interface Fault {
 export type Verdict =
   { readonly kind: 'not reached' | 'retried' | 'reported' } | { readonly kind: 'failed'; readonly why: string }
 
-/** The scenarios of `scenarios/`. */
+/** The scenarios that run.ts knows. */
 export const scenarios = [
   'pairs',
   'full',
   'connections',
-  'things',
+  'descriptors',
   'casts',
   'channel',
   'hand-over',
@@ -356,9 +356,17 @@ function flaw(
     } else if (error.errno !== -number || typeof error.syscall !== 'string') return `not in Node's shape: ${text}`
   }
   if (injected === 0 || baseline.traces.has(traceOf(report))) return undefined
+  // A call that a signal interrupted is made again: no caller sees it.
+  const interrupted = report.steps.find(({ error }) => error?.code === 'EINTR')
+  if (interrupted !== undefined) return `EINTR was reported: ${JSON.stringify(interrupted)}`
+  if (errors.includes('EINTR')) return 'EINTR was reported as a warning'
   const changed = changes(baseline, report)
-  // Without an answer of the kernel, the kind of a descriptor is less exact: 'socket', 'file', null.
-  if (asking.has(call) && changed.every((line) => /^.\["[^"]*(?:kind|address|seal)/.test(line))) return undefined
+  // Without an answer of the kernel, the kind of a descriptor is less exact: 'socket', 'file', 'other', null.
+  if (
+    (asking.has(call) || (call === 'stat' && code !== 'ENOMEM')) &&
+    changed.every((line) => /^.\["[^"]*(?:kind|address|seal|list")/.test(line))
+  )
+    return undefined
   if (call === 'getsockname' && changed.includes('+["port","undefined"]')) return undefined
   if (baseline.traces.has(withoutExits(report))) return undefined
   // A `ready` that is lost leaves both serving, and no connection goes from one to the other: PROTOCOL.md.
@@ -386,8 +394,12 @@ function told(call: string, code: string): string[] {
   if (call === 'openat2' && ['EXDEV', 'ELOOP', 'EAGAIN'].includes(code)) codes.push('EACCES')
   // A socket whose type the kernel does not report, which does not happen, has no kind.
   if (call === 'getsockopt' || call === 'getsockname') codes.push('ERR_INVALID_FD_TYPE', 'EPROTO', 'ENOTSOCK')
+  // An open file whose file system refuses fstat(2) is of another kind.
+  if (call === 'stat' && code !== 'ENOMEM') codes.push('ERR_INVALID_FD_TYPE', 'EPROTO')
   // Without an address there is no destination.
   if (call === 'getsockname') codes.push('ERR_INVALID_ARG_TYPE')
+  // Another handle of the loop watches the number: the runtime's.
+  if (call === 'uv_poll_init' && code === 'EEXIST') codes.push('ERR_INVALID_ARG_VALUE')
   // A socket's file counts as in use where it is unknown whether it is stale.
   if (call === 'connect') codes.push('EADDRINUSE')
   return codes

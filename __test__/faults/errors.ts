@@ -1,12 +1,12 @@
 /**
  * The errors that a system call may return, as its man page lists them (ERRORS in man-pages 6.03; unix(7) and ip(7) for what a protocol adds; a
  * seccomp filter's `ENOSYS` and `EPERM` where the call is newer than Linux 4.18). Left out is what only a wrong argument causes: `EFAULT`, `ENOTSOCK`, …,
- * and `EBADF` where only fdpass knows the number. `SHORT` is no error: the call transfers one byte, as one that a signal interrupts.
+ * and `EBADF` where only fdpass knows the number. A file system in user space can return `EINTR` for every call on a path. `SHORT` is no error: the call transfers one byte, as one that a signal interrupts.
  */
 export const errorsOf: Readonly<Record<string, string>> = {
   socket: 'EACCES EMFILE ENFILE ENOBUFS ENOMEM',
   socketpair: 'EMFILE ENFILE EOPNOTSUPP',
-  bind: 'EACCES EADDRINUSE EADDRNOTAVAIL EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EROFS',
+  bind: 'EACCES EADDRINUSE EADDRNOTAVAIL EINTR EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EROFS',
   listen: 'EADDRINUSE EOPNOTSUPP EINVAL',
   accept4: 'EAGAIN ECONNABORTED EINTR EINVAL EMFILE ENFILE ENOBUFS ENOMEM EPERM EPROTO',
   connect: 'EACCES EAGAIN ECONNREFUSED EINTR ENOENT EPROTOTYPE ENOMEM EPERM',
@@ -37,16 +37,16 @@ export const errorsOf: Readonly<Record<string, string>> = {
   'fcntl(F_GET_SEALS)': 'EINVAL',
   memfd_create: 'EMFILE ENFILE ENOMEM ENOSYS',
   ftruncate: 'EFBIG EINTR EINVAL EIO EPERM',
-  stat: 'EACCES EBADF ENOENT ENOMEM',
+  stat: 'EACCES EBADF EINTR ENOENT ENOMEM',
   open: 'EACCES EDQUOT EINTR EISDIR EMFILE ENFILE ENODEV ENOENT ENOMEM ENOSPC ENOTDIR ENXIO EPERM EROFS ETXTBSY',
   openat: 'EACCES EDQUOT EINTR EISDIR EMFILE ENFILE ENODEV ENOENT ENOMEM ENOSPC ENOTDIR ENXIO EPERM EROFS ETXTBSY',
   openat2:
     'EACCES EAGAIN EDQUOT EINTR EISDIR ELOOP EMFILE ENFILE ENODEV ENOENT ENOMEM ENOSPC ENOSYS ENOTDIR ENXIO EPERM EROFS ETXTBSY EXDEV',
   opendir: 'EACCES EMFILE ENFILE ENOMEM ENOENT',
   readlink: 'EACCES EIO ENOENT ENOMEM',
-  unlink: 'EACCES EBUSY EIO ENOENT ENOMEM EPERM EROFS',
-  chmod: 'EACCES EIO ENOENT ENOMEM EPERM EROFS',
-  fchmod: 'EIO EPERM EROFS',
+  unlink: 'EACCES EBUSY EINTR EIO ENOENT ENOMEM EPERM EROFS',
+  chmod: 'EACCES EINTR EIO ENOENT ENOMEM EPERM EROFS',
+  fchmod: 'EINTR EIO EPERM EROFS',
   chdir: 'EACCES EIO ENOENT ENOMEM',
   flock: 'EINTR ENOLCK EWOULDBLOCK',
   fork: 'EAGAIN ENOMEM',

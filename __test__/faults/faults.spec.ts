@@ -24,7 +24,7 @@ const known: Readonly<Record<string, readonly (readonly [call: string, error: st
   // The process ended by a panic.
   connections: [['flock', 'EINTR']],
   // The error had no code of the system, and descriptors were left behind.
-  things: [
+  descriptors: [
     ['pthread_create', 'EAGAIN'],
     ['epoll_create1', 'EMFILE'],
     ['uv_async_init', 'EMFILE']
@@ -33,9 +33,12 @@ const known: Readonly<Record<string, readonly (readonly [call: string, error: st
   broker: [
     ['sendmsg', 'ENOMEM'],
     // A client that could not read the peer's credentials left its connection open.
-    ['getsockopt', 'EBADF']
+    ['getsockopt', 'EBADF'],
+    // A socket that one object gave up for another one had no owner in between, and stayed open.
+    ['uv_poll_init', 'EEXIST']
   ],
   takeover: [
+    ['uv_poll_init', 'EEXIST'],
     ['stat', 'ENOMEM'],
     ['recvmsg', 'EBADF']
   ],

@@ -242,8 +242,8 @@ export async function runInEachFolder(scenario: () => Promise<void>): Promise<vo
     before = links()
     await scenario()
     await closeAll()
-    // Closes of the thread pool, closes of Node in the next turn, and rejections without a handler.
-    for (let i = 0; i < 20 && difference(links(), before).length > 0; i++) await delay(2)
+    // Closes on other threads, closes of Node in the next turn, and rejections without a handler.
+    for (let i = 0; i < 250 && difference(links(), before).length > 0; i++) await delay(2)
     await new Promise(setImmediate)
     tell()
     steps.length = broken.length = 0

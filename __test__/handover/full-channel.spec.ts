@@ -2,8 +2,7 @@ import { connect as dial } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import { type UnixSocket, handOver, receiveConnection } from 'fdpass'
-import { readAllOf } from '../helpers/connections.ts'
-import { assertWorks, drain, fill, next, open, openChannel, say } from '../helpers/hand-overs.ts'
+import { assertWorks, drain, fill, next, open, openChannel, readAllOf, say } from '../helpers/connections.ts'
 import { isPending, turns } from '../helpers/promises.ts'
 
 const MEBIBYTE = 1024 * 1024
@@ -69,7 +68,7 @@ test('a connection keeps its place among the messages of the channel', async (t)
   ]
   for (let i = 0; i < sends.length; i++) {
     using message = (await b.recv())!
-    order.push(`${Buffer.from(message.data)} ${message.fds.length}`)
+    order.push(`${message.data} ${message.fds.length}`)
   }
   await Promise.all(sends)
   t.deepEqual(order, ['before 0', 'first 1', 'between 0', 'second 1', 'after 0'])

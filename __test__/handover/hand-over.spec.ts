@@ -5,9 +5,20 @@ import { setTimeout as delay } from 'node:timers/promises'
 import test from 'ava'
 import { type SocketType, handOver, receiveConnection } from 'fdpass'
 import { VALUE } from '../helpers/arguments.ts'
-import { digest, openConnection, readAllOf } from '../helpers/connections.ts'
+import {
+  assertWorks,
+  digest,
+  drain,
+  fill,
+  next,
+  open,
+  openChannel,
+  openConnection,
+  readAllOf,
+  receive,
+  say
+} from '../helpers/connections.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
-import { assertWorks, drain, fill, next, open, openChannel, receive, say } from '../helpers/hand-overs.ts'
 import { startFixture } from '../helpers/processes.ts'
 import { isPending, turns } from '../helpers/promises.ts'
 

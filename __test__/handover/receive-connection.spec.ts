@@ -1,15 +1,27 @@
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
-import { Agent, Server as HttpServer, get } from 'node:http'
+import { Agent, Server as HttpServer, type IncomingMessage, createServer as createHttp, get } from 'node:http'
+import { connect as connectHttp2, createServer as createHttp2 } from 'node:http2'
 import { Server, Socket, connect as dial } from 'node:net'
-import test from 'ava'
-import { type SocketType, type UnixSocket, handOver, receiveConnection } from 'fdpass'
-import { hasPython, onlyIf } from '../helpers/conditions.ts'
-import { digest, readAllOf } from '../helpers/connections.ts'
-import { openFile } from '../helpers/descriptors.ts'
-import { listen, next, open, openChannel, receive } from '../helpers/hand-overs.ts'
+import { TLSSocket } from 'node:tls'
+import test, { type ExecutionContext } from 'ava'
+import { type SocketType, UnixSocket, handOver, receiveConnection } from 'fdpass'
+import { type Loose, TYPE, VALUE, notSignals, rejects } from '../helpers/arguments.ts'
+import { hasPython, onlyIf, retainedBytes } from '../helpers/conditions.ts'
+import {
+  assertWorks,
+  digest,
+  listen,
+  next,
+  open,
+  openChannel,
+  readAllOf,
+  readToEnd,
+  receive
+} from '../helpers/connections.ts'
+import { newPath, openFile } from '../helpers/descriptors.ts'
 import { startFixture, startPython } from '../helpers/processes.ts'
-import { turns } from '../helpers/promises.ts'
+import { isPending, turns } from '../helpers/promises.ts'
 
 const withPython = onlyIf(hasPython, 'needs Python 3.9')
 
@@ -36,6 +48,36 @@ test('an aborted receiveConnection loses nothing, whatever has come of a message
     abort.abort()
     await t.throwsAsync(behind, { code: 'ABORT_ERR' })
   }
+})
+
+test.serial('a message that arrives byte by byte takes no more memory than its bytes [S160]', async (t) => {
+  const [a, b] = openChannel(t)
+  const { client, connection } = await open(t)
+  const count = 20_000
+  const receiving = receiveConnection(b)
+  const header = Buffer.alloc(4)
+  header.writeUInt32BE(16 * 1024 * 1024)
+  const { allocUnsafeSlow } = Buffer
+  let largest = 0
+  try {
+    Buffer.allocUnsafeSlow = (size) => {
+      largest = Math.max(largest, size)
+      return allocUnsafeSlow(size)
+    }
+    await handOver(a, connection, () => header)
+    const before = retainedBytes()
+    for (let i = 0; i < count; i++) await a.send('x')
+    await turns()
+    const perByte = (retainedBytes() - before) / count
+    t.true(perByte < 64, `${perByte}`)
+  } finally {
+    Buffer.allocUnsafeSlow = allocUnsafeSlow
+  }
+  t.true(largest <= 65_536, `${largest}`)
+  const failed = t.throwsAsync(receiving, { code: 'EPROTO' })
+  a.close()
+  await failed
+  client.destroy()
 })
 
 test('the end of the channel resolves each pending receive to null', async (t) => {
@@ -138,4 +180,190 @@ test('an HTTP server of another process answers on connections that are handed o
   agent.destroy()
   channel.close()
   t.is(await done, '')
+})
+
+test('what message does wrong leaves the connection here', async (t) => {
+  const [a, b] = openChannel(t)
+  const failures: [() => unknown, object][] = [
+    [
+      () => {
+        throw new RangeError('no message')
+      },
+      { instanceOf: RangeError, message: 'no message' }
+    ],
+    ...[undefined, null, 5, {}, '', new Uint8Array(), [1], new ArrayBuffer(1)].map((wrong): [() => unknown, object] => [
+      () => wrong,
+      { code: 'ERR_INVALID_RETURN_VALUE' }
+    ])
+  ]
+  const pair = await open(t, 'head, ')
+  for (const [message, expectation] of failures) {
+    await t.throwsAsync(handOver(a, pair.connection, message as () => string), expectation)
+    t.is(pair.connection.readableLength, 6)
+  }
+  await assertWorks(t, pair, 'head, ')
+  t.true(await isPending(b.recv()))
+})
+
+test('an empty message goes where packets are kept apart', async (t) => {
+  const [a, b] = openChannel(t, 'dgram')
+  const { client, connection } = await open(t)
+  await handOver(a, connection, () => '')
+  const { data, fds } = (await b.recv())!
+  t.is(data.length, 0)
+  fds[0]!.toSocket().end('arrived')
+  t.is(await next(client), 'arrived')
+})
+
+test('what message closes, ends or sends meanwhile is noticed', async (t) => {
+  const [a, b] = openChannel(t)
+  const destroyed = await open(t, 'head')
+  const destroy = () => {
+    destroyed.connection.destroy()
+    return 'x'
+  }
+  await t.throwsAsync(handOver(a, destroyed.connection, destroy), { code: 'ERR_SOCKET_CLOSED' })
+
+  const sending = await open(t, 'head, ')
+  let other: Promise<void> | undefined
+  const send = () => {
+    const file = openFile('sent by message')
+    other ??= a.sendFd(file, 'y').finally(() => closeSync(file))
+    return 'x'
+  }
+  await handOver(a, sending.connection, send)
+  await other
+  const arrived = [(await b.recvFd())!, (await b.recvFd())!]
+  t.deepEqual(
+    arrived.map(({ fd, data }) => [String(Buffer.from(data)), fd!.kind]),
+    [
+      ['x', 'tcp'],
+      ['y', 'file']
+    ]
+  )
+  arrived.forEach(({ fd }) => fd!.closeSync())
+
+  const abort = new AbortController()
+  const aborting = await open(t, 'head, ')
+  const { signal } = abort
+  const stop = () => {
+    abort.abort()
+    return 'x'
+  }
+  await t.throwsAsync(handOver(a, aborting.connection, stop, { signal }), { code: 'ABORT_ERR' })
+  await assertWorks(t, aborting, 'head, ')
+
+  const closing = await open(t, 'head, ')
+  const close = () => {
+    a.close()
+    return 'x'
+  }
+  await t.throwsAsync(handOver(a, closing.connection, close), { code: 'ERR_SOCKET_CLOSED' })
+  await assertWorks(t, closing, 'head, ')
+  t.is(await b.recv(), null)
+})
+
+test('handOver refuses what cannot be handed over, and reports why [S187]', async (t) => {
+  const [a] = openChannel(t)
+  const { connection } = await open(t, 'head')
+  const refusals: [string, Socket, RegExp][] = [
+    ['TLS', new TLSSocket(connection), /is a TLSSocket: its keys would stay behind/],
+    ['below TLS', connection, /is read by a TLSSocket: its keys would stay behind/],
+    ['new', new Socket(), /has no descriptor/],
+    ['encoding', (await open(t)).connection.setEncoding('utf8'), /has an encoding/],
+    ['destroyed', (await open(t)).connection.destroy(), /is destroyed/]
+  ]
+  for (const [what, socket, message] of refusals) await rejects(t, what, VALUE, () => handOver(a, socket), message)
+  await rejects(t, 'below TLS', VALUE, () => a.sendFd(connection), /is read by a TLSSocket/)
+  t.throws(() => UnixSocket.from(connection), { code: VALUE, message: /is read by a TLSSocket/ })
+})
+
+/** A connection to an HTTP server, and both ends of a request that the server handles. */
+async function openHttp(
+  t: ExecutionContext
+): Promise<{ client: Socket; requests: IncomingMessage[]; http: HttpServer }> {
+  const requests: IncomingMessage[] = []
+  const http = createHttp((request, response) => {
+    requests.push(request)
+    response.end(request.url)
+  })
+  http.listen(newPath())
+  await once(http, 'listening')
+  const client = dial(http.address() as string)
+  t.teardown(() => {
+    client.destroy()
+    http.closeAllConnections()
+    http.close()
+  })
+  return { client, requests, http }
+}
+
+test("a connection that an HTTP server reads is refused, and its requests are answered; after 'upgrade' it is handed over [S186]", async (t) => {
+  const [a, b] = openChannel(t)
+  const { client, requests, http } = await openHttp(t)
+  const handled = once(http, 'request')
+  client.write('GET /first HTTP/1.1\r\nHost: x\r\n\r\nGET /pipelined HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n')
+  await handled
+  const parser = /HTTP parser, whose requests would stay behind/
+  await rejects(t, 'handOver', VALUE, () => handOver(a, requests[0]!.socket), parser)
+  await rejects(t, 'sendFd', VALUE, () => a.sendFd(requests[0]!.socket), parser)
+  const answers = await readToEnd(client)
+  t.regex(answers, /\/first.*\/pipelined$/s)
+
+  const other = await openHttp(t)
+  const upgraded = once(other.http, 'upgrade') as Promise<[IncomingMessage, Socket, Buffer]>
+  other.client.write('GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhead')
+  const [, socket, head] = await upgraded
+  t.is(head.toString(), 'head')
+  await handOver(a, socket)
+  const received = (await receiveConnection(b))!
+  received.end('handed over')
+  t.is(await readToEnd(other.client), 'handed over')
+})
+
+test('a connection that an HTTP/2 session reads is refused [S186]', async (t) => {
+  const [a] = openChannel(t)
+  const http = createHttp2((_request, response) => void response.end('answered')).listen(newPath())
+  await once(http, 'listening')
+  const socket = dial(http.address() as string)
+  const accepted = once(http, 'connection') as Promise<[Socket]>
+  await once(socket, 'connect')
+  const client = connectHttp2('http://localhost', { createConnection: () => socket })
+  const request = client.request().setEncoding('utf8')
+  for (const side of [socket, (await accepted)[0]]) {
+    await rejects(t, 'handOver', VALUE, () => handOver(a, side), /HTTP\/2 session, which would stay behind/)
+    await rejects(t, 'sendFd', VALUE, () => a.sendFd(side), /HTTP\/2 session, which would stay behind/)
+  }
+  t.deepEqual(await request.toArray(), ['answered'])
+  client.close()
+  http.close()
+})
+
+test('wrong arguments reject, and the connection stays as it was', async (t) => {
+  const [a] = openChannel(t)
+  const pair = await open(t, 'head, ')
+  const hand = handOver as unknown as Loose
+  const take = receiveConnection as unknown as Loose
+  for (const wrong of [undefined, null, 3, {}, pair.connection, Object.create(Object.getPrototypeOf(a))]) {
+    await rejects(t, 'channel', TYPE, () => hand(wrong, pair.connection), /"channel" argument/)
+    await rejects(t, 'channel', TYPE, () => take(wrong), /"channel" argument/)
+  }
+  for (const wrong of [undefined, null, 3, {}, a, new Server()]) {
+    await rejects(t, 'socket', TYPE, () => hand(a, wrong), /"socket" argument must be an instance of net.Socket/)
+  }
+  for (const wrong of [null, 3, 'message', {}]) {
+    await rejects(t, 'message', TYPE, () => hand(a, pair.connection, wrong), /"message" argument/)
+  }
+  for (const signal of notSignals) {
+    await rejects(t, 'signal', TYPE, () => hand(a, pair.connection, undefined, { signal }))
+    await rejects(t, 'signal', TYPE, () => take(a, { signal }))
+  }
+  for (const allowHalfOpen of [null, 0, 'yes', {}]) {
+    await rejects(t, 'allowHalfOpen', TYPE, () => take(a, { allowHalfOpen }))
+  }
+  const [closed] = openChannel(t)
+  closed.close()
+  await rejects(t, 'closed', 'ERR_SOCKET_CLOSED', () => handOver(closed, pair.connection))
+  await rejects(t, 'closed', 'ERR_SOCKET_CLOSED', () => receiveConnection(closed))
+  await assertWorks(t, pair, 'head, ')
 })

@@ -1,5 +1,13 @@
 import type { ExecutionContext } from 'ava'
-import { Channel, type ChannelOptions, type Descriptor, UnixSocket, socketpair } from 'fdpass'
+import {
+  Channel,
+  type ChannelOptions,
+  type ChannelReply,
+  type ChannelRequest,
+  type Descriptor,
+  UnixSocket,
+  socketpair
+} from 'fdpass'
 import { startProgram } from './processes.ts'
 
 /** What a frame is for, as PROTOCOL.md numbers it. */
@@ -93,4 +101,14 @@ export async function receiveFrame(socket: UnixSocket): Promise<BareFrame | null
   if (header === null) return null
   const data = (await take(header.readUInt32BE(4)))!
   return { kind: header[2]!, id: header.readUInt32BE(12), data, fds }
+}
+
+/** The requests that one end is asked, each with what settles it. */
+export function recordRequests(channel: Channel) {
+  const requests: { request: ChannelRequest; reply: (reply: ChannelReply) => void; fail: (error: unknown) => void }[] =
+    []
+  channel.onRequest(
+    (request) => new Promise((reply, fail) => requests.push({ request, reply, fail })) as Promise<ChannelReply>
+  )
+  return requests
 }

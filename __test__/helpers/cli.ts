@@ -1,6 +1,7 @@
 import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, mkdtempSync, realpathSync, symlinkSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, realpathSync, symlinkSync, writeFileSync } from 'node:fs'
+import { type NetConnectOpts, type Socket, connect } from 'node:net'
 import { join, resolve } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { temporaryFolder } from './descriptors.ts'
@@ -104,4 +105,107 @@ export function helpOf(words: readonly string[]): string {
 /** All commands behind these words, those below them too, as the words by which each is called. */
 export function commandsBelow(...words: readonly string[]): string[][] {
   return commandsIn(helpOf(words)).flatMap((name) => [[...words, name], ...commandsBelow(...words, name)])
+}
+
+/** A folder with two files. */
+export function folderWithFiles(): string {
+  const cwd = sandbox()
+  writeFileSync(join(cwd, 'a'), 'content of a')
+  writeFileSync(join(cwd, 'b'), 'content of b')
+  return cwd
+}
+
+/** Starts `fdpass recv`. */
+export function startRecv(t: ExecutionContext, cwd: string, args: readonly string[], options: object = {}): Running {
+  return begin(t, 'fdpass', ['recv', './x.sock', ...args], { cwd, ...options })
+}
+
+/** Sends by `fdpass send`, as soon as there is a listener. */
+export function runSend(
+  t: ExecutionContext,
+  cwd: string,
+  args: readonly string[],
+  options: object = {}
+): Promise<Ended> {
+  return fdpass(t, ['send', '--wait', '20', './x.sock', ...args], { cwd, ...options })
+}
+
+export let folders = 0
+
+/** A folder inside the package, so that workers find `fdpass` by its name. */
+export function folderInPackage(): string {
+  const path = resolve('build', 'cli-serve', `${process.pid}-${folders++}`)
+  mkdirSync(path, { recursive: true })
+  return path
+}
+
+export function startServe(t: ExecutionContext, cwd: string, args: readonly string[], options: object = {}): Running {
+  return begin(t, 'fdpass', ['serve', ...args], { cwd, ...options })
+}
+
+export function dial(to: string | number): Socket {
+  return connect((typeof to === 'number' ? { port: to, host: '127.0.0.1' } : { path: to }) as NetConnectOpts)
+}
+
+/** Reads a connection up to its end. */
+export async function answerOf(socket: Socket): Promise<string> {
+  let answer = ''
+  socket.setEncoding('utf8').on('data', (data: string) => (answer += data))
+  await once(socket, 'end')
+  return answer
+}
+
+export function askService(to: string | number, text = ''): Promise<string> {
+  const socket = dial(to)
+  if (text === '')
+    socket.end() // a write of nothing fails too where a program has ended already
+  else socket.end(text)
+  return answerOf(socket)
+}
+
+/** A worker that answers with its pid and the request, after a delay where the request asks for one. */
+export const workerProgram = `
+import { connections } from 'fdpass/superserver'
+for await (const connection of connections({ allowHalfOpen: true })) {
+  let asked = ''
+  connection.setEncoding('utf8').on('data', (data) => {
+    asked += data
+    if (data.includes('begin')) connection.write('begun')
+  })
+  connection.on('end', () => connection.end(process.pid + ' ' + process.argv.slice(2).join() + ' ' + asked))
+}
+`
+
+export function folderWithWorker(): string {
+  const cwd = folderInPackage()
+  writeFileSync(join(cwd, 'worker.mjs'), workerProgram)
+  return cwd
+}
+
+export const succeeded = { code: 0, signal: null, stdout: '', stderr: '' }
+
+/** Starts a store in a folder; resolves when it serves. */
+export async function startStore(
+  t: ExecutionContext,
+  cwd: string,
+  args: readonly string[] = [],
+  options: object = {}
+): Promise<Running> {
+  const running = begin(t, 'fdpass', ['store', 'serve', './s.sock', ...args], { cwd, ...options })
+  await running.printed(/^fdpass: store serve: Listening on unix:.*\/s\.sock\n/m)
+  return running
+}
+
+/** A folder with two files, and a store. */
+export async function folderWithStore(t: ExecutionContext, ...args: readonly string[]): Promise<string> {
+  const cwd = sandbox()
+  writeFileSync(join(cwd, 'a'), 'content of a')
+  writeFileSync(join(cwd, 'b'), 'content of b')
+  await startStore(t, cwd, args)
+  return cwd
+}
+
+/** Asks the store of a folder. */
+export function runStore(t: ExecutionContext, cwd: string, verb: string, ...args: readonly string[]): Promise<Ended> {
+  return fdpass(t, ['store', verb, './s.sock', ...args], { cwd })
 }

@@ -1,4 +1,7 @@
 import { execFileSync, spawnSync } from 'node:child_process'
+import { freemem } from 'node:os'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import test, { type ExecutionContext, type SerialFn, type TestFn } from 'ava'
 
 export const isLinux = process.platform === 'linux'
@@ -9,8 +12,27 @@ export const hasPython = spawnSync('python3', ['-c', 'import socket; socket.send
 /** How many descriptors a process may have. */
 export const fdLimit = Number(execFileSync('sh', ['-c', 'ulimit -n'], { encoding: 'utf8' })) || Infinity
 
+/** Whether this process can use that many bytes of memory: on this machine, and in its control group. */
+export function hasMemory(bytes: number): boolean {
+  const limit = process.constrainedMemory?.() ?? 0
+  return freemem() > bytes && (limit === 0 || limit - process.memoryUsage.rss() > bytes)
+}
+
 /** `test` where a condition holds, and otherwise `test.skip` with the reason in the title. */
 export function onlyIf(condition: boolean, reason: string, kind: TestFn | SerialFn = test) {
   return (title: string, body: (t: ExecutionContext) => void | Promise<void>) =>
     condition ? kind(title, body) : kind.skip(`${title} (skipped: ${reason})`, body)
+}
+
+let collect: (() => void) | undefined
+
+/** How many bytes of memory JavaScript's values take after a collection of garbage. */
+export function retainedBytes(): number {
+  if (collect === undefined) {
+    setFlagsFromString('--expose-gc')
+    collect = runInNewContext('gc') as () => void
+  }
+  collect()
+  const { heapUsed, external, arrayBuffers } = process.memoryUsage()
+  return heapUsed + Math.max(external, arrayBuffers)
 }

@@ -1,15 +1,8 @@
-import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { ExecutionContext } from 'ava'
 import { type FdSource, UnixSocket, pipe, socketpair } from 'fdpass'
-import { hasWriter, temporaryFolder } from './descriptors.ts'
+import { hasWriter } from './descriptors.ts'
 import { type Fixture, fixtureSource, startProgram } from './processes.ts'
-
-export const folder = temporaryFolder()
-
-export let names = 0
-
-export const newPath = () => join(folder, `socket-${names++}`)
 
 /** Starts a scene of `conformance.py`. */
 export function play(scene: string, ...args: string[]): Fixture {

@@ -1,12 +1,15 @@
 import { execFileSync } from 'node:child_process'
 import {
+  chmodSync,
+  closeSync,
   constants,
   fstatSync,
   mkdtempSync,
   openSync,
-  readdirSync,
   readFileSync,
   readSync,
+  readdirSync,
+  readlinkSync,
   rmSync,
   writeFileSync
 } from 'node:fs'
@@ -45,12 +48,31 @@ export function temporaryFolder(): string {
   return folder
 }
 
-const folder = temporaryFolder()
-let files = 0
+let folder: string | undefined
+let paths = 0
+
+/** The temporary folder of this process, which every user may search. */
+function ownFolder(): string {
+  if (folder === undefined) {
+    folder = temporaryFolder()
+    chmodSync(folder, 0o755)
+  }
+  return folder
+}
+
+/** A new path in a folder that every user may search, short enough for a socket. */
+export function newPath(name = 'path'): string {
+  return join(ownFolder(), `${name}-${paths++}`)
+}
+
+/** A new folder in a folder that every user may search. */
+export function newFolder(): string {
+  return mkdtempSync(join(ownFolder(), 'folder-'))
+}
 
 /** A new file with this content. */
 export function temporaryFile(content = ''): string {
-  const path = join(folder, `file-${files++}`)
+  const path = newPath('file')
   writeFileSync(path, content)
   return path
 }
@@ -75,7 +97,7 @@ export const CLOEXEC = 0o2000000
 
 /** Both ends of a new pipe; the caller closes them. */
 export function openPipe(): { read: number; write: number } {
-  const path = join(folder, `pipe-${files++}`)
+  const path = newPath('pipe')
   execFileSync('mkfifo', [path])
   const read = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
   return { read, write: openSync(path, constants.O_WRONLY) }
@@ -89,4 +111,87 @@ export function hasWriter(read: number): boolean {
     if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return true
     throw error
   }
+}
+
+const filling: number[] = []
+
+/** Leaves no room in this process's descriptor table. */
+export function fillTable(): void {
+  try {
+    for (;;) filling.push(openSync('/dev/null', 'r'))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EMFILE') throw error
+  }
+}
+
+/** Makes room again, all that was taken or for so many. */
+export function freeTable(count = filling.length): void {
+  for (const fd of filling.splice(0, count)) closeSync(fd)
+}
+
+/**
+ * Lowers the limit of open descriptors to that of `startLimited`. A program calls it after its imports: Node opens many modules at a time to
+ * load them, more than some tests allow.
+ */
+export function limitDescriptors(): void {
+  const limit = process.env.FDPASS_TEST_FD_LIMIT
+  if (limit !== undefined) execFileSync('prlimit', ['--pid', `${process.pid}`, `--nofile=${limit}`])
+}
+
+/** What a process holds of the system: descriptors by what they are links to, threads by their names (Linux). */
+export interface Resources {
+  readonly fds: Readonly<Record<string, number>>
+  readonly threads: Readonly<Record<string, number>>
+}
+
+function tally(names: Iterable<string>): Record<string, number> {
+  const counts: Record<string, number> = {}
+  for (const name of names) counts[name] = (counts[name] ?? 0) + 1
+  return counts
+}
+
+/** What the calling process's descriptors are links to; a socket and a pipe without its inode, which is another one each time. */
+function links(): string[] {
+  return readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      const link = readlinkSync(`/proc/self/fd/${fd}`)
+      // The folder that is being read is one of them.
+      return /^\/proc\/\d+\/fd$/.test(link) ? [] : [link.replace(/^(socket|pipe):\[\d+\]$/, '$1')]
+    } catch {
+      return [] // it was the folder's, or closed meanwhile by another thread
+    }
+  })
+}
+
+/** The threads that close what other processes have sent. Two of them stay (crates/core/src/fd/apart.rs). */
+const CLOSING_THREAD = 'fdpass-close'
+const MAX_PARKED = 2
+
+/** The names of the calling process's threads, without those that stay although nothing is left to do. */
+function threadNames(): string[] {
+  const names = allThreadNames()
+  const parked = names.filter((name) => name === CLOSING_THREAD).slice(MAX_PARKED)
+  return [...names.filter((name) => name !== CLOSING_THREAD), ...parked]
+}
+
+function allThreadNames(): string[] {
+  return readdirSync('/proc/self/task').flatMap((task) => {
+    try {
+      return [readFileSync(`/proc/self/task/${task}/comm`, 'utf8').trim()]
+    } catch {
+      return [] // it has ended
+    }
+  })
+}
+
+/** What the calling process holds now. */
+export function resources(): Resources {
+  return { fds: tally(links()), threads: tally(threadNames()) }
+}
+
+/** In what two tallies differ, as text: `socket 3 instead of 2`; empty if in nothing. */
+export function differences(now: Readonly<Record<string, number>>, before: Readonly<Record<string, number>>): string[] {
+  return [...new Set([...Object.keys(now), ...Object.keys(before)])]
+    .filter((name) => (now[name] ?? 0) !== (before[name] ?? 0))
+    .map((name) => `${name}: ${now[name] ?? 0} instead of ${before[name] ?? 0}`)
 }

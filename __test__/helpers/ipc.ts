@@ -1,15 +1,7 @@
-import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { UnixSocket, socketpair } from 'fdpass'
 import { NodeChannel, type NodeMessage } from 'fdpass/ipc'
-import { temporaryFolder } from './descriptors.ts'
 import { startFixture } from './processes.ts'
-
-export const folder = temporaryFolder()
-
-export let paths = 0
-
-export const newPath = () => join(folder, `socket-${paths++}`)
 
 export interface Child {
   readonly channel: NodeChannel
@@ -54,7 +46,7 @@ export const line = (value: unknown) => `${JSON.stringify(value)}\n`
 export const ACK = line({ cmd: 'NODE_HANDLE_ACK' })
 
 /** A stream, and whether its other end is open anywhere. */
-export function thing(t: ExecutionContext): { sent: UnixSocket; isClosed: () => Promise<boolean> } {
+export function openWatched(t: ExecutionContext): { sent: UnixSocket; isClosed: () => Promise<boolean> } {
   const [ours, sent] = socketpair()
   t.teardown(() => ours.close())
   const isClosed = async () => {

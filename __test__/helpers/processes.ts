@@ -1,8 +1,9 @@
-import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
+import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { type SocketType, UnixSocket, socketpair } from 'fdpass'
+import type { ExecutionContext } from 'ava'
+import { type Descriptor, type SocketType, type UnixSocket, socketpair } from 'fdpass'
 
 /** A child program, the socket that ends in it, and what it printed. */
 export interface Fixture {
@@ -36,10 +37,9 @@ type Standard = 'ignore' | 'pipe' | 'inherit' | number
 export function startProgram(command: string, args: readonly string[], options: ProgramOptions = {}): Fixture {
   const { standard = ['ignore', 'pipe', 'inherit'], socketAt = 3, type = 'stream', ...rest } = options
   const [socket, theirs] = socketpair({ type })
-  const number = theirs.release()
   const between = Array.from({ length: socketAt - 3 }, () => 'ignore' as const)
-  const child = spawn(command, args, { stdio: [...standard, ...between, number], ...rest })
-  UnixSocket.from(number).close() // only the child holds that end from now on
+  const child = spawn(command, args, { stdio: [...standard, ...between, theirs.fd], ...rest })
+  theirs.close() // only the child holds that end from now on
   return { child, socket, done: finish(child) }
 }
 
@@ -80,4 +80,46 @@ export async function finish(child: ChildProcess): Promise<string> {
   const [code, signal] = (await once(child, 'close')) as [number | null, string | null]
   if (code !== 0) throw new Error(`The child ended with ${signal ?? `code ${code}`}: ${output}`)
   return output
+}
+
+/** A program that was started, and what it printed, once it has ended well. */
+export interface Program {
+  readonly child: ChildProcess
+  readonly done: Promise<string>
+}
+
+/** Whether a command can be run, and ends well. */
+export function runs(command: string, ...args: string[]): boolean {
+  return process.platform === 'linux' && spawnSync(command, args, { stdio: 'ignore' }).status === 0
+}
+
+/** Starts a program with this as its input. It does not outlive the test. */
+export function start(
+  t: ExecutionContext,
+  command: string,
+  args: readonly string[],
+  options: SpawnOptions = {},
+  input = ''
+): Program {
+  const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'], ...options })
+  child.stdin?.end(input)
+  return { child, done: endWith(t, child) }
+}
+
+/** Ends a program with the test, by this signal if it has something to clean up. */
+export function endWith(t: ExecutionContext, child: ChildProcess, signal: NodeJS.Signals = 'SIGKILL'): Promise<string> {
+  const done = finish(child)
+  const settled = done.catch(() => {}) // a test that fails before it awaits this has its own error
+  t.teardown(async () => {
+    child.kill(signal)
+    await settled
+  })
+  return done
+}
+
+/** Receives a descriptor of the scene `lingering` of hostile.py, of which this process has the last copy then. */
+export async function receiveLast(socket: UnixSocket): Promise<Descriptor> {
+  const { fd } = (await socket.recvFd({ required: true }))!
+  await socket.recv({ maxBytes: 1 })
+  return fd
 }

@@ -3,11 +3,34 @@ import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { type Descriptor, type Message, type UnixSocket, bind } from 'fdpass'
 import { temporaryFolder } from './descriptors.ts'
-import { text } from './messages.ts'
 import { fixturePath } from './processes.ts'
+import { text } from './sockets.ts'
 
-const folder = temporaryFolder()
+// Tests set the environment of this process, so they run one at a time.
+export const folder = temporaryFolder()
+
+export const me = { pid: process.pid, uid: process.getuid!(), gid: process.getgid!() }
+
 let addresses = 0
+
+/** Sets variables until the end of the test. */
+export function setVariables(t: ExecutionContext, variables: Readonly<Record<string, string | undefined>>): void {
+  for (const [name, value] of Object.entries(variables)) {
+    if (value === undefined) delete process.env[name]
+    else process.env[name] = value
+    t.teardown(() => delete process.env[name])
+  }
+}
+
+/** Opens the socket of a service manager, and sets NOTIFY_SOCKET to its address. */
+export function openNotifySocket(t: ExecutionContext, kind: 'path' | 'abstract' = 'path'): UnixSocket {
+  const name = `fdpass-notify-${process.pid}-${addresses++}`
+  const path = join(folder, name)
+  const socket = bind(kind === 'path' ? path : `\0${name}`, { credentials: true })
+  t.teardown(() => socket.close())
+  setVariables(t, { NOTIFY_SOCKET: kind === 'path' ? path : `@${name}` })
+  return socket
+}
 
 /** A service manager: passes descriptors, receives notifications, and stores descriptors. */
 export class ServiceManager {
@@ -67,7 +90,8 @@ export class ServiceManager {
   start(
     t: ExecutionContext,
     fixture: string,
-    sockets: readonly (readonly [name: string, descriptor: Descriptor])[]
+    sockets: readonly (readonly [name: string, descriptor: Descriptor])[],
+    ...args: readonly string[]
   ): ChildProcess {
     const passed = [...sockets, ...this.store.map(({ name, descriptor }) => [name, descriptor] as const)]
     const env = {
@@ -76,7 +100,7 @@ export class ServiceManager {
       LISTEN_FDS: `${passed.length}`,
       LISTEN_FDNAMES: passed.map(([name]) => name).join(':')
     }
-    const node = [process.execPath, ...process.execArgv, fixturePath(fixture)]
+    const node = [process.execPath, ...process.execArgv, fixturePath(fixture), ...args]
     const child = spawn('sh', ['-c', 'export LISTEN_PID=$$; exec "$@"', 'sh', ...node], {
       env: passed.length > 0 ? env : { ...process.env, NOTIFY_SOCKET: this.address },
       stdio: ['ignore', 'pipe', 'inherit', ...passed.map(([, { fd }]) => fd)]

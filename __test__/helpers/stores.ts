@@ -1,16 +1,7 @@
-import { chmodSync, closeSync } from 'node:fs'
-import { join } from 'node:path'
+import { closeSync } from 'node:fs'
 import type { ExecutionContext } from 'ava'
 import { type ServeStoreOptions, type Store, type StoreService, connectStore, serveStore } from 'fdpass/store'
-import { openFile, readAll, temporaryFolder } from './descriptors.ts'
-
-export const folder = temporaryFolder()
-
-chmodSync(folder, 0o755)
-
-export let paths = 0
-
-export const newPath = () => join(folder, `x${paths++}`)
+import { openFile, readAll, newPath } from './descriptors.ts'
 
 export async function open(t: ExecutionContext, options: ServeStoreOptions): Promise<StoreService> {
   const service = await serveStore(options)

@@ -4,10 +4,9 @@ import { bind, listen, memfd, pipe, socketpair } from 'fdpass'
 import { NodeChannel } from 'fdpass/ipc'
 import { RANGE, TYPE, VALUE, loose, notOptions, notSignals, rejects, throws } from '../helpers/arguments.ts'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { openFile } from '../helpers/descriptors.ts'
-import { line, newPath, next, pair, startChild, thing } from '../helpers/ipc.ts'
-import { text } from '../helpers/messages.ts'
-import { receive } from '../helpers/programs.ts'
+import { newPath, openFile } from '../helpers/descriptors.ts'
+import { line, next, openWatched, pair, startChild } from '../helpers/ipc.ts'
+import { receiveSoon, text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
@@ -22,7 +21,7 @@ onLinux('what Node makes no handle of is refused, and nothing is sent', async (t
     memfd: memfd({ data: 'memory' }),
     directory: openSync('/', 'r'),
     'character-device': openSync('/dev/null', 'r'),
-    tty: openSync('/dev/ptmx', 'r+'),
+    pty: openSync('/dev/ptmx', 'r+'),
     fifo: read,
     'unix-seqpacket': packets,
     'unix-dgram': datagrams,
@@ -47,7 +46,7 @@ test('two ends of ours speak with each other', async (t) => {
   const [one, other] = socketpair()
   using left = new NodeChannel(one)
   using right = new NodeChannel(other)
-  const [a, b] = [thing(t), thing(t)]
+  const [a, b] = [openWatched(t), openWatched(t)]
   const sent = [left.send('to the right', a.sent), right.send('to the left', b.sent)]
   for (const { sent: each } of [a, b]) each.close()
   using atRight = await next(right)
@@ -82,7 +81,7 @@ test('arguments of the wrong kind are refused, and nothing is sent', async (t) =
   }
   for (const options of notOptions) throws(t, 'messages', TYPE, () => loose(channel, 'messages')(options))
   await channel.send({ cmd: 'NODE_' }) // nothing internal
-  t.is(text(await receive(peer)), line({ cmd: 'NODE_' })) // the first that came
+  t.is(text(await receiveSoon(peer)), line({ cmd: 'NODE_' })) // the first that came
 
   for (const socket of [undefined, null, 3, {}, channel]) throws(t, 'socket', TYPE, () => make(socket))
   const [packets, other] = socketpair({ type: 'seqpacket' })

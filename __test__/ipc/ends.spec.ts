@@ -1,8 +1,7 @@
 import test from 'ava'
-import { ACK, line, next, pair, startChild, thing } from '../helpers/ipc.ts'
-import { text } from '../helpers/messages.ts'
-import { receive } from '../helpers/programs.ts'
-import { isPending } from '../helpers/promises.ts'
+import { ACK, line, next, openWatched, pair, startChild } from '../helpers/ipc.ts'
+import { codesOf, isPending, turns } from '../helpers/promises.ts'
+import { receiveSoon, text } from '../helpers/sockets.ts'
 
 test('the end of the channel is seen on both sides as in Node', async (t) => {
   const one = startChild(t)
@@ -24,11 +23,11 @@ test('the end of the channel is seen on both sides as in Node', async (t) => {
 
 test('when the peer ends, pending operations reject, and descriptors are closed', async (t) => {
   const { channel, peer } = pair(t)
-  const things = Array.from({ length: 3 }, () => thing(t))
+  const things = Array.from({ length: 3 }, () => openWatched(t))
   const sent = things.map(({ sent: each }) => channel.send('lost', each))
   for (const { sent: each } of things) each.close()
   const receiving = channel.receive()
-  ;(await receive(peer)).close()
+  ;(await receiveSoon(peer)).close()
   peer.close()
   for (const each of sent) await t.throwsAsync(each, { code: 'ECONNRESET' })
   t.is(await receiving, null)
@@ -40,12 +39,51 @@ test('when the peer ends, pending operations reject, and descriptors are closed'
   await t.throwsAsync(half.channel.receive(), { code: 'EPROTO', message: /within a message/ })
 })
 
+test('a peer that disconnects is sent what was passed on before, and this end is closed [S265]', async (t) => {
+  const { channel, peer } = pair(t)
+  const receiving = channel.receive()
+  const content = 'x'.repeat(2_000_000) // more than the socket takes
+  const sending = channel.send(content)
+  await peer.send(line('last'))
+  peer.shutdown('write')
+  t.is((await receiving)!.message, 'last')
+  t.is(await channel.receive(), null)
+  let received = ''
+  for (let message = await peer.recv(); message !== null; message = await peer.recv()) received += text(message)
+  t.is(received, line(content))
+  await sending
+  t.true(channel.closed)
+  t.is(await channel.receive(), null)
+  await t.throwsAsync(channel.send('too late'), { code: 'EPIPE' })
+})
+
+test('a peer that ends behind messages that are not received ends a send that it has not acknowledged [S265]', async (t) => {
+  const { channel, peer } = pair(t, { maxBytes: 10_000 })
+  const { sent, isClosed } = openWatched(t)
+  const sending = channel.send('never acknowledged', sent)
+  sent.close()
+  ;(await receiveSoon(peer)).close()
+  const gone = new AbortController()
+  let count = 0
+  const filling = (async () => {
+    for (; ; count++) await peer.send(line('x'.repeat(5000)), { signal: gone.signal })
+  })()
+  for (let seen = -1; seen !== count; await turns(20)) seen = count // until the channel reads no more
+  const code = codesOf([sending])
+  gone.abort()
+  await t.throwsAsync(filling, { name: 'AbortError' })
+  peer.close()
+  t.deepEqual(await code, ['ECONNRESET'])
+  t.true(await isClosed())
+  for (let i = 0; i < count; i++) t.is(((await next(channel)).message as string).length, 5000)
+})
+
 test('a child that is killed midway loses what it had, and nothing stays open here', async (t) => {
   const { channel, pid, done } = startChild(t)
   await channel.send(['echo', 'alive'])
   t.deepEqual((await next(channel)).message, { echo: 'alive' })
   process.kill(pid, 'SIGSTOP')
-  const things = Array.from({ length: 20 }, () => thing(t))
+  const things = Array.from({ length: 20 }, () => openWatched(t))
   const sent = things.map(({ sent: each }) => channel.send(['use'], each))
   for (const { sent: each } of things) each.close()
   t.true(await isPending(sent[0]!))
@@ -59,7 +97,7 @@ test('an abort withdraws a pending operation, and loses nothing', async (t) => {
   const { channel, peer } = pair(t)
   const cause = new Error('enough')
   const ending = new AbortController()
-  const [gone, waits] = [thing(t), thing(t)]
+  const [gone, waits] = [openWatched(t), openWatched(t)]
   const first = channel.send('gone', gone.sent, { signal: ending.signal })
   const second = channel.send('taken back', waits.sent, { signal: ending.signal })
   const third = channel.send('third')
@@ -71,11 +109,11 @@ test('an abort withdraws a pending operation, and loses nothing', async (t) => {
     t.is((await t.throwsAsync(each, { name: 'AbortError', code: 'ABORT_ERR' })).cause, cause)
   }
   t.true(await waits.isClosed())
-  const message = await receive(peer)
+  const message = await receiveSoon(peer)
   t.is(message.fds.length, 1)
   message.close()
   await peer.send(ACK + line('not lost'))
-  t.is(text(await receive(peer)), line('third')) // not what was taken back
+  t.is(text(await receiveSoon(peer)), line('third')) // not what was taken back
   await third
   t.is((await next(channel)).message, 'not lost')
   t.true(await gone.isClosed())
@@ -85,14 +123,14 @@ test('an abort withdraws a pending operation, and loses nothing', async (t) => {
 
 test('close rejects pending operations, ends an iteration, and closes descriptors not received', async (t) => {
   const { channel, peer } = pair(t)
-  const [sent, came] = [thing(t), thing(t)]
+  const [sent, came] = [openWatched(t), openWatched(t)]
   const sending = channel.send('waits', sent.sent)
   const behind = channel.send('behind it')
   sent.sent.close()
   await peer.sendFd(came.sent, line({ cmd: 'NODE_HANDLE', type: 'net.Socket', msg: 'held' }))
   came.sent.close()
-  ;(await receive(peer)).close()
-  t.is(text(await receive(peer)), ACK) // the channel reads, as it waits for an acknowledgement
+  ;(await receiveSoon(peer)).close()
+  t.is(text(await receiveSoon(peer)), ACK) // the channel reads, as it waits for an acknowledgement
   channel.close()
   channel.close()
   t.true(channel.closed)
@@ -115,10 +153,10 @@ test('close rejects pending operations, ends an iteration, and closes descriptor
 
 test('a channel without a receiver reads no more than its limit [S85]', async (t) => {
   const { channel, peer } = pair(t, { maxBytes: 10_000 })
-  const { sent } = thing(t)
+  const { sent } = openWatched(t)
   const sending = channel.send('waits', sent)
   sent.close()
-  ;(await receive(peer)).close()
+  ;(await receiveSoon(peer)).close()
   const filling = (async () => {
     for (let i = 0; i < 100; i++) await peer.send(line([i, 'x'.repeat(5000)]))
     await peer.send(ACK)

@@ -6,10 +6,10 @@ import test, { type ExecutionContext } from 'ava'
 import { type Descriptor, bindListener, listen, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { readAllOf } from '../helpers/connections.ts'
-import { newPath, startChild } from '../helpers/ipc.ts'
-import { text } from '../helpers/messages.ts'
+import { newPath } from '../helpers/descriptors.ts'
+import { startChild } from '../helpers/ipc.ts'
 import { fixturePath } from '../helpers/processes.ts'
-import { receive } from '../helpers/programs.ts'
+import { receiveSoon, text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
@@ -67,7 +67,7 @@ test('a Unix domain stream becomes a net.Socket', async (t) => {
   await sent
   t.deepEqual((await receiveNext()).message, { is: 'Socket' })
   await ours.send('hello')
-  t.is(text(await receive(ours)), `hello by ${pid}`)
+  t.is(text(await receiveSoon(ours)), `hello by ${pid}`)
   t.is(await ours.recv(), null)
   ours.close()
 })

@@ -3,8 +3,8 @@ import { type UnixSocket, memfd, socketpair } from 'fdpass'
 import { NodeChannel } from 'fdpass/ipc'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds } from '../helpers/descriptors.ts'
-import { receive } from '../helpers/programs.ts'
 import { turns } from '../helpers/promises.ts'
+import { receiveSoon } from '../helpers/sockets.ts'
 
 const serially = onlyIf(isLinux, 'counts descriptors by /proc', test.serial)
 const line = (value: unknown) => `${JSON.stringify(value)}\n`
@@ -16,7 +16,7 @@ type Scene = (channel: NodeChannel, peer: UnixSocket, thing: UnixSocket) => Prom
 const scenes: Record<string, Scene> = {
   async acknowledged(channel, peer, thing) {
     const sending = channel.send('message', thing)
-    ;(await receive(peer)).close()
+    ;(await receiveSoon(peer)).close()
     await peer.send(line({ cmd: 'NODE_HANDLE_ACK' }))
     await sending
   },
@@ -27,7 +27,7 @@ const scenes: Record<string, Scene> = {
   async 'not received'(channel, peer, thing) {
     await peer.sendFd(thing, HANDLE + line('plain'))
     void channel.send('waits', thing).catch(() => {})
-    ;(await receive(peer)).close()
+    ;(await receiveSoon(peer)).close()
   },
   async refused(channel, _, thing) {
     using memory = memfd({ data: 'x' })
@@ -40,7 +40,7 @@ const scenes: Record<string, Scene> = {
   },
   async 'not acknowledged'(channel, peer, thing) {
     const sent = [channel.send('one', thing), channel.send('two', thing)]
-    ;(await receive(peer)).close()
+    ;(await receiveSoon(peer)).close()
     peer.close()
     await Promise.allSettled([...sent, channel.receive()])
   },
@@ -72,7 +72,7 @@ const scenes: Record<string, Scene> = {
   async 'lost four times'(channel, peer, thing) {
     const sending = channel.send('lost', thing)
     for (let i = 0; i < 4; i++) {
-      ;(await receive(peer)).close()
+      ;(await receiveSoon(peer)).close()
       await peer.send(line({ cmd: 'NODE_HANDLE_NACK' }))
     }
     await sending.catch(() => {})

@@ -1,11 +1,10 @@
 import test from 'ava'
 import { NodeChannel } from 'fdpass/ipc'
-import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { ACK, line, next, pair, thing } from '../helpers/ipc.ts'
-import { text } from '../helpers/messages.ts'
+import { isLinux, onlyIf, retainedBytes } from '../helpers/conditions.ts'
+import { ACK, line, next, openWatched, pair } from '../helpers/ipc.ts'
 import { fixturePath, startProgram } from '../helpers/processes.ts'
-import { receive } from '../helpers/programs.ts'
-import { codesOf, isPending } from '../helpers/promises.ts'
+import { codesOf, isPending, turns } from '../helpers/promises.ts'
+import { receiveSoon, text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
@@ -13,51 +12,51 @@ const NACK = line({ cmd: 'NODE_HANDLE_NACK' })
 
 test('a descriptor that the other end could not receive is sent again, three times at most', async (t) => {
   const { channel, peer } = pair(t)
-  const { sent, isClosed } = thing(t)
+  const { sent, isClosed } = openWatched(t)
   const sending = channel.send('again', sent)
   const behind = channel.send('behind it')
   sent.close()
   for (let i = 0; i < 3; i++) {
-    const message = await receive(peer)
+    const message = await receiveSoon(peer)
     t.is(text(message), line({ cmd: 'NODE_HANDLE', type: 'net.Socket', msg: 'again' }))
     t.is(message.fds.length, 1)
     message.close()
     await peer.send(NACK)
   }
-  const last = await receive(peer)
+  const last = await receiveSoon(peer)
   t.is(last.fds.length, 1)
   await peer.send(ACK)
   await sending
-  t.is(text(await receive(peer)), line('behind it'))
+  t.is(text(await receiveSoon(peer)), line('behind it'))
   await behind
   last.close()
   t.true(await isClosed())
 
-  const lost = thing(t)
+  const lost = openWatched(t)
   const failing = channel.send('lost', lost.sent)
   lost.sent.close()
   const after = channel.send('after it')
   for (let i = 0; i < 4; i++) {
-    ;(await receive(peer)).close()
+    ;(await receiveSoon(peer)).close()
     await peer.send(NACK)
   }
   await t.throwsAsync(failing, { code: 'ERR_HANDLE_NOT_RECEIVED' })
-  t.is(text(await receive(peer)), line('after it'))
+  t.is(text(await receiveSoon(peer)), line('after it'))
   await after
   t.true(await lost.isClosed())
 })
 
 test('what comes without its descriptor is refused to the sender, and what Node sends again is acknowledged once', async (t) => {
   const { channel, peer } = pair(t)
-  const { sent, isClosed } = thing(t)
+  const { sent, isClosed } = openWatched(t)
   await peer.send(line({ cmd: 'NODE_HANDLE', type: 'net.Socket', msg: 'lost' }))
   const receiving = channel.receive()
-  t.is(text(await receive(peer)), NACK)
+  t.is(text(await receiveSoon(peer)), NACK)
   t.true(await isPending(receiving))
   const inner = { cmd: 'NODE_HANDLE', type: 'net.Socket', msg: { a: 1 } }
   await peer.sendFd(sent, line({ cmd: 'NODE_HANDLE', type: 'net.Native', msg: inner }))
   sent.close()
-  t.is(text(await receive(peer)), ACK)
+  t.is(text(await receiveSoon(peer)), ACK)
   const { message, fd } = (await receiving)!
   t.deepEqual(message, { a: 1 })
   t.is(fd!.kind, 'unix-stream')
@@ -86,14 +85,14 @@ for (const [program, fixture] of [
       if (!isNode) t.deepEqual((await next(channel)).message, { ready: child.pid })
       await say('fill')
       t.deepEqual((await next(channel)).message, { filled: true })
-      const lost = thing(t)
+      const lost = openWatched(t)
       const failing = channel.send(isNode ? ['use'] : { echo: 'lost' }, lost.sent)
       lost.sent.close()
       await t.throwsAsync(failing, { code: 'ERR_HANDLE_NOT_RECEIVED' })
       t.true(await lost.isClosed())
       await say('free')
       t.deepEqual((await next(channel)).message, { filled: false })
-      const taken = thing(t)
+      const taken = openWatched(t)
       await channel.send(isNode ? ['use'] : { echo: 'taken' }, taken.sent)
       taken.sent.close()
       t.deepEqual((await next(channel)).message, isNode ? { is: 'Socket' } : { echo: 'taken', kind: 'unix-stream' })
@@ -105,7 +104,7 @@ const handle = (msg: unknown) => line({ cmd: 'NODE_HANDLE', type: 'net.Socket', 
 
 test('descriptors belong to their lines, however the bytes come', async (t) => {
   const { channel, peer } = pair(t)
-  const things = Array.from({ length: 4 }, () => thing(t))
+  const things = Array.from({ length: 4 }, () => openWatched(t))
   const [a, b, c, d] = things.map(({ sent }) => sent)
   await peer.send(line('plain') + line({ cmd: 'NODE_CLUSTER', act: 'not ours' }))
   await peer.send(handle('first').slice(0, 10), { fds: [a!] })
@@ -142,8 +141,8 @@ test('what is not the protocol closes the channel with an error, and every descr
   ]
   for (const [data, code, message] of cases) {
     const { channel, peer } = pair(t, { maxBytes: 1000 })
-    const { sent, isClosed } = thing(t)
-    const waiting = thing(t)
+    const { sent, isClosed } = openWatched(t)
+    const waiting = openWatched(t)
     const sending = channel.send('never acknowledged', waiting.sent)
     waiting.sent.close()
     await peer.send(data, { fds: [sent] })
@@ -166,9 +165,25 @@ test('what is not the protocol closes the channel with an error, and every descr
   }
 })
 
+test.serial('a line that arrives byte by byte takes no more memory than its bytes [S25] [S160]', async (t) => {
+  const { channel, peer } = pair(t)
+  const receiving = channel.receive()
+  const count = 5000
+  await peer.send('"')
+  const before = retainedBytes()
+  for (let i = 0; i < count; i++) {
+    await peer.send('x')
+    await turns(1) // otherwise several arrive together
+  }
+  const perByte = (retainedBytes() - before) / count
+  t.true(perByte < 64, `${perByte}`)
+  await peer.send(line('').slice(1))
+  t.is((await receiving)!.message, 'x'.repeat(count))
+})
+
 test('descriptors without messages are not piled up [S25]', async (t) => {
   const { channel, peer } = pair(t)
-  const { sent, isClosed } = thing(t)
+  const { sent, isClosed } = openWatched(t)
   const failing = channel.receive()
   for (let i = 0; i < 10; i++) await peer.send(' ', { fds: Array.from({ length: 10 }, () => sent) }).catch(() => {})
   sent.close()

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { ExecutionContext } from 'ava'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { runs } from '../helpers/programs.ts'
+import { runs } from '../helpers/processes.ts'
 
 const execute = promisify(execFile)
 
@@ -45,7 +45,8 @@ withTools('every suite of the benchmark measures something, and nothing of ours 
   await bench('--quick', '--only', [...OURS, ...OTHERS].join(), '--out', folder)
   const { suites } = JSON.parse(readFileSync(join(folder, 'results.json'), 'utf8')) as Results
 
-  t.deepEqual(Object.keys(suites), ['passing', 'calls', 'superserver', 'accept', 'channel', 'load', 'idle', 'imports'])
+  const names = ['passing', 'calls', 'superserver', 'reload', 'accept', 'channel', 'load', 'idle', 'imports']
+  t.deepEqual(Object.keys(suites), names)
   const rows = Object.values(suites).flatMap((suite) => suite.rows)
   const canCount = runs('perf', 'stat', '-e', 'raw_syscalls:sys_enter', 'true') || runs('strace', '-c', 'true')
   const failed = rows.filter(({ error }) => error !== undefined && (canCount || !error.includes('perf')))

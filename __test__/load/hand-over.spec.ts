@@ -1,6 +1,5 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync } from 'node:fs'
 import { type AddressInfo, Server, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -64,7 +63,7 @@ function closeAll(...sockets: UnixSocket[]): void {
 
 /** Starts a process that opens `count` connections, and resolves to the number of right answers. */
 async function talk(port: number, count: number, request = ''): Promise<unknown> {
-  const args = [fixturePath('clients'), `${port}`, `${count}`, `${CONCURRENCY}`, request]
+  const args = [fixturePath('hand-over'), 'clients', `${port}`, `${count}`, `${CONCURRENCY}`, request]
   return JSON.parse(await finish(spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })))
 }
 
@@ -124,9 +123,8 @@ withCompiler(`a front in C hands ${PROXIED} HTTP upgrades over to a worker, ever
   const front = join(temporaryFolder(), 'front')
   execFileSync('cc', ['-O2', '-D_GNU_SOURCE', '-Wall', '-Werror', '-o', front, fixtureSource('front.c')])
   const worker = startFixture('hand-over')
-  const number = worker.socket.release()
-  const child = spawn(front, [`${PROXIED}`], { stdio: ['ignore', 'pipe', 'inherit', number] })
-  closeSync(number)
+  const child = spawn(front, [`${PROXIED}`], { stdio: ['ignore', 'pipe', 'inherit', worker.socket.fd] })
+  worker.socket.close()
   const printed = finish(child)
   const [port] = (await once(child.stdout!, 'data')) as [string]
   t.deepEqual(await talk(Number(port), PROXIED, upgrade), { right: PROXIED, wrong: [] })

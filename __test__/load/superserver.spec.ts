@@ -4,6 +4,7 @@ import { createInterface } from 'node:readline'
 import test from 'ava'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { finish, fixturePath, fixtureSource } from '../helpers/processes.ts'
+import type { Seen } from '../helpers/takeovers.ts'
 
 /** `npm run test:load` sets 50,000, with 20 kills and 5 reloads. */
 const COUNT = Number(process.env.FDPASS_CONNECTIONS ?? 5000)
@@ -22,18 +23,19 @@ onlyIf(
   async (t) => {
     t.timeout(30 * 60_000)
     const args = [COUNT, KILLS, RELOADS, seed].map(String)
-    const child = spawn(process.execPath, [...process.execArgv, fixturePath('superserver-load'), ...args], {
+    const child = spawn(process.execPath, [...process.execArgv, fixturePath('superserver'), 'load', ...args], {
       stdio: ['pipe', 'pipe', 'inherit']
     })
     t.teardown(() => child.kill('SIGKILL'))
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
     const port = Number((await lines.next()).value)
 
-    const client = spawn('python3', [fixtureSource('superserver-load.py'), `${port}`, `${COUNT}`, `${CONCURRENCY}`], {
+    const client = spawn('python3', [fixtureSource('load.py'), `${port}`, `${CONCURRENCY}`, '%', `${COUNT}`], {
       stdio: ['ignore', 'pipe', 'inherit']
     })
     t.teardown(() => client.kill('SIGKILL'))
-    const seen = JSON.parse(await finish(client)) as Record<'answered' | 'reset' | 'refused' | 'odd', number>
+    const last = (await finish(client)).trimEnd().split('\n').at(-1)!
+    const seen = JSON.parse(last) as Seen
     child.stdin.end()
     const told = JSON.parse((await lines.next()).value as string) as Record<string, number>
     await once(child, 'close')
@@ -41,6 +43,7 @@ onlyIf(
 
     t.deepEqual([seen.refused, seen.odd], [0, 0])
     t.is(seen.answered + seen.reset, COUNT)
+    t.deepEqual(seen.by, { '': seen.answered }, 'each answer is the question, and nothing before it')
     t.is(told.accepted, COUNT)
     t.is(told.refused, 0)
     t.is(told.lost, seen.reset)

@@ -6,7 +6,7 @@ import test from 'ava'
 import { Descriptor, UnixSocket, recvFd, sendFd, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { temporaryFile } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs /proc/self/fd')
 
@@ -18,12 +18,54 @@ onLinux('a file crosses with its bytes, at once and to one that waits', async (t
     await sendFd(a, file, 'its bytes')
     closeSync(file)
     const received = (await (receiving ?? recvFd(b)))!
-    t.is(Buffer.from(received.data).toString(), 'its bytes')
+    t.is(received.data.toString(), 'its bytes')
     t.is(readFileSync(`/proc/self/fd/${received.fd!.fd}`, 'utf8'), `waits: ${waits}`)
     await received.fd!.close()
   }
   a.close()
   b.close()
+})
+
+test('data is a Buffer with memory of its own, whichever way it is received', async (t) => {
+  const [a, b] = socketpair()
+  const received: Buffer[] = []
+  const receive = async (bytes: number, receiving: () => Promise<{ data: Buffer } | null | undefined>) => {
+    for (const waits of [false, true]) {
+      const waiting = waits ? receiving() : undefined
+      await a.send(Buffer.alloc(bytes, 'x'))
+      const { data } = (await (waiting ?? receiving()))!
+      t.is(data.toString(), 'x'.repeat(bytes))
+      received.push(data)
+    }
+  }
+  await receive(1, () => b.recv())
+  await receive(1000, () => b.recv())
+  await receive(1000, () => b.recv({ maxBytes: 1_000_000 }))
+  await receive(100_000, () => b.recvExactly(100_000))
+  await receive(2, () => b.recvExactly(2))
+  await receive(3, () => b.recvFd())
+  await receive(4, async () => (await b.messages().next()).value)
+  const [c, d] = socketpair()
+  for (const data of ['held', 'held', 'held']) await c.sendFd(a, data)
+  for (const message of [
+    (await d.messages().next()).value!,
+    (await d.recv({ maxBytes: 1 }))!,
+    (await d.recv())!,
+    (await d.recv())!
+  ]) {
+    message.close()
+    received.push(message.data)
+  }
+  const error = await t.throwsAsync(a.send('bytes', { fds: [0] }).then(() => b.recv({ maxFds: 0 })))
+  received.push((error as unknown as { data: Buffer }).data)
+  for (const data of received) {
+    t.true(Buffer.isBuffer(data))
+    t.is(Object.getPrototypeOf(data), Buffer.prototype)
+    t.true(data.buffer.byteLength <= 2 * data.length)
+    data.fill(0)
+  }
+  t.is(new Set(received.map(({ buffer }) => buffer)).size, received.length)
+  for (const socket of [a, b, c, d]) socket.close()
 })
 
 for (const type of ['stream', 'seqpacket', 'dgram'] as const) {

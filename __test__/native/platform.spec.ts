@@ -106,3 +106,74 @@ test('a CommonJS program can require the package', (t) => {
   })
   t.is(stdout, 'function\n', stderr)
 })
+
+test('a panic names its thread, file and line on standard error, and ends the process [S133]', (t) => {
+  const { stderr, signal } = spawnSync(process.execPath, ['--eval', "require('#binding').panicForTest()"], {
+    encoding: 'utf8'
+  })
+  t.regex(stderr, /^fdpass \S+: panic in thread '.+' at \S*panics\.rs:\d+:\d+: requested by a test\. /m)
+  t.is(signal, 'SIGABRT')
+})
+
+test('native calls refuse lengths beyond an array and memory that threads share, and getters of an argument may call [S134]', (t) => {
+  const program = `
+    const { openEnvironment } = require('#binding')
+    const bytes = new Uint8Array(1000)
+    const [fds, outcome, batch, turn] = [5000, 100, 100, 100].map((length) => new Int32Array(length))
+    const arrays = { bytes, fds, outcome, batch, name: new Uint8Array(200), turn }
+    const { environment, hotCalls } = openEnvironment('thread', () => {}, arrays)
+    const [a] = environment.socketpair('stream')
+    const program = {
+      get path() {
+        return environment.pipe().length === 2 ? '/bin/true' : ''
+      },
+      arguments: ['true'], environment: [], limits: [], noNewPrivileges: false
+    }
+    console.log(JSON.stringify([
+      hotCalls.send(a, -1, 0), hotCalls.send(a, 1001, 0), hotCalls.send(a, 1, 5001), hotCalls.receive(a, -1, 0),
+      hotCalls.closeAll(-1),
+      hotCalls.sendFrom(new Uint8Array(new SharedArrayBuffer(100)), a, 0, 0),
+      hotCalls.sendFrom(new Uint8Array(new SharedArrayBuffer(100, { maxByteLength: 200 })), a, 0, 0),
+      hotCalls.sendFrom(new Uint8Array(new ArrayBuffer(100, { maxByteLength: 200 })), a, 0, 0),
+      typeof environment.spawn(program, [0]).pid
+    ]))
+    process.exit()`
+  const { stdout, stderr } = spawnSync(process.execPath, ['--eval', program], { encoding: 'utf8' })
+  const EFAULT = -14
+  t.is(stdout, `${JSON.stringify([...Array<number>(7).fill(EFAULT), 100, 'number'])}\n`, stderr)
+})
+
+onlyIf(process.platform === 'linux', 'needs /proc')(
+  'the threads of the package handle no signal of the program: all are blocked in them [S136]',
+  (t) => {
+    const program = `
+      const { mkdtempSync, readFileSync, readdirSync } = require('node:fs')
+      const { superserve } = require('fdpass/superserver')
+      const { socketpair } = require('fdpass')
+      socketpair()
+      superserve({ listen: 'tcp:127.0.0.1:0', command: ['/bin/cat'], mode: 'nowait', signals: false, notify: false }).then(function look() {
+        const threads = readdirSync('/proc/self/task').map((id) => {
+          const name = readFileSync('/proc/self/task/' + id + '/comm', 'utf8').trim()
+          return [name, /^SigBlk:\\t(.*)$/m.exec(readFileSync('/proc/self/task/' + id + '/status', 'utf8'))[1]]
+        })
+        const ours = threads.filter(([name]) => name.startsWith('fdpass'))
+        if (ours.length < 2) return void setImmediate(look) // a thread sets its name itself
+        console.log(JSON.stringify(Object.fromEntries(ours)))
+        process.exit()
+      })`
+    const { stdout, stderr } = spawnSync(process.execPath, ['--eval', program], {
+      encoding: 'utf8',
+      env: { ...process.env, FDPASS_BACKEND: 'thread' }
+    })
+    const masks = Object.entries(JSON.parse(stdout || '{}') as Record<string, string>)
+    t.deepEqual(masks.map(([name]) => name).toSorted(), ['fdpass', 'fdpass-services'], stderr)
+    // SIGKILL and SIGSTOP cannot be blocked, and the C library keeps 32 to 34 for itself.
+    const blockable = Array.from({ length: 64 }, (_, index) => index + 1).filter(
+      (n) => ![9, 19, 32, 33, 34].includes(n)
+    )
+    for (const [name, mask] of masks) {
+      const blocked = blockable.filter((signal) => (BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n)
+      t.deepEqual(blocked, blockable, name)
+    }
+  }
+)

@@ -16,7 +16,7 @@ async function castAfterImporting(modules: readonly string[]): Promise<string> {
     const { Descriptor } = await import(${JSON.stringify(descriptorRoom)})
     const socket = Descriptor.from(3).toUnixSocket()
     console.log(socket.type)
-    socket.close()`
+    socket.toStream().destroy()`
   const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
     stdio: ['ignore', 'pipe', 'pipe', 'pipe'] // the last is a Unix domain stream socket (uv_spawn in libuv)
   })
@@ -24,7 +24,7 @@ async function castAfterImporting(modules: readonly string[]): Promise<string> {
   return `${stdout}${stderr}`.trim()
 }
 
-test('the casts to sockets come from the socket room: without an entry point a Descriptor has none', async (t) => {
+test('the casts to sockets and streams come from the rooms above: without an entry point a Descriptor has none', async (t) => {
   t.regex(await castAfterImporting([]), /toUnixSocket is not a function/)
 })
 

@@ -6,7 +6,7 @@ import { installed } from '../helpers/cli.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { connectWhenThere } from '../helpers/connections.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
-import { runs, start } from '../helpers/programs.ts'
+import { runs, start } from '../helpers/processes.ts'
 
 /** Starts what an example expects to exist, and returns the environment that describes it. */
 type Surroundings = (t: ExecutionContext) => Promise<NodeJS.ProcessEnv>

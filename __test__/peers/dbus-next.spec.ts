@@ -13,12 +13,11 @@ import {
 } from 'dbus-next'
 import { memfd } from 'fdpass'
 import { USocket } from 'fdpass/usocket'
-import { hasBus, jeepney, startBus } from '../helpers/buses.ts'
 import { onlyIf } from '../helpers/conditions.ts'
 import { connectWhenThere } from '../helpers/connections.ts'
+import { hasBus, jeepney, startBus } from '../helpers/dbus.ts'
 import { openFile, readAll, sameFile, temporaryFile } from '../helpers/descriptors.ts'
-import { fixtureSource } from '../helpers/processes.ts'
-import { runs, start } from '../helpers/programs.ts'
+import { fixtureSource, runs, start } from '../helpers/processes.ts'
 
 // dbus-next asks for usocket and gets ours, by the override in package.json.
 const withBus = onlyIf(hasBus, 'needs dbus-daemon')

@@ -1,14 +1,13 @@
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, readSync, writeSync } from 'node:fs'
-import { spawn } from 'node:child_process'
 import type { ExecutionContext } from 'ava'
 import { type Descriptor, type FdSource, type UnixSocket, connect, memfd } from 'fdpass'
 import { onlyIf } from '../helpers/conditions.ts'
-import { Bus, hasBus, jeepney, startBus } from '../helpers/buses.ts'
+import { Bus, hasBus, jeepney, startBus } from '../helpers/dbus.ts'
 import { openFile, readAll, temporaryFile } from '../helpers/descriptors.ts'
-import { fixtureSource } from '../helpers/processes.ts'
-import { endWith, runs, start } from '../helpers/programs.ts'
-import { Reader } from '../helpers/reader.ts'
+import { endWith, fixtureSource, runs, start } from '../helpers/processes.ts'
+import { Reader } from '../helpers/sockets.ts'
 
 const withJeepney = onlyIf(hasBus && jeepney !== undefined, 'needs dbus-daemon, and Jeepney for Python')
 const withGdbus = onlyIf(hasBus && runs('gdbus', 'help'), 'needs dbus-daemon and gdbus')

@@ -5,8 +5,8 @@ import test from 'ava'
 import { recvFd, sendFd } from 'fdpass'
 import { hasPython, onlyIf } from '../helpers/conditions.ts'
 import { openFile, readAll, temporaryFile, temporaryFolder } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { fixtureSource, startProgram, startPython } from '../helpers/processes.ts'
+import { text } from '../helpers/sockets.ts'
 
 const hasCompiler = spawnSync('cc', ['--version']).status === 0
 const withC = onlyIf(hasCompiler, 'needs cc')

@@ -5,10 +5,8 @@ import { type UnixSocket, listen, recvFd, sendFd } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { connectWhenThere } from '../helpers/connections.ts'
 import { openFile, readAll, temporaryFolder } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
-import { fixtureSource, startProgram } from '../helpers/processes.ts'
-import { receive, start } from '../helpers/programs.ts'
-import { receiveBytes } from '../helpers/streams.ts'
+import { fixtureSource, start, startProgram } from '../helpers/processes.ts'
+import { receiveBytes, receiveSoon, text } from '../helpers/sockets.ts'
 
 const withPython = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
 
@@ -73,7 +71,7 @@ for (const [way, open] of Object.entries(ways)) {
 
     await sendBytes(socket, 'give a file of Python')
     const received = await recvFd(socket)
-    t.deepEqual(received!.data, Uint8Array.of(1))
+    t.deepEqual(received!.data, Buffer.of(1))
     t.is(readAll(received!.fd!.fd), 'a file of Python')
     received!.fd!.closeSync()
 
@@ -92,8 +90,8 @@ withPython("as many descriptors as a message carries pass by Python's sendfds an
   t.is(await receiveString(socket), contents.join(' '))
 
   await sendBytes(socket, 'give_many 253')
-  const message = await receive(socket)
-  t.deepEqual(message.data, Uint8Array.of(253))
+  const message = await receiveSoon(socket)
+  t.deepEqual(message.data, Buffer.of(253))
   t.deepEqual(
     message.fds.map(({ fd }) => readAll(fd)),
     contents

@@ -9,9 +9,8 @@ import { sendFd } from 'fdpass'
 import { onlyIf } from '../helpers/conditions.ts'
 import { connectWhenThere } from '../helpers/connections.ts'
 import { temporaryFile, temporaryFolder } from '../helpers/descriptors.ts'
-import { fixturePath } from '../helpers/processes.ts'
-import { runs, start } from '../helpers/programs.ts'
-import { Reader } from '../helpers/reader.ts'
+import { fixturePath, runs, start } from '../helpers/processes.ts'
+import { Reader } from '../helpers/sockets.ts'
 
 const sshd = '/usr/sbin/sshd' // it does not start by another name
 const withOpenSSH = onlyIf(runs('ssh', '-V') && existsSync(sshd), 'needs ssh and sshd')

@@ -7,9 +7,8 @@ import { type Message, type UnixSocket, bind, listen } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { connectWhenThere } from '../helpers/connections.ts'
 import { openFile, readAll, temporaryFile, temporaryFolder } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
-import { fixturePath, fixtureSource } from '../helpers/processes.ts'
-import { type Program, receive, runs, start } from '../helpers/programs.ts'
+import { type Program, fixturePath, fixtureSource, runs, start } from '../helpers/processes.ts'
+import { receiveSoon, text } from '../helpers/sockets.ts'
 
 const NOBODY = 65534
 const isRoot = process.getuid?.() === 0
@@ -57,7 +56,7 @@ function manage(t: ExecutionContext, kind: Kind): { socket: UnixSocket; env: Nod
 
 /** Receives the message by which a service waits, and lets it go on. */
 async function passBarrier(t: ExecutionContext, socket: UnixSocket, child: ChildProcess): Promise<void> {
-  const barrier = await receive(socket)
+  const barrier = await receiveSoon(socket)
   t.is(text(barrier), 'BARRIER=1')
   t.is(barrier.fds.length, 1)
   t.true(fstatSync(barrier.fds[0]!.fd).isFIFO())
@@ -78,7 +77,7 @@ for (const kind of kinds) {
   withNotify(`systemd-notify sends its states to bind, and waits until its barrier is closed (${kind})`, async (t) => {
     const { socket, env } = manage(t, kind)
     const { child, done } = start(t, 'systemd-notify', states, { env })
-    const message = await receive(socket)
+    const message = await receiveSoon(socket)
     t.deepEqual(linesOf(message), assignments)
     t.is(message.fds.length, 0)
     // Root may speak for the process that it names, which it does; nobody else may, who speaks for himself then.
@@ -91,7 +90,7 @@ for (const kind of kinds) {
   withNotifyAsRoot(`systemd-notify of another user cannot pass for another process (${kind})`, async (t) => {
     const { socket, env } = manage(t, kind)
     const { child, done } = start(t, 'systemd-notify', states, { env, uid: NOBODY, gid: NOBODY, cwd: '/' })
-    const message = await receive(socket)
+    const message = await receiveSoon(socket)
     t.deepEqual(linesOf(message), assignments)
     t.deepEqual(message.credentials, { pid: child.pid!, uid: NOBODY, gid: NOBODY })
     await passBarrier(t, socket, child)
@@ -102,7 +101,7 @@ for (const kind of kinds) {
 withNotifyAsRoot('systemd-notify --uid of root speaks for another user', async (t) => {
   const { socket, env } = manage(t, 'path')
   const { child, done } = start(t, 'systemd-notify', [...states, `--uid=${NOBODY}`], { env })
-  const message = await receive(socket)
+  const message = await receiveSoon(socket)
   t.is(message.credentials!.pid, process.pid)
   t.is(message.credentials!.uid, NOBODY)
   await passBarrier(t, socket, child)
@@ -114,7 +113,7 @@ withLibsystemd('libsystemd stores descriptors with bind as in the service manage
   const files = ['first of the store', 'second of the store'].map((content) => temporaryFile(content))
   const args = [fixtureSource('systemd.py'), 'notify', 'FDSTORE=1\nFDNAME=kept', ...files]
   const { child, done } = start(t, 'python3', args, { env })
-  const message = await receive(socket)
+  const message = await receiveSoon(socket)
   t.is(text(message), 'FDSTORE=1\nFDNAME=kept')
   t.deepEqual(message.credentials, { pid: child.pid!, uid: process.getuid!(), gid: process.getgid!() })
   t.is(await done, '1\n')
@@ -126,7 +125,7 @@ withLibsystemd('libsystemd stores descriptors with bind as in the service manage
 withLibsystemd("libsystemd's barrier holds until its message is closed", async (t) => {
   const { socket, env } = manage(t, 'abstract')
   const kept = start(t, 'python3', [fixtureSource('systemd.py'), 'barrier', '300'], { env })
-  const message = await receive(socket)
+  const message = await receiveSoon(socket)
   t.is(text(message), 'BARRIER=1')
   t.is(await kept.done, '-110\n')
   message.close()
@@ -177,7 +176,7 @@ class Monitor {
 
   /** The next object. */
   async next(): Promise<Reply> {
-    while (!this.#rest.includes('\n')) this.#rest += text(await receive(this.#socket))
+    while (!this.#rest.includes('\n')) this.#rest += text(await receiveSoon(this.#socket))
     const end = this.#rest.indexOf('\n')
     const line = this.#rest.slice(0, end)
     this.#rest = this.#rest.slice(end + 1)
@@ -258,7 +257,7 @@ async function startGo(t: ExecutionContext, ...args: string[]): Promise<Program>
 
 /** Receives what the program in Go sends. */
 async function receiveFromGo(t: ExecutionContext, socket: UnixSocket, { pid }: ChildProcess): Promise<Message> {
-  const message = await receive(socket)
+  const message = await receiveSoon(socket)
   t.is(text(message), 'from Go')
   const contents = message.fds.map(({ fd }) => readAll(fd))
   t.deepEqual(contents, ['first of Go', 'second of Go'])

@@ -4,9 +4,8 @@ import type { Descriptor, FdSource, UnixSocket } from 'fdpass'
 import { onlyIf } from '../helpers/conditions.ts'
 import { connectWhenThere } from '../helpers/connections.ts'
 import { temporaryFile, temporaryFolder } from '../helpers/descriptors.ts'
-import { startProgram } from '../helpers/processes.ts'
-import { runs, start } from '../helpers/programs.ts'
-import { Reader } from '../helpers/reader.ts'
+import { runs, start, startProgram } from '../helpers/processes.ts'
+import { Reader } from '../helpers/sockets.ts'
 
 const withWeston = onlyIf(runs('weston', '--version'), 'needs Weston')
 const withClient = onlyIf(runs('sh', '-c', 'command -v weston-simple-shm'), "needs Weston's demo clients")

@@ -6,11 +6,11 @@ import { setTimeout as delay } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import { type Descriptor, type SocketType, bind, capabilities, connect, listen, memfd, socketpair } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { folder, isReleased, newPath, play } from '../helpers/conformance.ts'
-import { hasWriter, openPipe, readAll } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { isReleased, play } from '../helpers/conformance.ts'
+import { hasWriter, newFolder, newPath, openPipe, readAll } from '../helpers/descriptors.ts'
 import { finish, fixtureSource } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
+import { text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
@@ -181,11 +181,10 @@ for (const type of ['stream', 'dgram'] as const) {
     `a message of a process that has exited since identifies that process, and no other (Linux scm_pidfd ${type}) [F4.2] [S32]`,
     async (t) => {
       const [ours, theirs] = socketpair({ type, credentials: true, pidfd: true })
-      const number = theirs.release()
       const child = spawn('python3', [fixtureSource('conformance.py'), 'orphan'], {
-        stdio: ['ignore', 'pipe', 'inherit', number]
+        stdio: ['ignore', 'pipe', 'inherit', theirs.fd]
       })
-      closeSync(number)
+      theirs.close()
       const done = finish(child)
       await once(child, 'exit')
       await done // and so it was reaped
@@ -290,6 +289,7 @@ withPython(
   'the path of a sender that is not UTF-8 is decoded with U+FFFD (CPython testBytesAddr) [F3.2]',
   async (t) => {
     const receiver = bind(newPath())
+    const folder = newFolder()
     const { socket, done } = play('bytes_path', folder, receiver.localAddress!)
     const message = (await receiver.recv())!
     t.is(message.address, join(folder, 'caf\ufffd'))

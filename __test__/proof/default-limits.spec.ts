@@ -6,8 +6,8 @@ import { serveBroker } from 'fdpass/broker'
 import { connectStore, serveStore } from 'fdpass/store'
 import { MESSAGE, frame, openBare, openChannels } from '../helpers/channels.ts'
 import { fdLimit, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { isPending } from '../helpers/promises.ts'
-import { newPath } from '../helpers/strangers.ts'
+import { newPath } from '../helpers/descriptors.ts'
+import { isPending, turns } from '../helpers/promises.ts'
 
 const withRoom = onlyIf(fdLimit >= 4096, 'needs ulimit -n 4,096')
 
@@ -32,6 +32,29 @@ withRoom(
       const [channel, peer] = openBare(t)
       await peer.send(frame(MESSAGE, '', lies))
       await t.throwsAsync(channel.receive(), { code: 'EMSGSIZE' })
+    }
+  }
+)
+
+withRoom(
+  'by default requests of 16 MiB and 1,024 descriptors together are handled at a time [S144] [S145]',
+  async (t) => {
+    const parts: [bytes: number, fds: number][] = [
+      [4 * 1024 * 1024, 0],
+      [0, 256]
+    ]
+    for (const [bytes, fds] of parts) {
+      const [channel, other] = openChannels<Uint8Array>(t)
+      const handled: unknown[] = []
+      channel.onRequest((request) => {
+        handled.push(request)
+        request.close()
+        return new Promise(() => {})
+      })
+      for (let i = 0; i < 6; i++) other.request(new Uint8Array(bytes), many(fds)).catch(() => {})
+      while (handled.length < 4) await turns(1)
+      t.true(await isPending(channel.closed))
+      t.is(handled.length, 4)
     }
   }
 )

@@ -3,9 +3,10 @@ import { readSync } from 'node:fs'
 import { type Socket, connect as dial } from 'node:net'
 import { type SocketType, UnixSocket, connect, listen, socketpair } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { type Graph, newPath, play, release } from '../helpers/conformance.ts'
-import { text } from '../helpers/messages.ts'
-import { openPty } from '../helpers/things.ts'
+import { type Graph, play, release } from '../helpers/conformance.ts'
+import { newPath } from '../helpers/descriptors.ts'
+import { openPty } from '../helpers/kinds.ts'
+import { text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 

@@ -40,7 +40,7 @@ await play(async (scene) => {
   const visitor = async () => {
     await scene.room()
     const calls = below(200)
-    const program = scene.start(programPath('broker-client'), [path, `${FILES}`, `${calls}`, `${below(2 ** 31)}`])
+    const program = scene.start(programPath('clients'), ['broker', path, `${FILES}`, `${calls}`, `${below(2 ** 31)}`])
     if (scene.oneIn(2)) {
       await delay(below(800))
       program.child.kill('SIGKILL')

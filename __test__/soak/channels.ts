@@ -2,7 +2,7 @@
 // descriptor tables are near their limit. Each request is answered with what belongs to it, or rejects; messages keep their order.
 import { fstatSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
-import { Channel, type ChannelMessage, type Descriptor, UnixSocket, memfd, socketpair } from 'fdpass'
+import { Channel, type ChannelMessage, type Descriptor, memfd, socketpair } from 'fdpass'
 import { type Program, type Scene, play, programPath } from './scene.ts'
 
 const PEERS = 3
@@ -49,14 +49,13 @@ class Peer {
     this.scene = scene
     this.files = files
     const [socket, theirs] = socketpair()
-    const number = theirs.release()
     try {
       this.program = scene.start(programPath('channel-peer'), [`${scene.random.below(2 ** 31)}`, `${MAX_FDS}`], {
-        stdio: ['ignore', 'ignore', 'inherit', number],
+        stdio: ['ignore', 'ignore', 'inherit', theirs.fd],
         limit: scene.between(70, 200)
       })
     } finally {
-      UnixSocket.from(number).close()
+      theirs.close()
     }
     this.channel = new Channel(socket, { maxFds: MAX_FDS + 8 })
     this.channel.onRequest(async ({ value, fds }) => {

@@ -5,9 +5,8 @@ import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { differences, fillTable, freeTable, resources } from '../helpers/descriptors.ts'
 import { generator } from '../helpers/random.ts'
-import { differences, resources } from '../helpers/resources.ts'
-import { fill, free } from '../helpers/table.ts'
 
 const collect = (globalThis as unknown as { gc(): void }).gc
 
@@ -83,9 +82,9 @@ export class Scene {
   /** Leaves no room in the descriptor table of this process for a moment. */
   async fillTable(most: number): Promise<void> {
     this.#isFull = true
-    fill()
+    fillTable()
     await delay(this.random.below(most))
-    free()
+    freeTable()
     this.#isFull = false
     this.count('full tables')
   }

@@ -6,13 +6,14 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { type Descriptor, memfd } from 'fdpass'
 import { connectStore } from 'fdpass/store'
 import { temporaryFolder } from '../helpers/descriptors.ts'
+import { fixturePath } from '../helpers/processes.ts'
 import { type Program, type Scene, play, programPath } from './scene.ts'
 
 const path = join(temporaryFolder(), 'store')
 const inode = (descriptor: Descriptor) => fstatSync(descriptor.fd).ino
 
 async function keeper(scene: Scene): Promise<Program> {
-  const program = scene.start(programPath('store-keeper'), [path])
+  const program = scene.start(fixturePath('store'), ['serve', path, '200'])
   const line = await program.line()
   if (line !== 'ready') throw new Error(`A store is not ready: ${line}`)
   return program
@@ -76,7 +77,7 @@ await play(async (scene) => {
     scene.repeat(500, 2000, () => alone(all)),
     // Clients that put what expires, and are killed.
     scene.repeat(500, 2000, async () => {
-      const program = scene.start(programPath('store-client'), [path, `${below(2 ** 31)}`])
+      const program = scene.start(programPath('clients'), ['store', path, `${below(2 ** 31)}`])
       await delay(below(1500))
       program.child.kill('SIGKILL')
       scene.count('kills')
@@ -96,7 +97,7 @@ await play(async (scene) => {
         })
       } else if (way === 1) {
         // A successor that is killed on its way. It may have been quicker.
-        const successor = scene.start(programPath('store-keeper'), [path])
+        const successor = scene.start(fixturePath('store'), ['serve', path, '200'])
         const ready = successor.line()
         await delay(below(250))
         await alone(async () => {

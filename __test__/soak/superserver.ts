@@ -44,7 +44,7 @@ async function superviseAll(): Promise<void> {
         current.counts[name] = (base[name] ?? 0) + now[name] - before[name]
       current.counts.connections = (base.connections ?? 0) + now.accepted - before.accepted
     }
-    const clients = scene.start(programPath('superserver-clients'), ['tcp', `${port}`, `${random.below(2 ** 31)}`], {
+    const clients = scene.start(programPath('clients'), ['superserver', 'tcp', `${port}`, `${random.below(2 ** 31)}`], {
       stdio: ['pipe', 'pipe', 'inherit']
     })
     await Promise.all([
@@ -68,7 +68,7 @@ async function superviseAll(): Promise<void> {
       current.repeat(3000, 9000, () => current.fillTable(300)),
       current.repeat(500, 3000, async () => {
         await current.room()
-        const some = current.start(programPath('superserver-clients'), ['unix', path, `${random.below(2 ** 31)}`])
+        const some = current.start(programPath('clients'), ['superserver', 'unix', path, `${random.below(2 ** 31)}`])
         await delay(random.below(1500))
         some.child.kill('SIGKILL')
         current.count('kills')

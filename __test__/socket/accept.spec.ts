@@ -3,11 +3,10 @@ import { closeSync, existsSync } from 'node:fs'
 import test from 'ava'
 import { Descriptor, UnixServer, UnixSocket, capabilities, connect, listen, sendFd, socketpair } from 'fdpass'
 import { fdLimit, hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { openFile } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { newPath, openFile } from '../helpers/descriptors.ts'
 import { finish, startLimited, startPython } from '../helpers/processes.ts'
 import { isPending, turns } from '../helpers/promises.ts'
-import { hasEnded, newPath } from '../helpers/servers.ts'
+import { hasEnded, text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
@@ -216,7 +215,7 @@ test('using and await using close a server', async (t) => {
 })
 
 test('a full descriptor table is reported, the connection waits, and is accepted once there is room [S70]', async (t) => {
-  const { socket, done } = startLimited(64, 'full-table', [newPath()])
+  const { socket, done } = startLimited(64, 'tables', ['accept', newPath()])
   socket.close()
   t.is(await done, 'EMFILE\nEMFILE\naccepted 1\naccepted 2\n')
 })

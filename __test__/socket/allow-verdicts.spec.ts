@@ -1,19 +1,15 @@
 import { join } from 'node:path'
 import { inspect } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
-import { type Credentials, UnixServer, UnixSocket, connect, listen } from 'fdpass'
-import { closeAtLast, CLOSED, looseListen, newFolder, takesConnections, unchanged } from '../helpers/bad-input.ts'
+import { type Credentials, UnixServer, UnixSocket, connect } from 'fdpass'
+import { CLOSED, looseListen, unchanged } from '../helpers/arguments.ts'
+import { newFolder } from '../helpers/descriptors.ts'
 import { isPending } from '../helpers/promises.ts'
+import { closeAtLast, takesConnections, openFirstSockets } from '../helpers/sockets.ts'
 
 const RETURN = 'ERR_INVALID_RETURN_VALUE'
 
-test.before('what the first socket opens stays open', async () => {
-  const server = await listen(join(newFolder(), 'first'))
-  const waiting = server.accept()
-  const client = await connect(server.address)
-  const connection = await waiting
-  for (const socket of [server, client, connection]) socket.close()
-})
+test.before('what the first socket opens stays open', openFirstSockets)
 
 /** That a connection was closed by the other side, which sent nothing. */
 async function isRefused(t: ExecutionContext, client: UnixSocket, what: string): Promise<void> {

@@ -2,11 +2,10 @@ import { closeSync } from 'node:fs'
 import test from 'ava'
 import { type Credentials, UnixSocket, capabilities, connect, listen } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { hasWriter, openPipe } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { hasWriter, newPath, openPipe } from '../helpers/descriptors.ts'
 import { startPython } from '../helpers/processes.ts'
 import { isPending, turns } from '../helpers/promises.ts'
-import { hasEnded, newPath } from '../helpers/servers.ts'
+import { hasEnded, text } from '../helpers/sockets.ts'
 
 const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
 

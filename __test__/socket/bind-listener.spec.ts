@@ -6,11 +6,11 @@ import { inspect } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
 import { Descriptor, type SystemError, type TcpListenerOptions, bindListener, connect as connectUnix } from 'fdpass'
 import { type Loose, RANGE, TYPE, VALUE, notIntegers, notNumbers, notOptions, throws } from '../helpers/arguments.ts'
-import { newPath, readToEnd } from '../helpers/casts/common.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { CLOEXEC, statusFlags } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { readToEnd } from '../helpers/connections.ts'
+import { CLOEXEC, newPath, statusFlags } from '../helpers/descriptors.ts'
 import { startProgram, startPython } from '../helpers/processes.ts'
+import { hasIPv6, text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'Linux only')
 
@@ -18,18 +18,7 @@ const withPython = onlyIf(isLinux && hasPython, 'needs Linux and Python 3.9')
 
 const onNode = onlyIf(!('bun' in process.versions || 'deno' in process.versions), "needs Node's own handles")
 
-const hasIPv6 = canListen('::1')
-
 const withIPv6 = onlyIf(hasIPv6, 'needs IPv6')
-
-function canListen(host: string): boolean {
-  try {
-    bindListener({ port: 0, host }).closeSync()
-    return true
-  } catch {
-    return false
-  }
-}
 
 const looseListener = bindListener as unknown as Loose
 

@@ -1,10 +1,12 @@
+import { spawn } from 'node:child_process'
 import { closeSync } from 'node:fs'
 import test from 'ava'
 import { socketpair } from 'fdpass'
-import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { RANGE, rejects } from '../helpers/arguments.ts'
+import { hasMemory, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { isOpen, openFile } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
-import { contentsOf } from '../helpers/stream-messages.ts'
+import { finish } from '../helpers/processes.ts'
+import { contentsOf, text } from '../helpers/sockets.ts'
 
 const isDarwin = process.platform === 'darwin'
 
@@ -186,6 +188,60 @@ test('strings are sent as UTF-8, and views of memory as what they show [B9.1]', 
     await a.send(data)
     t.is(text(await b.recv()), expected)
   }
+  a.close()
+  b.close()
+})
+
+const GIBIBYTE = 1024 * mebibyte
+
+// The message's pages are untouched: all of them are the kernel's one page of zeros.
+const withMemory = onlyIf(hasMemory(4 * GIBIBYTE), 'needs 4 GiB of memory', test.serial)
+
+withMemory('a message of more than 2 GiB arrives whole [S189]', async (t) => {
+  const [a, b] = socketpair()
+  // Counts the bytes, and those that are not zero by their position.
+  const program = `
+    const { createReadStream } = require('node:fs')
+    const zeros = Buffer.alloc(2 ** 20)
+    let position = 0
+    const marks = []
+    createReadStream('', { fd: 0, highWaterMark: 2 ** 20 }).on('data', (chunk) => {
+      if (!chunk.equals(zeros.subarray(0, chunk.length))) {
+        chunk.forEach((byte, at) => byte !== 0 && marks.push([position + at, byte]))
+      }
+      position += chunk.length
+    }).on('end', () => console.log(JSON.stringify([position, marks])))`
+  const number = b.release()
+  const child = spawn(process.execPath, ['-e', program], { stdio: [number, 'pipe', 'inherit'] })
+  closeSync(number)
+  const done = finish(child)
+  const data = Buffer.alloc(2 * GIBIBYTE + 65_537)
+  const marks = [0, GIBIBYTE, 2 * GIBIBYTE - 1, 2 * GIBIBYTE, data.length - 1].map((at, i) => [at, i + 1])
+  for (const [at, mark] of marks) data[at!] = mark!
+  await a.send(data)
+  a.close()
+  t.deepEqual(JSON.parse(await done), [data.length, marks])
+})
+
+test('a limit beyond that of a C int is refused by its name [S189]', async (t) => {
+  const [a, b] = socketpair()
+  for (const beyond of [0, 2 ** 31, 2 ** 32 + 1, Number.MAX_SAFE_INTEGER, Infinity]) {
+    const name = /^The value of "options\.maxBytes" is out of range/
+    await rejects(t, `${beyond}`, RANGE, () => b.recv({ maxBytes: beyond }), name)
+    await rejects(t, `${beyond}`, RANGE, () => b.recvFd({ maxBytes: beyond }), name)
+  }
+  for (const beyond of [2 ** 31, 2 ** 32, 2 ** 53]) {
+    await rejects(t, `${beyond}`, RANGE, () => a.sendFd(beyond), /^The value of "fd" is out of range/)
+    await rejects(
+      t,
+      `${beyond}`,
+      RANGE,
+      () => a.send('x', { fds: [beyond] }),
+      /^The value of "options\.fds\[0\]" is out/
+    )
+  }
+  await a.send('nothing was sent before')
+  t.is(text(await b.recv({ maxBytes: 2 ** 31 - 1 })), 'nothing was sent before')
   a.close()
   b.close()
 })

@@ -2,9 +2,8 @@ import { readSync } from 'node:fs'
 import { Descriptor, UnixSocket } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { hasWriter, temporaryFile } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { startPython } from '../helpers/processes.ts'
-import { contentsOf } from '../helpers/stream-messages.ts'
+import { contentsOf, text } from '../helpers/sockets.ts'
 
 const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
 

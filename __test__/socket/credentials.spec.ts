@@ -5,10 +5,10 @@ import { join } from 'node:path'
 import test from 'ava'
 import { type Credentials, type SocketType, UnixSocket, bind, capabilities, connect, listen, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { newPath, pidOf, startCitizen } from '../helpers/credentials.ts'
-import { hasWriter, openFile, openPipe } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
-import { finish, startProgram, fixturePath } from '../helpers/processes.ts'
+import { hasWriter, newPath, openFile, openPipe } from '../helpers/descriptors.ts'
+import { finish, fixturePath, startProgram } from '../helpers/processes.ts'
+import { text } from '../helpers/sockets.ts'
+import { pidOf, startAs } from '../helpers/users.ts'
 
 const can = capabilities()
 
@@ -40,7 +40,7 @@ withCredentials(
       : [{ uid: own.uid, gid: own.gid, groups: process.getgroups!() }]
     const server = await listen(newPath(), { mode: 0o666, credentials: true, pidfd: can.messagePidfd })
     for (const user of users) {
-      const { socket: pair, child, done } = startCitizen(user, server.address, 'hello')
+      const { socket: pair, child, done } = startAs(user, server.address, 'hello')
       const connection = await server.accept()
       const pid = child.pid!
       const peer = connection.peer()
@@ -67,10 +67,18 @@ withCredentials(
   async (t) => {
     const server = await listen(newPath())
     const [ours, theirs] = socketpair({ credentials: true })
-    const number = theirs.release()
-    const args = [...process.execArgv, fixturePath('citizen'), `${own.uid}`, `${own.gid}`, '', server.address, 'x']
-    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit', number] })
-    closeSync(number)
+    const args = [
+      ...process.execArgv,
+      fixturePath('other-user'),
+      'credentials',
+      `${own.uid}`,
+      `${own.gid}`,
+      '',
+      server.address,
+      'x'
+    ]
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit', theirs.fd] })
+    theirs.close()
     const connection = await server.accept()
     const message = (await ours.recv())!
     t.is(text(message), 'over the pair')
@@ -190,7 +198,7 @@ withCredentials('data sent before the socket was adopted has no sender [S30]', a
   await a.send('early')
   const c = UnixSocket.from(b.release(), { credentials: true })
   const { credentials } = (await c.recv())!
-  t.deepEqual(credentials, { pid: null, uid: NOBODY, gid: NOBODY })
+  t.deepEqual(credentials, { pid: null, uid: NOBODY, gid: NOBODY, unknownUid: true, unknownGid: true })
   await a.send('late')
   t.deepEqual((await c.recv())!.credentials, own)
   a.close()
@@ -306,7 +314,7 @@ asRootOnLinux('the example prints the connecting and the sending process, for tw
     { uid: 0, gid: 0, groups: [] },
     { uid: NOBODY, gid: 1000, groups: [20, 27] }
   ]) {
-    const { socket, child, done: sent } = startCitizen(user, path, `I am ${user.uid}`)
+    const { socket, child, done: sent } = startAs(user, path, `I am ${user.uid}`)
     while (text(await socket.recv())?.endsWith('sent') !== true); // now it has connected and sent
     socket.close()
     await sent

@@ -3,9 +3,9 @@ import test from 'ava'
 import { socketpair } from 'fdpass'
 import { onlyIf } from '../helpers/conditions.ts'
 import { hasWriter, openFile, openPipe, readAll } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { startFixture } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
+import { text } from '../helpers/sockets.ts'
 
 const connected = process.platform === 'darwin' ? (['stream'] as const) : (['stream', 'seqpacket'] as const)
 

@@ -5,33 +5,30 @@ import { join } from 'node:path'
 import { TLSSocket } from 'node:tls'
 import test, { type ExecutionContext } from 'ava'
 import { Descriptor, UnixServer, UnixSocket, capabilities, connect, listen, socketpair } from 'fdpass'
-import { type Loose, RANGE, TYPE, VALUE, notIntegers, notNumbers, throws } from '../helpers/arguments.ts'
 import {
-  areConnected,
+  type Loose,
+  RANGE,
+  TYPE,
+  VALUE,
   badOption,
   badOptions,
   badReceiving,
   looseFrom,
   naming,
-  newFolder,
   notAddresses,
+  notIntegers,
+  notNumbers,
   notTypes,
-  takesConnections,
+  throws,
   throwsBad,
   unchanged
-} from '../helpers/bad-input.ts'
-import { countFds, isOpen, openPipe } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+} from '../helpers/arguments.ts'
+import { countFds, isOpen, newFolder, openPipe } from '../helpers/descriptors.ts'
+import { areConnected, takesConnections, text, openFirstSockets } from '../helpers/sockets.ts'
 
 const looseSocketpair = socketpair as Loose
 
-test.before('what the first socket opens stays open', async () => {
-  const server = await listen(join(newFolder(), 'first'))
-  const waiting = server.accept()
-  const client = await connect(server.address)
-  const connection = await waiting
-  for (const socket of [server, client, connection]) socket.close()
-})
+test.before('what the first socket opens stays open', openFirstSockets)
 
 test.serial('capabilities takes no argument, returns the same each time, and is frozen', (t) => {
   const first = capabilities()

@@ -9,10 +9,9 @@ import { type BrokerService, connectBroker, serveBroker } from 'fdpass/broker'
 import { connectStore, serveStore } from 'fdpass/store'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, hasWriter, openFile, openPipe, readAll, temporaryFolder } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
-import { type Fixture, fixtureSource, startLimited, startProgram } from '../helpers/processes.ts'
+import { type Fixture, fixtureSource, receiveLast, startLimited, startProgram } from '../helpers/processes.ts'
 import { codesOf, isPending } from '../helpers/promises.ts'
-import { receiveBytes } from '../helpers/streams.ts'
+import { receiveBytes, text } from '../helpers/sockets.ts'
 
 // Serial: some of these tests count descriptors, and one blocks.
 const withPython = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux', test.serial)
@@ -212,14 +211,14 @@ async function assertClosesBeside(t: ExecutionContext, fd: Descriptor): Promise<
 
 withPython('close of a descriptor that blocks on unread data does not block the event loop [S19]', async (t) => {
   const { socket } = await startThere(t, 'lingering', '1', '2')
-  await assertClosesBeside(t, (await socket.recvFd())!.fd!)
+  await assertClosesBeside(t, await receiveLast(socket))
 })
 
 withPython('closeSync of such a descriptor blocks, as documented [S19]', async (t) => {
   const { socket } = await startThere(t, 'lingering', '1', '1')
-  const { fd } = (await socket.recvFd())!
+  const fd = await receiveLast(socket)
   const since = performance.now()
-  fd!.closeSync()
+  fd.closeSync()
   t.true(performance.now() - since > 500)
 })
 
@@ -308,7 +307,7 @@ asRoot(
   async (t) => {
     t.timeout(60_000)
     // 64 descriptors of a user may be in flight: those of 16 rounds. On a quiet machine no other process closes a socket, which makes the kernel collect.
-    const { done, socket } = startLimited(64, 'cycles', ['400'])
+    const { done, socket } = startLimited(64, 'in-flight', ['collected', '400'])
     t.is(await done, 'collected\n')
     socket.close()
   }

@@ -4,9 +4,8 @@ import test from 'ava'
 import { type ControlError, Descriptor, UnixSocket, socketpair } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, hasWriter, openFile, openPipe, readAll, temporaryFile } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { startLimited, startPython } from '../helpers/processes.ts'
-import { receiveBytes } from '../helpers/streams.ts'
+import { receiveBytes, text } from '../helpers/sockets.ts'
 
 const types =
   process.platform === 'darwin' ? (['stream', 'dgram'] as const) : (['stream', 'seqpacket', 'dgram'] as const)

@@ -3,10 +3,9 @@ import test from 'ava'
 import { bind, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { hasWriter, openFile, openPipe, readAll } from '../helpers/descriptors.ts'
-import { sendNumbered, takeOne } from '../helpers/iteration.ts'
-import { text } from '../helpers/messages.ts'
-import { runs, start } from '../helpers/programs.ts'
+import { runs, start } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
+import { sendNumbered, takeOne, text } from '../helpers/sockets.ts'
 
 for (const type of process.platform === 'darwin' ? (['stream'] as const) : (['stream', 'seqpacket'] as const)) {
   test.serial(`an iteration of a ${type} socket yields every message in order, until the end [E1]`, async (t) => {
@@ -86,7 +85,7 @@ withoutProc(
     a.close()
     let next = 0
     for await (const message of b) {
-      if (Buffer.from(message.data).toString() !== String(next++) || message.fds.length !== 1) throw new Error('another')
+      if (message.data.toString() !== String(next++) || message.fds.length !== 1) throw new Error('another')
       message.close()
     }
     console.log(next)`

@@ -87,6 +87,29 @@ for (const type of types) {
   )
 }
 
+test.serial(
+  'a recvExactly that ends early, fails, is aborted or closed leaves nothing open [D2] [E7]',
+  leavesNothing,
+  async () => {
+    for (const finish of ['end', 'abort', 'close', 'limit'] as const) {
+      await withPair(async (a, b) => {
+        const controller = new AbortController()
+        const receiving = b.recvExactly(5, { signal: controller.signal, maxFds: finish === 'limit' ? 3 : 4 })
+        for (const data of ['x', 'y']) await a.send(data, { fds: [file, file] })
+        await turns(1)
+        if (finish === 'abort') controller.abort()
+        else if (finish === 'close') b.close()
+        else if (finish === 'end') a.close()
+        else await a.send('zzz')
+        await receiving.then(
+          () => Promise.reject(new Error('It was received')),
+          () => {}
+        )
+      })
+    }
+  }
+)
+
 test.serial('pairs that were opened and closed leave nothing open [D12]', leavesNothing, () => withPair(() => {}), 500)
 
 test.serial('a message that is refused leaves nothing open [D2]', leavesNothing, () =>

@@ -3,12 +3,11 @@ import { once } from 'node:events'
 import { closeSync, openSync, readSync } from 'node:fs'
 import { Socket } from 'node:net'
 import test from 'ava'
-import { type ControlError, UnixSocket, recvFd, socketpair } from 'fdpass'
+import { type Capabilities, type ControlError, UnixSocket, capabilities, recvFd, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, hasWriter, openFile, openPipe, readAll, temporaryFile } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { startLimited } from '../helpers/processes.ts'
-import { receiveBytes } from '../helpers/streams.ts'
+import { receiveBytes, text } from '../helpers/sockets.ts'
 
 const types =
   process.platform === 'darwin' ? (['stream', 'dgram'] as const) : (['stream', 'seqpacket', 'dgram'] as const)
@@ -200,7 +199,7 @@ for (const room of [0, 1, 2, 4]) {
   onLinux(
     `with room for ${room} of 5, a receive that waits rejects with ERR_CONTROL_TRUNCATED, keeps the bytes and closes the rest; the next message arrives [C5] [S14]`,
     async (t) => {
-      const { socket, done } = startLimited(64, 'exhausted', ['waiting', `${room}`])
+      const { socket, done } = startLimited(64, 'tables', ['receive', `${room}`])
       const { read, write } = openPipe()
       t.is(await next(socket), 'full')
       await socket.send('truncated', { fds: Array.from({ length: 5 }, () => write) })
@@ -220,7 +219,7 @@ for (const room of [0, 1, 2, 4]) {
   onLinux(
     `with room for ${room} of 5, an iteration throws ERR_CONTROL_TRUNCATED, and a new one goes on [C5]`,
     async (t) => {
-      const { socket, done } = startLimited(64, 'exhausted', ['iterating', `${room}`], 'seqpacket')
+      const { socket, done } = startLimited(64, 'tables', ['iterate', `${room}`], 'seqpacket')
       const { read, write } = openPipe()
       await socket.send('begin')
       await socket.send('truncated', { fds: Array.from({ length: 5 }, () => write) })
@@ -242,7 +241,7 @@ onLinux(
   'a send that has to wait rejects with EMFILE where the table has no room for duplicates, and keeps none [C5]',
   async (t) => {
     for (const room of [1, 3]) {
-      const { socket, child, done } = startLimited(64, 'exhausted', ['sending', `${room}`])
+      const { socket, child, done } = startLimited(64, 'tables', ['send', `${room}`])
       // Nothing is received before the table is full.
       t.is(String(await once(child.stdout!, 'data')), `EMFILE, room ${room}`)
       const { data, fds } = await receiveBytes(socket, 1024 * 1024 + 'waits'.length)
@@ -270,4 +269,17 @@ test.serial('a reader that takes only the bytes gets no descriptors: the kernel 
   reader.destroy()
   closeSync(read)
   a.close()
+})
+
+test('what capabilities() could not try in a full descriptor table is tried again [S191]', async (t) => {
+  for (let room = 0; room < 4; room++) {
+    const { socket, done } = startLimited(64, 'tables', ['capabilities', `${room}`])
+    const { first, later, again } = JSON.parse(await done) as Record<'first' | 'later', Capabilities> & {
+      again: boolean
+    }
+    if (room === 0) t.deepEqual([first.abstract, first.seqpacket, first.messageCredentials], [false, false, false])
+    t.deepEqual(later, { ...capabilities() }, `room for ${room}`)
+    t.true(again)
+    socket.close()
+  }
 })

@@ -2,8 +2,8 @@ import { closeSync } from 'node:fs'
 import test from 'ava'
 import { socketpair } from 'fdpass'
 import { openFile, readAll } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { isPending } from '../helpers/promises.ts'
+import { text } from '../helpers/sockets.ts'
 
 const connected = process.platform === 'darwin' ? (['stream'] as const) : (['stream', 'seqpacket'] as const)
 

@@ -3,10 +3,10 @@ import { closeSync } from 'node:fs'
 import test, { type ExecutionContext } from 'ava'
 import { capabilities, listen, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { newPath, pidOf, startCitizen } from '../helpers/credentials.ts'
-import { CLOEXEC, countFds, isOpen, openFile, statusFlags } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
-import { finish, startLimited, fixturePath } from '../helpers/processes.ts'
+import { CLOEXEC, countFds, isOpen, newPath, openFile, statusFlags } from '../helpers/descriptors.ts'
+import { finish, fixturePath, startLimited } from '../helpers/processes.ts'
+import { text } from '../helpers/sockets.ts'
+import { pidOf, startAs } from '../helpers/users.ts'
 
 const can = capabilities()
 
@@ -24,7 +24,7 @@ const own = { pid: process.pid, uid: process.getuid!(), gid: process.getgid!() }
 
 withPeerPidfd('peerPidfd means the process that connected, and no other once that has ended [S32]', async (t) => {
   const server = await listen(newPath())
-  const { socket: pair, child, done } = startCitizen({ ...own, groups: [] }, server.address, 'x')
+  const { socket: pair, child, done } = startAs({ ...own, groups: [] }, server.address, 'x')
   const connection = await server.accept()
   await connection.recv()
   const early = connection.peerPidfd()
@@ -98,7 +98,7 @@ serialWithPidfds('pidfds that were received ahead, refused, or left in a message
 withPidfds(
   'a message whose pidfd finds no room in the descriptor table is reported as truncated, and keeps its bytes',
   async (t) => {
-    const { socket, done } = startLimited(64, 'no-room', [])
+    const { socket, done } = startLimited(64, 'tables', ['pidfds'])
     socket.close()
     t.is(await done, 'ERR_CONTROL_TRUNCATED x\nERR_CONTROL_TRUNCATED y\nz with a pidfd\n')
   }
@@ -106,7 +106,15 @@ withPidfds(
 
 asRootOnLinux('a process outside of the pid namespace has no pid', async (t) => {
   const server = await listen(newPath())
-  const command = ['--pid', '--fork', process.execPath, ...process.execArgv, fixturePath('namespace'), server.address]
+  const command = [
+    '--pid',
+    '--fork',
+    process.execPath,
+    ...process.execArgv,
+    fixturePath('addresses'),
+    'namespace',
+    server.address
+  ]
   const child = spawn('unshare', command, { stdio: ['ignore', 'pipe', 'inherit'] })
   const done = finish(child)
   const connection = await server.accept()

@@ -4,10 +4,9 @@ import test from 'ava'
 import { type Message, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, hasWriter, openFile, openPipe, readAll } from '../helpers/descriptors.ts'
-import { sendNumbered, takeOne } from '../helpers/iteration.ts'
-import { text } from '../helpers/messages.ts'
-import { fixturePath, finish } from '../helpers/processes.ts'
+import { finish, fixturePath } from '../helpers/processes.ts'
 import { isPending, turns } from '../helpers/promises.ts'
+import { sendNumbered, takeOne, text } from '../helpers/sockets.ts'
 
 // Serial throughout: some of these tests count descriptors.
 const packets = process.platform === 'darwin' ? 'dgram' : 'seqpacket'

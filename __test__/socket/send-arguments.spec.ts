@@ -3,34 +3,37 @@ import { constants } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 import { type SystemError, UnixSocket, bind, connect, listen, socketpair } from 'fdpass'
-import { RANGE, TYPE, VALUE, loose, notIntegers, notNumbers, rejects, throws } from '../helpers/arguments.ts'
 import {
-  abstractOf,
-  areConnected,
   type Bad,
+  RANGE,
+  TYPE,
+  VALUE,
   badAddresses,
   badOption,
   badOptions,
   badSignals,
-  newFolder,
+  loose,
+  notIntegers,
+  notNumbers,
   numbers,
-  putOthers,
+  rejects,
   rejectsBad,
+  throws,
+  unchanged
+} from '../helpers/arguments.ts'
+import { isLinux } from '../helpers/conditions.ts'
+import { countFds, isOpen, newFolder, openFile } from '../helpers/descriptors.ts'
+import {
+  abstractOf,
+  areConnected,
+  putOthers,
   takesConnections,
   takesConnectionsAfter,
   takesDatagrams,
-  unchanged
-} from '../helpers/bad-input.ts'
-import { isLinux } from '../helpers/conditions.ts'
-import { countFds, isOpen, openFile } from '../helpers/descriptors.ts'
+  openFirstSockets
+} from '../helpers/sockets.ts'
 
-test.before('what the first socket opens stays open', async () => {
-  const server = await listen(join(newFolder(), 'first'))
-  const waiting = server.accept()
-  const client = await connect(server.address)
-  const connection = await waiting
-  for (const socket of [server, client, connection]) socket.close()
-})
+test.before('what the first socket opens stays open', openFirstSockets)
 
 test.serial('send refuses what is no address, and what no credentials are', async (t) => {
   const folder = newFolder()
@@ -144,4 +147,21 @@ test.serial('a descriptor of a server can be sent, and stays open', async (t) =>
   fds[0]!.closeSync()
   await takesConnections(t, server)
   for (const socket of [a, b, server]) socket.close()
+})
+
+test('bytes in a SharedArrayBuffer are copied by the call: a change during the send does not reach the peer [S134]', async (t) => {
+  const [a, b] = socketpair()
+  const length = 4 * 1024 * 1024
+  const shared = new Uint8Array(new SharedArrayBuffer(length)).fill(1)
+  const sent = a.send(shared)
+  shared.fill(2) // most of them wait for room
+  let received = 0
+  while (received < length) {
+    const { data } = (await b.recv())!
+    t.true(data.every((byte) => byte === 1))
+    received += data.length
+  }
+  await sent
+  a.close()
+  b.close()
 })

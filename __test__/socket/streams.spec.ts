@@ -4,10 +4,8 @@ import test from 'ava'
 import { type Message, socketpair } from 'fdpass'
 import { hasPython, onlyIf } from '../helpers/conditions.ts'
 import { hasWriter, openFile, openPipe, readAll } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { startPython } from '../helpers/processes.ts'
-import { contentsOf } from '../helpers/stream-messages.ts'
-import { receiveBytes } from '../helpers/streams.ts'
+import { contentsOf, receiveBytes, text } from '../helpers/sockets.ts'
 
 const isDarwin = process.platform === 'darwin'
 

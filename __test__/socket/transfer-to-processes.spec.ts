@@ -1,14 +1,16 @@
+import { type StdioOptions, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, constants, fstatSync, openSync, readFileSync, readSync, writeSync } from 'node:fs'
 import { type AddressInfo, Server, Socket } from 'node:net'
 import { text as streamText } from 'node:stream/consumers'
-import test from 'ava'
-import { type Message, type UnixSocket, socketpair } from 'fdpass'
-import type { Request } from '../fixtures/servant.ts'
+import test, { type ExecutionContext } from 'ava'
+import { type Message, type UnixServer, type UnixSocket, connect, listen as listenAt, socketpair } from 'fdpass'
+import type { Request } from '../fixtures/peer.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import {
   hasWriter,
   isOpen,
+  newPath,
   openFile,
   openPipe,
   readAll,
@@ -16,11 +18,13 @@ import {
   statusFlags,
   temporaryFile
 } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { startFixture, startPython } from '../helpers/processes.ts'
+import { text } from '../helpers/sockets.ts'
 
 const types =
   process.platform === 'darwin' ? (['stream', 'dgram'] as const) : (['stream', 'seqpacket', 'dgram'] as const)
+
+const withNode = onlyIf(!('bun' in process.versions || 'deno' in process.versions), "only Node's stdio takes `{ fd }`")
 
 const withNodeSockets = onlyIf(!('bun' in process.versions), "Bun's net.Socket takes no descriptor")
 
@@ -28,7 +32,7 @@ const withPython = onlyIf(hasPython, 'needs Python 3.9')
 
 const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
 
-/** Sends a request to `servant.ts` and returns its answer. */
+/** Sends a request to `peer.ts` and returns its answer. */
 async function ask(socket: UnixSocket, request: Request, fds: readonly number[]): Promise<Message> {
   await socket.send(JSON.stringify(request), { fds })
   return (await socket.recv())!
@@ -39,6 +43,44 @@ function handleFd(holder: Server | Socket): number {
   return (holder as unknown as { _handle: { fd: number } })._handle.fd
 }
 
+/** Starts a child whose standard input is a socket, and that answers over it; then the same with a server. */
+async function lend(t: ExecutionContext, entry: (lent: UnixSocket | UnixServer) => unknown): Promise<void> {
+  const [socket, theirs] = socketpair()
+  const cat = spawn('cat', { stdio: [entry(theirs), entry(theirs), 'inherit'] as StdioOptions })
+  const closed = once(cat, 'close')
+  t.is(typeof theirs.fd, 'number')
+  await theirs.send('from here, ') // it is still open
+  theirs.close()
+  await socket.send('there and back')
+  socket.shutdown('write')
+  let received = ''
+  for await (const message of socket) received += text(message)
+  t.is(received, 'from here, there and back')
+  t.deepEqual(await closed, [0, null])
+  socket.close()
+
+  const server = await listenAt(newPath('lent'))
+  const script = `require('net').createServer((c) => c.end('by the child', () => process.exit())).listen({ fd: 0 })`
+  const child = spawn(process.execPath, ['-e', script], {
+    stdio: [entry(server), 'inherit', 'inherit'] as StdioOptions
+  })
+  const childClosed = once(child, 'close')
+  const client = await connect(server.address)
+  t.is(text(await client.recv()), 'by the child')
+  await childClosed
+  const second = await connect(server.address)
+  ;(await server.accept()).close() // it is still open
+  for (const each of [client, second, server]) each.close()
+}
+
+withNode('a socket and a server are lent to a child as its stdio, and stay open here', async (t) => {
+  await lend(t, (lent) => lent)
+})
+
+withNodeSockets('a socket and a server are lent to a child by their fd, and stay open here', async (t) => {
+  await lend(t, ({ fd }) => fd)
+})
+
 async function listen(): Promise<{ server: Server; port: number }> {
   const server = new Server().listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -46,7 +88,7 @@ async function listen(): Promise<{ server: Server; port: number }> {
 }
 
 test('in another process the number is another and the open file description the same: what is read here is not read there [A6] [A8]', async (t) => {
-  const { socket, done } = startFixture('servant')
+  const { socket, done } = startFixture('peer', ['serve'])
   // The other process uses its lowest free number, so this one opens a higher number first.
   const path = temporaryFile('0123456789')
   const opened = Array.from({ length: 100 }, () => openSync(path, 'r'))
@@ -67,7 +109,7 @@ test('in another process the number is another and the open file description the
 })
 
 test('what another process writes through a descriptor goes where this one left off [A6] [A8]', async (t) => {
-  const { socket, done } = startFixture('servant')
+  const { socket, done } = startFixture('peer', ['serve'])
   const path = temporaryFile()
   const file = openSync(path, 'w')
   writeSync(file, 'here, ')
@@ -107,7 +149,7 @@ withPythonOnLinux('O_APPEND and O_NONBLOCK that another process sets are set her
 })
 
 test('descriptors go to another process and come back from it [A8]', async (t) => {
-  const { socket, done } = startFixture('servant')
+  const { socket, done } = startFixture('peer', ['serve'])
   const files = ['first', 'second', 'third'].map((content) => openFile(content))
   const message = await ask(socket, { task: 'return' }, files)
   files.forEach((fd) => closeSync(fd))
@@ -123,7 +165,7 @@ test('descriptors go to another process and come back from it [A8]', async (t) =
 
 for (const type of types.filter((each) => each !== 'stream')) {
   test(`descriptors go to another process and come back over a ${type} pair [A8]`, async (t) => {
-    const { socket, done, child } = startFixture('servant', [], { type })
+    const { socket, done, child } = startFixture('peer', ['serve'], { type })
     const file = openFile('there and back')
     const message = await ask(socket, { task: 'return' }, [file])
     closeSync(file)
@@ -136,7 +178,7 @@ for (const type of types.filter((each) => each !== 'stream')) {
 }
 
 test('the socket may have any number in the process that inherits it [A8]', async (t) => {
-  const { socket, done } = startFixture('servant', ['7'], { socketAt: 7 })
+  const { socket, done } = startFixture('peer', ['serve', '7'], { socketAt: 7 })
   const file = openFile('by number 7')
   t.is(text(await ask(socket, { task: 'read' }, [file])), 'by number 7')
   closeSync(file)
@@ -145,7 +187,7 @@ test('the socket may have any number in the process that inherits it [A8]', asyn
 })
 
 test('a process that receives a TCP listener accepts its connections [A10] [S36]', async (t) => {
-  const { socket, done } = startFixture('servant')
+  const { socket, done } = startFixture('peer', ['serve'])
   const { server, port } = await listen()
   t.is(text(await ask(socket, { task: 'accept' }, [handleFd(server)])), 'listening')
   server.close()
@@ -156,7 +198,7 @@ test('a process that receives a TCP listener accepts its connections [A10] [S36]
 })
 
 withNodeSockets('a process that receives a TCP connection talks over it [A10] [S36]', async (t) => {
-  const { socket, done } = startFixture('servant')
+  const { socket, done } = startFixture('peer', ['serve'])
   const { server, port } = await listen()
   const client = new Socket().connect(port, '127.0.0.1')
   const [connection] = (await once(server, 'connection')) as [Socket]
@@ -170,7 +212,7 @@ withNodeSockets('a process that receives a TCP connection talks over it [A10] [S
 })
 
 test('a process that receives a Unix socket sends over it [A8.2] [A10] [A15] [S37]', async (t) => {
-  const { socket, done } = startFixture('servant')
+  const { socket, done } = startFixture('peer', ['serve'])
   const [a, b] = socketpair()
   await socket.send(JSON.stringify({ task: 'speak' }), { fds: [b] })
   b.close()
@@ -184,7 +226,7 @@ test('a process that receives a Unix socket sends over it [A8.2] [A10] [A15] [S3
 test('standard input, output and error are descriptors as any other [A14.1]', async (t) => {
   const paths = ['in', 'out', 'error'].map((content) => temporaryFile(content))
   const [input, output, error] = paths.map((path) => openSync(path, 'r+')) as [number, number, number]
-  const { socket, done } = startFixture('standard', [], { standard: [input, output, error] })
+  const { socket, done } = startFixture('peer', ['standard'], { standard: [input, output, error] })
   const three = (await socket.recv())!
   t.true([input, output, error].every((fd, i) => sameFile(fd, three.fds[i]!.fd)))
   t.is(readAll(three.fds[0]!.fd), 'in')
@@ -200,7 +242,7 @@ test('standard input, output and error are descriptors as any other [A14.1]', as
 })
 
 test('a descriptor may be received as number 0 [A14]', async (t) => {
-  const { socket, done } = startFixture('zero')
+  const { socket, done } = startFixture('peer', ['zero'])
   const file = openFile('as number zero')
   await socket.sendFd(file)
   closeSync(file)
@@ -211,7 +253,7 @@ test('a descriptor may be received as number 0 [A14]', async (t) => {
 })
 
 test('descriptors sent by a process that is then killed arrive, and after them the end [A8]', async (t) => {
-  const { socket, child, done } = startFixture('servant')
+  const { socket, child, done } = startFixture('peer', ['serve'])
   const file = openFile('of the dead')
   await socket.send(JSON.stringify({ task: 'flood', length: 20 } satisfies Request), { fds: [file, file] })
   closeSync(file)
@@ -230,7 +272,7 @@ test('descriptors sent by a process that is then killed arrive, and after them t
 })
 
 test.serial('descriptors on their way to a process that is killed are closed, and sends to it fail [A8]', async (t) => {
-  const { socket, child, done } = startFixture('servant')
+  const { socket, child, done } = startFixture('peer', ['serve'])
   await socket.send(JSON.stringify({ task: 'stop' } satisfies Request))
   await once(child.stdout!, 'data')
   const { read, write } = openPipe()

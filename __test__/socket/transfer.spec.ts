@@ -26,8 +26,8 @@ import {
   temporaryFile,
   temporaryFolder
 } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { startPython } from '../helpers/processes.ts'
+import { text } from '../helpers/sockets.ts'
 
 const types =
   process.platform === 'darwin' ? (['stream', 'dgram'] as const) : (['stream', 'seqpacket', 'dgram'] as const)

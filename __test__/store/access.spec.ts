@@ -1,18 +1,24 @@
 import { spawn } from 'node:child_process'
-import { closeSync } from 'node:fs'
+import { once } from 'node:events'
+import { chmodSync, closeSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import test from 'ava'
-import { Channel, connect } from 'fdpass'
-import { onlyIf } from '../helpers/conditions.ts'
-import { hasWriter, openPipe } from '../helpers/descriptors.ts'
-import { finish, fixturePath } from '../helpers/processes.ts'
+import { Channel, type UnixSocket, connect } from 'fdpass'
+import { connectStore } from 'fdpass/store'
+import { CLOSE, receiveFrame } from '../helpers/channels.ts'
+import { startRecv } from '../helpers/cli.ts'
+import { hasPython, onlyIf } from '../helpers/conditions.ts'
+import { hasWriter, openPipe, temporaryFolder } from '../helpers/descriptors.ts'
+import { until } from '../helpers/inetds.ts'
+import { endWith, finish, fixturePath, runs, startProgram } from '../helpers/processes.ts'
 import { begin, put } from '../helpers/stores.ts'
-import { until } from '../helpers/superservers.ts'
 
 const asRoot = onlyIf(process.getuid?.() === 0, 'needs to begin as root')
 
 /** Runs a client of another user; resolves to its output. */
 function clientOf(path: string, uid: number, gid: number, groups: number[], ...calls: string[]): Promise<string> {
-  const args = [fixturePath('store-client'), path, `${uid}`, `${gid}`, groups.join(','), ...calls]
+  const args = [fixturePath('store'), 'call', path, `${uid}`, `${gid}`, groups.join(','), ...calls]
   const child = spawn(process.execPath, [...process.execArgv, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
   return finish(child)
 }
@@ -65,11 +71,28 @@ asRoot('a client that is not allowed gets nothing [S56]', async (t) => {
   t.is(await clientOf(own, 1002, 1002, [], 'list x'), 'EACCES\n', 'only its own user may connect')
 })
 
-test("what allow throws is the client's error", async (t) => {
-  const [store] = await begin(t, { allow: () => Promise.reject(new TypeError('a mistake')) })
-  await t.throwsAsync(store.list(), { message: 'a mistake' })
-  const [other] = await begin(t, { allow: (() => 1) as never })
-  await t.throwsAsync(other.list(), { code: 'ERR_INVALID_RETURN_VALUE' })
+test.serial('what allow throws is a warning here, and the client is refused without it [S7] [S161]', async (t) => {
+  const mistakes: [() => never, RegExp][] = [
+    [() => Promise.reject(new TypeError('a secret mistake')) as never, /store: a secret mistake/],
+    [() => 1 as never, /store: Expected a boolean/]
+  ]
+  for (const [allow, message] of mistakes) {
+    const warned = once(process, 'warning') as Promise<[Error]>
+    const [store] = await begin(t, { allow })
+    await t.throwsAsync(store.list(), { code: 'EACCES', message: /^EACCES: .* does not allow user \d+/ })
+    t.regex((await warned)[0].message, message)
+    await t.throwsAsync(store.list(), { code: 'EACCES' })
+  }
+})
+
+test('a client that is refused is told why and disconnected, and nothing of it is received [S56] [S162]', async (t) => {
+  const [, path] = await begin(t, { allow: () => false })
+  const socket = await connect(path)
+  const { kind, data } = (await receiveFrame(socket))!
+  t.is(kind, CLOSE)
+  t.is((JSON.parse(String(data)) as { code: string }).code, 'EACCES')
+  t.is(await socket.recv(), null)
+  socket.close()
 })
 
 const questions: Record<string, [unknown, string]> = {
@@ -99,3 +122,60 @@ for (const [what, [value, code]] of Object.entries(questions)) {
     t.deepEqual(await store.list(), [])
   })
 }
+
+/** Sends a directory of procfs, whose fstat(2) the kernel refuses to other users than root. */
+const sendHidden = `
+import os, socket, sys
+socket.send_fds(socket.socket(fileno=3), [b"x"], [os.open(sys.argv[1] + "/1", os.O_RDONLY | os.O_DIRECTORY)])
+`
+const mountHidden = ['--mount', 'sh', '-c', 'mount -t proc -o hidepid=2 none "$1"']
+
+onlyIf(
+  hasPython && process.getuid?.() === 0 && runs('unshare', ...mountHidden, 'sh', temporaryFolder()),
+  'needs root on Linux, Python, and mount namespaces'
+)('a descriptor whose fstat is refused is listed as other, [S216]', async (t) => {
+  const [unshare, shell, option, mount] = mountHidden as [string, string, string, string]
+  const args = [unshare, shell, option, `${mount} && exec python3 -c "$2" "$1"`, 'sh', temporaryFolder(), sendHidden]
+  const { socket, done } = startProgram('unshare', args)
+  const [hidden] = (await socket.recv())!.fds
+  await done
+  socket.close()
+  const folder = temporaryFolder()
+  chmodSync(folder, 0o777)
+  const user = { uid: 65_534, gid: 65_534 }
+  const path = join(folder, 'store')
+  const service = spawn(process.execPath, [...process.execArgv, fixturePath('store'), 'serve', path], {
+    ...user,
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
+  const ended = endWith(t, service).catch(() => {})
+  await once(service.stdout, 'data')
+  const store = await connectStore(path)
+  await store.put('hidden', hidden!)
+  await put(store, 'file', 'kept')
+  t.deepEqual(
+    (await store.list()).map(({ name, kinds }) => [name, kinds]),
+    [
+      ['hidden', ['other']],
+      ['file', ['file']]
+    ]
+  )
+  store.close()
+  service.kill()
+  await ended
+  const receiving = startRecv(t, folder, ['--json', '--count', '1'], user)
+  const connecting = async (): Promise<UnixSocket> => {
+    try {
+      return await connect(join(folder, 'x.sock'))
+    } catch {
+      await setTimeout(20) // it does not listen yet
+      return connecting()
+    }
+  }
+  using client = await connecting()
+  await client.sendFd(hidden!)
+  hidden!.closeSync()
+  const { code, stdout } = await receiving.ended
+  t.is(code, 0)
+  t.like(JSON.parse(stdout), { fds: [{ kind: 'other' }] })
+})

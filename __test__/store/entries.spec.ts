@@ -5,9 +5,9 @@ import { setTimeout as delay } from 'node:timers/promises'
 import test from 'ava'
 import { memfd, pipe } from 'fdpass'
 import { connectStore, serveStore } from 'fdpass/store'
-import { hasWriter, openFile, openPipe, readAll } from '../helpers/descriptors.ts'
-import { begin, client, get, newPath, open, put } from '../helpers/stores.ts'
-import { until } from '../helpers/superservers.ts'
+import { hasWriter, newPath, openFile, openPipe, readAll } from '../helpers/descriptors.ts'
+import { until } from '../helpers/inetds.ts'
+import { begin, client, get, open, put } from '../helpers/stores.ts'
 
 test('what is put comes back, as often as it is asked for, with its shared offset', async (t) => {
   const [store, path] = await begin(t)

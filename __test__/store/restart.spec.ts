@@ -7,9 +7,10 @@ import { setTimeout as delay } from 'node:timers/promises'
 import test from 'ava'
 import { hasPython, onlyIf } from '../helpers/conditions.ts'
 import { readAllOf } from '../helpers/connections.ts'
+import { newPath } from '../helpers/descriptors.ts'
 import { finish, fixturePath, fixtureSource } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
-import { begin, client, get, newPath, open, put } from '../helpers/stores.ts'
+import { begin, client, get, open, put } from '../helpers/stores.ts'
 
 test('a successor has everything, and clients that are connected notice nothing', async (t) => {
   const path = newPath()
@@ -64,7 +65,7 @@ test('changes that come while a successor starts reach it, and none is lost', as
 test('a connection survives the restart of the process that has put it, and that of the store', async (t) => {
   const path = newPath()
   const start = () => {
-    const child = spawn(process.execPath, [...process.execArgv, fixturePath('store-service'), path], {
+    const child = spawn(process.execPath, [...process.execArgv, fixturePath('store'), 'serve', path], {
       stdio: ['ignore', 'pipe', 'inherit']
     })
     t.teardown(() => child.kill('SIGKILL'))
@@ -104,7 +105,7 @@ test('a client finds a store again that was restarted without a successor, and i
 test('a killed store rejects pending calls, and leaves a file that its next start replaces', async (t) => {
   const path = newPath()
   const start = async () => {
-    const child = spawn(process.execPath, [...process.execArgv, fixturePath('store-service'), path], {
+    const child = spawn(process.execPath, [...process.execArgv, fixturePath('store'), 'serve', path], {
       stdio: ['ignore', 'pipe', 'inherit']
     })
     t.teardown(() => child.kill('SIGKILL'))

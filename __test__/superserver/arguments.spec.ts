@@ -21,8 +21,8 @@ import {
 } from '../helpers/arguments.ts'
 import { isLinux } from '../helpers/conditions.ts'
 import { countFds, openFile, temporaryFolder } from '../helpers/descriptors.ts'
-import { endWith } from '../helpers/programs.ts'
-import { begin, call, children, onLoopback, sceneOf, where } from '../helpers/superserver-clients.ts'
+import { endWith } from '../helpers/processes.ts'
+import { begin, call, children, onLoopback, sceneOf, where } from '../helpers/superserver.ts'
 
 const superserve = superserver.superserve as Loose
 const folder = temporaryFolder()

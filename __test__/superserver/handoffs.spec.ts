@@ -6,13 +6,25 @@ import { type AddressInfo, connect } from 'node:net'
 import test from 'ava'
 import { bindListener, connect as connectUnix } from 'fdpass'
 import type { ExitEvent, ProcessEvent } from 'fdpass/superserver'
-import { isLinux } from '../helpers/conditions.ts'
-import { hasWriter } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { hasWriter, newPath } from '../helpers/descriptors.ts'
+import { until } from '../helpers/inetds.ts'
 import { isPending } from '../helpers/promises.ts'
-import { begin, call, fetchFrom, isThere, onLoopback, pidsOf, sceneOf, where } from '../helpers/superserver-clients.ts'
-import { handoffs, newPath, nextOf } from '../helpers/superserver-paths.ts'
-import { until } from '../helpers/superservers.ts'
+import { text } from '../helpers/sockets.ts'
+import {
+  begin,
+  call,
+  fetchFrom,
+  handoffs,
+  isThere,
+  nextOf,
+  onLoopback,
+  pidsOf,
+  sceneOf,
+  where
+} from '../helpers/superserver.ts'
+
+const onLinux = onlyIf(isLinux, 'needs Linux')
 
 for (const handoff of handoffs) {
   test(`workers that are given each ${handoff} serve HTTP`, async (t) => {
@@ -253,3 +265,30 @@ for (const handoff of handoffs) {
     t.is((await nextOf<ExitEvent>(garbage, 'exit')).signal, 'SIGKILL')
   })
 }
+
+onLinux(
+  'while the table of a worker that accepts is full, its clients wait in the accept queue, with a warning [S249]',
+  async (t) => {
+    const server = await begin(t, { ...onLoopback('lines'), handoff: 'listener', rlimits: { nofile: 256 } })
+    const first = await call(t, where(server))
+    t.is(await first.ask('fill 1'), 'full')
+    const second = await call(t, where(server))
+    t.is(await second.ask('hello'), 'hello')
+    const third = await call(t, where(server))
+    third.say('good morning')
+    while (!/EMFILE/.test(await first.ask('warnings'))) t.true(await isPending(third.ended))
+    t.true(await isPending(third.ended))
+    t.deepEqual(third.unread, [])
+    t.is(await second.ask('bye'), 'bye')
+    t.is(await third.next(), 'good morning')
+  }
+)
+
+onLinux('a worker whose program takes no connection leaves all but a few in the accept queue [S249]', async (t) => {
+  const server = await begin(t, { ...onLoopback('first-only'), handoff: 'listener' })
+  const first = await call(t, where(server))
+  const sockets = async () => Number(await first.ask('sockets'))
+  const before = await sockets()
+  for (let i = 0; i < 40; i++) await call(t, where(server))
+  for (let i = 0; i < 50; i++) t.true((await sockets()) <= before + 17)
+})

@@ -1,8 +1,7 @@
 import { once } from 'node:events'
 import { rmSync, writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
-import { ask, call, compare, succession } from '../helpers/inetds.ts'
-import { newPort, scene, socketAt, startDaemon, until } from '../helpers/superservers.ts'
+import { ask, call, compare, newPort, scene, socketAt, startDaemon, succession, until } from '../helpers/inetds.ts'
 
 compare({
   title: 'SIGHUP changes a program and keeps its listener, adds and removes services; what runs goes on to its end',

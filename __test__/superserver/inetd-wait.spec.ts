@@ -1,8 +1,19 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
-import { isThere } from '../helpers/superserver-clients.ts'
-import { ask, call, compare, newFile, post, succession, temporaryProgram } from '../helpers/inetds.ts'
-import { newPort, scene, startDaemon, until } from '../helpers/superservers.ts'
+import { newPath } from '../helpers/descriptors.ts'
+import {
+  ask,
+  call,
+  compare,
+  newPort,
+  post,
+  scene,
+  startDaemon,
+  succession,
+  temporaryProgram,
+  until
+} from '../helpers/inetds.ts'
+import { isThere } from '../helpers/superserver.ts'
 
 compare({
   title: 'one wait program serves all that come while it runs, and the next to come starts another',
@@ -123,7 +134,7 @@ compare({
   title: 'wait programs that accept nothing are started so often, then not for a while; who waits has a connection',
   async observe(t, server) {
     const port = newPort()
-    const path = newFile('starts')
+    const path = newPath('starts')
     writeFileSync(path, '')
     await startDaemon(t, server, [{ port, wait: true, limit: 5, command: scene('ignore', path) }])
     const client = call(t, port)

@@ -4,9 +4,9 @@ import test, { type ExecutionContext } from 'ava'
 import type { ServiceOptions } from 'fdpass/superserver'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, temporaryFolder } from '../helpers/descriptors.ts'
+import { until } from '../helpers/inetds.ts'
 import { turns } from '../helpers/promises.ts'
-import { begin, call, children, onLoopback, pidsOf, sceneOf, where } from '../helpers/superserver-clients.ts'
-import { until } from '../helpers/superservers.ts'
+import { begin, call, children, onLoopback, pidsOf, sceneOf, where } from '../helpers/superserver.ts'
 
 // Serial throughout: each test counts the descriptors and the children of this process before and after.
 const onLinux = onlyIf(isLinux, 'needs /proc', test.serial)

@@ -1,15 +1,17 @@
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync, readdirSync } from 'node:fs'
 import { connect } from 'node:net'
 import { constants } from 'node:os'
 import type { ExecutionContext } from 'ava'
 import { type ServiceOptions, superserve } from 'fdpass/superserver'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
+import { until } from '../helpers/inetds.ts'
 import { fixturePath } from '../helpers/processes.ts'
 
 const NOBODY = 65_534
 const isRoot = process.getuid?.() === 0
-const module = fixturePath('superserver-rights')
+const module = fixturePath('superserver-worker')
 /** Whether another user can read the worker's module, and execute this Node. */
 const isReadable =
   isRoot && spawnSync(process.execPath, ['--check', module], { uid: NOBODY, gid: NOBODY, cwd: '/' }).status === 0
@@ -20,6 +22,7 @@ async function tell(t: ExecutionContext, options: Partial<ServiceOptions>): Prom
   const server = await superserve({
     listen: 'tcp:127.0.0.1:0',
     module,
+    args: ['rights'],
     workers: 1,
     user: 'nobody',
     cwd: '/',
@@ -67,6 +70,20 @@ asRoot('a worker cannot signal or trace the superserver, nor read its memory [S5
   t.is(worker.session, worker.pid) // a session of its own: no terminal's signals
 })
 
+/** Returns whether a thread of this process closes descriptors. */
+function isClosing(id: string): boolean {
+  try {
+    return readFileSync(`/proc/self/task/${id}/comm`, 'utf8') === 'fdpass-close\n'
+  } catch {
+    return false // it has ended
+  }
+}
+
+asRoot('a connection of a worker of another user is closed on another thread [S272]', async (t) => {
+  await tell(t, {})
+  await t.notThrowsAsync(until(() => readdirSync('/proc/self/task').some(isClosing)))
+})
+
 asRoot('a worker inherits its channel and standard output and error, and no other descriptor [S49]', async (t) => {
   const worker = await tell(t, {})
   const inherited = worker.inherited as Record<string, string>
@@ -89,7 +106,7 @@ asRoot('a worker inherits nothing that its superserver has open for programs to 
     import { superserve } from 'fdpass/superserver'
     const linksOf = (pid) => readdirSync('/proc/' + pid + '/fd').filter((fd) => fd > 2)
       .map((fd) => readlinkSync('/proc/' + pid + '/fd/' + fd))
-    const options = { listen: 'tcp:127.0.0.1:0', module: process.argv[1], workers: 1, user: 'nobody', cwd: '/' }
+    const options = { listen: 'tcp:127.0.0.1:0', module: process.argv[1], args: ['rights'], workers: 1, user: 'nobody', cwd: '/' }
     const server = await superserve(options)
     const open = readdirSync('/proc/self/fd').filter((fd) => fd === '8' || fd === '9')
     console.log(JSON.stringify([open, linksOf(server.stats().workers[0].pid)]))

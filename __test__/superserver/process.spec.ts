@@ -1,17 +1,17 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { createConnection } from 'node:net'
 import { join } from 'node:path'
+import { text as readAll } from 'node:stream/consumers'
 import test, { type ExecutionContext } from 'ava'
 import { type UnixSocket, bind } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
+import { newPort, socketAt, until } from '../helpers/inetds.ts'
 import { fixturePath, startLimited } from '../helpers/processes.ts'
-import { receive } from '../helpers/programs.ts'
-import { type Client, call, isThere } from '../helpers/superserver-clients.ts'
-import { newPort, socketAt, until } from '../helpers/superservers.ts'
+import { receiveSoon, text } from '../helpers/sockets.ts'
+import { type Client, call, isThere } from '../helpers/superserver.ts'
 
 const folder = temporaryFolder()
 const onLinux = onlyIf(isLinux, 'needs Linux')
@@ -30,18 +30,24 @@ interface Daemon {
   readonly ended: Promise<[number | null, NodeJS.Signals | null]>
 }
 
+interface DaemonOptions {
+  readonly args?: readonly string[]
+  readonly env?: NodeJS.ProcessEnv
+  readonly stdout?: 'inherit' | 'pipe'
+  readonly stderr?: 'inherit' | 'pipe'
+}
+
 /** Starts a superserver of its own process, by a file, and waits until it serves. It does not outlive the test. */
 async function start(
   t: ExecutionContext,
   services: Services,
-  env: NodeJS.ProcessEnv = {},
-  stderr: 'inherit' | 'pipe' = 'inherit'
+  { args = [], env = {}, stdout = 'inherit', stderr = 'inherit' }: DaemonOptions = {}
 ): Promise<Daemon> {
   const file = join(mkdtempSync(join(folder, 'process-')), 'services.json')
   writeFileSync(file, JSON.stringify({ services }))
-  const child = spawn(process.execPath, [...process.execArgv, fixturePath('superserver-daemon'), file], {
+  const child = spawn(process.execPath, [...process.execArgv, fixturePath('superserver'), 'daemon', file, ...args], {
     env: { ...process.env, ...env },
-    stdio: ['ignore', 'inherit', stderr]
+    stdio: ['ignore', stdout, stderr]
   })
   t.teardown(() => child.kill('SIGKILL'))
   const ended = once(child, 'exit') as Daemon['ended']
@@ -83,6 +89,24 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   })
 }
 
+onLinux(
+  "SIGTERM runs 'exit' listeners and removes the files of all sockets; the exit status is the signal [S150]",
+  async (t) => {
+    const port = newPort()
+    const path = join(mkdtempSync(join(folder, 'process-')), 'socket')
+    const { child, ended } = await start(t, { lines: service(port) }, { args: [path], stdout: 'pipe' })
+    const output = readAll(child.stdout!)
+    const one = await client(t, port) // its answer comes after the superserver has installed its signal handlers
+    await one.ask('hello')
+    one.close()
+    await until(() => existsSync(path)) // the program makes it when the superserver serves
+    child.kill('SIGTERM')
+    t.deepEqual(await ended, [null, 'SIGTERM'])
+    t.is(await output, 'exit')
+    t.false(existsSync(path))
+  }
+)
+
 onLinux('a second SIGTERM does not wait for the workers', async (t) => {
   const port = newPort()
   const { child, ended } = await start(t, { lines: service(port) })
@@ -100,13 +124,13 @@ function manager(t: ExecutionContext): { socket: UnixSocket; next: () => Promise
   const path = join(mkdtempSync(join(folder, 'manager-')), 'notify')
   const socket = bind(path)
   t.teardown(() => socket.close())
-  return { socket, next: async () => text(await receive(socket))!, env: { NOTIFY_SOCKET: path, LISTEN_FDS: '1' } }
+  return { socket, next: async () => text(await receiveSoon(socket))!, env: { NOTIFY_SOCKET: path, LISTEN_FDS: '1' } }
 }
 
 onLinux('a service manager is notified of the start, reloads and the end; workers do not see it', async (t) => {
   const { next, env } = manager(t)
   const port = newPort()
-  const { child, ended } = await start(t, { lines: service(port) }, env)
+  const { child, ended } = await start(t, { lines: service(port) }, { env })
   t.is(await next(), 'READY=1')
   const one = await client(t, port)
   t.is(await one.ask('env NOTIFY_SOCKET'), 'null')
@@ -130,7 +154,7 @@ onLinux(
   async (t) => {
     const { next, env } = manager(t)
     const [stays, goes, comes] = [newPort(), newPort(), newPort()]
-    const { child, file } = await start(t, { stays: service(stays), goes: service(goes) }, env)
+    const { child, file } = await start(t, { stays: service(stays), goes: service(goes) }, { env })
     t.is(await next(), 'READY=1')
     const inode = socketAt(stays)
     const old = await client(t, stays)
@@ -159,7 +183,7 @@ onLinux(
 onLinux('a file that is broken at SIGHUP changes nothing', async (t) => {
   const { next, env } = manager(t)
   const port = newPort()
-  const { child, file } = await start(t, { lines: service(port) }, env, 'pipe')
+  const { child, file } = await start(t, { lines: service(port) }, { env, stderr: 'pipe' })
   let warnings = ''
   child.stderr!.setEncoding('utf8').on('data', (part: string) => (warnings += part))
   t.is(await next(), 'READY=1')
@@ -254,8 +278,8 @@ test('a superserver in a Worker thread that is terminated lets its workers go, a
 onLinux(
   'a shortage of descriptors is reported with its system call, and the client is served once there is room',
   async (t) => {
-    const { socket, done } = startLimited(256, 'superserver-table', [join(folder, 'full')])
+    const { socket, done } = startLimited(256, 'tables', ['superserver', join(folder, 'full')])
     socket.close()
-    t.is(await done, 'EMFILE accept\nEMFILE fork\nserved\n')
+    t.is(await done, 'EMFILE accept\nEMFILE pipe\nserved\n')
   }
 )

@@ -1,17 +1,18 @@
 import { type ChildProcess, spawn } from 'node:child_process'
+import dns from 'node:dns/promises'
 import { realpathSync, writeFileSync } from 'node:fs'
+import { syncBuiltinESMExports } from 'node:module'
 import { join, relative } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import test from 'ava'
 import { pipe } from 'fdpass'
 import { type ExitEvent, superserve } from 'fdpass/superserver'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { fixturePath } from '../helpers/processes.ts'
-import { endWith } from '../helpers/programs.ts'
+import { newFolder, newPath } from '../helpers/descriptors.ts'
+import { until } from '../helpers/inetds.ts'
+import { endWith, fixturePath } from '../helpers/processes.ts'
 import { turns } from '../helpers/promises.ts'
-import { begin, call, isThere, onLoopback, pidsOf, sceneOf, where } from '../helpers/superserver-clients.ts'
-import { folder, handoffs, newPath, nextOf } from '../helpers/superserver-paths.ts'
-import { until } from '../helpers/superservers.ts'
+import { begin, call, handoffs, isThere, nextOf, onLoopback, pidsOf, sceneOf, where } from '../helpers/superserver.ts'
 
 const isRoot = process.getuid?.() === 0
 
@@ -51,6 +52,17 @@ test('reload() leaves a connection to its worker, which drains, and passes new o
   const exit = nextOf<ExitEvent>(server, 'exit')
   client.close()
   t.like(await exit, { pid: old!, code: 0, lost: 0 })
+})
+
+test('reloads that are requested while one runs are one together [S269]', async (t) => {
+  const server = await begin(t, onLoopback('lines'))
+  let spawned = 0
+  server.on('spawn', () => spawned++)
+  const first = Array.from({ length: 10 }, () => server.reload())
+  await nextOf(server, 'spawn')
+  const further = Array.from({ length: 10 }, () => server.reload())
+  await Promise.all([...first, ...further])
+  t.is(spawned, 2)
 })
 
 test('a worker that drains for longer than drainTimeout is killed [S100]', async (t) => {
@@ -114,8 +126,49 @@ test('close() while a reload opens listeners ends what was begun', async (t) => 
   t.deepEqual(server.addresses, [])
 })
 
+test.serial(
+  'close() waits neither for a name that a reload looks up nor for a worker that it starts [S261]',
+  async (t) => {
+    const file = newPath()
+    const configure = (options: object) => writeFileSync(file, JSON.stringify({ ...onLoopback('lines'), ...options }))
+    const { lookup } = dns
+    const start = async () => {
+      configure({})
+      const server = await superserve(file, { signals: false, notify: false })
+      t.teardown(() => server.close({ timeout: 0 }))
+      return server
+    }
+    const named = await start()
+    configure({ listen: ['tcp:127.0.0.1:0', 'tcp:name.invalid:0'] })
+    let reloading: Promise<unknown>
+    try {
+      const asked = new Promise<void>((resolve) => {
+        dns.lookup = (() => new Promise(() => resolve())) as unknown as typeof lookup
+        syncBuiltinESMExports()
+      })
+      reloading = t.throwsAsync(named.reload(), { code: 'ERR_SERVER_CLOSED' })
+      await asked
+    } finally {
+      dns.lookup = lookup
+      syncBuiltinESMExports()
+    }
+    await named.close()
+    await reloading
+
+    const started = await start()
+    const module = newPath('never-ready')
+    writeFileSync(module, 'setInterval(() => {}, 1000)')
+    configure({ handoff: 'listener', module, readyTimeout: 2 ** 31 - 1 })
+    const failing = t.throwsAsync(started.reload(), { code: 'ERR_SERVER_CLOSED' })
+    await nextOf(started, 'spawn')
+    await started.close({ timeout: 0 })
+    await failing
+  }
+)
+
 test('relative paths of a file begin in its folder', async (t) => {
-  const file = newPath()
+  const folder = newFolder()
+  const file = join(folder, 'services')
   const module = relative(folder, fixturePath('superserver-worker'))
   const program = join(folder, 'program')
   writeFileSync(program, '#!/bin/sh\npwd; exec cat\n', { mode: 0o755 })

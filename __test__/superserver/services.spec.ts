@@ -7,12 +7,21 @@ import test from 'ava'
 import { bindListener } from 'fdpass'
 import { type ExitEvent, superserve } from 'fdpass/superserver'
 import { hasPython, onlyIf } from '../helpers/conditions.ts'
-import { fixtureSource } from '../helpers/processes.ts'
-import { endWith } from '../helpers/programs.ts'
+import { until } from '../helpers/inetds.ts'
+import { endWith, fixtureSource } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
-import { begin, call, fetchFrom, isThere, onLoopback, pidsOf, sceneOf, where } from '../helpers/superserver-clients.ts'
-import { handoffs, nextOf } from '../helpers/superserver-paths.ts'
-import { until } from '../helpers/superservers.ts'
+import {
+  begin,
+  call,
+  fetchFrom,
+  handoffs,
+  isThere,
+  nextOf,
+  onLoopback,
+  pidsOf,
+  sceneOf,
+  where
+} from '../helpers/superserver.ts'
 
 async function nextText(socket: Socket): Promise<string> {
   return String((await once(socket, 'data'))[0])
@@ -223,3 +232,40 @@ test("'fd:N' is the number of a descriptor that listens, which stays open", asyn
   await server.close()
   t.deepEqual(listener.address, { address: '127.0.0.1', family: 'IPv4', port })
 })
+
+test("a real-time signal that ended a program is in its 'exit' event [S135]", async (t) => {
+  const server = await begin(t, { listen: 'tcp:127.0.0.1:0', command: ['/bin/sh', '-c', 'kill -40 $$'] })
+  const exit = nextOf<ExitEvent>(server, 'exit')
+  await call(t, where(server))
+  const { code, signal } = await exit
+  t.deepEqual({ code, signal }, { code: null, signal: 'SIG40' })
+})
+
+test("each worker's inspector has a port of its own, counted up from that of this process", async (t) => {
+  const { port } = (await begin(t, onLoopback('lines'))).addresses[0]!.address as { port: number }
+  const first = (port % 20_000) + 10_000
+  const server = await begin(t, { ...onLoopback('lines'), workers: 2, execArgv: [`--inspect=127.0.0.1:${first}`] })
+  for (const next of [1, 2]) {
+    const response = await fetch(`http://127.0.0.1:${first + next}/json/version`)
+    t.like(await response.json(), { Browser: `node.js/${process.version}` })
+  }
+  t.is(pidsOf(server).length, 2)
+})
+
+onlyIf(process.getuid!() === 0, 'needs root, to become another user')(
+  'a worker of another user has the home, name and shell of that user, unless env has others',
+  async (t) => {
+    process.env.HOME = '/root'
+    const of = async (options: object, name: string) => {
+      const server = await begin(t, { ...onLoopback('lines'), ...options })
+      return JSON.parse(await (await call(t, where(server))).ask(`env ${name}`)) as string | null
+    }
+    t.is(await of({ user: 'daemon' }, 'USER'), 'daemon')
+    t.is(await of({ user: 'daemon' }, 'HOME'), '/usr/sbin')
+    t.regex((await of({ user: 'daemon' }, 'SHELL'))!, /nologin|false/)
+    t.is(await of({ user: 'daemon', env: { HOME: '/tmp' } }, 'HOME'), '/tmp')
+    t.is(await of({ user: 'daemon', env: {} }, 'LOGNAME'), 'daemon')
+    t.is(await of({ user: 54_321, group: 54_321 }, 'HOME'), null)
+    t.is(await of({}, 'HOME'), '/root')
+  }
+)

@@ -1,16 +1,15 @@
 import { spawn, spawnSync } from 'node:child_process'
+import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { closeSync, readFileSync } from 'node:fs'
 import { connect } from 'node:net'
-import { createSocket } from 'node:dgram'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { bindListener, socketpair } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { openFile, temporaryFile, temporaryFolder } from '../helpers/descriptors.ts'
-import { fixturePath, fixtureSource } from '../helpers/processes.ts'
-import { type Program, endWith, runs } from '../helpers/programs.ts'
-import { newPort, until } from '../helpers/superservers.ts'
+import { newPort, until } from '../helpers/inetds.ts'
+import { type Program, endWith, fixturePath, fixtureSource, runs } from '../helpers/processes.ts'
 
 const folder = temporaryFolder()
 const onLinux = onlyIf(isLinux, 'needs Linux')
@@ -147,6 +146,10 @@ onlyIf(hasPidfs, 'needs Python 3.9, and pidfds with inode numbers of their own (
     const garbage = JSON.stringify({ LISTEN_PID: 'PID', LISTEN_FDS: '1', LISTEN_PIDFDID: 'x' })
     const [[error]] = linesOf(await start(t, [...node, 'listen'], {}, [file, file], `${garbage}\n`).done) as [[string]]
     t.is(error, 'EINVAL')
+    // What is passed to another process is not taken because this one cannot find its own number out.
+    const short = ['sh', '-c', `ulimit -n 64; ${exact}`, 'sh', ...node, 'full']
+    const [full] = linesOf(await start(t, short, { OFFSET: '1', LISTEN_FDS: '1' }, [file]).done)
+    t.deepEqual(full, ['EMFILE', ['LISTEN_PID', 'LISTEN_FDS', 'LISTEN_PIDFDID'], 0])
   }
 )
 

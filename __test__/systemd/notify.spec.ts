@@ -1,6 +1,5 @@
 import { spawn } from 'node:child_process'
 import { closeSync, readSync } from 'node:fs'
-import { join } from 'node:path'
 import test from 'ava'
 import { pipe } from 'fdpass'
 import * as systemd from 'fdpass/systemd'
@@ -18,12 +17,11 @@ import {
   throws
 } from '../helpers/arguments.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { openFile, readAll } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
-import { folder, manage, me, set } from '../helpers/notify.ts'
-import { fixtureSource } from '../helpers/processes.ts'
-import { endWith, receive, runs } from '../helpers/programs.ts'
+import { newPath, openFile, readAll } from '../helpers/descriptors.ts'
+import { endWith, fixtureSource, runs, startFixture } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
+import { me, openNotifySocket, setVariables } from '../helpers/service-manager.ts'
+import { receiveSoon, text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux', test.serial)
 
@@ -58,10 +56,10 @@ const states: [state: ServiceState, message: string][] = [
 
 for (const kind of ['path', 'abstract'] as const) {
   onLinux(`notify sends each part of a state, with the credentials of this process (${kind})`, async (t) => {
-    const socket = manage(t, kind)
+    const socket = openNotifySocket(t, kind)
     for (const [state, expected] of states) {
       t.is(await notify(state), true)
-      const message = await receive(socket)
+      const message = await receiveSoon(socket)
       t.is(text(message), expected)
       t.deepEqual(message.credentials, me)
       t.is(message.fds.length, 0)
@@ -71,31 +69,31 @@ for (const kind of ['path', 'abstract'] as const) {
 }
 
 withLibsystemd('notify sends what sd_notify sends', async (t) => {
-  const socket = manage(t)
+  const socket = openNotifySocket(t)
   const state = 'READY=1\nSTATUS=fünf = 5\nX_MORE=a b'
   await endWith(
     t,
     spawn('python3', [fixtureSource('systemd.py'), 'notify', state], { stdio: ['ignore', 'pipe', 'inherit'] })
   )
   await notify({ variables: { X_MORE: 'a b' }, status: 'fünf = 5', ready: true })
-  const [theirs, ours] = [await receive(socket), await receive(socket)]
+  const [theirs, ours] = [await receiveSoon(socket), await receiveSoon(socket)]
   t.deepEqual(Buffer.from(ours.data), Buffer.from(theirs.data))
 })
 
 onLinux('a reload is sent with its time', async (t) => {
-  const socket = manage(t)
+  const socket = openNotifySocket(t)
   const before = process.hrtime.bigint() / 1000n
   await notify({ reloading: true })
   const after = process.hrtime.bigint() / 1000n
-  const [, time] = /^RELOADING=1\nMONOTONIC_USEC=(\d+)$/.exec(text(await receive(socket))!)!
+  const [, time] = /^RELOADING=1\nMONOTONIC_USEC=(\d+)$/.exec(text(await receiveSoon(socket))!)!
   t.true(BigInt(time!) >= before && BigInt(time!) <= after)
 })
 
 onLinux('messages that are sent at once arrive in order, and wait for room in the manager', async (t) => {
-  const socket = manage(t)
+  const socket = openNotifySocket(t)
   const told = Array.from({ length: 300 }, (_, i) => notify({ status: `${i}` }))
   t.true(await isPending(told.at(-1)!)) // a queue takes 10 datagrams, or as many as the system lets it
-  for (let i = 0; i < told.length; i++) t.is(text(await receive(socket)), `STATUS=${i}`)
+  for (let i = 0; i < told.length; i++) t.is(text(await receiveSoon(socket)), `STATUS=${i}`)
   t.deepEqual(
     await Promise.all(told),
     told.map(() => true)
@@ -104,7 +102,7 @@ onLinux('messages that are sent at once arrive in order, and wait for room in th
 
 test.serial('without a manager nothing is sent', async (t) => {
   for (const NOTIFY_SOCKET of [undefined, '']) {
-    set(t, { NOTIFY_SOCKET })
+    setVariables(t, { NOTIFY_SOCKET })
     const fd = openFile('kept')
     t.is(await notify({ ready: true }), false)
     t.is(await storeFds('name', [fd]), false)
@@ -121,12 +119,12 @@ onLinux("an invalid address, one without a receiver, and another machine's are e
     ['vsock-stream:2:9999', 'EAFNOSUPPORT'],
     ['relative', 'EINVAL'],
     ['@', 'EINVAL'],
-    [join(folder, 'nobody'), 'ENOENT'],
+    [newPath('nobody'), 'ENOENT'],
     [`@fdpass-nobody-${process.pid}`, 'ECONNREFUSED'],
     [`/${'x'.repeat(108)}`, 'ENAMETOOLONG']
   ] as const
   for (const [NOTIFY_SOCKET, code] of cases) {
-    set(t, { NOTIFY_SOCKET })
+    setVariables(t, { NOTIFY_SOCKET })
     const error = await t.throwsAsync(notify({ ready: true }), { code }, NOTIFY_SOCKET)
     t.true((error as unknown as { errno: number }).errno < 0, NOTIFY_SOCKET)
     await t.throwsAsync(barrier(), { code }, NOTIFY_SOCKET)
@@ -134,7 +132,7 @@ onLinux("an invalid address, one without a receiver, and another machine's are e
 })
 
 onLinux('arguments of the wrong kind are refused, and nothing is sent', async (t) => {
-  const socket = manage(t)
+  const socket = openNotifySocket(t)
   const told = loose(systemd, 'notify')
   for (const state of [undefined, null, 5, 'READY=1', true]) await rejects(t, String(state), TYPE, () => told(state))
   for (const state of [{}, { ready: false }, { ready: undefined }])
@@ -202,7 +200,10 @@ onLinux('arguments of the wrong kind are refused, and nothing is sent', async (t
   for (const poll of [null, 0, 'no']) await rejects(t, 'poll', TYPE, () => store('name', [0], { poll }))
   for (const timeout of [null, '1', true])
     await rejects(t, 'timeout', TYPE, () => loose(systemd, 'barrier')({ timeout }))
-  for (const timeout of [-1, 0.5, 2 ** 31]) await rejects(t, 'timeout', RANGE, () => barrier({ timeout }))
+  for (const timeout of [-1, 0.5, 2 ** 31]) {
+    await rejects(t, 'timeout', RANGE, () => barrier({ timeout }))
+    await rejects(t, 'timeout', RANGE, () => notify({ ready: true }, { timeout }))
+  }
   const keep = loose(systemd, 'keepWatchdog')
   for (const options of notOptions) throws(t, 'options', TYPE, () => keep(options))
   for (const interval of [null, '1', true]) throws(t, 'interval', TYPE, () => keep({ interval }))
@@ -210,11 +211,41 @@ onLinux('arguments of the wrong kind are refused, and nothing is sent', async (t
   throws(t, 'signal', 'ABORT_ERR', () => keep({ signal: AbortSignal.abort() }))
 
   await notify({ ready: true })
-  t.is(text(await receive(socket)), 'READY=1') // the first that came
+  t.is(text(await receiveSoon(socket)), 'READY=1') // the first that came
+})
+
+/** Fills the queue of the manager. */
+async function fillQueue(): Promise<void> {
+  const ending = new AbortController()
+  for (;;) {
+    const last = notify({ status: 'fills the queue' }, { signal: ending.signal })
+    if (!(await isPending(last))) continue
+    ending.abort()
+    await last.catch(() => {})
+    return
+  }
+}
+
+onLinux('a manager that receives nothing is ETIMEDOUT, and keeps no finished process alive [S248]', async (t) => {
+  openNotifySocket(t)
+  await fillQueue()
+  for (const call of [
+    notify({ ready: true }, { timeout: 20 }),
+    storeFds('name', [0], { timeout: 20 }),
+    removeFds('name', { timeout: 20 })
+  ]) {
+    const error = await t.throwsAsync(call, { code: 'ETIMEDOUT' })
+    t.like(error, { syscall: 'sendmsg' })
+  }
+  const notifying = startFixture('passed', ['notify'])
+  const watching = startFixture('passed', ['keep-watchdog'])
+  for (const { child } of [notifying, watching]) t.teardown(() => child.kill())
+  t.is(await watching.done, '')
+  t.is((await notifying.done).trim(), '["ETIMEDOUT"]') // after the default time
 })
 
 onLinux('an abort ends a notification that waits for room in the manager', async (t) => {
-  manage(t)
+  openNotifySocket(t)
   const waits: Promise<boolean>[] = []
   for (;;) {
     const last = notify({ status: 'fills the queue' })
@@ -241,7 +272,7 @@ onLinux('an abort ends a notification that waits for room in the manager', async
 })
 
 onLinux('neither a watchdog nor a message that has gone keeps the process alive', async (t) => {
-  manage(t)
+  openNotifySocket(t)
   const program = `import { keepWatchdog, notify } from 'fdpass/systemd'
     keepWatchdog({ interval: 10 })
     await notify({ ready: true })
@@ -251,11 +282,11 @@ onLinux('neither a watchdog nor a message that has gone keeps the process alive'
 })
 
 onLinux('a notification closes what it has opened, and nothing else', async (t) => {
-  const socket = manage(t)
+  const socket = openNotifySocket(t)
   const [read, write] = pipe()
   await storeFds('pipe', [write])
   write.closeSync()
-  ;(await receive(socket)).close()
+  ;(await receiveSoon(socket)).close()
 
   t.is(readSync(read.fd, Buffer.alloc(1)), 0) // no writing end is left
   read.closeSync()

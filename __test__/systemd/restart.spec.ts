@@ -1,18 +1,18 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
-import { createInterface } from 'node:readline'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExecutionContext } from 'ava'
 import { bindListener } from 'fdpass'
 import type { ServiceState } from 'fdpass/systemd'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
+import { newPort, until } from '../helpers/inetds.ts'
 import { fixturePath, fixtureSource } from '../helpers/processes.ts'
 import { ServiceManager } from '../helpers/service-manager.ts'
-import { call } from '../helpers/superserver-clients.ts'
-import { newPort, until } from '../helpers/superservers.ts'
+import { call } from '../helpers/superserver.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 const inNamespaces = ['--mount', '--propagation', 'private']
@@ -138,10 +138,15 @@ onLinux('a connection survives the restart of a service: the manager keeps it (p
 onLinux('a superserver serves on sockets from its manager, and notifies it of its state', async (t) => {
   const manager = new ServiceManager(t, 'abstract')
   const [one, two] = [bindListener({ port: 0, host: '127.0.0.1' }), bindListener({ port: 0, host: '127.0.0.1' })]
-  const child = manager.start(t, 'superserver-passed', [
-    ['web', one],
-    ['web', two]
-  ])
+  const child = manager.start(
+    t,
+    'superserver',
+    [
+      ['web', one],
+      ['web', two]
+    ],
+    'passed'
+  )
   t.deepEqual(await manager.hears('READY=1'), ['READY=1'])
   const workers = []
   for (const listener of [one, two]) {

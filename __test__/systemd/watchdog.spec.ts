@@ -1,15 +1,14 @@
-import { once } from 'node:events'
 import { spawn } from 'node:child_process'
-import { join } from 'node:path'
+import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { bind } from 'fdpass'
 import { keepWatchdog, watchdogInterval } from 'fdpass/systemd'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { text } from '../helpers/messages.ts'
-import { folder, manage, set } from '../helpers/notify.ts'
-import { fixturePath, fixtureSource } from '../helpers/processes.ts'
-import { endWith, receive, runs } from '../helpers/programs.ts'
+import { newPath } from '../helpers/descriptors.ts'
+import { endWith, fixturePath, fixtureSource, runs } from '../helpers/processes.ts'
+import { openNotifySocket, setVariables } from '../helpers/service-manager.ts'
+import { receiveSoon, text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux', test.serial)
 
@@ -61,14 +60,14 @@ withLibsystemd('watchdogInterval and sd_watchdog_enabled agree, garbage included
 })
 
 onLinux('keepWatchdog notifies twice in each interval, until it is disposed of or aborted', async (t) => {
-  const socket = manage(t)
-  set(t, { WATCHDOG_USEC: '60000', WATCHDOG_PID: `${process.pid}` })
+  const socket = openNotifySocket(t)
+  setVariables(t, { WATCHDOG_USEC: '60000', WATCHDOG_PID: `${process.pid}` })
   t.is(watchdogInterval(), 60)
   for (const end of ['dispose', 'abort']) {
     const ending = new AbortController()
     const started = performance.now()
     const watchdog = keepWatchdog({ signal: ending.signal })
-    for (let i = 0; i < 5; i++) t.is(text(await receive(socket)), 'WATCHDOG=1')
+    for (let i = 0; i < 5; i++) t.is(text(await receiveSoon(socket)), 'WATCHDOG=1')
     t.true(performance.now() - started > 100) // the first came at once, and the others each 30 ms
     if (end === 'dispose') watchdog[Symbol.dispose]()
     else ending.abort()
@@ -76,13 +75,13 @@ onLinux('keepWatchdog notifies twice in each interval, until it is disposed of o
     await t.throwsAsync(rest, { name: 'AbortError' }, end)
     watchdog[Symbol.dispose]()
   }
-  set(t, { WATCHDOG_PID: '1' })
+  setVariables(t, { WATCHDOG_PID: '1' })
   {
     using _none = keepWatchdog()
     await t.throwsAsync(socket.recv({ signal: AbortSignal.timeout(100) }), { name: 'AbortError' })
   }
   using _own = keepWatchdog({ interval: 20 })
-  for (let i = 0; i < 3; i++) t.is(text(await receive(socket)), 'WATCHDOG=1')
+  for (let i = 0; i < 3; i++) t.is(text(await receiveSoon(socket)), 'WATCHDOG=1')
 })
 
 onLinux('a watchdog that cannot be fed is a warning, and is fed again', async (t) => {
@@ -91,8 +90,8 @@ onLinux('a watchdog that cannot be fed is a warning, and is fed again', async (t
   process.on('warning', listen)
   t.teardown(() => process.off('warning', listen))
   const warned = once(process, 'warning')
-  const path = join(folder, 'late')
-  set(t, { NOTIFY_SOCKET: path })
+  const path = newPath('late')
+  setVariables(t, { NOTIFY_SOCKET: path })
   using _watchdog = keepWatchdog({ interval: 20 })
   await warned
   await sleep(50) // two intervals more, without another warning
@@ -100,5 +99,5 @@ onLinux('a watchdog that cannot be fed is a warning, and is fed again', async (t
   t.is(warnings.length, 1)
   t.is((warnings[0] as NodeJS.ErrnoException).code, 'FDPASS_WATCHDOG')
   using socket = bind(path)
-  t.is(text(await receive(socket)), 'WATCHDOG=1')
+  t.is(text(await receiveSoon(socket)), 'WATCHDOG=1')
 })

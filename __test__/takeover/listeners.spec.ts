@@ -10,11 +10,11 @@ import test from 'ava'
 import { bindListener } from 'fdpass'
 import { type Takeover, takeover } from 'fdpass/takeover'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { sameFile } from '../helpers/descriptors.ts'
-import { runs } from '../helpers/programs.ts'
+import { newPath, sameFile } from '../helpers/descriptors.ts'
+import { until } from '../helpers/inetds.ts'
+import { runs } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
-import { until } from '../helpers/superservers.ts'
-import { ask, begin, newPath, open, portOf, saying, tcp } from '../helpers/takeovers.ts'
+import { ask, begin, open, portOf, saying, tcp } from '../helpers/takeovers.ts'
 
 test('the first process opens what is listened on; the next one gets the same sockets, and serves from its ready on', async (t) => {
   const path = newPath()
@@ -43,56 +43,6 @@ test('listeners, ready and superseded can be taken out of the result', async (t)
   const next = await begin(t, { path })
   await superseded
   t.deepEqual(Object.keys(next.listeners), [])
-})
-
-test('the open connections of an old HTTP server end with their next answer', async (t) => {
-  const path = newPath()
-  const old = await begin(t, { path, listen: tcp })
-  const port = portOf(old.listeners.http!)
-  const http = createHttpServer((_request, response) => void response.end('old'))
-  const ended = old.serve(http, 'http')
-  const client = dial(port, '127.0.0.1')
-  const request = async () => {
-    client.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
-    return String((await once(client, 'data'))[0])
-  }
-  t.regex(await request(), /keep-alive[^]*old/)
-  await begin(t, { path, listen: tcp })
-  await old.superseded
-  t.true(await isPending(ended))
-  t.regex(await request(), /Connection: close[^]*old/)
-  await once(client, 'end')
-  await ended
-})
-
-test('close has a server finish what it has, and listens no more', async (t) => {
-  const path = newPath()
-  const place = await begin(t, { path, listen: tcp })
-  const port = portOf(place.listeners.http!)
-  let answer: (() => void) | undefined
-  const ended = place.serve(
-    createServer((connection) => void (answer = () => connection.end('late'))),
-    'http'
-  )
-  const asked = ask(port)
-  await until(() => answer !== undefined)
-  place.close()
-  await t.throwsAsync(ask(port), { code: 'ECONNREFUSED' })
-  t.true(await isPending(ended))
-  answer!()
-  t.is(await asked, 'late')
-  await ended
-})
-
-test('a server that is not begun yet is left alone by close', async (t) => {
-  const place = await open(t, { path: newPath(), listen: tcp })
-  const server = saying('never')
-  const ended = place.serve(server, 'http')
-  place.close()
-  await ended
-  t.false(server.listening)
-  t.throws(() => place.listeners.http!.fd, { code: 'ERR_DESCRIPTOR_CLOSED' })
-  await t.throwsAsync(place.ready(), { code: 'ERR_INVALID_STATE' })
 })
 
 test('a listener is known by what it is before its name, and what is new is opened', async (t) => {
@@ -129,6 +79,22 @@ test('listeners may be given as options of bindListener, and as descriptors', as
   made.closeSync()
   void next.serve(saying('made'), 'made')
   t.is(await ask(portOf(first.listeners.made!)), 'made')
+})
+
+test('a source may be given with a backlog and a mode, which apply to the sockets that have them', async (t) => {
+  const socket = newPath()
+  const choices = { backlog: 5, mode: 0o600 }
+  const listen = {
+    unix: { source: `unix:${socket}`, ...choices },
+    tcp: { source: 'tcp:127.0.0.1:0', ...choices },
+    udp: { source: 'udp:127.0.0.1:0', ...choices }
+  }
+  const { listeners } = await begin(t, { path: newPath(), listen })
+  t.is(statSync(socket).mode & 0o777, 0o600)
+  t.deepEqual(
+    [listeners.unix!.kind, listeners.tcp!.kind, listeners.udp!.kind],
+    ['unix-listener', 'tcp-listener', 'udp']
+  )
 })
 
 test('a UDP socket goes on: what was sent meanwhile is received by the successor', async (t) => {

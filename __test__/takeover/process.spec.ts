@@ -7,22 +7,23 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as delay } from 'node:timers/promises'
 import test from 'ava'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
+import { newPath } from '../helpers/descriptors.ts'
 import { fixtureSource } from '../helpers/processes.ts'
-import { Load, assertAllAnswered, newPath, serving, start } from '../helpers/takeover-processes.ts'
+import { Load, assertAllAnswered, serving, startServer } from '../helpers/takeovers.ts'
 
 const onPython = onlyIf(hasPython && isLinux, 'needs Python 3.9 on Linux', test.serial)
 
 onPython('a successor that crashes at any stage of its start changes nothing for clients', async (t) => {
   const path = newPath()
-  const old = start(t, path, 'old', 'net')
+  const old = startServer(t, path, 'old', 'net')
   const port = await serving(old)
   const load = new Load(t, port, 'net')
   await load.goesOn()
   for (const crash of ['connected', 'asked', 'state', 'taken', 'serving']) {
-    const next = start(t, path, crash, 'net', crash)
+    const next = startServer(t, path, crash, 'net', crash)
     t.is((await next.exited)[1], 'SIGKILL', crash)
   }
-  const last = start(t, path, 'last', 'net')
+  const last = startServer(t, path, 'last', 'net')
   t.is(await serving(last), port)
   t.is((await old.lines.next()).value, 'superseded')
   await load.answeredBy('last ')
@@ -33,12 +34,12 @@ onPython('a successor that crashes at any stage of its start changes nothing for
 
 onPython('a superserver that crashes before it is ready changes nothing for clients', async (t) => {
   const path = newPath()
-  const old = start(t, path, 'old', 'superserver')
+  const old = startServer(t, path, 'old', 'superserver')
   const port = await serving(old)
   const load = new Load(t, port, 'superserver')
   await load.goesOn()
   for (const crash of ['taken', 'serving']) {
-    const next = start(t, path, crash, 'superserver', crash)
+    const next = startServer(t, path, crash, 'superserver', crash)
     t.is((await next.exited)[1], 'SIGKILL')
   }
   await load.goesOn()
@@ -49,11 +50,11 @@ onPython('a superserver that crashes before it is ready changes nothing for clie
 
 onPython('a successor that is stopped is left out after the timeout, and the next one takes over', async (t) => {
   const path = newPath()
-  const old = start(t, path, 'old', 'net', '', 3000)
+  const old = startServer(t, path, 'old', 'net', '', 3000)
   const port = await serving(old)
-  const stopped = start(t, path, 'stopped', 'net', 'stopped taken')
+  const stopped = startServer(t, path, 'stopped', 'net', 'stopped taken')
   t.is((await stopped.lines.next()).value, 'stopped taken')
-  const next = start(t, path, 'next', 'net')
+  const next = startServer(t, path, 'next', 'net')
   const load = new Load(t, port, 'net')
   await load.goesOn()
   t.is(await serving(next), port)
@@ -71,7 +72,7 @@ onlyIf(
   test.serial
 )('clients that keep their connections alive lose no request in five upgrades', async (t) => {
   const path = newPath()
-  let server = start(t, path, 'process-0', 'http')
+  let server = startServer(t, path, 'process-0', 'http')
   const port = await serving(server)
   const agent = new Agent({ keepAlive: true, maxSockets: 20 })
   t.teardown(() => agent.destroy())
@@ -89,7 +90,7 @@ onlyIf(
   }
   const clients = Array.from({ length: 20 }, (_, client) => ask(client))
   for (let i = 1; i <= 5; i++) {
-    const next = start(t, path, `process-${i}`, 'http')
+    const next = startServer(t, path, `process-${i}`, 'http')
     t.is(await serving(next), port)
     server = next
   }
@@ -102,7 +103,7 @@ onlyIf(
 
 onPython('a process in Python takes over from one in Node, and hands on to the next one', async (t) => {
   const path = newPath()
-  const old = start(t, path, 'old', 'net')
+  const old = startServer(t, path, 'old', 'net')
   const port = await serving(old)
   const python = spawn('python3', [fixtureSource('takeover.py'), path], { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => python.kill('SIGKILL'))
@@ -111,7 +112,7 @@ onPython('a process in Python takes over from one in Node, and hands on to the n
   t.is((await old.lines.next()).value, 'superseded')
   const load = new Load(t, port, 'net')
   await load.answeredBy('python ')
-  const next = start(t, path, 'next', 'net')
+  const next = startServer(t, path, 'next', 'net')
   t.is(await serving(next), port)
   t.is((await lines.next()).value, 'superseded')
   await load.answeredBy('next ')
@@ -122,16 +123,16 @@ onPython('a process in Python takes over from one in Node, and hands on to the n
 
 test.serial('a process that is killed while its successor starts leaves it everything', async (t) => {
   const path = newPath()
-  const old = start(t, path, 'old', 'net')
+  const old = startServer(t, path, 'old', 'net')
   const port = await serving(old)
-  const next = start(t, path, 'next', 'net', 'stopped taken')
+  const next = startServer(t, path, 'next', 'net', 'stopped taken')
   t.is((await next.lines.next()).value, 'stopped taken')
   old.child.kill('SIGKILL')
   await old.exited
   next.child.kill('SIGCONT')
   t.is(await serving(next), port)
   t.true(existsSync(path))
-  const third = start(t, path, 'third', 'net')
+  const third = startServer(t, path, 'third', 'net')
   t.is(await serving(third), port)
   t.is((await next.lines.next()).value, 'superseded')
 })

@@ -1,11 +1,13 @@
 import { once } from 'node:events'
+import { closeSync, existsSync, symlinkSync } from 'node:fs'
 import { createServer } from 'node:net'
 import test from 'ava'
 import { Channel, bindListener, connect, listen as listenAt } from 'fdpass'
 import { takeover } from 'fdpass/takeover'
-import { openFile } from '../helpers/descriptors.ts'
-import { isPending } from '../helpers/promises.ts'
-import { begin, newPath, tcp } from '../helpers/takeovers.ts'
+import { CLOSE, REQUEST, frame, receiveFrame } from '../helpers/channels.ts'
+import { hasWriter, newPath, openFile, openPipe } from '../helpers/descriptors.ts'
+import { isPending, turns } from '../helpers/promises.ts'
+import { begin, tcp } from '../helpers/takeovers.ts'
 
 test('a process that is not allowed is refused before it gets anything, and the old process serves on [S61]', async (t) => {
   const path = newPath()
@@ -24,13 +26,43 @@ test('a process that is not allowed is refused before it gets anything, and the 
   t.true(await isPending(old.superseded))
 })
 
-test("what allow throws is the other end's error", async (t) => {
+test.serial(
+  'what allow throws is a warning here, and the other process is refused without it [S7] [S161]',
+  async (t) => {
+    const mistakes: [() => never, RegExp][] = [
+      [() => Promise.reject(new TypeError('a secret mistake')) as never, /takeover: a secret mistake/],
+      [() => 'yes' as never, /takeover: Expected a boolean/]
+    ]
+    for (const [allow, message] of mistakes) {
+      const path = newPath()
+      await begin(t, { path, allow })
+      const warned = once(process, 'warning') as Promise<[Error]>
+      await t.throwsAsync(takeover({ path }), { code: 'EACCES', message: /^EACCES: .* does not allow user \d+/ })
+      t.regex((await warned)[0].message, message)
+    }
+  }
+)
+
+test('a process that is refused is told why, and nothing of it is received [S162]', async (t) => {
   const path = newPath()
-  await begin(t, { path, allow: () => Promise.reject(new TypeError('a mistake')) })
-  await t.throwsAsync(takeover({ path }), { message: 'a mistake' })
-  const other = newPath()
-  await begin(t, { path: other, allow: (() => 'yes') as never })
-  await t.throwsAsync(takeover({ path: other }), { code: 'ERR_INVALID_RETURN_VALUE' })
+  const { read, write } = openPipe()
+  const decisions: ((isAllowed: boolean) => void)[] = []
+  await begin(t, { path, allow: () => new Promise((resolve) => decisions.push(resolve)) })
+  const socket = await connect(path)
+  const large = frame(REQUEST, new Uint8Array(4096), { length: 2 ** 30, fds: 4048 })
+  await socket.send(large.subarray(0, 1), { fds: Array<number>(253).fill(write) })
+  await socket.send(large.subarray(1))
+  closeSync(write)
+  while (decisions.length === 0) await turns(1)
+  t.true(hasWriter(read))
+  decisions[0]!(false)
+  const { kind, data } = (await receiveFrame(socket))!
+  t.is(kind, CLOSE)
+  t.is((JSON.parse(String(data)) as { code: string }).code, 'EACCES')
+  await t.throwsAsync(socket.recv(), { code: 'ECONNRESET' })
+  while (hasWriter(read)) await turns(1) // closed on another thread
+  closeSync(read)
+  socket.close()
 })
 
 test('a predecessor that is not allowed is not dealt with [S61]', async (t) => {
@@ -130,6 +162,9 @@ test('arguments are checked', async (t) => {
     [{ path, listen: { a: 'tcp:x:y' } }, value],
     [{ path, listen: { a: {} } }, value],
     [{ path, listen: { a: { port: 70_000 } } }, range],
+    [{ path, listen: { a: { source: 'tcp:x:y' } } }, value],
+    [{ path, listen: { a: { source: 80 } } }, type],
+    [{ path, listen: { a: { source: 'tcp:0', port: 0 } } }, value],
     [{ path, listen: { a: { path: 'relative' } } }, value],
     [{ path, listen: { a: 'tcp:127.0.0.1:81', b: 'tcp:127.0.0.1:81' } }, value],
     [{ path, mode: 0o1000 }, range],
@@ -137,6 +172,7 @@ test('arguments are checked', async (t) => {
     [{ path, state: 'text' }, type],
     [{ path, connections: 1 }, type],
     [{ path, timeout: 0 }, range],
+    [{ path, drainTimeout: -1 }, range],
     [{ path, signal: {} }, type]
   ]
   for (const [options, error] of wrong) await t.throwsAsync(takeover(options as never), error, JSON.stringify(options))
@@ -147,4 +183,46 @@ test('arguments are checked', async (t) => {
   await t.throwsAsync(place.serve(createServer(), 'dns'), { code: 'ERR_INVALID_FD_TYPE' })
   place.listeners.http!.closeSync()
   await t.throwsAsync(place.serve(createServer(), 'http'), { code: 'ERR_DESCRIPTOR_CLOSED' })
+})
+
+test('a symbolic link at the path leads to no other service [S217]', async (t) => {
+  const [path, link] = [newPath(), newPath()]
+  const other = await begin(t, { path, listen: tcp, state: () => t.fail() as never })
+  symlinkSync(path, link)
+  await t.throwsAsync(takeover({ path: link, listen: tcp }), { code: 'EACCES', message: /is a link to the socket/ })
+  t.true(await isPending(other.superseded))
+  t.true(existsSync(path))
+  // The old process still removes its file.
+  other.close()
+  t.false(existsSync(path))
+})
+
+test('a service does not take over from another one, whichever end has the name [S218]', async (t) => {
+  for (const [old, next] of [
+    ['one', 'other'],
+    ['', 'other'],
+    ['one', undefined]
+  ] as const) {
+    const path = newPath()
+    const place = await begin(t, { path, listen: tcp, service: old, state: () => t.fail() as never })
+    const message = `EACCES: the listening process is the service '${old}', not '${next ?? ''}', connect '${path}'`
+    await t.throwsAsync(takeover({ path, listen: tcp, service: next }), { code: 'EACCES', message })
+    t.true(await isPending(place.superseded))
+  }
+  const path = newPath()
+  const first = await begin(t, { path, listen: tcp, service: 'one' })
+  await begin(t, { path, listen: tcp, service: 'one' })
+  await t.notThrowsAsync(first.superseded)
+  await t.throwsAsync(takeover({ path, service: 1 as never }), { code: 'ERR_INVALID_ARG_TYPE' })
+})
+
+test('a predecessor of another service is refused by the successor [S218]', async (t) => {
+  const path = newPath()
+  using server = await listenAt(path)
+  const accepting = server.accept()
+  const taking = takeover({ path, service: 'one' })
+  const channel = new Channel(await accepting)
+  t.teardown(() => channel.close())
+  channel.onRequest(() => ({ value: { pid: 1, control: null, service: 'other', listeners: [] }, fds: [server] }))
+  await t.throwsAsync(taking, { code: 'EACCES', message: /is the service 'other', not 'one'/ })
 })

@@ -1,8 +1,10 @@
 import { existsSync } from 'node:fs'
 import test from 'ava'
+import { connect } from 'fdpass'
 import { type TakeoverOptions, takeover } from 'fdpass/takeover'
+import { newPath } from '../helpers/descriptors.ts'
 import { isPending } from '../helpers/promises.ts'
-import { ask, begin, newPath, open, portOf, saying, tcp } from '../helpers/takeovers.ts'
+import { ask, begin, open, portOf, saying, tcp } from '../helpers/takeovers.ts'
 
 test("a successor that exits before it is ready changes nothing; the state's signal is aborted", async (t) => {
   const path = newPath()
@@ -121,4 +123,15 @@ test('an abort ends the wait, and changes nothing', async (t) => {
   await t.throwsAsync(takeover({ path, signal: AbortSignal.abort() }), { code: 'ABORT_ERR' })
   await busy.ready()
   await begin(t, { path })
+})
+
+test('a process that requests nothing keeps no other one waiting for long [S214]', async (t) => {
+  const path = newPath()
+  await begin(t, { path, listen: tcp })
+  using silent = await connect(path)
+  const place = await begin(t, { path, listen: tcp, timeout: 30_000 })
+  t.not(place.predecessor, null)
+  using message = (await silent.recv())!
+  t.regex(message.data.toString(), /ETIMEDOUT: the successor was not ready within 5000 ms/)
+  t.is(await silent.recv(), null)
 })

@@ -7,8 +7,8 @@ import test from 'ava'
 import { connect } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
-import { text } from '../helpers/messages.ts'
 import { finish, fixturePath } from '../helpers/processes.ts'
+import { text } from '../helpers/sockets.ts'
 import { endProcess, endWorkers, exitWithWorkers } from '../helpers/teardown.ts'
 
 // Serial throughout, as each of them keeps the machine busy. `npm run test:teardown` does the same with 1,000 Workers on each Node.
@@ -48,18 +48,20 @@ for (const [how, title] of Object.entries(hows)) {
   )
 }
 
-/** Runs a program that proves things itself. */
-const prove = (name: string, args: readonly string[], options: readonly string[] = []) =>
-  finish(spawn(process.execPath, [...options, fixturePath(name), ...args], { stdio: ['ignore', 'pipe', 'inherit'] }))
+/** Runs a program that checks its results itself; a crash shows in its signal or exit code. */
+function prove(name: string, args: readonly string[], options: readonly string[] = []): Promise<string> {
+  const all = [...process.execArgv, ...options, fixturePath(name), ...args]
+  return finish(spawn(process.execPath, all, { stdio: ['ignore', 'pipe', 'inherit'] }))
+}
 
 onLinux('objects used by one vm context after the other leave nothing, and the contexts are collected', async (t) => {
-  t.is(await prove('vm-objects', ['40'], ['--expose-gc', '--no-warnings']), 'done\n')
+  t.is(await prove('package-copies', ['objects', '40'], ['--expose-gc', '--no-warnings']), 'done\n')
 })
 
 test.serial(
   'two copies of the package, each with its binary, pass descriptors by number; import and require return one',
   async (t) => {
-    t.is(await prove('copies', [], ['--no-warnings']), 'done\n')
+    t.is(await prove('package-copies', ['copies'], ['--no-warnings']), 'done\n')
   }
 )
 
@@ -96,4 +98,27 @@ for await (const socket of server) { await socket.send('version ${version}'); so
   await ended
   t.is(errors, '')
   t.true(existsSync(path), 'a signal leaves the file, which the next one replaces')
+})
+
+const ends: Record<string, string> = {
+  terminate: 'Workers that are terminated in the middle of operations close all that they held, 50 times [E12]',
+  exit: 'Workers that call process.exit() in the middle of operations close all that they held [E12]',
+  end: 'Workers that end by themselves with sockets open close all that they held [E12]',
+  throw: 'Workers that end with an uncaught exception close all that they held [E12]',
+  reject: 'Workers that end with an unhandled rejection close all that they held [E12]',
+  transfer: 'two Workers at a time pass descriptors, each with a copy of the package [E12]'
+}
+for (const [scenario, title] of Object.entries(ends)) {
+  test(title, async (t) => {
+    t.is(await prove('workers', [scenario, scenario === 'terminate' ? '50' : '10']), 'done\n')
+  })
+}
+
+test('Workers that end in every way leave the main thread its own operations [E12]', async (t) => {
+  t.is(await prove('workers', ['mixed', '16', 'with-main']), 'done\n')
+})
+
+test('the package loaded in one vm context after the other works, and nothing aborts [E13]', async (t) => {
+  const options = ['--experimental-vm-modules', '--expose-gc', '--no-warnings']
+  t.is(await prove('package-copies', ['contexts', '50'], options), 'done\n')
 })

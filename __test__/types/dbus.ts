@@ -18,7 +18,8 @@ export async function buses(): Promise<Duplex> {
   exactly<dbus.DBusStream>()(stream.ref().unref())
   exactly<dbus.DBusStream>()(await dbus.connectBus())
   exactly<dbus.DBusStream>()(await dbus.connectBus('system', { signal: AbortSignal.timeout(1) }))
-  stream.on('fds', (fds: number[]) => stream.closeFds(fds))
+  stream.on('fds', (fds) => stream.closeFds(fds))
+  exactly<boolean>()(stream.writeWithFds('x', [3], (error) => exactly<Error | null | undefined>()(error)))
   // @ts-expect-error
   new dbus.DBusStream(3)
   // @ts-expect-error
@@ -40,6 +41,7 @@ export function sockets(options: USocketOptions, message: USocketMessage, where:
   exactly<Buffer | null>()(client.read(1))
   exactly<USocketRead | null>()(client.read(1, null))
   client.unshift(Buffer.from('x'), [3])
+  client.on('fds', (fds) => exactly<number[]>()(fds))
   const server = new usocket.UServer()
   exactly<usocket.UServer>()(server.listen(where, () => {}).unref())
   server.listen('/run/x', 5, () => {})

@@ -15,6 +15,7 @@ import {
   type UnixServer,
   type UnixSocket,
   bindListener,
+  connectTcp,
   memfd,
   pipe
 } from 'fdpass'
@@ -150,3 +151,12 @@ bindListener({ port: 80, mode: 0o600 })
 bindListener({ path: '/run/x', reusePort: true })
 // @ts-expect-error
 bindListener({ port: '80' })
+
+exactly<Promise<Descriptor>>()(connectTcp({ host: '::1', port: 80 }))
+exactly<Promise<Descriptor>>()(
+  connectTcp({ host: '::1', port: 80, localAddress: '::1', signal: AbortSignal.timeout(1) })
+)
+// @ts-expect-error
+connectTcp({ port: 80 })
+// @ts-expect-error
+connectTcp({ host: '::1', port: '80' })

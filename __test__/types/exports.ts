@@ -11,6 +11,7 @@ import type {
   ChannelReply,
   ChannelRequest,
   ConnectOptions,
+  ConnectTcpOptions,
   ControlError,
   Credentials,
   FdHolder,
@@ -23,6 +24,7 @@ import type {
   ReceiveConnectionOptions,
   ReceivedFd,
   AncillaryOptions,
+  RecvExactlyOptions,
   RecvFdOptions,
   RecvOptions,
   RequestOptions,
@@ -32,7 +34,8 @@ import type {
   SocketpairOptions,
   SystemError,
   TcpListenerOptions,
-  UnixListenerOptions
+  UnixListenerOptions,
+  UnixStreamOptions
 } from 'fdpass'
 import { exactly, same } from './exactly.ts'
 
@@ -40,12 +43,18 @@ same<
   keyof typeof fdpass,
   | 'Channel'
   | 'Descriptor'
+  | 'DescriptorStream'
+  | 'TerminalStream'
   | 'UnixServer'
   | 'UnixSocket'
+  | 'UnixStream'
+  | 'adoptConnection'
   | 'bind'
   | 'bindListener'
   | 'capabilities'
   | 'connect'
+  | 'connectTcp'
+  | 'eventfd'
   | 'handOver'
   | 'isSupported'
   | 'listen'
@@ -69,6 +78,7 @@ export type Types = [
   ChannelReply,
   ChannelRequest,
   ConnectOptions,
+  ConnectTcpOptions,
   ControlError,
   Credentials,
   FdHolder,
@@ -81,6 +91,7 @@ export type Types = [
   ReceiveConnectionOptions,
   ReceivedFd,
   AncillaryOptions,
+  RecvExactlyOptions,
   RecvFdOptions,
   RecvOptions,
   RequestOptions,
@@ -90,7 +101,8 @@ export type Types = [
   SocketpairOptions,
   SystemError,
   TcpListenerOptions,
-  UnixListenerOptions
+  UnixListenerOptions,
+  UnixStreamOptions
 ]
 
 same<Address, string>()

@@ -2,13 +2,17 @@ import { constants } from 'node:os'
 import {
   type ControlError,
   type Credentials,
-  type Descriptor,
+  Descriptor,
   type Message,
   type ReceivedFd,
   type SystemError,
-  type UnixSocket,
+  UnixSocket,
+  bind,
+  connect,
+  listen,
   recvFd,
-  sendFd
+  sendFd,
+  socketpair
 } from 'fdpass'
 import { exactly } from './exactly.ts'
 
@@ -86,7 +90,7 @@ for (const each of socket) each.close()
 
 // Message
 const message = (await socket.recv())!
-exactly<Uint8Array>()(message.data)
+exactly<Buffer>()(message.data)
 exactly<number>()(message.size)
 exactly<readonly Descriptor[]>()(message.fds)
 exactly<Credentials | undefined>()(message.credentials)
@@ -129,11 +133,20 @@ socket.sendFd(descriptor, null)
 socket.sendFd(descriptor, 'text', { fds: [] })
 
 // recvFd
+exactly<Promise<Message | null>>()(socket.recvExactly(4))
+socket.recvExactly(4, { maxFds: 1, signal })
+// @ts-expect-error
+socket.recvExactly()
+// @ts-expect-error
+socket.recvExactly(4, { maxBytes: 1 })
+exactly<Descriptor>()((await socket.recvFd({ required: true, signal })).fd)
+exactly<Descriptor>()((await recvFd(socket, { required: true })).fd)
+exactly<Promise<ReceivedFd | null>>()(socket.recvFd({ required: false }))
 exactly<Promise<ReceivedFd | null>>()(recvFd(socket))
 exactly<Promise<ReceivedFd | null>>()(socket.recvFd({ maxBytes: 1, signal }))
 const received = (await recvFd(socket, { maxBytes: 1, signal }))!
 exactly<Descriptor | null>()(received.fd)
-exactly<Uint8Array>()(received.data)
+exactly<Buffer>()(received.data)
 // @ts-expect-error
 recvFd(3)
 // @ts-expect-error
@@ -160,7 +173,52 @@ export const asNodes: NodeJS.ErrnoException = systemError
 
 declare const controlError: ControlError
 exactly<'ERR_CONTROL_TRUNCATED' | 'ERR_TOO_MANY_DESCRIPTORS' | 'ERR_UNEXPECTED_CONTROL'>()(controlError.code)
-exactly<Uint8Array>()(controlError.data)
+exactly<Buffer>()(controlError.data)
 export const error: Error = controlError
 // @ts-expect-error
 export const noSuchCode = controlError.code === 'ERR_CONTROL_LOST'
+
+/** An option that is undefined is as one that is not there, whatever exactOptionalPropertyTypes says. */
+export function undefinedOptions(): void {
+  const signal = undefined
+  const receiving = { credentials: undefined, pidfd: undefined }
+  connect('/run/x', { type: undefined, localAddress: undefined, signal, ...receiving })
+  bind('/run/x', { mode: undefined, ...receiving })
+  listen('/run/x', { type: undefined, mode: undefined, backlog: undefined, descriptors: undefined, allow: undefined })
+  listen('/run/x', receiving)
+  const [socket] = socketpair({ type: undefined, ...receiving })
+  UnixSocket.from(3, receiving)
+  socket.send('text', { fds: undefined, to: undefined, credentials: undefined, signal })
+  socket.recv({ maxBytes: undefined, maxFds: undefined, signal })
+  socket.messages({ maxBytes: undefined, maxFds: undefined, signal })
+  sendFd(socket, Descriptor.from(3), undefined, { signal })
+  recvFd(socket, { maxBytes: undefined, signal })
+
+  // And so are options that are undefined.
+  connect('/run/x', undefined)
+  bind('/run/x', undefined)
+  listen('/run/x', undefined)
+  socketpair(undefined)
+  UnixSocket.from(3, undefined)
+  socket.send('text', undefined)
+  socket.recv(undefined)
+  socket.messages(undefined)
+  sendFd(socket, 3, undefined, undefined)
+  recvFd(socket, undefined)
+
+  // null is nothing.
+  // @ts-expect-error
+  connect('/run/x', null)
+  // @ts-expect-error
+  bind('/run/x', null)
+  // @ts-expect-error
+  listen('/run/x', null)
+  // @ts-expect-error
+  socketpair(null)
+  // @ts-expect-error
+  socket.send('text', null)
+  // @ts-expect-error
+  socket.recv(null)
+  // @ts-expect-error
+  socket.recv({ signal: null })
+}

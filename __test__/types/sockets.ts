@@ -1,10 +1,12 @@
 import { type Server, Socket } from 'node:net'
 import {
+  type ControlError,
   type Credentials,
   Descriptor,
   type SocketType,
   UnixServer,
   UnixSocket,
+  UnixStream,
   bind,
   connect,
   listen,
@@ -105,8 +107,30 @@ socket.type = 'dgram'
 socket.closed = true
 // @ts-expect-error
 socket.localAddress = '/run/x'
+exactly<number>()(socket.fd)
 // @ts-expect-error
-socket.fd
+socket.fd = 3
+
+// UnixStream
+const stream = socket.toStream()
+exactly<UnixStream>()(stream)
+exactly<UnixStream>()(Descriptor.from(3).toStream({ allowHalfOpen: true, maxFds: 1024 }))
+exactly<boolean>()(stream.writeWithFds('x', [3, socket]))
+exactly<UnixStream>()(stream.ref().unref())
+exactly<Buffer | null>()(stream.read())
+stream.on('fds', (fds, offset) => {
+  exactly<Descriptor[]>()(fds)
+  exactly<number>()(offset)
+})
+stream.on('fdsLost', (error) => exactly<ControlError>()(error))
+stream.on('error', (error) => exactly<Error>()(error))
+stream.on('close', () => {})
+// @ts-expect-error
+stream.writeWithFds('x')
+// @ts-expect-error
+socket.toStream({ maxFds: '1' })
+// @ts-expect-error
+new UnixStream({})
 
 // Credentials
 const peer = socket.peer()
@@ -155,6 +179,7 @@ const server = await listen('/run/x')
 exactly<string>()(server.address)
 exactly<SocketType>()(server.type)
 exactly<boolean>()(server.closed)
+exactly<number>()(server.fd)
 exactly<Promise<UnixSocket>>()(server.accept())
 exactly<Promise<UnixSocket>>()(server.accept({ signal }))
 exactly<AsyncIterableIterator<UnixSocket, undefined>>()(server[Symbol.asyncIterator]())

@@ -25,7 +25,10 @@ import type {
 } from 'fdpass/superserver'
 import { exactly, same } from './exactly.ts'
 
-same<keyof typeof superserver, 'Superserver' | 'connections' | 'isWorker' | 'listeners' | 'serve' | 'superserve'>()
+same<
+  keyof typeof superserver,
+  'Superserver' | 'connections' | 'isWorker' | 'listeners' | 'serve' | 'superserve' | 'worker'
+>()
 same<keyof SuperserverEventMap, 'exit' | 'failure' | 'pause' | 'ready' | 'spawn'>()
 same<ListenSource, string | Descriptor>()
 
@@ -61,7 +64,7 @@ export async function supervise(): Promise<void> {
     exactly<ExitEvent>()(event)
     const status: ExitStatus = event
     exactly<number | null>()(status.code)
-    exactly<NodeJS.Signals | null>()(status.signal)
+    exactly<NodeJS.Signals | `SIG${number}` | null>()(status.signal)
     exactly<number>()(event.lost)
   })
   server.on('pause', (event) => exactly<PauseEvent>()(event))

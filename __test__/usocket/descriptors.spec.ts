@@ -3,9 +3,12 @@ import { closeSync } from 'node:fs'
 import test, { type ExecutionContext } from 'ava'
 import { socketpair } from 'fdpass'
 import { USocket } from 'fdpass/usocket'
+import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { hasWriter, openFile, openPipe, readAll, sameFile } from '../helpers/descriptors.ts'
-import { receiveBytes } from '../helpers/streams.ts'
-import { event, readWhenThere } from '../helpers/usockets.ts'
+import { startLimited } from '../helpers/processes.ts'
+import { assertBackPressure, eventOf, readWhenThere, receiveBytes } from '../helpers/sockets.ts'
+
+const onLinux = onlyIf(isLinux, 'needs Linux')
 
 const soon = () => ({ signal: AbortSignal.timeout(30_000) })
 
@@ -71,7 +74,7 @@ test('an array of descriptors goes with the next byte that is written; without o
   const { read, write } = openPipe()
   usocket.write([write])
   closeSync(write)
-  const failed = event(usocket, 'error')
+  const failed = eventOf(usocket, 'error')
   usocket.end()
   t.like(await failed, { code: 'ERR_INVALID_ARG_VALUE' })
   t.false(hasWriter(read))
@@ -136,7 +139,7 @@ test('destroy closes received descriptors that were not taken, and pending ones 
   usocket.write([write])
   closeSync(write)
   t.true(hasWriter(read))
-  const closed = event(usocket, 'close')
+  const closed = eventOf(usocket, 'close')
   usocket.destroy()
   socket.close()
   t.false(hasWriter(read))
@@ -161,7 +164,7 @@ test('a peer that sends descriptors to a program that does not take them is held
   t.true(usocket.readableLength <= 2) // 250, and 250 more at most
   const { fds } = usocket.read(1, 250)!
   fds.forEach((fd) => closeSync(fd))
-  const closed = event(usocket, 'close')
+  const closed = eventOf(usocket, 'close')
   usocket.destroy()
   socket.close()
   await closed
@@ -183,3 +186,125 @@ test('what cannot be sent is refused at the call, and the socket goes on', async
   usocket.write('676f6573206f6e', 'hex')
   t.is(Buffer.from((await socket.recv())!.data).toString(), 'goes on')
 })
+
+test('descriptors written after the end or destruction are closed, and their callback gets the error [S240]', async (t) => {
+  for (const finish of ['end', 'destroy'] as const) {
+    const { usocket } = openHalf(t)
+    const failed = eventOf(usocket, 'error')
+    usocket[finish]()
+    const { read, write } = openPipe()
+    const errors = [[write], { fds: [write] }, { data: 'x', fds: [write] }].map(
+      (chunk) => new Promise<unknown>((done) => usocket.write(chunk, done))
+    )
+    closeSync(write)
+    for (const error of await Promise.all(errors)) t.true(error instanceof Error, finish)
+    if (finish === 'end') t.like(await failed, { code: 'ERR_STREAM_WRITE_AFTER_END' })
+    t.false(hasWriter(read))
+    closeSync(read)
+  }
+})
+
+test('descriptors put back after the destruction are closed [S240]', async (t) => {
+  const { usocket } = openHalf(t)
+  usocket.destroy()
+  const { read, write } = openPipe()
+  usocket.unshift(null, [write])
+  t.false(hasWriter(read))
+  closeSync(read)
+})
+
+test('a write of descriptors alone is called back when its byte is sent, or with the error [S241]', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const { read, write } = openPipe()
+  const called: string[] = []
+  usocket.write([write], () => called.push('array'))
+  usocket.write({ fds: [write], callback: () => called.push('object') })
+  await new Promise((done) => setImmediate(done))
+  t.deepEqual(called, [])
+  await new Promise((done) => usocket.write('x', done))
+  t.deepEqual(called, ['array', 'object'])
+  const message = await socket.recv()
+  t.is(message!.fds.length, 2)
+  message!.close()
+  const ended = new Promise<unknown>((done) => usocket.write([write], done))
+  const failed = eventOf(usocket, 'error')
+  usocket.end()
+  t.like(await ended, { code: 'ERR_INVALID_ARG_VALUE' })
+  await failed
+  const other = openHalf(t).usocket
+  const destroyed = new Promise<unknown>((done) => other.write([write], done))
+  other.destroy()
+  t.like(await destroyed, { code: 'ERR_SOCKET_CLOSED' })
+  closeSync(write)
+  t.false(hasWriter(read))
+  closeSync(read)
+})
+
+test('descriptors that wait for a byte are refused beyond 253, and the socket goes on [S242]', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const { read, write } = openPipe()
+  const many = (count: number) => Array.from({ length: count }, () => write)
+  usocket.write(many(250))
+  t.throws(() => usocket.write(many(4)), { code: 'ERR_OUT_OF_RANGE', message: /<= 3/ })
+  t.throws(() => usocket.write({ data: 'x', fds: many(4) }), { code: 'ERR_OUT_OF_RANGE' })
+  usocket.write(many(3))
+  usocket.write('x')
+  const message = await socket.recv()
+  t.is(message!.fds.length, 253)
+  message!.close()
+  closeSync(write)
+  t.false(hasWriter(read))
+  closeSync(read)
+})
+
+test("descriptors of an 'fds' listener are back-pressure until their bytes are read [S243] [S245]", async (t) => {
+  const { usocket, socket } = openHalf(t)
+  await assertBackPressure(t, usocket, socket)
+})
+
+test('a read that needs more descriptors than maxFds destroys the socket, with all of them [S244]', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const { read, write } = openPipe()
+  const failed = eventOf(usocket, 'error')
+  usocket.on('readable', () => usocket.read(16, null))
+  for (let i = 0; i < 8; i++) socket.send('x', { fds: Array.from({ length: 100 }, () => write) }).catch(() => {})
+  t.like(await failed, { code: 'ERR_TOO_MANY_DESCRIPTORS' })
+  socket.close()
+  closeSync(write)
+  t.false(hasWriter(read))
+  closeSync(read)
+})
+
+test('a message with 253 descriptors is read though its other bytes arrive later [S244]', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const file = openFile('shared')
+  usocket.read(0)
+  await socket.send('firs', { fds: Array.from({ length: 253 }, () => file) })
+  while (usocket.readableLength < 4) await new Promise((done) => setImmediate(done))
+  t.is(usocket.read(16, 1), null)
+  await socket.send('t, and later')
+  const { data, fds } = await readWhenThere(usocket, 16, 253)
+  t.is(String(data), 'first, and later')
+  ;[file, ...fds].forEach((fd) => closeSync(fd))
+})
+
+for (const [counted, lost] of [
+  [false, 253],
+  [true, 3]
+] as const) {
+  onLinux(
+    `a message whose descriptors do not fit into the table has -1 for each where read ${counted ? 'counts them' : 'does not'}, and the next one its own [S270]`,
+    async (t) => {
+      const { socket, done } = startLimited(64, 'tables', ['usocket', String(counted)])
+      await socket.recv() // it is ready
+      const [file, two, end] = [openFile('lost'), openFile('2'), openFile('3')]
+      await socket.send('one ', { fds: Array.from({ length: 100 }, () => file) })
+      await socket.send('two ', { fds: [two] })
+      await socket.send('end ', { fds: [end] })
+      for (const fd of [file, two, end]) closeSync(fd)
+      socket.shutdown('write')
+      t.is(await done, `ERR_CONTROL_TRUNCATED\none : ${lost} lost, \ntwo : 0 lost, 2\nend : 0 lost, 3\n0 left\n`)
+      socket.close()
+    }
+  )
+}

@@ -7,7 +7,7 @@ import test, { type ExecutionContext } from 'ava'
 import { socketpair } from 'fdpass'
 import { UServer, USocket } from 'fdpass/usocket'
 import { CLOEXEC, isOpen, openFile, readAll, temporaryFolder } from '../helpers/descriptors.ts'
-import { event, readWhenThere } from '../helpers/usockets.ts'
+import { eventOf, readWhenThere } from '../helpers/sockets.ts'
 
 const folder = temporaryFolder()
 
@@ -77,7 +77,7 @@ test('descriptors come with their bytes, and after the callback they may be clos
 
 test('both halves end in turn, and both sockets close [socket: can orderly shut down]', async (t) => {
   const { client, accepted } = await openBoth(t)
-  const closes = [event(client, 'close'), event(accepted, 'close')]
+  const closes = [eventOf(client, 'close'), eventOf(accepted, 'close')]
   accepted.on('readable', () => accepted.read(0))
   accepted.on('end', () => accepted.end(Buffer.from('last')))
   client.end()
@@ -94,13 +94,13 @@ test('an invalid descriptor is an error, after which the socket can still connec
   await once(server, 'listening', soon())
   const client = new USocket()
   t.is(client.fd, undefined)
-  const closed = event(client, 'close')
-  const failed = event(client, 'error')
+  const closed = eventOf(client, 'close')
+  const failed = eventOf(client, 'error')
   client.connect({ fd: -1 }, () => t.fail('connected'))
   t.like(await failed, { code: 'ERR_OUT_OF_RANGE' })
   await closed
   client.removeAllListeners('connected')
-  const refused = event(client, 'error')
+  const refused = eventOf(client, 'error')
   client.connect(join(folder, 'nobody'))
   t.like(await refused, { code: 'ENOENT', syscall: 'connect' })
   client.connect(path)
@@ -116,7 +116,7 @@ test("README's quick usage of usocket works: write in 'connection', read in 'rea
   const server = new UServer()
   const client = new USocket()
   const path = newPath()
-  const closed = event(client, 'close')
+  const closed = eventOf(client, 'close')
   server.listen(path, () => client.connect(path))
   server.on('connection', (connection: USocket) => {
     const fd = openFile('quick')
@@ -167,7 +167,7 @@ test('what is written before it is connected goes when it is', async (t) => {
 
 test('writing to a socket that is not to be connected is an error', async (t) => {
   const socket = new USocket()
-  const failed = event(socket, 'error')
+  const failed = eventOf(socket, 'error')
   socket.write('x')
   t.like(await failed, { code: 'ENOTCONN' })
 })
@@ -180,7 +180,7 @@ function outcomes(socket: USocket): Promise<unknown[]> {
 
 test('a write to a socket that is never connected fails', async (t) => {
   const missing = new USocket(newPath())
-  const failed = event(missing, 'error')
+  const failed = eventOf(missing, 'error')
   const whyNot = (await outcomes(missing)) as NodeJS.ErrnoException[]
   t.like(await failed, { code: 'ENOENT' })
   t.is(whyNot[0]!.code, 'ENOENT')
@@ -201,7 +201,7 @@ test('a write to a socket that is never connected fails', async (t) => {
 test('a socket with allowHalfOpen: false ends when its peer does', async (t) => {
   const [ours, socket] = socketpair()
   const usocket = new USocket({ fd: ours.release(), allowHalfOpen: false })
-  const closed = event(usocket, 'close')
+  const closed = eventOf(usocket, 'close')
   usocket.resume()
   socket.shutdown('write')
   t.is(await socket.recv(), null)
@@ -238,7 +238,7 @@ test('a server pauses and resumes, replaces only what a dead process left, and l
   t.is(accepted, 2)
 
   const second = new UServer()
-  const taken = event(second, 'error')
+  const taken = eventOf(second, 'error')
   second.listen(path)
   t.like(await taken, { code: 'EADDRINUSE' })
   server.close()
@@ -249,7 +249,7 @@ test('a server pauses and resumes, replaces only what a dead process left, and l
   second.close()
   const file = newPath()
   writeFileSync(file, 'no socket')
-  const refused = event(second, 'error')
+  const refused = eventOf(second, 'error')
   second.listen(file)
   t.like(await refused, { code: 'EADDRINUSE' })
   t.is(readFileSync(file, 'utf8'), 'no socket')

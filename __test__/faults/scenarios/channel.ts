@@ -17,7 +17,7 @@ function asMessage(message: { value: unknown; fds: readonly Descriptor[] } | nul
 }
 
 /** Messages in frames, requests, hundreds of descriptors, more than a socket holds. */
-export async function run(): Promise<void> {
+export async function channel(): Promise<void> {
   const one = file('one')
   const pair = keepPair(await step('socketpair', () => socketpair()))
   if (pair === undefined) return

@@ -1,0 +1,119 @@
+// Poor environments: each part of the package works, or fails by the name of what is missing.
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { mkdtempSync } from 'node:fs'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import type { Readable } from 'node:stream'
+import test, { type ExecutionContext } from 'ava'
+import { onlyIf } from '../helpers/conditions.ts'
+import { temporaryFolder } from '../helpers/descriptors.ts'
+import { fixturePath, fixtureSource } from '../helpers/processes.ts'
+
+const folder = temporaryFolder()
+
+/** The outcomes of `environment.ts` where nothing is missing. */
+const complete = {
+  'a descriptor is passed': 'through it',
+  'a socket has its mode': '777',
+  memory: ['memfd', 'content'],
+  kinds: ['fifo', 'fifo'],
+  'a broker opens a file': 'content of a file',
+  'a program serves': 'served\n'
+}
+
+/** Runs `environment.ts` by a command that ends with its own command line, and returns the outcomes. */
+async function observe(t: ExecutionContext, command: readonly string[], env = process.env): Promise<object> {
+  const node = [process.execPath, ...process.execArgv, fixturePath('environment'), mkdtempSync(join(folder, 'e-'))]
+  const [program, ...args] = [...command, ...node]
+  const child = spawn(program!, args, { env, stdio: ['ignore', 'inherit', 'inherit', 'pipe'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  return JSON.parse(await text(child.stdio[3] as Readable)) as object
+}
+
+const runs = (...command: string[]): boolean => {
+  const [program, ...args] = [...command, process.execPath, '-e', '0']
+  return spawnSync(program!, args).status === 0
+}
+
+const shell = (script: string): string[] => ['sh', '-c', `${script}; exec "$@"`, 'sh']
+
+test('nothing is missing', async (t) => {
+  t.deepEqual(await observe(t, []), complete)
+})
+
+test('closed standard streams [S152]', async (t) => {
+  t.deepEqual(await observe(t, shell('exec <&- >&- 2>&-')), complete)
+})
+
+test('room for 64 descriptors [S152]', async (t) => {
+  t.deepEqual(await observe(t, [], { ...process.env, FDPASS_TEST_FD_LIMIT: '64' }), complete)
+})
+
+test('no environment variables', async (t) => {
+  t.deepEqual(await observe(t, [], {}), complete)
+})
+
+const asFirst = ['unshare', '--pid', '--fork', '--mount-proc', '--kill-child']
+onlyIf(runs(...asFirst), 'needs root on Linux, and namespaces')('process 1 of a container [S152]', async (t) => {
+  t.deepEqual(await observe(t, asFirst), complete)
+})
+
+const withoutProc = ['unshare', '--mount', '--propagation', 'private', ...shell('mount -t tmpfs none /proc')]
+const hasProcHidden = onlyIf(runs(...withoutProc), 'needs root on Linux, and a runtime that starts without /proc')
+
+const withoutCalls = (...names: string[]) => ['python3', fixtureSource('without.py'), names.join(',')]
+const refused = onlyIf(
+  process.arch === 'x64' && runs(...withoutCalls('pidfd_getfd=38')),
+  'needs seccomp, Python and an x86-64 processor'
+)
+
+const hasFchmodat2 =
+  process.platform === 'linux' &&
+  /^(?:6\.(?:[6-9]|\d\d)|[7-9]|\d\d)/.test(execFileSync('uname', ['-r'], { encoding: 'utf8' }))
+
+hasProcHidden('no /proc [S152]', async (t) => {
+  const outcomes = (await observe(t, withoutProc)) as typeof complete
+  const { 'a socket has its mode': mode, ...rest } = outcomes
+  const { 'a socket has its mode': _, ...expected } = complete
+  // The link in /proc shows a memfd's kind.
+  t.deepEqual(rest, { ...expected, memory: ['file', 'content'] })
+  if (hasFchmodat2) t.is(mode, '777')
+  else t.like(mode, { code: 'ERR_UNSUPPORTED_PLATFORM' })
+})
+
+if (process.arch === 'x64') {
+  hasProcHidden('no /proc, and no fchmodat2: the error names what is missing', async (t) => {
+    const outcomes = (await observe(t, [...withoutProc, ...withoutCalls('fchmodat2=38')])) as Record<string, object>
+    const { code, message } = outcomes['a socket has its mode'] as NodeJS.ErrnoException
+    t.is(code, 'ERR_UNSUPPORTED_PLATFORM')
+    t.regex(message, /socket cannot have mode 0o777, which the umask restricts: that needs \/proc, or Linux 6\.6$/)
+  })
+}
+
+for (const [errno, name] of [
+  [38, 'ENOSYS'],
+  [1, 'EPERM']
+] as const) {
+  for (const call of ['openat2', 'close_range', 'statx', 'fchmodat2', 'faccessat2']) {
+    refused(`${call} fails with ${name}: other calls do its work [S152]`, async (t) => {
+      t.deepEqual(await observe(t, withoutCalls(`${call}=${errno}`)), complete)
+    })
+  }
+
+  refused(`memfd_create fails with ${name}: memfd() names it, and all else works`, async (t) => {
+    const { memory, ...rest } = (await observe(t, withoutCalls(`memfd_create=${errno}`))) as typeof complete
+    const { memory: _, ...expected } = complete
+    t.deepEqual(rest, expected)
+    t.like(memory, { code: name, syscall: 'memfd_create' })
+  })
+
+  refused(`pidfd_open fails with ${name}: a superserver of programs names it, and all else works`, async (t) => {
+    const { 'a program serves': program, ...rest } = (await observe(
+      t,
+      withoutCalls(`pidfd_open=${errno}`)
+    )) as typeof complete
+    const { 'a program serves': _, ...expected } = complete
+    t.deepEqual(rest, expected)
+    t.like(program, { code: name, syscall: 'pidfd_open' })
+  })
+}

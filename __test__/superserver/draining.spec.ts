@@ -1,0 +1,169 @@
+import { once } from 'node:events'
+import { Agent, get, type IncomingMessage } from 'node:http'
+import { connect as connectHttp2 } from 'node:http2'
+import { type NetConnectOpts, type Socket, connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test, { type ExecutionContext } from 'ava'
+import type { ProcessEvent, ServiceOptions, Superserver } from 'fdpass/superserver'
+import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { readToEnd } from '../helpers/connections.ts'
+import { fixturePath } from '../helpers/processes.ts'
+import { begin, fetchFrom, handoffs, pidsOf, where } from '../helpers/superserver.ts'
+
+/** A service whose workers play a scene of `serving-worker.ts`. */
+function serving(scene: string, options: Partial<ServiceOptions> = {}): ServiceOptions {
+  const { args = [], ...others } = options
+  const module = fixturePath('serving-worker')
+  return { listen: 'tcp:127.0.0.1:0', module, args: [scene, ...args], workers: 1, ...others }
+}
+
+/** Opens a connection and sends bytes. It does not outlive the test. */
+async function dial(t: ExecutionContext, to: NetConnectOpts, data = ''): Promise<Socket> {
+  const socket = connect(to)
+  t.teardown(() => socket.destroy())
+  await once(socket, 'connect')
+  if (data !== '') socket.write(data)
+  return socket
+}
+
+/** Reads until a text has come. */
+async function readTo(socket: Socket, text: string): Promise<string> {
+  let read = ''
+  while (!read.includes(text)) read += String(((await once(socket, 'data')) as [Buffer])[0])
+  return read
+}
+
+/** Closes a superserver, whose workers have half of this time before they end what would not end. */
+const closeSoon = (server: Superserver) => server.close({ timeout: 10_000 })
+
+for (const handoff of handoffs) {
+  test(`${handoff}: idle keep-alive connections are ended in time, and not reset, whatever keepAliveTimeout is`, async (t) => {
+    const server = await begin(t, serving('http', { handoff, args: ['65000'] }))
+    const socket = await dial(t, where(server), 'GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+    await readTo(socket, '\r\n\r\n')
+    const ended = readToEnd(socket) // rejects with ECONNRESET
+    const exit = once(server, 'exit')
+    await closeSoon(server)
+    await ended
+    t.like((await exit)[0], { code: 0, signal: null, lost: 0 })
+  })
+
+  test(`${handoff}: an HTTP/2 session gets GOAWAY, and its stream ends`, async (t) => {
+    const server = await begin(t, serving('http2', { handoff }))
+    const session = connectHttp2('http://localhost', { createConnection: () => connect(where(server)) })
+    const goaway = once(session, 'goaway')
+    const stream = session.request({ ':path': '/' }).setEncoding('utf8')
+    let read = String(((await once(stream, 'data')) as [string])[0])
+    stream.on('data', (text: string) => (read += text))
+    const exit = once(server, 'exit')
+    const closing = server.close()
+    // The client is late: its answer to the server's ping comes when the stream has ended.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300)
+    t.is((await goaway)[0], 0)
+    await once(stream, 'end')
+    t.is(read, 'begun\nended')
+    await closing
+    t.like((await exit)[0], { code: 0, lost: 0 })
+  })
+
+  test(`${handoff}: a WebSocket client gets the close frame 1001, and answers it`, async (t) => {
+    const server = await begin(t, serving('websocket', { handoff }))
+    const key = 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13'
+    const head = `GET / HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n${key}\r\n\r\n`
+    const socket = await dial(t, where(server), head)
+    await readTo(socket, 's3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n')
+    const exit = once(server, 'exit')
+    const closing = server.close()
+    const [frame] = (await once(socket, 'data')) as [Buffer]
+    t.deepEqual(frame, Buffer.from([0x88, 2, 3, 0xe9]))
+    socket.write(Buffer.from([0x88, 0x82, 0, 0, 0, 0, 3, 0xe9]))
+    t.is(await readToEnd(socket), '')
+    await closing
+    t.like((await exit)[0], { code: 0, lost: 0 })
+  })
+
+  test(`${handoff}: streams of events, and connections of other protocols, are ended before the deadline`, async (t) => {
+    const [events, others] = await Promise.all([
+      begin(t, serving('http', { handoff })),
+      begin(t, serving('net', { handoff }))
+    ])
+    const stream = await dial(t, where(events), 'GET /events HTTP/1.1\r\nHost: x\r\n\r\n')
+    const other = await dial(t, where(others))
+    await Promise.all([readTo(stream, 'first'), readTo(other, 'welcome')])
+    const exits = [once(events, 'exit'), once(others, 'exit')]
+    const ends = [readToEnd(stream), readToEnd(other)]
+    await Promise.all([closeSoon(events), closeSoon(others)])
+    await Promise.all(ends)
+    for (const exit of exits) t.like((await exit)[0], { code: 0, lost: 0 })
+  })
+
+  test(`${handoff}: onDrain is called with the deadline, and what it writes precedes the end`, async (t) => {
+    const server = await begin(t, serving('net:farewell', { handoff }))
+    const socket = await dial(t, where(server))
+    await readTo(socket, 'welcome\n')
+    const read = readToEnd(socket)
+    await closeSoon(server)
+    t.is(await read, 'good-bye true\n')
+  })
+
+  test(`${handoff}: a worker that retires is replaced, and finishes what it has`, async (t) => {
+    const server = await begin(t, serving('http', { handoff, workers: 2 }))
+    const [pid, id, instance] = (await fetchFrom(where(server))).split(' ')
+    t.is(id, instance)
+    t.true(['0', '1'].includes(id!))
+    const before = pidsOf(server)
+    const exit = once(server, 'exit')
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+    const { port } = where(server) as { port: number }
+    const request = get({ port, host: '127.0.0.1', path: '/retire', agent })
+    const [response] = (await once(request, 'response')) as [IncomingMessage]
+    t.is(await readToEnd(response as unknown as Socket), 'retiring')
+    const [left] = (await exit) as [ProcessEvent]
+    t.like(left, { code: 0, lost: 0 })
+    t.true(before.includes(left.pid))
+    const after = pidsOf(server)
+    t.is(after.length, 2)
+    t.is(after.filter((one) => before.includes(one)).length, 1)
+    t.regex(String(pid), /^\d+$/)
+    agent.destroy()
+  })
+}
+
+test('a connection whose listener throws is reported when it is closed, and the worker ends', async (t) => {
+  const server = await begin(t, serving('throwing'))
+  const socket = await dial(t, where(server))
+  socket.destroy()
+  while (server.stats().completed < 1) await sleep(10)
+  const exit = once(server, 'exit')
+  await closeSoon(server)
+  t.like((await exit)[0], { code: 0, lost: 0 })
+})
+
+test('workers that retire as soon as they are ready are replaced after pauses, which double', async (t) => {
+  const server = await begin(t, serving('retiring'))
+  const times: number[] = []
+  server.on('spawn', () => times.push(performance.now()))
+  while (times.length < 5) await once(server, 'spawn')
+  t.true(times[4]! - times[0]! >= 50 + 100 + 200, times.join(' '))
+  t.regex(await fetchFrom(where(server)), /^\d+ 0 0$/)
+})
+
+test('a worker is replaced after maxServed connections, and no request fails', async (t) => {
+  const server = await begin(t, serving('http', { maxServed: 10 }))
+  const spawned: number[] = []
+  server.on('spawn', ({ pid }) => spawned.push(pid))
+  const pids = new Set<string>()
+  while (pids.size < 3) pids.add((await fetchFrom(where(server))).split(' ')[0]!)
+  t.true(spawned.length >= 2)
+  t.is(server.stats().lost, 0)
+})
+
+onlyIf(isLinux, 'needs Linux')('a worker is replaced when it has more than maxMemory', async (t) => {
+  const server = await begin(t, serving('http', { maxMemory: 150 * 1024 * 1024 }))
+  const [before] = pidsOf(server)
+  const exit = once(server, 'exit')
+  await fetchFrom(where(server), '/fill')
+  await fetchFrom(where(server), '/fill')
+  t.like((await exit)[0], { pid: before, code: 0, lost: 0 })
+  t.notDeepEqual(pidsOf(server), [before])
+})

@@ -1,0 +1,183 @@
+import { once } from 'node:events'
+import { type IncomingMessage, type ServerResponse, createServer as createHttpServer } from 'node:http'
+import { type Socket, connect as dial, createServer } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
+import test from 'ava'
+import { readAllOf } from '../helpers/connections.ts'
+import { newPath } from '../helpers/descriptors.ts'
+import { until } from '../helpers/inetds.ts'
+import { isPending } from '../helpers/promises.ts'
+import { ask, begin, open, portOf, saying, tcp } from '../helpers/takeovers.ts'
+
+test('the open connections of an old HTTP server end with their next answer', async (t) => {
+  const path = newPath()
+  const old = await begin(t, { path, listen: tcp })
+  const port = portOf(old.listeners.http!)
+  const http = createHttpServer((_request, response) => void response.end('old'))
+  const ended = old.serve(http, 'http')
+  const client = dial(port, '127.0.0.1')
+  const request = async () => {
+    client.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+    return String((await once(client, 'data'))[0])
+  }
+  t.regex(await request(), /keep-alive[^]*old/)
+  await begin(t, { path, listen: tcp })
+  await old.superseded
+  t.true(await isPending(ended))
+  t.regex(await request(), /Connection: close[^]*old/)
+  await once(client, 'end')
+  await ended
+})
+
+const never = (): void => {}
+
+/** Requests, by path: each sets a `Connection` header of its own, or goes by another event than 'request'. */
+const promises: Record<string, (response: ServerResponse) => unknown> = {
+  '/default': (response) => response.end('old'),
+  '/setHeader': (response) => response.setHeader('Connection', 'keep-alive').end('old'),
+  '/object': (response) => response.writeHead(200, { connection: 'keep-alive', 'X-Kept': 'yes' }).end('old'),
+  '/text': (response) => response.writeHead(200, 'Fine', { Connection: 'keep-alive', 'X-Kept': 'yes' }).end('old'),
+  '/both': (response) => {
+    response.setHeader('Connection', 'keep-alive')
+    response.writeHead(200, { 'X-Kept': 'yes' }).end('old')
+  },
+  '/array': (response) => response.writeHead(200, ['Connection', 'keep-alive', 'X-Kept', 'yes']).end('old'),
+  '/removed': (response) => {
+    response.removeHeader('Connection')
+    response.end('old')
+  },
+  '/expect 100-continue': (response) => {
+    response.writeContinue()
+    response.end('old')
+  },
+  '/expect other': (response) => response.setHeader('Connection', 'keep-alive').end('old')
+}
+
+/** Sends a request of `promises` over a connection; resolves to the response. */
+async function requestOn(client: Socket, name: string): Promise<string> {
+  const expect = name.startsWith('/expect ') ? `Expect: ${name.slice('/expect '.length)}\r\n` : ''
+  client.write(`GET ${encodeURI(name)} HTTP/1.1\r\nHost: x\r\n${expect}\r\n`)
+  let received = ''
+  while (!/old(\r\n0\r\n\r\n)?$/.test(received)) received += String((await once(client, 'data'))[0])
+  return received
+}
+
+test('no response of an old HTTP server promises to keep its connection, whatever the program sets [S246]', async (t) => {
+  const path = newPath()
+  const old = await begin(t, { path, listen: tcp })
+  const port = portOf(old.listeners.http!)
+  const answer = ({ url }: IncomingMessage, response: ServerResponse) => void promises[decodeURI(url!)]!(response)
+  const http = createHttpServer(answer).on('checkContinue', answer).on('checkExpectation', answer)
+  const ended = old.serve(http, 'http')
+  const clients = Object.keys(promises).map((name) => [name, dial(port, '127.0.0.1')] as const)
+  for (const [name, client] of clients) t.notRegex(await requestOn(client, name), /connection: close/i, name)
+  await begin(t, { path, listen: tcp })
+  await old.superseded
+  await Promise.all(
+    clients.map(async ([name, client]) => {
+      const over = once(client, 'end')
+      const received = await requestOn(client, name)
+      t.deepEqual(received.match(/^connection: .*$/gim), ['Connection: close'], name)
+      if (/object|text|both|array/.test(name)) t.regex(received, /X-Kept: yes/, name)
+      await over
+    })
+  )
+  await ended
+})
+
+test('a response that has not begun when the server drains closes its connection [S246]', async (t) => {
+  const path = newPath()
+  const old = await begin(t, { path, listen: tcp })
+  const responses: ServerResponse[] = []
+  const http = createHttpServer((_request, response) => void responses.push(response))
+  const ended = old.serve(http, 'http')
+  const client = dial(portOf(old.listeners.http!), '127.0.0.1')
+  client.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+  await once(http, 'request')
+  await begin(t, { path, listen: tcp })
+  await old.superseded
+  await new Promise((done) => setImmediate(done)) // the server drains from here on
+  responses[0]!.writeHead(200, { Connection: 'keep-alive' }).end('late')
+  t.regex(String(await readAllOf(client)), /Connection: close[^]*late/)
+  await ended
+})
+
+test('a connection that a response promised to keep stays for keepAliveTimeout after that response [S246]', async (t) => {
+  const path = newPath()
+  const old = await begin(t, { path, listen: tcp })
+  const responses: ServerResponse[] = []
+  const http = createHttpServer({ keepAliveTimeout: 1000 }, (_request, response) => {
+    response.writeHead(200).write('begun')
+    responses.push(response)
+  })
+  const ended = old.serve(http, 'http')
+  const client = dial(portOf(old.listeners.http!), '127.0.0.1').setEncoding('utf8')
+  client.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+  let received = ''
+  while (!received.includes('begun')) received += String((await once(client, 'data'))[0])
+  t.regex(received, /Connection: keep-alive/)
+  const [response] = responses
+  const gone = once(response!.socket!, 'close')
+  await begin(t, { path, listen: tcp })
+  await old.superseded
+  await delay(800) // the server looks for idle connections after 1000
+  response!.end('ended')
+  await once(response!, 'close')
+  const since = performance.now()
+  client.resume()
+  await gone
+  t.true(performance.now() - since > 500)
+  await ended
+})
+
+for (const kind of ['HTTP', 'net'] as const) {
+  test(`a ${kind} server that was replaced destroys after drainTimeout what its clients hold [S247]`, async (t) => {
+    const path = newPath()
+    const old = await begin(t, { path, listen: tcp, drainTimeout: 300 })
+    const server = kind === 'HTTP' ? createHttpServer({ keepAliveTimeout: 60_000 }, never) : createServer(never)
+    const ended = old.serve(server, 'http')
+    const requests = ['', 'GET / HT', 'GET / HTTP/1.1\r\nHost: x\r\n\r\n']
+    const clients = requests.map(() =>
+      dial(portOf(old.listeners.http!), '127.0.0.1').setEncoding('utf8').on('error', never)
+    )
+    for (const [i, client] of clients.entries()) client.write(requests[i]!)
+    let count = 0
+    server.on('connection', () => count++)
+    await until(() => count === clients.length)
+    const closed = clients.map((client) => once(client.resume(), 'close'))
+    await begin(t, { path, listen: tcp })
+    await ended
+    await Promise.all(closed)
+    t.true(clients.every(({ destroyed }) => destroyed))
+  })
+}
+
+test('close has a server finish what it has, and listens no more', async (t) => {
+  const path = newPath()
+  const place = await begin(t, { path, listen: tcp })
+  const port = portOf(place.listeners.http!)
+  let answer: (() => void) | undefined
+  const ended = place.serve(
+    createServer((connection) => void (answer = () => connection.end('late'))),
+    'http'
+  )
+  const asked = ask(port)
+  await until(() => answer !== undefined)
+  place.close()
+  await t.throwsAsync(ask(port), { code: 'ECONNREFUSED' })
+  t.true(await isPending(ended))
+  answer!()
+  t.is(await asked, 'late')
+  await ended
+})
+
+test('a server that is not begun yet is left alone by close', async (t) => {
+  const place = await open(t, { path: newPath(), listen: tcp })
+  const server = saying('never')
+  const ended = place.serve(server, 'http')
+  place.close()
+  await ended
+  t.false(server.listening)
+  t.throws(() => place.listeners.http!.fd, { code: 'ERR_DESCRIPTOR_CLOSED' })
+  await t.throwsAsync(place.ready(), { code: 'ERR_INVALID_STATE' })
+})
