@@ -29,6 +29,15 @@ const steps = {
       await works()
     })
   },
+  async reload() {
+    const cwd = built('reload')
+    mkdirSync(cwd, { recursive: true })
+    const dependencies = { express: '5.3.0', fastify: '5.12.8', pm2: '7.0.4' }
+    writeFileSync(join(cwd, 'package.json'), JSON.stringify({ private: true, type: 'module', dependencies }))
+    await run([process.execPath, '-e', "['express', 'fastify', 'pm2'].forEach(require.resolve)"], { cwd }).catch(() =>
+      run(['npm', 'install', '--no-package-lock', '--no-audit', '--no-fund', '--silent'], { cwd })
+    )
+  },
   async usocket() {
     const cwd = built('usocket')
     mkdirSync(cwd, { recursive: true })

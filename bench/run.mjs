@@ -1,10 +1,10 @@
 // `npm run bench`: measures fdpass and its peers, and writes results.json, RESULTS.md and charts/. See README.md.
+import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpus, release, totalmem } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bench, build } from './build.mjs'
-import { machine } from './machine.mjs'
-import { Progress } from './progress.mjs'
 import { writeReport } from './report.mjs'
 import { suites } from './suites/index.mjs'
 
@@ -33,6 +33,25 @@ const { values: options } = parseArgs({
     help: { type: 'boolean', default: false }
   }
 })
+
+/** What is going on, on standard error: on one line of a terminal, and otherwise a line for every suite and workload. */
+class Progress {
+  #last = ''
+
+  show(text) {
+    if (process.stderr.isTTY) {
+      process.stderr.write(`\r\u001B[K${text}`)
+      return
+    }
+    const coarse = text.replace(/^\d+\/\d+ /, '').replace(/ \S+(, [^,]* left)?$/, '')
+    if (coarse !== this.#last) console.error(text)
+    this.#last = coarse
+  }
+
+  end() {
+    if (process.stderr.isTTY) process.stderr.write('\r\u001B[K')
+  }
+}
 
 /** A run is long enough to tell the next one's count if it takes this part of the time. */
 const TELLING = 0.2
@@ -172,6 +191,34 @@ function save(results) {
       return `    "${name}": { ${facts},\n      "missing": ${list(missing)},\n      "rows": ${list(rows)} }`
     })
   writeFileSync(file, `{\n  "machine": ${JSON.stringify(here)},\n  "suites": {\n${texts.join(',\n')}\n  }\n}\n`)
+}
+
+/** The first line that a command prints, or why it cannot be run. */
+function firstLine(...commands) {
+  for (const [command, ...args] of commands) {
+    try {
+      return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).split('\n')[0]
+    } catch {
+      // the next one
+    }
+  }
+  return 'none'
+}
+
+/** What was measured on: for the results. */
+function machine() {
+  const { version } = JSON.parse(readFileSync(join(bench, '../package.json'), 'utf8'))
+  return {
+    CPU: `${cpus()[0].model.trim()}, ${cpus().length} logical cores`,
+    memory: `${Math.round(totalmem() / 2 ** 30)} GiB`,
+    kernel: `Linux ${release()}`,
+    fdpass: `${version}, commit ${firstLine(['git', '-C', bench, 'describe', '--always', '--dirty'])}`,
+    Node: `${process.version}, libuv ${process.versions.uv}, V8 ${process.versions.v8}`,
+    C: firstLine(['cc', '--version']),
+    Rust: firstLine(['rustc', '--version']),
+    Go: firstLine(['go', 'version']),
+    Python: firstLine(['python3', '--version'])
+  }
 }
 
 if (options.help) console.log(USAGE)

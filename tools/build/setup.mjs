@@ -7,6 +7,7 @@ import { entryPoints, root } from '../run.mjs'
 import { nativeSources } from './native-sources.mjs'
 
 const stamps = join(root, 'node_modules', '.fdpass')
+const exists = (path) => existsSync(join(root, path))
 
 /** Returns the time of the newest file below a path, or 0 without one. */
 function newest(path) {
@@ -21,16 +22,28 @@ function newest(path) {
 function isCurrent({ name, sources, outputs }) {
   const stamp = join(stamps, name)
   const made = existsSync(stamp) ? statSync(stamp).mtimeMs : 0
-  return outputs.every((path) => existsSync(join(root, path))) && sources.every((path) => newest(path) <= made)
+  return outputs.every(exists) && sources.every((path) => newest(path) <= made)
+}
+
+/** Prepares a folder of compiled files, of which tsc writes those whose sources have changed since it wrote its build information. */
+function clean(folder, buildInfo) {
+  if (!exists(buildInfo) || !exists(folder)) {
+    for (const path of [buildInfo, folder]) rmSync(join(root, path), { recursive: true, force: true })
+    return
+  }
+  for (const path of readdirSync(join(root, folder), { recursive: true })) {
+    const compiled = /^((?:lib|__test__|examples)\/.*)\.(?:js|js\.map|d\.ts)$/.exec(path)
+    if (compiled !== null && !exists(`${compiled[1]}.ts`)) rmSync(join(root, folder, path))
+  }
 }
 
 /** Runs a step unless it is current. */
-function step({ clean = [], ...options }) {
+function step({ prepare = () => {}, ...options }) {
   if (isCurrent(options)) return
   const { name, run } = options
   const started = new Date()
   console.error(`fdpass: ${name} …`)
-  for (const path of clean) rmSync(join(root, path), { recursive: true, force: true })
+  prepare()
   const [command, ...args] = run
   const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 2, 2] })
   if (error !== undefined) {
@@ -79,15 +92,15 @@ step({
 if (process.env.FDPASS_BINARY === undefined) nativeBinary()
 step({
   name: 'dist',
-  sources: ['index.ts', 'lib', 'tsconfig.json', 'tsconfig.base.json', 'binding.d.cts'],
+  sources: ['index.ts', 'lib', 'tsconfig.json', 'binding.d.cts'],
   outputs: [...Object.values(entryPoints).map((path) => `dist/${path}.js`), 'dist/lib/cli/main.js'],
-  clean: ['dist'],
+  prepare: () => clean('dist', 'node_modules/.fdpass/dist.tsbuildinfo'),
   run: ['npm', 'run', '--silent', 'build:ts']
 })
 step({
   name: 'examples and tests',
-  sources: ['dist', 'examples', '__test__', 'tsconfig.base.json', 'tsconfig.test.json'],
+  sources: ['dist', 'examples', '__test__', 'tsconfig.json', 'tsconfig.test.json'],
   outputs: ['build/examples/mycat.js'],
-  clean: ['build'],
+  prepare: () => clean('build', 'node_modules/.fdpass/build.tsbuildinfo'),
   run: ['npm', 'run', '--silent', 'build:test']
 })

@@ -142,7 +142,7 @@ function count(run) {
   return passes
 }
 
-const overFdpass = join(root, 'tools', 'check', 'dbus', 'over-fdpass.cjs')
+const overFdpass = join(root, 'tools', 'check', 'over-fdpass.cjs')
 const suites = {
   usocket: { theirs: theirUsocket, ours: () => ourUsocket, run: runUsocket },
   'dbus-next': { theirs: theirUsocket, ours: () => ourUsocket, run: runNext },

@@ -1,11 +1,12 @@
 // Runs the fuzz targets of crates/core/fuzz, and prints what each has reached:
 //
 //   npm run fuzz -- [TARGET…] [--seconds N] [--jobs N] [--seed S] [--keep]
+//   npm run fuzz -- protocols [--seconds N] [--seed S]
 //   npm run fuzz -- TARGET --add FILE        adds an input to a corpus, such as one of a crash
 //
 // A target starts from its committed corpus (corpus/TARGET.hex: one seed a line, in hexadecimal digits) and runs for N seconds, 60 by
 // default. A seed makes a run repeatable. New inputs are dropped, unless --keep replaces the corpus with the smallest set of inputs that
-// reaches the same coverage. libFuzzer writes the input of a crash to crates/core/fuzz/artifacts.
+// reaches the same coverage. 'protocols' are those that TypeScript parses (__test__/proof/fuzz.spec.ts). libFuzzer writes the input of a crash to crates/core/fuzz/artifacts.
 import { spawn, spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -20,7 +21,7 @@ const LONGEST = 1024
 
 const folder = join(root, 'crates', 'core', 'fuzz')
 const built = join(root, 'target', 'fuzz')
-const all = readdirSync(join(folder, 'fuzz_targets')).map((file) => basename(file, '.rs'))
+const all = readdirSync(join(folder, 'corpus')).map((file) => basename(file, '.hex'))
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
@@ -31,6 +32,11 @@ const { values, positionals } = parseArgs({
     add: { type: 'string' }
   }
 })
+if (positionals[0] === 'protocols') {
+  const env = { ...process.env, FDPASS_FUZZ_SECONDS: values.seconds, ...(values.seed && { FDPASS_SEED: values.seed }) }
+  const command = ['tools/check/test.mjs', '__test__/proof/fuzz.spec.ts']
+  process.exit(spawnSync(process.execPath, command, { cwd: root, stdio: 'inherit', env }).status ?? 1)
+}
 const [seconds, jobs] = [values.seconds, values.jobs].map(Number)
 const targets = positionals.length > 0 ? positionals : all
 const unknown = targets.filter((target) => !all.includes(target))

@@ -1,6 +1,6 @@
 // `npm run test:reliability -- [--minutes 45] [--seed S] [--no-report] [PART…]`: runs fuzzing, sanitizers, faults, soak, teardown and conformance
 // one after the other, each with a share of the time. It prints the numbers of each part with the seed that repeats it, writes them to
-// docs/reliability.md, and names the parts that cannot run here. The last line counts the tests: `N passed, N failed`.
+// docs/proof/reliability.md, and names the parts that cannot run here. The last line counts the tests: `N passed, N failed`.
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
@@ -257,7 +257,7 @@ ${table.join('\n')}
 - **conformance**: the tests of \`docs/proof\`: cases of other test suites and specifications, security promises, hostile peers, and programs
   that exit at any moment.
 `
-  const path = join(root, 'docs', 'reliability.md')
+  const path = join(root, 'docs', 'proof', 'reliability.md')
   // Longer runs of single parts are recorded by hand below the table.
   const [, longer] = readFileSync(path, 'utf8').split('\n## Longer runs\n')
   writeFileSync(path, longer === undefined ? text : `${text}\n## Longer runs\n${longer}`)

@@ -1,11 +1,14 @@
 // Runs the JavaScript tests on every supported runtime, each installed from npm:
 //
 //   npm run test:runtimes [-- RUNTIME…]      node@20 node@22 node@24 node@26 bun deno
+//   npm run test:runtimes -- casts           compares the table of docs/guide/runtimes.md with what Bun and Deno do; `casts --write` writes it
 //
+// Without a name, all of these.
 // Node runs all tests, on each back end. Bun runs the data path, and tests that check received descriptors with Node's modules. Deno's node:fs
-// and node:net accept no foreign descriptors, so Deno runs only the tests of the data path that use the package alone.
-import { spawnSync } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
+// and node:net accept no foreign descriptors, so Deno runs the tests of the data path that use the package alone, and those of reading and writing.
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { installRuntime } from './install.mjs'
 import { root, run, sum } from '../run.mjs'
@@ -42,14 +45,16 @@ const runtimes = {
       'socket/end-of-connection',
       'socket/close',
       'socket/order',
-      'event-loop/keep-alive'
+      'event-loop/keep-alive',
+      'descriptor/reading',
+      'descriptor/files-and-polling'
     )
   },
   deno: {
     bin: 'deno',
     args: ['run', '--allow-all', '--preload', preload],
     backends: ['thread'],
-    files: specs('native/data-path')
+    files: specs('native/data-path', 'descriptor/reading', 'descriptor/files-and-polling')
   }
 }
 
@@ -58,9 +63,73 @@ if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: '
 mkdirSync(installed, { recursive: true })
 writeFileSync(preload, "import v8 from 'node:v8'\nv8.takeCoverage = () => {}\n")
 
-const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(runtimes)
+const CAST_TIMEOUT = 20_000
+
+/** Runs one cast of __test__/helpers/casts.ts on a runtime, beside a sender on Node; returns the cell of the table. */
+async function castOn({ executable, args }, title, send, { socketpair }) {
+  const [socket, theirs] = socketpair()
+  const fixture = join(root, 'build/__test__/fixtures/casts.js')
+  const child = spawn(executable, [...args, fixture, 'try', title], { stdio: ['ignore', 'pipe', 'pipe', theirs.fd] })
+  theirs.close()
+  const timer = setTimeout(() => child.kill('SIGKILL'), CAST_TIMEOUT)
+  const sending = send(socket).catch((error) => error)
+  let [output, errors] = ['', '']
+  child.stdout.on('data', (text) => (output += text))
+  child.stderr.on('data', (text) => (errors += text))
+  const [code, signal] = await once(child, 'close')
+  clearTimeout(timer)
+  // The sender of a cast that works ends by itself; that of another one may wait for its receiver.
+  const failure = code === 0 && output === '' ? await sending : undefined
+  socket.close()
+  if (code !== 0 || failure !== undefined) return `fails: ${failure?.message ?? `${signal ?? code} ${errors}`}`
+  return output === '' ? 'yes' : `no: ${/use .*/.exec(output)[0].replace(/\w+\(\)/g, '`$&`')}`
+}
+
+/** Returns the table of the casts by runtime, as Markdown. */
+async function castTable() {
+  const { casts } = await import('../../build/__test__/helpers/casts.js')
+  const fdpass = await import('../../dist/index.js')
+  const columns = ['bun', 'deno'].map((name) => {
+    const { bin, args } = runtimes[name]
+    return {
+      executable: installRuntime(name, bin),
+      args: args.slice(0, args.indexOf('--preload')).filter((arg) => arg !== '--bun')
+    }
+  })
+  const rows = [['cast', 'of', 'Node', 'Bun', 'Deno']]
+  for (const [title, { method, send }] of Object.entries(casts)) {
+    const cells = []
+    for (const column of columns) cells.push(await castOn(column, title, send, fdpass))
+    rows.push([`\`${method}()\``, title.replace(/ as a \w+$/, ''), 'yes', ...cells])
+  }
+  const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => row[i].length)))
+  const line = (cells) => `| ${cells.map((cell, i) => cell.padEnd(widths[i])).join(' | ')} |`
+  const [head, ...body] = rows.map(line)
+  return [head, `| ${widths.map((width) => '-'.repeat(width)).join(' | ')} |`, ...body].join('\n')
+}
+
+/** Compares the table of the guide with the runtimes, or writes it; returns whether it is theirs. */
+async function checkCasts(write) {
+  const file = join(root, 'docs/guide/runtimes.md')
+  const guide = readFileSync(file, 'utf8')
+  const table = await castTable()
+  const current = guide.replace(/(?<=<!-- casts -->\n)[^]*?(?=<!-- end of casts -->)/, () => `\n${table}\n\n`)
+  if (write) writeFileSync(file, current)
+  if (!write && guide !== current) console.log(`docs/guide/runtimes.md has another table than the runtimes:\n${table}`)
+  return (write || guide === current) && !table.includes('fails: ')
+}
+
+const named = process.argv.slice(2).filter((argument) => argument !== '--write')
+const chosen = named.length > 0 ? named : [...Object.keys(runtimes), 'casts']
 let passed = 0
 let failed = 0
+if (chosen.includes('casts')) {
+  const isRight = await checkCasts(process.argv.includes('--write'))
+  console.log(`casts by runtime: ${isRight ? 'as' : 'not as'} in docs/guide/runtimes.md`)
+  if (isRight) passed++
+  else failed++
+  chosen.splice(chosen.indexOf('casts'), 1)
+}
 for (const name of chosen) {
   const runtime = runtimes[name]
   if (runtime === undefined) throw new Error(`Unknown runtime ${name}; known: ${Object.keys(runtimes).join(' ')}`)

@@ -2,7 +2,7 @@
 //
 //   npm run test:supply [-- --advisories]    licences, bans and sources of all crates (deny.toml); optionally known vulnerabilities, from the network
 //   npm run test:msrv                        compiles with the oldest Rust version that Cargo.toml promises
-//   npm run test:miri                        the walker over control messages, under Miri
+//   npm run test:miri                        the walker over control messages, and the frame decoder with the worker's protocol, under Miri
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -45,7 +45,11 @@ const checks = {
     install('nightly', 'miri', 'rust-src')
     // The tests read real files. Other tests make system calls that Miri does not implement.
     const env = { MIRIFLAGS: '-Zmiri-disable-isolation' }
-    execute('cargo', ['+nightly', 'miri', 'test', '--package=fdpass-core', '--lib', '--', 'sys::cmsg::'], env)
+    execute(
+      'cargo',
+      ['+nightly', 'miri', 'test', '--package=fdpass-core', '--lib', '--', 'sys::cmsg::', 'fuzzing::tests::a_worker'],
+      env
+    )
   }
 }
 

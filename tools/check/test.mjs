@@ -3,7 +3,8 @@
 //   npm test                  core's tests; the JavaScript tests on the runtime's own back end, and those of the folders in
 //                             SECOND_BACK_END on the other one as well
 //   npm test -- FILE…         the tests of these files or folders (selected.mjs), on one back end
-//   npm test -- --all         core's tests, and all JavaScript tests on both back ends, those of __test__/load too: what CI runs
+//   npm test -- --rest        the JavaScript tests that npm test leaves out: those of HEAVY, and the second back end of the other folders
+//   npm test -- --all         both
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -12,23 +13,14 @@ import { checkProof } from './proof.mjs'
 import { runSelected } from './selected.mjs'
 
 /** Folders of __test__ whose subject is the event loop, or waits in it: the back end matters there. */
-const SECOND_BACK_END = new Set([
-  'native',
-  'event-loop',
-  'address',
-  'socket',
-  'channel',
-  'handover',
-  'proof',
-  'teardown'
-])
+const SECOND_BACK_END = new Set(['native', 'event-loop', 'socket', 'stream', 'channel'])
 
 /** Folders with a command of their own. */
-const HEAVY = new Set(['load'])
+const HEAVY = new Set(['load', 'faults'])
 
 const selected = process.argv.slice(2)
-const all = selected.length === 1 && selected[0] === '--all'
-if (selected.length > 0 && !all) process.exit(runSelected(selected))
+const extent = selected[0] === '--all' || selected[0] === '--rest' ? selected[0] : undefined
+if (selected.length > 0 && extent === undefined) process.exit(runSelected(selected))
 const backends =
   process.versions.bun === undefined && process.versions.deno === undefined ? ['uv', 'thread'] : ['thread']
 
@@ -43,9 +35,9 @@ const patterns = (chosen) => chosen.map((folder) => `build/__test__/${folder}/*.
 
 /** Returns the spec files for a back end, as patterns for ava. */
 function specsFor(backend) {
-  if (all) return patterns(folders)
-  const chosen = backend === backends[0] ? folders : folders.filter((folder) => SECOND_BACK_END.has(folder))
-  return patterns(chosen.filter((folder) => !HEAVY.has(folder)))
+  const isUsual = (folder) => !HEAVY.has(folder) && (backend === backends[0] || SECOND_BACK_END.has(folder))
+  if (extent === undefined) return patterns(folders.filter(isUsual))
+  return patterns(extent === '--all' ? folders : folders.filter((folder) => !isUsual(folder)))
 }
 
 // Without Rust, `npm run setup` has installed the published binary.
@@ -58,8 +50,9 @@ const cargo = {
   args: ['test', '--quiet', '--workspace'],
   counts: [/ (\d+) passed/g, / (\d+) failed/g]
 }
+const isWhole = extent !== '--rest'
 const suites = [
-  ...(hasCargo ? [cargo] : []),
+  ...(hasCargo && isWhole ? [cargo] : []),
   ...backends.map((backend) => ({
     name: `ava, back end ${backend}`,
     command: process.execPath,
@@ -83,7 +76,7 @@ for (const { name, command, args, env, counts } of suites) {
   failed += code !== 0 && suiteFailed === 0 ? 1 : suiteFailed
   console.log(`# ${name}: ${Math.round((performance.now() - started) / 1000)} s`)
 }
-if (hasCargo) {
+if (hasCargo && isWhole) {
   const { output } = await run('cargo', ['test', '--quiet', '--workspace', '--', '--list'], { show: false })
   const problems = checkProof(outputs + output)
   for (const problem of problems) console.log(`not ok proof: ${problem}`)

@@ -74,9 +74,8 @@ function senderSide() {
     return { end: way === 'ipc' ? overIpc(receiver) : overNet(receiver.stdio[3]), there }
   }
   const [socket, theirs] = socketpair()
-  const channel = theirs.release()
-  const { there } = ends.startReceiver(file, { channel })
-  UnixSocket.from(channel).close()
+  const { there } = ends.startReceiver(file, { channel: theirs.fd })
+  theirs.close()
   return { end: overChannel(new Channel(socket)), there }
 }
 

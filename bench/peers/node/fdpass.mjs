@@ -41,9 +41,8 @@ async function receive() {
 
 async function send() {
   const [socket, theirs] = socketpair()
-  const channel = theirs.release()
-  const { there } = ends.startReceiver(fileURLToPath(import.meta.url), { channel })
-  UnixSocket.from(channel).close()
+  const { there } = ends.startReceiver(fileURLToPath(import.meta.url), { channel: theirs.fd })
+  theirs.close()
   await socket.recv()
   if (workload === 'w4') {
     const server = await ends.listenOnLoopback(async (connection) => {

@@ -53,9 +53,8 @@ async function drain(socket, received) {
 
 function start(role) {
   const [socket, theirs] = socketpair()
-  const number = theirs.release()
-  spawn(process.execPath, [fileURLToPath(import.meta.url), role], { stdio: ['ignore', 'ignore', 'inherit', number] })
-  UnixSocket.from(number).close()
+  spawn(process.execPath, [fileURLToPath(import.meta.url), role], { stdio: ['ignore', 'ignore', 'inherit', theirs.fd] })
+  theirs.close()
   return socket
 }
 

@@ -1,0 +1,445 @@
+// `npm run test:servers [-- PROGRAM…] [--reloads N] [--handoff NAME] [--mode MODE] [--restarts N]`: servers that people have, unmodified, under
+// `superserve({ preload: true })`, with reloads while clients ask; and one of them under `fdpass serve --takeover` and under socket activation,
+// with N restarts. No request may fail.
+//
+// The programs are installed from npm, once, into node_modules/.fdpass/servers. Each answers '/' with something. It prints a line for each run,
+// and `N passed, N failed` in the last one.
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+import { root } from '../run.mjs'
+
+/** The programs: what they need, and their source. Each listens on PORT. */
+const programs = {
+  http: {
+    source: `import { createServer } from 'node:http'
+createServer((q, r) => q.url === '/slow' ? setTimeout(() => r.end('slow'), 200) : r.end('ok ' + process.pid)).listen(process.env.PORT)`
+  },
+  express: {
+    packages: ['express@5'],
+    source: `import express from 'express'
+const app = express()
+app.get('/', (q, r) => r.send('ok ' + process.pid)).get('/slow', (q, r) => setTimeout(() => r.send('slow'), 200))
+app.listen(process.env.PORT)`
+  },
+  fastify: {
+    packages: ['fastify@5'],
+    source: `import fastify from 'fastify'
+const app = fastify()
+app.get('/', async () => 'ok ' + process.pid)
+app.get('/slow', async () => { await new Promise((r) => setTimeout(r, 200)); return 'slow' })
+await app.listen({ port: Number(process.env.PORT) })`
+  },
+  koa: {
+    packages: ['koa@3'],
+    source: `import Koa from 'koa'
+const app = new Koa()
+app.use(async (c) => { if (c.path === '/slow') await new Promise((r) => setTimeout(r, 200)); c.body = 'ok ' + process.pid })
+app.listen(process.env.PORT)`
+  },
+  hono: {
+    packages: ['hono@4', '@hono/node-server@1'],
+    source: `import { serve } from '@hono/node-server'
+import { Hono } from 'hono'
+const app = new Hono().get('/', (c) => c.text('ok ' + process.pid))
+  .get('/slow', async (c) => { await new Promise((r) => setTimeout(r, 200)); return c.text('slow') })
+serve({ fetch: app.fetch, port: Number(process.env.PORT) })`
+  },
+  srvx: {
+    packages: ['srvx@0.8'],
+    source: `import { serve } from 'srvx'
+serve({ port: Number(process.env.PORT), async fetch(q) { if (q.url.endsWith('/slow')) await new Promise((r) => setTimeout(r, 200)); return new Response('ok ' + process.pid) } })`
+  },
+  h3: {
+    packages: ['h3@1', 'listhen@1'],
+    source: `import { createApp, defineEventHandler, toNodeListener } from 'h3'
+import { listen } from 'listhen'
+const app = createApp()
+app.use(defineEventHandler(async (e) => { if (e.path === '/slow') await new Promise((r) => setTimeout(r, 200)); return 'ok ' + process.pid }))
+await listen(toNodeListener(app), { port: Number(process.env.PORT), hostname: '127.0.0.1', showURL: false })`
+  },
+  hapi: {
+    packages: ['@hapi/hapi@21'],
+    source: `import Hapi from '@hapi/hapi'
+const server = Hapi.server({ port: Number(process.env.PORT), host: '127.0.0.1' })
+server.route([{ method: 'GET', path: '/', handler: () => 'ok ' + process.pid },
+  { method: 'GET', path: '/slow', handler: async () => { await new Promise((r) => setTimeout(r, 200)); return 'slow' } }])
+await server.start()`
+  },
+  'get-port': {
+    packages: ['get-port@7'],
+    source: `import getPort from 'get-port'
+import { createServer } from 'node:http'
+const port = await getPort({ port: Number(process.env.PORT) })
+createServer((q, r) => r.end('ok ' + process.pid)).listen(port)`
+  },
+  'detect-port': {
+    packages: ['detect-port@2'],
+    source: `import { detect } from 'detect-port'
+import { createServer } from 'node:http'
+const port = await detect(Number(process.env.PORT))
+createServer((q, r) => r.end('ok ' + process.pid)).listen(port)`
+  },
+  portfinder: {
+    packages: ['portfinder@1'],
+    source: `import portfinder from 'portfinder'
+import { createServer } from 'node:http'
+const port = await portfinder.getPortPromise({ port: Number(process.env.PORT), host: '127.0.0.1' })
+createServer((q, r) => r.end('ok ' + process.pid)).listen(port, '127.0.0.1')`
+  },
+  'http-server': {
+    packages: ['http-server@14'],
+    module: 'node_modules/http-server/bin/http-server',
+    args: (port) => ['.', '-p', String(port), '-a', '127.0.0.1', '-s']
+  },
+  'json-server': {
+    packages: ['json-server@0.17'],
+    source: `import jsonServer from 'json-server'
+const server = jsonServer.create()
+server.get('/', (q, r) => r.send('ok ' + process.pid))
+server.use(jsonServer.router({ posts: [] }))
+server.listen(process.env.PORT)`
+  },
+  ws: {
+    packages: ['ws@8'],
+    client: webSockets,
+    source: `import { WebSocketServer } from 'ws'
+const server = new WebSocketServer({ port: Number(process.env.PORT) })
+server.on('connection', (socket) => socket.on('message', (text) => socket.send('ok ' + process.pid + ' ' + text)))`
+  },
+  'socket.io': {
+    packages: ['socket.io@4', 'socket.io-client@4'],
+    client: socketIo,
+    source: `import { Server } from 'socket.io'
+const io = new Server(Number(process.env.PORT), { transports: ['websocket'] })
+io.on('connection', (socket) => socket.on('ask', (text, answer) => answer('ok ' + process.pid)))`
+  },
+  'grpc-js': {
+    packages: ['@grpc/grpc-js@1'],
+    client: grpc,
+    source: `import grpc from '@grpc/grpc-js'
+const as = (value) => value
+const server = new grpc.Server()
+server.addService({ ask: { path: '/test/ask', requestStream: false, responseStream: false, requestSerialize: as, requestDeserialize: as, responseSerialize: as, responseDeserialize: as } },
+  { ask: (call, done) => setTimeout(() => done(null, Buffer.from('ok ' + process.pid)), 20) })
+server.bindAsync('127.0.0.1:' + process.env.PORT, grpc.ServerCredentials.createInsecure(), (error) => { if (error) throw error })`
+  }
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    reloads: { type: 'string', default: '5' },
+    restarts: { type: 'string', default: '10' },
+    handoff: { type: 'string', multiple: true, default: ['connection', 'listener'] },
+    mode: { type: 'string', multiple: true, default: ['keep', 'close'] }
+  }
+})
+const chosen = positionals.length > 0 ? positionals.filter((name) => name !== 'restarts') : Object.keys(programs)
+const folder = join(root, 'node_modules', '.fdpass', 'servers')
+const requireThere = createRequire(join(folder, 'x.js'))
+
+/** Installs what the programs need, unless it is there. */
+function install() {
+  mkdirSync(join(folder, 'node_modules'), { recursive: true })
+  const packages = [...new Set(Object.values(programs).flatMap(({ packages: all = [] }) => all))]
+  const stamp = join(folder, 'installed')
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === packages.join(' ')) return
+  writeFileSync(join(folder, 'package.json'), '{ "type": "module", "private": true }')
+  execFileSync('npm', ['install', '--no-audit', '--no-fund', '--silent', ...packages], {
+    cwd: folder,
+    stdio: 'inherit'
+  })
+  writeFileSync(stamp, packages.join(' '))
+}
+
+/** What the clients of one run have seen. */
+class Record {
+  answers = 0
+  pids = new Set()
+  failures = new Map()
+  done = false
+
+  answer(text) {
+    this.answers++
+    const [, pid] = /^ok (\d+)/.exec(text) ?? []
+    if (pid !== undefined) this.pids.add(pid)
+  }
+
+  fail(error) {
+    const key = error.code ?? error.message
+    this.failures.set(key, (this.failures.get(key) ?? 0) + 1)
+  }
+
+  get failed() {
+    return [...this.failures.values()].reduce((sum, count) => sum + count, 0)
+  }
+}
+
+function request(port, path, agent) {
+  return new Promise((resolve, reject) => {
+    const asking = http.get({ host: '127.0.0.1', port, path, agent }, (response) => {
+      let text = ''
+      response.setEncoding('utf8').on('data', (data) => (text += data))
+      response.on('error', reject).on('end', () => {
+        if (response.statusCode < 400) resolve(text)
+        else reject(new Error(`status ${response.statusCode}`))
+      })
+    })
+    asking.on('error', reject)
+  })
+}
+
+/** Fifty HTTP clients, each of which asks again when it has its answer; five of them for what takes 200 ms. */
+async function httpClients(port, record, keepAlive, slow) {
+  const clients = Array.from({ length: 50 }, async (_, index) => {
+    const agent = new http.Agent({ keepAlive, maxSockets: 1 })
+    while (!record.done) {
+      const path = slow && index < 5 ? '/slow' : '/'
+      await request(port, path, agent).then(
+        (text) => record.answer(text),
+        (error) => record.fail(error)
+      )
+    }
+    agent.destroy()
+  })
+  await Promise.all(clients)
+}
+
+/** Twenty WebSocket clients, which ask, and connect again after the close frame 1001 (going away). */
+async function webSockets(port, record) {
+  const { WebSocket } = requireThere('ws')
+  const clients = Array.from({ length: 20 }, async () => {
+    while (!record.done) {
+      const socket = new WebSocket(`ws://127.0.0.1:${port}`)
+      let code
+      const closed = new Promise((resolve) => socket.on('close', (number) => resolve((code = number))))
+      socket.on('error', (error) => record.fail(error))
+      socket.on('message', (text) => {
+        record.answer(String(text))
+        if (record.done) socket.close()
+        else setTimeout(() => socket.readyState === 1 && socket.send('x'), 5)
+      })
+      socket.on('open', () => socket.send('x'))
+      await closed
+      if (!record.done && code !== 1001) record.fail(new Error(`close ${code}`))
+    }
+  })
+  await Promise.all(clients)
+}
+
+/** Twenty socket.io clients, which reconnect by themselves, and ask again what was not answered. */
+async function socketIo(port, record) {
+  const { io } = requireThere('socket.io-client')
+  const clients = Array.from({ length: 20 }, async () => {
+    const socket = io(`http://127.0.0.1:${port}`, { transports: ['websocket'], reconnectionDelay: 10, forceNew: true })
+    socket.on('connect_error', (error) => record.fail(error))
+    while (!record.done) {
+      await socket
+        .timeout(10_000)
+        .emitWithAck('ask', 'x')
+        .then(
+          (text) => record.answer(text),
+          (error) => {
+            if (socket.active === false) record.fail(error)
+          }
+        )
+      await sleep(5)
+    }
+    socket.close()
+  })
+  await Promise.all(clients)
+}
+
+/** gRPC's serializer of bytes. */
+const as = (value) => value
+
+/** Twenty gRPC clients over one connection each: GOAWAY moves them to another one, and no call fails. */
+async function grpc(port, record) {
+  const { Client, credentials } = requireThere('@grpc/grpc-js')
+  const clients = Array.from({ length: 20 }, async () => {
+    const client = new Client(`127.0.0.1:${port}`, credentials.createInsecure(), {
+      'grpc.use_local_subchannel_pool': 1
+    })
+    while (!record.done) {
+      await new Promise((resolve) =>
+        client.makeUnaryRequest('/test/ask', as, as, Buffer.from('x'), (error, answer) => {
+          if (error) record.fail(Object.assign(error, { code: `grpc ${error.code}` }))
+          else record.answer(String(answer))
+          resolve()
+        })
+      )
+    }
+    client.close()
+  })
+  await Promise.all(clients)
+}
+
+/** Runs a program with reloads under load; returns what is wrong. */
+async function run(name, handoff, mode) {
+  const { superserve } = await import('fdpass/superserver')
+  const { source, module = `${name}.mjs`, args = () => [], client } = programs[name]
+  if (source !== undefined) writeFileSync(join(folder, module), source)
+  const probe = http.createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const { port } = probe.address()
+  probe.close()
+  await once(probe, 'close')
+  const server = await superserve({
+    listen: `tcp:127.0.0.1:${port}`,
+    module: join(folder, module),
+    args: args(port),
+    cwd: folder,
+    preload: true,
+    handoff,
+    workers: 2,
+    execArgv: ['--no-deprecation'],
+    signals: false,
+    drainTimeout: 20_000
+  })
+  const exits = []
+  server.on('exit', (event) => exits.push(event))
+  const record = new Record()
+  const started = performance.now()
+  const asking =
+    client === undefined ? httpClients(port, record, mode === 'keep', source?.includes('slow')) : client(port, record)
+  const reloads = Number(values.reloads)
+  for (let i = 0; i < reloads; i++) {
+    await untilMoved(record)
+    await server.reload()
+  }
+  await untilMoved(record)
+  record.done = true
+  await asking
+  await server.close()
+  const { lost } = server.stats()
+  const killed = exits.filter(({ signal }) => signal === 'SIGKILL').length
+  const expected = 2 * (reloads + 1)
+  const hasPids = record.pids.size > 0
+  const problems = [
+    ...(record.failed > 0 ? [`${record.failed} requests failed: ${JSON.stringify([...record.failures])}`] : []),
+    ...(lost > 0 ? [`${lost} lost`] : []),
+    ...(killed > 0 ? [`${killed} workers killed`] : []),
+    ...(exits.length === expected ? [] : [`${exits.length} workers ended, not ${expected}`]),
+    ...(hasPids && record.pids.size > expected ? [`${record.pids.size} processes answered`] : [])
+  ]
+  const seconds = ((performance.now() - started) / 1000).toFixed(1)
+  const what = `${name} ${handoff} ${client === undefined ? mode : 'stays connected'}`
+  console.log(
+    `${problems.length === 0 ? 'ok' : 'not ok'} ${what}: ${record.answers} answers of ${record.pids.size || '?'} processes, ${problems.join('; ') || 'none failed'} (${seconds} s)`
+  )
+  return problems.length === 0
+}
+
+/** Restarts a program in a way, under load; returns whether no request has failed. */
+async function restart(name, way, mode) {
+  const path = join(folder, `${name}.mjs`)
+  writeFileSync(path, programs[name].source)
+  const { bindListener } = await import('fdpass')
+  const listener = await bindListener({ port: 0, host: '127.0.0.1' })
+  const probe = await listener.duplicate().toServer()
+  const { port } = probe.address()
+  probe.close()
+  const start = { takeover: startSuccessor, activation: startActivated }[way]
+  if (way === 'takeover') listener.closeSync()
+  const record = new Record()
+  let current = await start(path, port, listener)
+  const asking = httpClients(port, record, mode === 'keep', true)
+  const codes = []
+  for (let i = 0; i < Number(values.restarts); i++) {
+    await untilMoved(record)
+    const before = current
+    if (way === 'activation') before.kill('SIGTERM')
+    const ended = once(before, 'exit')
+    if (way === 'activation') await ended
+    current = await start(path, port, listener)
+    codes.push((await ended).join())
+  }
+  await untilMoved(record)
+  record.done = true
+  await asking
+  current.kill('SIGTERM')
+  await once(current, 'exit')
+  listener.closeSync()
+  const isRight = record.failed === 0
+  const failures = isRight ? 'none failed' : `${record.failed} requests failed: ${JSON.stringify([...record.failures])}`
+  console.log(
+    `${isRight ? 'ok' : 'not ok'} ${name} ${way} ${mode}: ${record.answers} answers, ${failures}; processes ended with ${[...new Set(codes)].join(' ')}`
+  )
+  return isRight
+}
+
+/** Starts `fdpass serve --takeover`, which replaces the one that serves; resolves when its workers are ready. */
+async function startSuccessor(path, port) {
+  const cli = join(root, 'dist', 'lib', 'cli', 'main.js')
+  const options = [
+    '--takeover',
+    join(folder, `takeover-${port}.sock`),
+    '--listen',
+    `tcp:127.0.0.1:${port}`,
+    '--workers',
+    '2'
+  ]
+  const child = spawn(process.execPath, [cli, 'serve', ...options, '--', path], { stdio: ['ignore', 'ignore', 'pipe'] })
+  let text = ''
+  for await (const part of child.stderr.setEncoding('utf8')) {
+    text += part
+    if (text.match(/is ready\n/g)?.length === 2) break
+  }
+  return child
+}
+
+/** Starts a program as a service manager with socket activation does. */
+async function startActivated(path, port, listener) {
+  const script = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+  const args = ['-c', script, 'sh', process.execPath, '--import', 'fdpass/listen', path]
+  return spawn('sh', args, {
+    cwd: folder,
+    env: { ...process.env, PORT: port },
+    stdio: ['ignore', 'ignore', 'inherit', listener.fd]
+  })
+}
+
+/** Waits until the clients have had some answers more. */
+async function untilMoved(record) {
+  const target = record.answers + 200
+  while (record.answers < target && record.failed < 1000) await sleep(10)
+}
+
+const setUp = spawn(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: ['ignore', 2, 2] })
+if ((await once(setUp, 'exit'))[0] !== 0) process.exit(1)
+install()
+if (!existsSync(join(folder, 'node_modules', 'fdpass'))) symlinkSync(root, join(folder, 'node_modules', 'fdpass'))
+let [passed, failed] = [0, 0]
+for (const name of chosen) {
+  const modes = programs[name].client === undefined ? values.mode : ['keep']
+  for (const handoff of values.handoff) {
+    for (const mode of modes) {
+      const isRight = await run(name, handoff, mode).catch((error) => {
+        console.log(`not ok ${name} ${handoff} ${mode}: ${error.message}`)
+        return false
+      })
+      if (isRight) passed++
+      else failed++
+    }
+  }
+}
+if (positionals.length === 0 || positionals.includes('restarts')) {
+  for (const way of ['takeover', 'activation']) {
+    for (const mode of values.mode) {
+      const isRight = await restart('express', way, mode).catch((error) => {
+        console.log(`not ok express ${way} ${mode}: ${error.message}`)
+        return false
+      })
+      if (isRight) passed++
+      else failed++
+    }
+  }
+}
+console.log(`${passed} passed, ${failed} failed`)
+process.exit(failed === 0 ? 0 : 1)
