@@ -13,7 +13,8 @@ if (address === undefined || folder === undefined) {
 const server = await listen(address, { mode: 0o666 })
 const service = serveBroker(server, {
   roots: [folder],
-  allow: (request, { uid }) =>
+  allow: (request, { uid, unknownUid }) =>
+    unknownUid !== true &&
     uid === NOBODY &&
     request.operation === 'open' &&
     request.kind === 'file' &&

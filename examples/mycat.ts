@@ -4,20 +4,19 @@ import { once } from 'node:events'
 import { createReadStream } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { getSystemErrorMap } from 'node:util'
-import { UnixSocket, recvFd, socketpair } from 'fdpass'
+import { recvFd, socketpair } from 'fdpass'
 
 const openfile = fileURLToPath(import.meta.url).replace(/mycat(?=\.\w+$)/, 'openfile')
 
 /** Returns the file, opened by openfile; rejects with openfile's error. */
 async function open(path: string): Promise<NodeJS.ReadableStream> {
   const [socket, theirs] = socketpair()
-  const number = theirs.release()
-  spawn(process.execPath, [openfile, '3', path], { stdio: ['inherit', 'inherit', 'inherit', number] })
-  UnixSocket.from(number).close()
+  spawn(process.execPath, [openfile, '3', path], { stdio: ['inherit', 'inherit', 'inherit', theirs.fd] })
+  theirs.close()
   const received = await recvFd(socket)
   socket.close()
   if (received?.fd) return createReadStream('', { fd: received.fd.release(), highWaterMark: 262_144 })
-  throw Object.assign(new Error('openfile ended'), { errno: received ? Number(Buffer.from(received.data)) : 0 })
+  throw Object.assign(new Error('openfile ended'), { errno: received ? Number(received.data) : 0 })
 }
 
 function reportError(about: string, { errno, message }: NodeJS.ErrnoException): void {

@@ -14,7 +14,7 @@ const show = ({ pid, uid, gid, groups }: Credentials) =>
 async function read(connection: UnixSocket): Promise<void> {
   console.log(`connected: ${show(connection.peer())}`)
   for await (const { data, credentials } of connection) {
-    console.log(`sent by ${show(credentials!)}: ${Buffer.from(data).toString().trim()}`)
+    console.log(`sent by ${show(credentials!)}: ${data.toString().trim()}`)
   }
   connection.close()
 }
