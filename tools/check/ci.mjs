@@ -64,6 +64,13 @@ function countsOfAva(output) {
   return [sum(output, /^ *(\d+) tests? passed$/gm), sum(output, /^ *(\d+) tests? failed$/gm)]
 }
 
+/** Returns the lines of a suite's output that report failures, each with what follows it, at most 60 lines in all. */
+function reportsOfFailures(output) {
+  const lines = output.split('\n')
+  const failed = lines.flatMap((line, at) => (/^(not ok|FAILED)\b|^\s*(✘|✖)|: FAILED, /.test(line) ? [at] : []))
+  return failed.flatMap((at) => lines.slice(at, at + 12)).slice(0, 60)
+}
+
 /** Runs a command with its output shown, and ends it after a time in milliseconds. */
 function run([command, ...args], timeout) {
   const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'], detached: true })
@@ -95,6 +102,7 @@ const end = performance.now() + (TOTAL * 60 - Number(values.elapsed)) * 1000
 let passed = 0
 let failed = 0
 const times = []
+const reports = []
 for (const [name, { minutes, missing = () => undefined, command, counts }] of Object.entries(parts)) {
   if (positionals.length > 0 && name !== 'setup' && !positionals.includes(name)) continue
   const started = performance.now()
@@ -109,10 +117,11 @@ for (const [name, { minutes, missing = () => undefined, command, counts }] of Ob
   passed += partPassed
   // A part that ends badly without a failed test has failed as a whole.
   failed += code !== 0 && partFailed === 0 ? 1 : partFailed
+  if (code !== 0) reports.push(`# what failed in ${name}:`, ...reportsOfFailures(output))
   const seconds = Math.round((performance.now() - started) / 1000)
   times.push(`# ${name}: ${partPassed} passed, ${partFailed} failed, ${signal ?? `exit ${code}`}, ${seconds} s`)
   if (name === 'setup' && code !== 0) break
 }
-for (const line of times) console.log(line)
+for (const line of [...reports, ...times]) console.log(line)
 console.log(`${passed} passed, ${failed} failed`)
 process.exit(failed === 0 && passed > 0 ? 0 : 1)
