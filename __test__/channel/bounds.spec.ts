@@ -114,6 +114,40 @@ for (const [what, kind, messages] of [
   })
 }
 
+test('what the peer may send can be less than what this side sends, by bytes and descriptors [S273]', async (t) => {
+  const options = { maxBytes: 1000, maxFds: 4, maxReceivedBytes: 10, maxReceivedFds: 1 }
+  for (const [lies, fds] of [
+    [{ length: 11 }, []],
+    [{ fds: 2 }, [0, 0]]
+  ] as const) {
+    const [channel, bare] = openBare(t, options)
+    await channel.send(new Uint8Array(1000), [0, 0, 0, 0])
+    const sent = (await receiveFrame(bare))!
+    t.deepEqual([sent.data.length, sent.fds.length], [1000, 4])
+    for (const fd of sent.fds) fd.close()
+    await bare.send(frame(MESSAGE, 'ten bytes.', { fds: 1 }), { fds: [0] })
+    const message = (await channel.receive())!
+    t.is(message.fds.length, 1)
+    message.close()
+    await bare.send(frame(MESSAGE, '', lies), { fds })
+    t.is(((await channel.closed) as NodeJS.ErrnoException).code, 'EMSGSIZE')
+  }
+})
+
+test.serial('a side that takes requests only is ended by a message, and keeps nothing of it [S273]', async (t) => {
+  const before = countFds()
+  const [channel, bare] = openBare(t, { messages: false })
+  channel.onRequest((request) => ({ value: request.value }))
+  await bare.send(frame(REQUEST, '1', { id: 7, format: 1 }))
+  t.is((await receiveFrame(bare))!.id, 7)
+  await bare.send(frame(MESSAGE, '', { fds: 2 }), { fds: [0, 0] })
+  t.is(((await channel.closed) as NodeJS.ErrnoException).code, 'EPROTO')
+  t.is((await receiveFrame(bare))!.kind, CLOSE)
+  t.is(await receiveFrame(bare), null)
+  bare.close()
+  t.is(countFds(), before)
+})
+
 const crowds: Record<string, [options: ChannelOptions, bytes: number, fds: number, handled: number]> = {
   number: [{ maxPending: 3 }, 1, 0, 3],
   bytes: [{ maxRequestBytes: 100 }, 40, 0, 2],

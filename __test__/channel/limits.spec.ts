@@ -277,11 +277,21 @@ test('each option of a channel is checked, and leaves the socket as it was', asy
   const refuses = (options: unknown, code: string) =>
     t.throws(() => new Channel(a, options as ChannelOptions), { code }, inspect(options))
   for (const options of notOptions) refuses(options, TYPE)
-  for (const name of ['maxBytes', 'maxFds', 'maxPending', 'maxRequestBytes', 'maxRequestFds']) {
+  for (const name of [
+    'maxBytes',
+    'maxFds',
+    'maxReceivedBytes',
+    'maxReceivedFds',
+    'maxPending',
+    'maxRequestBytes',
+    'maxRequestFds'
+  ]) {
     for (const value of notNumbers) refuses({ [name]: value }, TYPE)
     for (const value of [...notIntegers, -1, 2 ** 31]) refuses({ [name]: value }, RANGE)
   }
   refuses({ maxFds: 4049 }, RANGE)
+  refuses({ maxReceivedFds: 4049 }, RANGE)
+  for (const messages of [null, 0, 'false', {}]) refuses({ messages }, TYPE)
   refuses({ maxPending: 0 }, RANGE)
   for (const name of ['encode', 'decode']) for (const value of [null, 5, 'x', {}]) refuses({ [name]: value }, TYPE)
   await a.send('still a socket')

@@ -96,11 +96,28 @@ for (const [what, value] of Object.entries(questions)) {
     const path = newPath()
     const old = await begin(t, { path })
     const channel = new Channel(await connect(path))
-    await t.throwsAsync(channel.request(value, [0]), { code: 'EPROTO' })
+    await t.throwsAsync(channel.request(value), { code: 'EPROTO' })
     channel.close()
     const next = await begin(t, { path })
     await old.superseded
     t.is(next.predecessor!.pid, process.pid)
+  })
+}
+
+for (const [what, send] of Object.entries({
+  'a request of more than 1 MiB': (channel: Channel) => channel.request(new Uint8Array(1024 * 1024 + 1)),
+  'a request with descriptors': (channel: Channel) => channel.request({ ask: 'state' }, [0]),
+  'a message': (channel: Channel) => channel.send('hello').then(() => channel.receive())
+})) {
+  test(`${what} ends a successor's turn, and the old process serves on [S273]`, async (t) => {
+    const path = newPath()
+    const old = await begin(t, { path })
+    const channel = new Channel(await connect(path))
+    await t.throwsAsync(send(channel), { code: what === 'a message' ? 'EPROTO' : 'EMSGSIZE' })
+    const next = await begin(t, { path })
+    await old.superseded
+    t.is(next.predecessor!.pid, process.pid)
+    channel.close()
   })
 }
 

@@ -8,7 +8,7 @@ import {
   invalidValue
 } from '../base/internal.ts'
 import { Channel } from '../channel/index.ts'
-import { closeAtMessage, refuse } from '../channel/internal.ts'
+import { refuse } from '../channel/internal.ts'
 import { type ServiceConnection, ServiceConnections, serveConnections, tooManyConnections } from '../socket/internal.ts'
 import { UnixServer, type UnixSocket } from '../socket/index.ts'
 import { RequestHandler } from './request-handler.ts'
@@ -67,12 +67,16 @@ export class BrokerService implements Disposable {
     try {
       connection = this.#connections.admit(socket.peer(), () => socket.close())
       if (connection === undefined) return refuse(socket, tooManyConnections())
-      const channel = new Channel(socket, { maxBytes: MAX_MESSAGE_BYTES, maxFds: 1, maxPending: MAX_PENDING_REQUESTS })
+      const channel = new Channel(socket, {
+        maxBytes: MAX_MESSAGE_BYTES,
+        maxFds: 1,
+        messages: false,
+        maxPending: MAX_PENDING_REQUESTS
+      })
       this.#channels.add(channel)
       void this.#untilClosed(channel, connection)
       const admitted = connection
       this.#handler.serve(channel, (signal) => this.#connections.noteRequest(admitted, signal))
-      void closeAtMessage(channel)
     } catch {
       if (connection !== undefined) this.#connections.remove(connection)
       socket.close() // the client has already disconnected

@@ -1,7 +1,7 @@
 import { type Abortable, signalOf } from '../base/abort.ts'
 import { Iteration, end } from '../base/async-iterator.ts'
 import { invalidType, invalidValue } from '../base/errors.ts'
-import { MAX_INT, integer, optionsOf } from '../base/validate.ts'
+import { MAX_INT, boolean, integer, optionsOf } from '../base/validate.ts'
 import type { FdSource } from '../descriptor/fd-source.ts'
 import { openReactor } from '../event-loop/reactor.ts'
 import { MAX_CHANNEL_FDS } from '../native/codes.ts'
@@ -9,7 +9,7 @@ import { socketNotEmpty } from '../socket/errors.ts'
 import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
 import { Codec } from './codec.ts'
 import { ChannelConnection } from './connection.ts'
-import type { Shape } from './inbox.ts'
+import type { ChannelLimits, Shape } from './inbox.ts'
 import type { RequestHandler } from './incoming-requests.ts'
 import type { ChannelMessage, ChannelRequest } from './message.ts'
 
@@ -22,6 +22,16 @@ export interface ChannelOptions<T = unknown> {
   maxBytes?: number | undefined
   /** The maximum number of descriptors of a message, in either direction (default 1,024, at most 4,048). */
   maxFds?: number | undefined
+  /** The maximum number of bytes of a message of the peer, where the peer may send less than this side (default `maxBytes`). */
+  maxReceivedBytes?: number | undefined
+  /** The maximum number of descriptors of a message of the peer (default `maxFds`). */
+  maxReceivedFds?: number | undefined
+  /**
+   * Whether the peer may send messages, as opposed to requests and answers (default true). If false, a message ends the channel with
+   * `EPROTO`. For a side that calls neither `receive` nor the iterator: messages that are not received end the receiving once
+   * `maxPending` of them, or the limits of one message, are held, and the end of the peer behind them is not noticed.
+   */
+  messages?: boolean | undefined
   /**
    * The maximum number of pending messages, of pending requests, and of the peer's requests that are handled at a time (default
    * 65,536 of each). Further calls of `send` or `request` reject with ERR_TOO_MANY_PENDING. Further requests of the peer stay
@@ -29,14 +39,14 @@ export interface ChannelOptions<T = unknown> {
    */
   maxPending?: number | undefined
   /**
-   * The maximum number of bytes of the peer's requests that are handled at a time, together (default 16 MiB, or `maxBytes` if
-   * that is more). Another request is read when it arrives, and handled once there is room for it; later ones stay in the
+   * The maximum number of bytes of the peer's requests that are handled at a time, together (default 16 MiB, or `maxReceivedBytes`
+   * if that is more). Another request is read when it arrives, and handled once there is room for it; later ones stay in the
    * socket. Bytes are counted as they arrive: a value that was decoded from JSON can take 30 times as much memory.
    */
   maxRequestBytes?: number | undefined
   /**
-   * The maximum number of descriptors of the peer's requests that are handled at a time, together (default 1,024, or `maxFds` if
-   * that is more). As `maxRequestBytes`.
+   * The maximum number of descriptors of the peer's requests that are handled at a time, together (default 1,024, or
+   * `maxReceivedFds` if that is more). As `maxRequestBytes`.
    */
   maxRequestFds?: number | undefined
   /**
@@ -107,7 +117,8 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
    * Creates a channel over a socket.
    *
    * @param socket a connected stream socket without pending operations, which the channel owns from now on
-   * @param options `maxBytes`, `maxFds`, `maxPending`, `maxRequestBytes`, `maxRequestFds`, `encode`, `decode`
+   * @param options `maxBytes`, `maxFds`, `maxReceivedBytes`, `maxReceivedFds`, `messages`, `maxPending`, `maxRequestBytes`,
+   *   `maxRequestFds`, `encode`, `decode`
    * @throws ERR_INVALID_ARG_VALUE for a socket of another type or with pending operations; ERR_SOCKET_NOT_EMPTY if it holds
    *   messages that an iteration received ahead; ERR_INVALID_STATE if another channel owns it; ERR_SOCKET_CLOSED;
    *   ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE
@@ -117,6 +128,9 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
     const {
       maxBytes = DEFAULT_MAX_BYTES,
       maxFds = DEFAULT_MAX_FDS,
+      maxReceivedBytes = maxBytes,
+      maxReceivedFds = maxFds,
+      messages = true,
       maxPending = DEFAULT_MAX_PENDING,
       maxRequestBytes,
       maxRequestFds,
@@ -125,15 +139,20 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
     } = optionsOf(options) ?? {}
     integer('options.maxBytes', maxBytes, 0, MAX_INT)
     integer('options.maxFds', maxFds, 0, MAX_CHANNEL_FDS)
+    integer('options.maxReceivedBytes', maxReceivedBytes, 0, MAX_INT)
+    integer('options.maxReceivedFds', maxReceivedFds, 0, MAX_CHANNEL_FDS)
+    boolean('options.messages', messages)
     integer('options.maxPending', maxPending, 1, MAX_INT)
     if (maxRequestBytes !== undefined) integer('options.maxRequestBytes', maxRequestBytes, 0, MAX_INT)
     if (maxRequestFds !== undefined) integer('options.maxRequestFds', maxRequestFds, 0, MAX_INT)
     const limits = {
-      maxBytes,
       maxFds,
+      maxReceivedBytes,
+      maxReceivedFds,
+      messages,
       maxPending,
-      maxRequestBytes: maxRequestBytes ?? Math.max(DEFAULT_MAX_BYTES, maxBytes),
-      maxRequestFds: maxRequestFds ?? Math.max(DEFAULT_MAX_FDS, maxFds)
+      maxRequestBytes: maxRequestBytes ?? Math.max(DEFAULT_MAX_BYTES, maxReceivedBytes),
+      maxRequestFds: maxRequestFds ?? Math.max(DEFAULT_MAX_FDS, maxReceivedFds)
     }
     const codec = new Codec(encode, decode, maxBytes)
     const endpoint = endpointOf('socket', socket)
@@ -278,7 +297,15 @@ export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, A
   }
 }
 
-const NOTHING = { maxBytes: 0, maxFds: 0, maxPending: 1, maxRequestBytes: 0, maxRequestFds: 0 }
+const NOTHING: ChannelLimits = {
+  maxFds: 0,
+  maxReceivedBytes: 0,
+  maxReceivedFds: 0,
+  messages: false,
+  maxPending: 1,
+  maxRequestBytes: 0,
+  maxRequestFds: 0
+}
 
 /**
  * Refuses a connection whose peer expects a channel: sends it the reason, as the close of a channel, and closes the socket.
@@ -291,15 +318,4 @@ export function refuse(socket: UnixSocket, reason: Error): void {
   } finally {
     socket.close()
   }
-}
-
-/**
- * Closes a channel, whose peer may send requests and answers only, at the first message. Messages that are not received would end the
- * receiving, and the end of the peer would never be noticed.
- */
-export async function closeAtMessage(channel: Channel): Promise<void> {
-  const message = await channel.receive().catch(() => null)
-  if (message === null) return
-  message.close()
-  channel.close()
 }

@@ -1,4 +1,5 @@
 import { constants } from 'node:os'
+import { protocolError } from '../base/errors.ts'
 import { takeFds } from '../descriptor/descriptor.ts'
 import { chargeTick } from '../event-loop/tick-budget.ts'
 import { native } from '../native/binding.ts'
@@ -27,6 +28,7 @@ export class ChannelConnection implements Framing, FrameConsumer {
   readonly #endpoint: Endpoint
   readonly #codec: Codec
   readonly #maxPending: number
+  readonly #takesMessages: boolean
   readonly #writer: FrameWriter
   readonly #reader: FrameReader
   readonly #inbox: Inbox
@@ -43,11 +45,12 @@ export class ChannelConnection implements Framing, FrameConsumer {
   #resolveClosing!: (error: Error | null) => void
 
   constructor(endpoint: Endpoint, limits: ChannelLimits, codec: Codec) {
-    const { maxBytes, maxFds, maxPending } = limits
+    const { maxFds, maxReceivedBytes, maxReceivedFds, maxPending, messages } = limits
     this.#endpoint = endpoint
     this.#codec = codec
     this.#maxPending = maxPending
-    this.#reader = new FrameReader(endpoint, this, maxBytes, maxFds)
+    this.#takesMessages = messages
+    this.#reader = new FrameReader(endpoint, this, maxReceivedBytes, maxReceivedFds)
     this.#writer = new FrameWriter(endpoint, codec, maxFds, {
       failed: (code) => this.#sendFailed(code),
       closed: () => (this.#end === null ? systemError(BROKEN_PIPE, 'sendmsg') : this.#closedError())
@@ -179,7 +182,10 @@ export class ChannelConnection implements Framing, FrameConsumer {
 
   consume(frame: ReceivedFrame): void {
     const { kind, id } = frame
-    if (kind === MESSAGE || kind === REQUEST) {
+    if (kind === MESSAGE && !this.#takesMessages) {
+      closeFds(takeFds(frame.fds))
+      this.refuse(protocolError('the peer sent a message to a side that takes requests only'))
+    } else if (kind === MESSAGE || kind === REQUEST) {
       this.#accept(frame, this.#codec.decode(frame))
     } else if (kind === RESPONSE && this.#outgoing.has(id)) {
       this.#outgoing.settle(id, this.#codec.decode(frame))

@@ -4,12 +4,15 @@ import { rejection } from '../base/errors.ts'
 import { Waiter, Waiters, settle } from '../base/waiters.ts'
 import { type ChannelMessage, type Received, closeReceived } from './message.ts'
 
-/** The limits of a channel, in either direction. */
+/** The limits of a channel, other than that of `encode`. */
 export interface ChannelLimits {
-  /** The maximum number of bytes of an encoded message. */
-  readonly maxBytes: number
-  /** The maximum number of descriptors of a message. */
+  /** The maximum number of descriptors of a message to send. */
   readonly maxFds: number
+  /** The maximum number of bytes, and of descriptors, of the peer's message. */
+  readonly maxReceivedBytes: number
+  readonly maxReceivedFds: number
+  /** Whether the peer may send messages that are no requests. */
+  readonly messages: boolean
   /** The maximum number of pending operations of each kind. */
   readonly maxPending: number
   /** The maximum number of bytes, and of descriptors, of the peer's requests that are handled at a time. */
@@ -80,12 +83,12 @@ export class Inbox {
 
   /** The maximum number of bytes of the next message. */
   get roomForBytes(): number {
-    return this.isEmpty ? MAX_INT : this.#limits.maxBytes - this.#heldBytes
+    return this.isEmpty ? MAX_INT : this.#limits.maxReceivedBytes - this.#heldBytes
   }
 
   /** The maximum number of descriptors of the next message. */
   get roomForFds(): number {
-    return this.isEmpty ? MAX_INT : this.#limits.maxFds - this.#heldFds
+    return this.isEmpty ? MAX_INT : this.#limits.maxReceivedFds - this.#heldFds
   }
 
   /** Holds no further message until one was taken, because the next one does not fit. */

@@ -16,7 +16,7 @@ import {
 import { Channel, type ChannelReply, type ChannelRequest } from '../channel/index.ts'
 import type { Credentials, UnixServer, UnixSocket } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
-import { closeAtMessage, refuse } from '../channel/internal.ts'
+import { refuse } from '../channel/internal.ts'
 import {
   type ServiceConnection,
   ServiceConnections,
@@ -39,7 +39,12 @@ import type { StoreEntry } from './store.ts'
 /** The maximum number of requests of one client that are handled concurrently. Further requests stay in its socket. */
 const MAX_PENDING_REQUESTS = 16
 
-const LIMITS = { maxBytes: MAX_BYTES, maxFds: MAX_ENTRY_FDS, maxPending: MAX_PENDING_REQUESTS } as const
+const LIMITS = {
+  maxBytes: MAX_BYTES,
+  maxFds: MAX_ENTRY_FDS,
+  messages: false,
+  maxPending: MAX_PENDING_REQUESTS
+} as const
 
 /** The time that clients have to move to a successor before their connections are closed, in milliseconds. */
 const MIGRATION_TIMEOUT_MS = 1000
@@ -170,7 +175,6 @@ export class StoreService implements Disposable {
         throw answerOf(error)
       }
     })
-    void closeAtMessage(channel)
     await channel.closed
     this.#channels.delete(channel)
     channel.close()

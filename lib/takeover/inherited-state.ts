@@ -9,7 +9,7 @@ import { yieldToLoop } from '../event-loop/internal.ts'
 import type { UnixSocket, UnixServer } from '../socket/index.ts'
 import { ListeningSocket, type Source, isDatagram, otherService, pathIsLink } from '../socket/internal.ts'
 import { Predecessor } from './predecessor.ts'
-import { LIMITS, type SuccessorRequest, VERSION, isListenersReply, isObject } from './protocol.ts'
+import { SUCCESSOR_LIMITS, type SuccessorRequest, VERSION, isListenersReply, isObject } from './protocol.ts'
 import type { Settings } from './settings.ts'
 
 /** The sockets that a process keeps open for its successor. */
@@ -57,7 +57,7 @@ export class InheritedState {
 
   /** Requests the listeners and the state from the serving process; resolves to null if it exits before it has answered. */
   static async request(socket: UnixSocket, settings: Settings, signal: AbortSignal): Promise<InheritedState | null> {
-    const channel = new Channel(socket, LIMITS)
+    const channel = new Channel(socket, SUCCESSOR_LIMITS)
     try {
       const request: SuccessorRequest = {
         ask: 'listeners',

@@ -4,8 +4,16 @@ import type { FileId } from '../address/internal.ts'
 /** The protocol's version. */
 export const VERSION = 1
 
-/** The limits of its channel, whose replies carry all descriptors at once. */
-export const LIMITS = { maxBytes: 0x7fff_ffff, maxFds: 4048, maxPending: 16 } as const
+/** The limits of a successor's channel. Replies carry all descriptors at once. */
+export const SUCCESSOR_LIMITS = { maxBytes: 0x7fff_ffff, maxFds: 4048, maxPending: 16 } as const
+
+/** The limits of a predecessor's channel: the successor sends requests only, whose names of listeners are the longest part. */
+export const PREDECESSOR_LIMITS = {
+  ...SUCCESSOR_LIMITS,
+  maxReceivedBytes: 1024 * 1024,
+  maxReceivedFds: 0,
+  messages: false
+} as const
 
 /** The requests of a successor, in this order. */
 export type SuccessorRequest =

@@ -3,14 +3,14 @@ import { clearTimeout, setTimeout } from 'node:timers'
 import { type FileId, claimFile, disownFile } from '../address/internal.ts'
 import { bytesOf, invalidReturn, protocolError, invalidState } from '../base/internal.ts'
 import { Channel, type ChannelReply, type ChannelRequest } from '../channel/index.ts'
-import { closeAtMessage, serializeError } from '../channel/internal.ts'
+import { serializeError } from '../channel/internal.ts'
 import { borrow, wrapFd } from '../descriptor/internal.ts'
 import { type Credentials, type UnixSocket, socketpair } from '../socket/index.ts'
 import { type ListeningSocket, otherService, takeSocketFd } from '../socket/internal.ts'
 import type { HandoverSockets } from './inherited-state.ts'
 import {
   type Cancellation,
-  LIMITS,
+  PREDECESSOR_LIMITS,
   type ListenersReply,
   type SuccessorRequest,
   VERSION,
@@ -52,12 +52,11 @@ export class TakeoverAttempt {
     this.#settings = settings
     this.#credentials = credentials
     this.outcome = new Promise((resolve) => (this.#settle = resolve))
-    this.#channel = new Channel(socket, LIMITS).unref().onRequest((request) => this.#answer(request))
+    this.#channel = new Channel(socket, PREDECESSOR_LIMITS).unref().onRequest((request) => this.#answer(request))
     this.#timer = setTimeout(() => this.#cancel(settings.timeout), settings.timeout).unref()
     const silence = Math.min(settings.timeout, SILENCE_MS)
     this.#silence = setTimeout(() => this.#cancel(silence), silence).unref()
     void this.#untilClosed()
-    void closeAtMessage(this.#channel)
   }
 
   /** Ends the attempt because this process stops serving. The other process keeps what it has received. */
