@@ -14,7 +14,7 @@
  */
 export { type SystemError, isSupported } from './lib/native/index.ts'
 export type { Abortable, ArgumentError, Bytes } from './lib/base/index.ts'
-export type { Address } from './lib/address/index.ts'
+export type { Address, SocketFileOptions } from './lib/address/index.ts'
 export {
   type BytesOptions,
   Descriptor,

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { closeSync, existsSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
-import { connect, listen, sendFd, socketpair } from 'fdpass'
+import { bind, bindListener, connect, listen, sendFd, socketpair } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { newFolder, statusFlags } from '../helpers/descriptors.ts'
 import { finish, fixturePath, startFixture, startPython } from '../helpers/processes.ts'
@@ -26,6 +26,11 @@ function besides(path: string): string[] {
   return readdirSync(join(path, '..'))
 }
 
+function ownersOf(path: string): number[] {
+  const { uid, gid } = statSync(path)
+  return [uid, gid]
+}
+
 /** Leaves a socket's file without a listener. */
 async function leaveStale(path: string): Promise<void> {
   const server = await listen(path)
@@ -43,6 +48,52 @@ test('the file has the mode that was asked for, or what the umask leaves [F3] [S
   const server = await listen(path)
   t.is(statSync(path).mode & 0o7777, 0o777 & ~process.umask())
   server.close()
+})
+
+onlyIf(process.getuid?.() === 0, 'needs root')(
+  'the file has the owner and the group that were asked for',
+  async (t) => {
+    const own = [process.getuid!(), process.getgid!()] as const
+    for (const [options, ...expected] of [
+      [{ owner: 'nobody' }, 65_534, own[1]],
+      [{ owner: 12_345, group: 23_456, mode: 0o600 }, 12_345, 23_456],
+      [{ group: 'daemon' }, own[0], 1],
+      [{}, ...own]
+    ] as const) {
+      const [served, bound, lent] = [newPath(), newPath(), newPath()]
+      using listener = bindListener({ path: lent, ...options })
+      const [server, receiver] = [await listen(served, options), bind(bound, options)]
+      for (const path of [served, bound, lent]) t.deepEqual(ownersOf(path), expected, JSON.stringify(options))
+      t.is(listener.kind, 'unix-listener')
+      server.close()
+      receiver.close()
+    }
+  }
+)
+
+onlyIf(process.getuid?.() !== 0, 'needs a user other than root')('only root gives a file away', async (t) => {
+  const path = newPath()
+  const refused = { code: 'EPERM', syscall: 'chown', message: new RegExp(path) }
+  await t.throwsAsync(listen(path, { owner: 0 }), refused)
+  t.throws(() => bind(path, { owner: 0 }), refused)
+  t.throws(() => bindListener({ path, owner: 0 }), refused)
+  t.deepEqual(besides(path), [])
+})
+
+test('an owner or a group is known, and of a path [F3]', async (t) => {
+  const path = newPath()
+  const refused = (options: object, code: string) => {
+    t.throws(() => bind(path, options), { code }, JSON.stringify(options))
+    t.throws(() => bindListener({ path, ...options }), { code }, JSON.stringify(options))
+    return t.throwsAsync(listen(path, options), { code }, JSON.stringify(options))
+  }
+  for (const name of ['owner', 'group']) {
+    for (const value of [null, true, {}, []]) await refused({ [name]: value }, 'ERR_INVALID_ARG_TYPE')
+    for (const value of ['', 'no such name', 'with\0nul']) await refused({ [name]: value }, 'ERR_INVALID_ARG_VALUE')
+    for (const value of [-1, 1.5, 2 ** 32 - 1]) await refused({ [name]: value }, 'ERR_OUT_OF_RANGE')
+    t.throws(() => bind(null, { [name]: 0 }), { code: 'ERR_INVALID_ARG_VALUE', message: /has no file/ })
+  }
+  t.deepEqual(besides(path), [])
 })
 
 test('a stale file is replaced, and nothing is left beside it [F3]', async (t) => {

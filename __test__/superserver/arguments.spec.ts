@@ -59,6 +59,11 @@ const common: readonly Case[] = [
   ['listen', `unix:/${'x'.repeat(200)}`, 'ENAMETOOLONG'],
   ...integers('umask', 0, 0o777),
   ...integers('socketMode', 0, 0o777),
+  ...['socketOwner', 'socketGroup'].flatMap((name) => [
+    ...each(name, [null, true, {}, []], TYPE),
+    ...each(name, ['', 'no such name', 'with\0nul'], VALUE),
+    ...each(name, [-1, 1.5, 2 ** 32 - 1], RANGE)
+  ]),
   ...integers('backlog', 0, MOST),
   ...integers('drainTimeout', 0, MOST),
   ...each('user', [null, true, {}, []], TYPE),

@@ -204,6 +204,16 @@ test('the file of a Unix domain socket has its mode and goes with the superserve
   t.false(existsSync(path))
 })
 
+onlyIf(process.getuid?.() === 0, 'needs root')(
+  'the file of a Unix domain socket has the given owner and group',
+  async (t) => {
+    const path = newPath()
+    const listen = [`unix:${path}`, ...(isLinux ? [`unix:\0${path}`] : [])]
+    await begin(t, { ...sceneOf('lines'), listen, socketOwner: 'nobody', socketGroup: 1 })
+    t.like(statSync(path), { uid: 65_534, gid: 1 })
+  }
+)
+
 test('a descriptor that listens stays its owner’s, and accepts when the superserver has gone', async (t) => {
   using listener = bindListener({ host: '127.0.0.1', port: 0 })
   const server = await begin(t, { ...sceneOf('lines'), listen: listener })

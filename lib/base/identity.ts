@@ -42,6 +42,12 @@ function userOf(argument: string, user: unknown, groupArgument: string, hasGroup
   throw invalidValue(argument, `${reason}. Received ${shown(user)}`)
 }
 
+/** Returns the id of the user that an argument names. */
+export function uidOf(argument: string, user: unknown): number {
+  if (typeof user === 'number') return integer(argument, user, 0, MAX_ID)
+  return userOf(argument, user, '', false).uid
+}
+
 /** Returns the id of the group that an argument names. */
 export function groupOf(argument: string, group: unknown): number {
   if (typeof group === 'number') return integer(argument, group, 0, MAX_ID)

@@ -28,7 +28,7 @@ export {
   shown
 } from './errors.ts'
 export { type InspectionArguments, inspected, inspection, stateOf, uncloneable } from './inspection.ts'
-export { type Identity, groupOf, identityOf, loginVariables } from './identity.ts'
+export { type Identity, groupOf, identityOf, loginVariables, uidOf } from './identity.ts'
 export { ByteBuffer } from './byte-buffer.ts'
 export { Queue } from './queue.ts'
 export { RestartBackoff } from './backoff.ts'

@@ -20,8 +20,8 @@ export async function serveWithTakeover(
   { path, service, sources }: TakeoverService,
   signal: AbortSignal
 ): Promise<Serving> {
-  const { backlog, socketMode: mode } = service
-  const listen = Object.fromEntries(sources.map((source, place) => [place, { source, backlog, mode }]))
+  const { backlog, socketMode: mode, socketOwner: owner, socketGroup: group } = service
+  const listen = Object.fromEntries(sources.map((source, place) => [place, { source, backlog, mode, owner, group }]))
   const place = await takeover({ path, listen, signal })
   const listeners = Object.values(place.listeners)
   try {

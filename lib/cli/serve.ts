@@ -93,6 +93,10 @@ export function define(command: CliCommand): void {
       ])
     )
     .option(
+      '--reuse-port',
+      'With --handoff listener: give each worker a listener of its own on the TCP port, over which the kernel distributes connections (Linux).'
+    )
+    .option(
       '--no-preload',
       'Do not import fdpass/listen before a module: it receives its connections with fdpass/superserver.'
     )
@@ -137,6 +141,8 @@ export function define(command: CliCommand): void {
     )
     .option('--backlog <N>', 'Let at most N connections wait to be accepted (default: 511).', integerFrom(0))
     .option('--socket-mode <MODE>', "Set the permissions of a Unix socket's file, such as 660.", parseOctal)
+    .option('--socket-owner <NAME>', "Set the owner of a Unix socket's file, a name or a uid.", parseIdentity)
+    .option('--socket-group <NAME>', "Set the group of a Unix socket's file, a name or a gid.", parseIdentity)
     .addExitCodes({ 126: 'The program is not executable.', 127: 'The program was not found.' })
     .addExample(
       `

@@ -7,7 +7,7 @@ import { invalidValue } from '../base/errors.ts'
 import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import { bindAddress, disownFile, modeOf } from '../address/socket-file.ts'
+import { type SocketFileOptions, bindAddress, disownFile, fileAccessOf } from '../address/socket-file.ts'
 import { makeSocket } from './new-socket.ts'
 
 interface Backlog {
@@ -30,11 +30,9 @@ export interface TcpListenerOptions extends Backlog {
 }
 
 /** Options of {@link bindListener} for a Unix domain stream socket. */
-export interface UnixListenerOptions extends Backlog {
+export interface UnixListenerOptions extends Backlog, SocketFileOptions {
   /** A path, or an abstract address. */
   path: Address
-  /** The permissions of the socket's file, such as 0o600 (default: 0o777 minus the umask). */
-  mode?: number | undefined
   /** Not with a path. */
   port?: never
   /** Not with a path. */
@@ -48,10 +46,10 @@ export interface UnixListenerOptions extends Backlog {
  * The file of a path is created, and a stale one replaced, as by {@link listen}. Closing the descriptor does not remove the file, because
  * another process may have the socket.
  *
- * @param options `port`, `host`, `ipv6Only`, `reusePort`; or `path`, `mode`; and `backlog`
+ * @param options `port`, `host`, `ipv6Only`, `reusePort`; or `path`, `mode`, `owner`, `group`; and `backlog`
  * @returns the listening socket, which the caller owns
  * @throws `EADDRINUSE` if the address is in use, or while another process replaces the file; `EACCES` if this user may not use the port or
- *   the directory; `EADDRNOTAVAIL` for an address of another machine; `ENOENT` (no such directory); `ENAMETOOLONG`; `EMFILE`;
+ *   the directory; `EPERM` for an `owner` or `group` that this user may not choose; `EADDRNOTAVAIL` for an address of another machine; `ENOENT` (no such directory); `ENAMETOOLONG`; `EMFILE`;
  *   ERR_UNSUPPORTED_PLATFORM
  */
 export function bindListener(options: TcpListenerOptions): Descriptor
@@ -83,12 +81,12 @@ function tcpListener(options: TcpListenerOptions, backlog: number): number {
 /** What bind(2) and socket(2) say of IPv6 where there is none. */
 const noIpv6 = new Set<number>([constants.errno.EAFNOSUPPORT, constants.errno.EADDRNOTAVAIL])
 
-function unixListener({ path, mode }: UnixListenerOptions, backlog: number): number {
+function unixListener({ path, ...file }: UnixListenerOptions, backlog: number): number {
   const name = addressOf('options.path', path, 'bind')
-  const permissions = modeOf(mode, name)
+  const access = fileAccessOf(file, name)
   const fd = makeSocket('stream')
   try {
-    bindAddress(fd, name, permissions)
+    bindAddress(fd, name, access)
     const code = native.listen(fd, backlog, true)
     if (code < 0) throw systemError(code, 'listen', path)
     disownFile(fd)

@@ -30,7 +30,7 @@ export type Source = { readonly name: string } & ListenerChoices &
 
 /** The options of a listener, as far as they apply to its kind. */
 type ListenerChoices = Pick<TcpListenerOptions, 'backlog' | 'ipv6Only' | 'reusePort'> &
-  Pick<UnixListenerOptions, 'mode'>
+  Pick<UnixListenerOptions, 'mode' | 'owner' | 'group'>
 
 type ListenerOptions = ListenerChoices & {
   readonly source?: unknown

@@ -1,6 +1,6 @@
 import { lookup } from 'node:dns/promises'
 import { type AddressInfo, isIP } from 'node:net'
-import { bindAddressWithRetry } from '../address/socket-file.ts'
+import { type SocketFileOptions, bindAddressWithRetry, fileAccessOf } from '../address/socket-file.ts'
 import { addressOf } from '../address/socket-address.ts'
 import { backlogOf } from '../base/validate.ts'
 import { type Descriptor, takeFd, wrapFd } from '../descriptor/descriptor.ts'
@@ -32,8 +32,8 @@ export class ListeningSocket {
   }
 
   /** Opens a source. The descriptor of a `'descriptor'` source is duplicated. */
-  static async open(source: Source, backlog?: number, mode?: number): Promise<ListeningSocket> {
-    return new ListeningSocket(source.name, await openSource(source, backlog, mode))
+  static async open(source: Source, backlog?: number, file: SocketFileOptions = {}): Promise<ListeningSocket> {
+    return new ListeningSocket(source.name, await openSource(source, backlog, file))
   }
 
   /** Takes ownership of a descriptor that another process has opened from the source of this name. */
@@ -54,12 +54,16 @@ export class ListeningSocket {
   }
 }
 
-async function openSource(source: Source, backlog: number | undefined, mode: number | undefined): Promise<number> {
+async function openSource(source: Source, backlog: number | undefined, file: SocketFileOptions): Promise<number> {
   switch (source.kind) {
     case 'descriptor':
       return duplicateOf(sourceFd(source.descriptor))
     case 'unix':
-      return openUnix(source.path, source.backlog ?? backlog, source.mode ?? mode)
+      return openUnix(source.path, source.backlog ?? backlog, {
+        mode: source.mode ?? file.mode,
+        owner: source.owner ?? file.owner,
+        group: source.group ?? file.group
+      })
     case 'udp': {
       const host = (await hostOf(source.host)) ?? '::'
       let fd = native.udpSocket(host, source.port)
@@ -88,11 +92,12 @@ async function hostOf(host: string | undefined): Promise<string | undefined> {
   return host === undefined || isIP(host) !== 0 ? host : (await lookup(host)).address
 }
 
-async function openUnix(path: string, backlog: number | undefined, mode: number | undefined): Promise<number> {
+async function openUnix(path: string, backlog: number | undefined, file: SocketFileOptions): Promise<number> {
   const fd = makeSocket('stream')
   try {
+    const name = addressOf('path', path, 'bind')
     const isFile = !path.startsWith('\0')
-    await bindAddressWithRetry(fd, addressOf('path', path, 'bind'), isFile ? mode : undefined)
+    await bindAddressWithRetry(fd, name, isFile ? fileAccessOf(file, name) : {})
     const code = native.listen(fd, backlogOf(backlog), true)
     if (code < 0) throw systemError(code, 'listen', path)
     return fd

@@ -11,7 +11,7 @@ import { native } from '../native/binding.ts'
 import { retry } from '../base/backoff.ts'
 import { invalidValue } from '../base/errors.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import { bindAddress, modeOf } from '../address/socket-file.ts'
+import { type SocketFileOptions, bindAddress, fileAccessOf } from '../address/socket-file.ts'
 import { type UnixSocket, openSocket } from './unix-socket.ts'
 import { enableAncillary, makeSocket, socketTypeOf } from './new-socket.ts'
 
@@ -61,10 +61,7 @@ export async function connect(address: Address, options?: ConnectOptions): Promi
 }
 
 /** Options of {@link bind}. */
-export interface BindOptions extends AncillaryOptions {
-  /** The permissions of the socket's file, such as 0o600 (default: 0o777 minus the umask). */
-  mode?: number | undefined
-}
+export interface BindOptions extends AncillaryOptions, SocketFileOptions {}
 
 /**
  * Creates a datagram socket with an address: bind(2).
@@ -74,19 +71,19 @@ export interface BindOptions extends AncillaryOptions {
  *
  * @param address the address; null for an abstract address of the kernel's choice on Linux (see `localAddress`), and for no address
  *   elsewhere
- * @param options `mode`; `credentials`, `pidfd`: ancillary data of each received message
+ * @param options `mode`, `owner`, `group`; `credentials`, `pidfd`: ancillary data of each received message
  * @returns the socket, which the caller owns
  * @throws `EADDRINUSE` if another socket is bound to the path, if the file is no socket, or while another process replaces it;
- *   `ENOENT` (no such directory), `EACCES`, `EROFS`; `ENAMETOOLONG`; `EMFILE`; `ENOPROTOOPT` for an option that the kernel lacks;
+ *   `ENOENT` (no such directory), `EACCES`, `EROFS`; `EPERM` for an `owner` or `group` that this user may not choose; `ENAMETOOLONG`; `EMFILE`; `ENOPROTOOPT` for an option that the kernel lacks;
  *   ERR_UNSUPPORTED_PLATFORM
  */
 export function bind(address: Address | null, options?: BindOptions): UnixSocket {
   openReactor()
   const name = address === null ? null : addressOf('address', address, 'bind')
-  const mode = modeOf(optionsOf(options)?.mode, name)
+  const access = fileAccessOf(optionsOf(options) ?? {}, name)
   const fd = makeSocket('dgram', ancillaryOf(options))
   try {
-    bindAddress(fd, name, mode)
+    bindAddress(fd, name, access)
   } catch (error) {
     closeFds([fd])
     throw error

@@ -15,7 +15,7 @@ import { type AcceptShape, type Allow, Acceptor } from './acceptor.ts'
 import { ConnectionCounter, connectionLimitsOf } from './connection-limits.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import { bindAddressWithRetry, modeOf } from '../address/socket-file.ts'
+import { type SocketFileOptions, bindAddressWithRetry, fileAccessOf } from '../address/socket-file.ts'
 import { type UnixSocket, openSocket } from './unix-socket.ts'
 import { makeSocket } from './new-socket.ts'
 import { closeUnused } from '../descriptor/leak-detector.ts'
@@ -23,11 +23,9 @@ import { closeUnused } from '../descriptor/leak-detector.ts'
 const constructorKey = Symbol('constructorKey')
 
 /** Options of {@link listen}. */
-export interface ListenOptions extends AncillaryOptions {
+export interface ListenOptions extends AncillaryOptions, SocketFileOptions {
   /** The type of the connections: `'stream'` (default) or `'seqpacket'`. */
   type?: 'stream' | 'seqpacket' | undefined
-  /** The permissions of the socket's file, such as 0o600 (default: 0o777 minus the umask). */
-  mode?: number | undefined
   /** The maximum number of connections that wait to be accepted (default 511); the kernel lowers it to its own limit. */
   backlog?: number | undefined
   /**
@@ -259,22 +257,22 @@ const unused = new FinalizationRegistry<Acceptor>((listener) => {
  * (`PATH.fdpass-lock`), which is removed afterwards. Closing the server removes the file.
  *
  * @param address a path, or an abstract address, which has no permissions: every process may connect
- * @param options `type`, `mode`, `backlog`, `descriptors`, `allow`, `maxConnections`, `maxConnectionsPerUser`; `credentials`, `pidfd`: ancillary data of each message that a
+ * @param options `type`, `mode`, `owner`, `group`, `backlog`, `descriptors`, `allow`, `maxConnections`, `maxConnectionsPerUser`; `credentials`, `pidfd`: ancillary data of each message that a
  *   connection receives, from its first byte on
  * @returns resolves to the server, which the caller owns
  *
  *   Rejects with `EADDRINUSE` if another socket is bound to the address, or the file is no socket; `ENOENT` (no such directory),
- *   `EACCES`, `EROFS`; `ENAMETOOLONG`; `EMFILE`; `EPROTONOSUPPORT` for seqpacket on macOS; `ENOPROTOOPT` for an
+ *   `EACCES`, `EROFS`; `EPERM` for an `owner` or `group` that this user may not choose; `ENAMETOOLONG`; `EMFILE`; `EPROTONOSUPPORT` for seqpacket on macOS; `ENOPROTOOPT` for an
  *   option that the kernel lacks; ERR_UNSUPPORTED_PLATFORM
  */
 export async function listen(address: Address, options?: ListenOptions): Promise<UnixServer> {
   openReactor()
   const name = addressOf('address', address, 'bind')
-  const { type = 'stream', backlog, descriptors = true, allow, mode } = optionsOf(options) ?? {}
+  const { type = 'stream', backlog, descriptors = true, allow } = optionsOf(options) ?? {}
   if (!['stream', 'seqpacket'].includes(type)) {
     throw invalidValue('options.type', "must be 'stream' or 'seqpacket'; bind() makes datagram sockets")
   }
-  const permissions = modeOf(mode, name)
+  const access = fileAccessOf(options ?? {}, name)
   const waiting = backlogOf(backlog)
   boolean('options.descriptors', descriptors)
   if (allow !== undefined && typeof allow !== 'function') throw invalidType('options.allow', 'of type function', allow)
@@ -282,7 +280,7 @@ export async function listen(address: Address, options?: ListenOptions): Promise
   const isLimited = limits.maxConnections < Infinity || limits.maxConnectionsPerUser < Infinity
   const fd = makeSocket(type, ancillaryOf(options))
   try {
-    await bindAddressWithRetry(fd, name, permissions)
+    await bindAddressWithRetry(fd, name, access)
     const code = native.listen(fd, waiting, descriptors)
     if (code < 0) throw systemError(code, 'listen', address)
     const bound = localAddressOf(fd) ?? address

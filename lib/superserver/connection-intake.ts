@@ -52,7 +52,7 @@ export class ConnectionIntake<T> {
         this.#finishIfDone()
       }
     })
-    this.channel.sendReady()
+    this.channel.sendReady(true)
   }
 
   /** Stops or resumes receiving and accepting. Connections wait in the superserver, or in the accept queue. */

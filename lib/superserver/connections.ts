@@ -132,9 +132,10 @@ export function listeners(): AsyncIterableIterator<WorkerListener, undefined> {
     const queue = new AsyncQueue<WorkerListener>()
     const channel = openWorkerChannel({
       take: ({ name, fd }) => queue.push({ name, fd: wrapFd(fd) }),
+      serves: () => false,
       end: () => queue.end()
     })
-    channel.sendReady()
+    channel.sendReady(false)
     listened = queue
   }
   return listened.iterate()

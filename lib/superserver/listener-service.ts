@@ -1,28 +1,45 @@
 import { Channel } from '../channel/index.ts'
 import { protocolError } from '../base/internal.ts'
 import { native } from '../native/internal.ts'
-import { openSocket } from '../socket/internal.ts'
+import { type ListeningSocket, openSocket } from '../socket/internal.ts'
 import { WorkerGroup } from './worker-group.ts'
 import type { Events } from './events.ts'
+import { type AcceptingWorker, ReusePort } from './reuse-port.ts'
 import { Service } from './service.ts'
 import { type SuperserverStats, countersOf } from './stats.ts'
 import type { Settings } from './settings.ts'
 import type { Worker, WorkerTransport } from './worker.ts'
-import { noteOf } from './worker-note.ts'
+import { type WorkerNote, noteOf } from './worker-note.ts'
 
 /** A service whose workers receive the listeners and accept connections themselves. */
 export class ListenerService extends Service {
   readonly #workerGroup: WorkerGroup
+  /** The sockets of the workers, with `reusePort`. */
+  readonly #reusePort: ReusePort | undefined
+  readonly #accepting = new Map<Worker, AcceptingWorker>()
   /** Sends the listeners to workers that were started before `accept`; undefined after `accept`. */
   #deferred: (() => void)[] | undefined = []
 
   constructor(settings: Settings, events: Events) {
     super(settings, events)
+    this.#reusePort = settings.reusePort ? new ReusePort() : undefined
+    const { ready, exited, ...others } = this.workerEvents
     this.#workerGroup = new WorkerGroup(
       settings,
       (channel, worker) => this.#connect(channel, worker),
       this.passedSockets,
-      this.workerEvents
+      {
+        ...others,
+        ready: (worker) => {
+          this.#update(worker)
+          ready(worker)
+        },
+        exited: (worker, status) => {
+          this.#update(worker)
+          this.#accepting.delete(worker)
+          exited(worker, status)
+        }
+      }
     )
   }
 
@@ -34,9 +51,12 @@ export class ListenerService extends Service {
       for (const { name } of worker.settings.sources) {
         const listening = this.listening.get(name)
         if (listening === undefined) continue // closed in the meantime
-        channel.send(Buffer.from(name), [listening.fd]).catch(() => {}) // the worker has exited, which its group handles
+        for (const { fd } of this.#reusePort?.socketsFor(worker, name) ?? [listening]) {
+          channel.send(Buffer.from(name), [fd]).catch(() => {}) // the worker has exited, which its group handles
+        }
       }
     }
+    this.#accepting.set(worker, { worker, channel, takesConnections: false })
     if (this.#deferred === undefined) send()
     else this.#deferred.push(send)
     void this.#receive(channel, worker)
@@ -56,19 +76,35 @@ export class ListenerService extends Service {
       for await (using message of channel) {
         if (message.fds.length > 0) throw protocolError('a worker sent descriptors')
         if (message.value === undefined || message.value instanceof Uint8Array) worker.markReady()
-        else this.#workerGroup.note(worker, noteOf(message.value))
+        else this.#note(worker, noteOf(message.value))
       }
     } catch {
       worker.kill()
     }
   }
 
-  protected startWorkers(): Promise<void> {
-    return this.#workerGroup.start()
+  #note(worker: Worker, note: WorkerNote): void {
+    const accepting = this.#accepting.get(worker)
+    if (accepting !== undefined && note.connections === true) {
+      accepting.takesConnections = true
+      if (worker.phase !== 'starting') this.#update(worker)
+    }
+    this.#workerGroup.note(worker, note)
   }
 
-  protected apply(settings: Settings): Promise<void> {
-    return this.#workerGroup.replace(settings)
+  #update(worker: Worker): void {
+    const accepting = this.#accepting.get(worker)
+    if (accepting !== undefined) this.#reusePort?.update(accepting)
+  }
+
+  protected async startWorkers(): Promise<void> {
+    await this.#reusePort?.open(this.settings, this.listening)
+    await this.#workerGroup.start()
+  }
+
+  protected async apply(settings: Settings): Promise<void> {
+    await this.#reusePort?.open(settings, this.listening)
+    await this.#workerGroup.replace(settings)
   }
 
   protected shutDown(): Promise<void> {
@@ -86,7 +122,10 @@ export class ListenerService extends Service {
   }
 
   protected startAccepting(): void {}
-  protected stopAccepting(): void {}
+
+  protected stopAccepting({ name }: ListeningSocket): void {
+    this.#reusePort?.close(name)
+  }
 
   stats(): SuperserverStats {
     const workers = [...this.#workerGroup.all].map(({ child, phase }) => {

@@ -47,6 +47,13 @@ export interface ServiceOptions {
    *   lost if it dies, and no limit on connections applies
    */
   handoff?: 'connection' | 'listener' | undefined
+  /**
+   * For `handoff: 'listener'`: open a listener for each worker on the same TCP port, and have the kernel distribute connections over
+   * them, by a hash of their addresses (default false; Linux). A connection wakes one worker only, and workers share no queue. The superserver
+   * keeps these listeners, so the replacement of a worker has the queue of the one before; while a worker is missing, the others
+   * get its connections. Two services or programs of one user can have a port together: the kernel does not refuse a second one.
+   */
+  reusePort?: boolean | undefined
   /** The number of workers (default: `os.availableParallelism()`). */
   workers?: number | undefined
   /** The user that processes run as: a name or a uid (default: the user of this process). Only root can choose another user. */
@@ -76,6 +83,10 @@ export interface ServiceOptions {
   backlog?: number | undefined
   /** The permissions of a Unix domain socket's file, such as 0o660 (default: 0o777 without the bits of the umask). */
   socketMode?: number | undefined
+  /** The owner of a Unix domain socket's file, a name or a uid (default: the user of this process). Only root can choose another one. */
+  socketOwner?: string | number | undefined
+  /** The group of a Unix domain socket's file, a name or a gid (default: the group of this process, or of the folder). */
+  socketGroup?: string | number | undefined
   /** The most simultaneous connections (default: no limit but that of the descriptor table). Further connections wait in the accept queue. */
   maxConnections?: number | undefined
   /** The most simultaneous connections of one worker (default: no limit). Further connections wait. */

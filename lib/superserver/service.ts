@@ -1,4 +1,5 @@
-import { raceAbort } from '../base/internal.ts'
+import type { SocketFileOptions } from '../address/index.ts'
+import { invalidValue, raceAbort } from '../base/internal.ts'
 import { ListeningSocket, type Source } from '../socket/internal.ts'
 import type { ExitStatus } from './child.ts'
 import { type WorkerGroupEvents, superserverClosed } from './worker-group.ts'
@@ -31,8 +32,14 @@ export abstract class Service {
     return this.settings.drainTimeout
   }
 
-  /** Whether `reload` can apply these settings; otherwise a new service replaces this one. */
+  /**
+   * Whether `reload` can apply these settings; otherwise a new service replaces this one. Throws for a change of `reusePort`: the kernel
+   * shares no port that a socket without SO_REUSEPORT has, and resets the queues of sockets that are closed.
+   */
   canBecome(settings: Settings): boolean {
+    if (this.settings.reusePort !== settings.reusePort) {
+      throw invalidValue('options.reusePort', 'cannot be changed by a reload: restart the superserver')
+    }
     return this.settings.handoff === settings.handoff
   }
 
@@ -107,12 +114,12 @@ export abstract class Service {
   protected abstract stopAccepting(listening: ListeningSocket): void
 
   /** Opens the sources that are not open yet; returns their names. */
-  async #listen({ sources, backlog, socketMode }: Settings): Promise<readonly string[]> {
+  async #listen({ sources, backlog, socketFile }: Settings): Promise<readonly string[]> {
     const opened: string[] = []
     const isNew = ({ name }: Source) => !this.listening.has(name)
     try {
       for (const source of sources.filter(isNew)) {
-        const listening = await this.#open(source, backlog, socketMode)
+        const listening = await this.#open(source, backlog, socketFile)
         this.listening.set(source.name, listening)
         opened.push(source.name)
       }
@@ -124,9 +131,9 @@ export abstract class Service {
   }
 
   /** Opens one source; rejects as soon as the service is stopped, although looking a name up may take longer. */
-  async #open(source: Source, backlog: number | undefined, mode: number | undefined): Promise<ListeningSocket> {
+  async #open(source: Source, backlog: number | undefined, file: SocketFileOptions): Promise<ListeningSocket> {
     const { signal } = this.#stopping
-    const opening = ListeningSocket.open(source, backlog, mode)
+    const opening = ListeningSocket.open(source, backlog, file)
     try {
       const listening = await raceAbort(opening, signal)
       if (!signal.aborted) return listening

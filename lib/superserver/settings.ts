@@ -1,5 +1,16 @@
 import { availableParallelism } from 'node:os'
-import { MAX_INT, integer, invalidType, invalidValue, shown, withCode } from '../base/internal.ts'
+import type { SocketFileOptions } from '../address/index.ts'
+import {
+  MAX_INT,
+  boolean,
+  groupOf,
+  integer,
+  invalidType,
+  invalidValue,
+  shown,
+  uidOf,
+  withCode
+} from '../base/internal.ts'
 import { type Source, isDatagram, sourceOf } from '../socket/internal.ts'
 import { type OptionPath, type ServiceProgram, programOf } from './program.ts'
 import type { ServiceOptions } from './service-options.ts'
@@ -13,10 +24,11 @@ export interface Settings {
   readonly name: string
   readonly sources: readonly Source[]
   readonly handoff: Handoff
+  readonly reusePort: boolean
   readonly program: ServiceProgram
   readonly workers: number
   readonly backlog: number | undefined
-  readonly socketMode: number | undefined
+  readonly socketFile: SocketFileOptions
   readonly maxConnections: number
   readonly maxPerWorker: number
   readonly maxPerClient: number
@@ -49,6 +61,7 @@ const known: Readonly<Record<keyof ServiceOptions, readonly Handoff[]>> = {
   command: every,
   mode: every,
   handoff: every,
+  reusePort: ['listener'],
   workers: workerHandoffs,
   user: every,
   group: every,
@@ -60,6 +73,8 @@ const known: Readonly<Record<keyof ServiceOptions, readonly Handoff[]>> = {
   noNewPrivileges: every,
   backlog: every,
   socketMode: every,
+  socketOwner: every,
+  socketGroup: every,
   maxConnections: connections,
   maxPerWorker: ['connection'],
   maxPerClient: connections,
@@ -108,14 +123,20 @@ export function settingsOf(name: string, options: unknown, argument: string, fol
     const reason = "has no connections: datagrams are for mode 'wait', or for workers with handoff 'listener'"
     throw invalidValue(`${at('listen')}[${datagrams}]`, reason)
   }
+  const reusePort = reusePortOf(given.reusePort, sources, at)
   return {
     name,
-    sources,
+    sources: reusePort ? sources.map((source) => ({ ...source, reusePort })) : sources,
     handoff,
+    reusePort,
     program: programOf(given, at, workerHandoffs.includes(handoff), folder),
     workers: count('workers', availableParallelism(), 1, 4096),
     backlog: given.backlog === undefined ? undefined : count('backlog', 0, 0),
-    socketMode: given.socketMode === undefined ? undefined : count('socketMode', 0, 0, 0o777),
+    socketFile: {
+      mode: given.socketMode === undefined ? undefined : count('socketMode', 0, 0, 0o777),
+      owner: given.socketOwner === undefined ? undefined : uidOf(at('socketOwner'), given.socketOwner),
+      group: given.socketGroup === undefined ? undefined : groupOf(at('socketGroup'), given.socketGroup)
+    },
     maxConnections: count('maxConnections', UNLIMITED),
     maxPerWorker: count('maxPerWorker', UNLIMITED),
     maxPerClient: count('maxPerClient', UNLIMITED),
@@ -136,6 +157,22 @@ function memoryOf(maxMemory: unknown, at: OptionPath): number {
   const bytes = integer(at('maxMemory'), maxMemory, 1, Number.MAX_SAFE_INTEGER)
   if (process.platform === 'linux') return bytes
   const text = `maxMemory needs Linux: ${process.platform} has no /proc/PID/status`
+  throw withCode(new Error(text), 'ERR_UNSUPPORTED_PLATFORM')
+}
+
+/** Returns the `reusePort` option. */
+function reusePortOf(given: unknown, sources: readonly Source[], at: OptionPath): boolean {
+  const reusePort = boolean(at('reusePort'), given ?? false)
+  if (!reusePort) return false
+  const other = sources.find(({ kind }) => kind !== 'tcp')
+  if (other !== undefined) {
+    throw invalidValue(
+      at('reusePort'),
+      `is for TCP ports that the superserver opens itself. '${other.name}' is not one`
+    )
+  }
+  if (process.platform === 'linux') return true
+  const text = `reusePort needs Linux, whose SO_REUSEPORT distributes connections: this is ${process.platform}`
   throw withCode(new Error(text), 'ERR_UNSUPPORTED_PLATFORM')
 }
 

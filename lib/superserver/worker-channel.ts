@@ -128,8 +128,13 @@ export class WorkerChannel extends PollHandle {
     native.channelOpen(fd, MOST_BYTES, 1)
   }
 
-  /** Sends the first message, which is empty: it reports that this worker is ready. */
-  sendReady(): void {
+  /**
+   * Sends the first message, which is empty: it reports that this worker is ready.
+   *
+   * @param takesConnections whether this worker takes single connections, also where it is sent listeners
+   */
+  sendReady(takesConnections: boolean): void {
+    if (takesConnections) this.#pushNote({ connections: true })
     native.channelPush(this.fd, MESSAGE, BYTES, 0, 0)
     this.#unsent.push(undefined)
     this.#flush()
@@ -140,10 +145,14 @@ export class WorkerChannel extends PollHandle {
   retire(): void {
     if (this.closed || this.#draining || this.#retires) return
     this.#retires = true
-    native.channelPush(this.fd, MESSAGE, JSON_TEXT, 0, text.write(encodeNote({ retire: true })))
-    this.#unsent.push(undefined)
+    this.#pushNote({ retire: true })
     this.#flush()
     this.update()
+  }
+
+  #pushNote(note: WorkerNote): void {
+    native.channelPush(this.fd, MESSAGE, JSON_TEXT, 0, text.write(encodeNote(note)))
+    this.#unsent.push(undefined)
   }
 
   /** Whether the superserver will send nothing more. */

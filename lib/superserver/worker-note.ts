@@ -4,6 +4,8 @@ export interface WorkerNote {
   readonly retire?: boolean
   /** Why it is not ready yet. */
   readonly waits?: string
+  /** It takes single connections, also with `handoff: 'listener'`. */
+  readonly connections?: boolean
 }
 
 /** The maximum length of `waits`. The native side refuses a note of more than 4,096 bytes. */
@@ -28,9 +30,10 @@ export function decodeNote(json: string): WorkerNote {
 /** Returns the valid fields of a received value. */
 export function noteOf(value: unknown): WorkerNote {
   if (typeof value !== 'object' || value === null) return {}
-  const { retire, waits } = value as Record<string, unknown>
+  const { retire, waits, connections } = value as Record<string, unknown>
   return {
     ...(retire === true && { retire }),
+    ...(connections === true && { connections }),
     ...(typeof waits === 'string' && { waits: waits.slice(0, MAX_TEXT).replaceAll(/[\p{Cc}\p{Cf}]/gu, ' ') })
   }
 }

@@ -1,5 +1,5 @@
 import { resolve } from 'node:path'
-import type { Address } from '../address/index.ts'
+import type { Address, SocketFileOptions } from '../address/index.ts'
 import { addressOf } from '../address/internal.ts'
 import type { Abortable, Bytes } from '../base/index.ts'
 import { boolean, MAX_INT, integer, invalidReturn, invalidType, invalidValue } from '../base/internal.ts'
@@ -16,13 +16,11 @@ export interface TakeoverState {
 }
 
 /** A {@link ListenSource} with the options of its listener, which sockets that are open already ignore. */
-export interface SourceOptions {
+export interface SourceOptions extends SocketFileOptions {
   /** The socket to listen on. */
   source: ListenSource
   /** The maximum number of connections that wait to be accepted. Datagram sockets ignore it. */
   backlog?: number | undefined
-  /** The permissions of the socket's file, such as 0o600. Sockets without a file ignore it. */
-  mode?: number | undefined
   /** Not with a source. */
   path?: never
   /** Not with a source. */

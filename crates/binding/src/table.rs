@@ -234,6 +234,10 @@ impl Table {
     Ok(self.details(number)?.file.take().map(SocketFile::hand_over))
   }
 
+  pub(crate) fn set_file_owner(&mut self, number: RawFd, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+    self.details(number)?.file.as_ref().ok_or(Errno::ENOENT)?.set_owner(uid, gid)
+  }
+
   /// Removes the files of all bound sockets.
   pub(crate) fn remove_files(&mut self) {
     let details = self.entries.iter_mut().flatten().filter_map(|entry| entry.details.as_mut());

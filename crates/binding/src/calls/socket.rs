@@ -150,6 +150,12 @@ impl Environment {
     })
   }
 
+  /// Changes the owner and the group of a bound socket's file. `ENOENT` if the environment does not own a file of this socket.
+  #[napi]
+  pub fn set_file_owner(&self, socket: i32, uid: Option<u32>, gid: Option<u32>) -> i32 {
+    self.number(|state| state.table.set_file_owner(socket, uid, gid).map(|()| 0))
+  }
+
   /// Gives up ownership of a bound socket's file, so that another process which has the socket can claim it. Returns the
   /// file's identity; null if the environment does not own a file of this socket.
   #[napi]

@@ -9,6 +9,11 @@ use nix::errno::Errno;
 use nix::fcntl::{self, OFlag};
 use nix::sys::socket::{self as net, AddressFamily, SockFlag, SockType};
 use nix::sys::stat::Mode;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use nix::{
+  fcntl::AtFlags,
+  unistd::{Gid, Uid, fchownat},
+};
 
 use super::address::Address;
 use super::credentials::is_unknown_user;
@@ -59,6 +64,33 @@ impl SocketFile {
     }
     file.keep();
     Ok(None)
+  }
+
+  /// Changes the owner and the group of the file: `chown(2)`. `None` leaves it. `ENOENT` if the path names another file by now.
+  pub fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> nix::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+      let opened = self.open()?;
+      let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+      restart(|| fchownat(opened.as_fd(), c"", uid, gid, AtFlags::AT_EMPTY_PATH))
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+      if !restart_io(|| fs::symlink_metadata(&self.path)).is_ok_and(|metadata| self.is(&metadata)) {
+        return Err(Errno::ENOENT);
+      }
+      restart_io(|| std::os::unix::fs::lchown(&self.path, uid, gid))
+    }
+  }
+
+  /// Opens the file as a mere reference. Between two calls by path, the path can come to name another file: `ENOENT`.
+  #[cfg(any(target_os = "linux", target_os = "android"))]
+  fn open(&self) -> nix::Result<fs::File> {
+    // std's OpenOptions removes O_PATH from `custom_flags` on musl, whose O_ACCMODE includes it.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = fs::File::from(restart(|| fcntl::open(&self.path, flags, Mode::empty()))?);
+    let metadata = restart_io(|| opened.metadata())?;
+    if self.is(&metadata) { Ok(opened) } else { Err(Errno::ENOENT) }
   }
 
   fn is(&self, metadata: &fs::Metadata) -> bool {
@@ -152,17 +184,10 @@ fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::R
 
 /// Adds the permissions to the file's mode that the umask removed.
 fn widen(file: &SocketFile, mode: u32) -> nix::Result<()> {
-  // By a descriptor: between two calls by path, the path can come to name another file.
   #[cfg(any(target_os = "linux", target_os = "android"))]
   {
-    // std's OpenOptions removes O_PATH from `custom_flags` on musl, whose O_ACCMODE includes it.
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened = fs::File::from(restart(|| fcntl::open(&file.path, flags, Mode::empty()))?);
-    let metadata = restart_io(|| opened.metadata())?;
-    if !file.is(&metadata) {
-      return Err(Errno::EADDRINUSE);
-    }
-    if metadata.mode() & 0o777 != mode {
+    let opened = file.open().map_err(|errno| if errno == Errno::ENOENT { Errno::EADDRINUSE } else { errno })?;
+    if restart_io(|| opened.metadata())?.mode() & 0o777 != mode {
       set_mode(opened.as_fd(), mode)?;
     }
   }
