@@ -29,7 +29,6 @@ export {
 } from './errors.ts'
 export { type InspectionArguments, inspected, inspection, stateOf, uncloneable } from './inspection.ts'
 export { type Identity, groupOf, identityOf, loginVariables, uidOf } from './identity.ts'
-export { ByteBuffer } from './byte-buffer.ts'
-export { Queue } from './queue.ts'
+export { ByteBuffer, Queue } from './queue.ts'
 export { RestartBackoff } from './backoff.ts'
 export { Waiter, Waiters, settle } from './waiters.ts'

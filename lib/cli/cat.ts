@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { Channel, type Descriptor, socketpair } from 'fdpass'
 import type { CliCommand } from './cli-command.ts'
 import { FAILED, reportError } from './errors.ts'
-import { CHUNK_SIZE, copyToStdout, checkIsNotStdout } from './stdout.ts'
+import { CHUNK_SIZE, copyToStdout, checkIsNotStdout } from './output.ts'
 
 export function define(command: CliCommand): void {
   command

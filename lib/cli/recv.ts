@@ -12,7 +12,7 @@ import {
   listenFor,
   connectAllowed
 } from './peers.ts'
-import { formatJson, formatText } from './message-format.ts'
+import { formatJson, formatText } from './output.ts'
 import { integerFrom } from './option-parsers.ts'
 
 interface RecvOptions extends PeerOptions {

@@ -3,7 +3,7 @@ import { delimiter, join } from 'node:path'
 import type { Descriptor, Message } from 'fdpass'
 import { executeProgram } from '../native/internal.ts'
 import { CliError, usageError } from './errors.ts'
-import { decodeUtf8 } from './message-format.ts'
+import { decodeUtf8 } from './output.ts'
 
 // The exit codes that env(1), nohup(1) and shells use.
 const CANNOT_BE_EXECUTED = 126

@@ -13,7 +13,7 @@ import { type InspectionArguments, inspected, inspection, uncloneable } from '..
 import { systemError } from '../native/system-error.ts'
 import { borrow } from './fd-source.ts'
 import { type DescriptorIo, type Position, openIo } from './io.ts'
-import { type Kind, kindOf } from './kind.ts'
+import { type Kind, kindOf, type Seal, addSeals, sealsOf } from './kind.ts'
 import { native } from '../native/binding.ts'
 import { READABLE, WRITABLE } from '../native/codes.ts'
 import { openReactor, setAfterOpen } from '../event-loop/reactor.ts'
@@ -26,7 +26,6 @@ import {
   setRegistration,
   watchForLeak
 } from './leak-detector.ts'
-import { type Seal, addSeals, sealsOf } from './seals.ts'
 import { closeFds, closeFdsLater, duplicateFd } from '../native/owned-fds.ts'
 
 const constructorKey = Symbol('constructorKey')

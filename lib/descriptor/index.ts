@@ -1,6 +1,5 @@
 export type { FdHolder, FdSource } from './fd-source.ts'
 export type { FileStreamOptions } from './casts.ts'
 export { type BytesOptions, Descriptor, type ReadOptions, type WriteOptions } from './descriptor.ts'
-export type { Kind } from './kind.ts'
+export type { Kind, Seal } from './kind.ts'
 export { type EventfdOptions, type MemfdOptions, eventfd, memfd, pipe } from './new-descriptor.ts'
-export type { Seal } from './seals.ts'

@@ -4,7 +4,7 @@ import { invalidType, invalidValue, withCode } from '../base/errors.ts'
 import { systemError } from '../native/system-error.ts'
 import { native } from '../native/binding.ts'
 import { openReactor } from '../event-loop/reactor.ts'
-import type { Seal } from './seals.ts'
+import type { Seal } from './kind.ts'
 
 /** Options of {@link memfd}. */
 export interface MemfdOptions {

@@ -5,9 +5,7 @@ import type { Server, Socket } from 'node:net'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { MAX_INT } from '../base/validate.ts'
 import { headOf, isHttp2Socket } from '../descriptor/node-internals.ts'
-import { closeAfter } from './closing-response.ts'
-import { Http2Closing } from './http2-closing.ts'
-import { WebSockets } from './web-sockets.ts'
+import { closeAfter, Http2Closing, WebSockets } from './closing.ts'
 
 /** The shortest time for which a draining HTTP server keeps idle connections, in milliseconds. */
 const MIN_IDLE_MS = 100

@@ -4,7 +4,7 @@ import { isInGroup, isUser } from '../socket/internal.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { borrow, takeFds } from '../descriptor/internal.ts'
 import { closeFds, native } from '../native/internal.ts'
-import { storeError } from './errors.ts'
+import { storeError } from './protocol.ts'
 import type { Settings } from './settings.ts'
 
 /** The permission to get an entry: a bit of a file mode's digit. */

@@ -29,10 +29,9 @@ import {
 } from '../socket/internal.ts'
 import { borrow } from '../descriptor/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
-import { storeError } from './errors.ts'
+import { storeError, MAX_BYTES, MAX_ENTRY_FDS, MOVED, type StoreRequest } from './protocol.ts'
 import { type Takeover, takeover } from '../takeover/index.ts'
 import { type NewEntry, Entries, type SerializedEntry, expiryOf, WRITE, READ } from './entries.ts'
-import { MAX_BYTES, MAX_ENTRY_FDS, MOVED, type StoreRequest } from './protocol.ts'
 import { type ServeStoreOptions, type Settings, settingsOf } from './settings.ts'
 import type { StoreEntry } from './store.ts'
 

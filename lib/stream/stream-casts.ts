@@ -4,8 +4,13 @@ import { checkCast, wrongKind } from '../descriptor/casts.ts'
 import { Descriptor } from '../descriptor/descriptor.ts'
 import { borrow } from '../descriptor/fd-source.ts'
 import { UnixSocket, endpointOf, moveSocket } from '../socket/unix-socket.ts'
-import { type DescriptorStream, type DescriptorStreamOptions, openDescriptorStream } from './descriptor-stream.ts'
-import { type TerminalStream, openTerminal } from './terminal-stream.ts'
+import {
+  type DescriptorStream,
+  type DescriptorStreamOptions,
+  openDescriptorStream,
+  type TerminalStream,
+  openTerminal
+} from './descriptor-stream.ts'
 import { type UnixStream, type UnixStreamOptions, openStream } from './unix-stream.ts'
 
 declare module '../socket/unix-socket.ts' {

@@ -9,10 +9,9 @@
  * @module fdpass/systemd
  */
 import '../stream/index.ts' // adds the casts to Descriptor and UnixSocket
-export { type BarrierOptions, barrier } from './barrier.ts'
+export { type BarrierOptions, barrier, type ServiceState, notify } from './notify.ts'
 export { type StoreFdsOptions, removeFds, storeFds } from './fd-store.ts'
 export { listenFds } from './listen-fds.ts'
 export type { NotifyOptions } from './message.ts'
-export { type ServiceState, notify } from './notify.ts'
 export { spawnWithListeners } from './spawn-with-listeners.ts'
 export { type KeepWatchdogOptions, keepWatchdog, watchdogInterval } from './watchdog.ts'

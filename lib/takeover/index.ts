@@ -9,7 +9,7 @@
  */
 import '../stream/index.ts' // adds the casts to Descriptor and UnixSocket
 export type { ListenSource } from '../socket/internal.ts'
-export type { ConnectionInfo } from './connection-message.ts'
+export type { ConnectionInfo } from './protocol.ts'
 export { Predecessor, type TakenConnection, type TakenConnectionsOptions } from './predecessor.ts'
 export type { SourceOptions, TakeoverOptions, TakeoverState } from './settings.ts'
 export { Successor, type SuccessorHandOverOptions } from './successor.ts'

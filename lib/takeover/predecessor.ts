@@ -5,7 +5,7 @@ import type { ChannelMessage } from '../channel/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { openReceivedConnection, receiveNextConnection } from '../handover/internal.ts'
 import type { UnixSocket } from '../socket/index.ts'
-import { type ConnectionInfo, parseConnection } from './connection-message.ts'
+import { type ConnectionInfo, parseConnection } from './protocol.ts'
 
 /** A live connection that a predecessor has handed over. */
 export interface TakenConnection extends ConnectionInfo {

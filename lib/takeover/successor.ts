@@ -3,7 +3,7 @@ import type { Abortable, Bytes } from '../base/index.ts'
 import { optionsOf, invalidState } from '../base/internal.ts'
 import { handOver } from '../handover/index.ts'
 import type { Credentials, UnixSocket } from '../socket/index.ts'
-import { connectionMessage } from './connection-message.ts'
+import { connectionMessage } from './protocol.ts'
 
 /** Options of {@link Successor.handOver}. */
 export interface SuccessorHandOverOptions extends Abortable {

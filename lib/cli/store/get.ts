@@ -4,7 +4,7 @@ import type { Store } from 'fdpass/store'
 import type { CliCommand } from '../cli-command.ts'
 import { checkSeparator, findProgram, runProgram } from '../run-program.ts'
 import { CliError } from '../errors.ts'
-import { CHUNK_SIZE, copyToStdout, checkIsNotStdout } from '../stdout.ts'
+import { CHUNK_SIZE, copyToStdout, checkIsNotStdout } from '../output.ts'
 import { type ClientOptions, withStore, defineClient, withEntryName } from './client.ts'
 
 export const summary = 'Print a stored file, or run a program with stored descriptors'
