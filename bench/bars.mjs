@@ -1,6 +1,5 @@
 // What is aimed at, and what a release keeps.
-import { median } from './statistics.mjs'
-import { table } from './table.mjs'
+import { median, table } from './table.mjs'
 
 const C = 'c-blocking'
 

@@ -13,7 +13,7 @@ export const built = (path) => join(folder, path)
 const compile = (name) => run(['cc', '-O2', '-Wall', '-o', built(name), source(`c/${name}.c`)])
 
 const steps = {
-  c: () => Promise.all(['passing', 'load', 'accept', 'clients'].map(compile)),
+  c: () => Promise.all(['passing', 'accept', 'clients'].map(compile)),
   go: () => run(['go', 'build', '-o', built('passing-go'), '.'], { cwd: source('go') }),
   async rust() {
     const target = built('rust')

@@ -12,8 +12,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { writeHeapSnapshot } from 'node:v8'
 import { socketpair } from 'fdpass'
-import { median, slope } from './statistics.mjs'
-import { decimal, integer } from './table.mjs'
+import { median, slope, decimal, integer } from './table.mjs'
 
 const BYTE = Uint8Array.of(120)
 const WINDOW = 64

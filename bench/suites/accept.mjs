@@ -22,7 +22,7 @@ export async function acceptConnections(command, n, cpu, prefix = []) {
   const server = new Conversation([...prefix, ...pinned([...command, path, `${warmUp}`, `${n}`], cpu)])
   try {
     await server.line()
-    const connected = run(pinned([built('clients'), path, 'connect', `${warmUp + n}`], cpu))
+    const connected = run(pinned([built('clients'), 'connect', path, `${warmUp + n}`], cpu))
     const answer = await server.line()
     await connected
     const [seconds, cpuSeconds] = answer.split(' ').map(Number)

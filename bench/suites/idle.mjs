@@ -28,7 +28,7 @@ async function measureSockets(way, count, cpu, messages) {
   try {
     const heapBefore = Number(await server.line())
     const rssBefore = statusOf(server.pid, 'VmRSS')
-    clients = new Conversation(unlimited(pinned([built('clients'), path, 'hold', `${count}`], cpu)))
+    clients = new Conversation(unlimited(pinned([built('clients'), 'hold', path, `${count}`], cpu)))
     const [heap] = await Promise.all([server.line(), clients.line()])
     const heapEach = (Number(heap) - heapBefore) / count
     const rssEach = ((statusOf(server.pid, 'VmRSS') - rssBefore) * 1024) / count

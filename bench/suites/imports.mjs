@@ -2,8 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { bench, built } from '../build.mjs'
 import { pinned } from '../processes.mjs'
-import { median } from '../statistics.mjs'
-import { column, decimal, spread } from '../table.mjs'
+import { median, column, decimal, spread } from '../table.mjs'
 
 const PAIRS = 25
 

@@ -1,5 +1,5 @@
 import { built } from '../build.mjs'
-import { peers } from '../peers.mjs'
+import { peers, superservers } from '../peers.mjs'
 import { Conversation, childrenOf, cpuOf, openDescriptorsOf, pinned, run, runForJson, statusOf } from '../processes.mjs'
 import { column, integer, lost, memory, ratio, spread } from '../table.mjs'
 
@@ -26,12 +26,12 @@ export async function measurePassing(command, workload, n, cpu) {
 }
 
 /** Has a peer hand N connections to its worker: what it costs is looked at from outside. */
-export async function measureConnections(command, n) {
+async function measureConnections(command, n) {
   const parent = new Conversation([...command, 'w4', '0'])
   try {
     const port = await parent.line()
     const load = async (count) => {
-      const output = await run([built('load'), port, `${count}`, `${CONCURRENCY}`])
+      const output = await run([built('clients'), 'load', port, `${count}`, `${CONCURRENCY}`])
       const [seconds, p50, p99, answered] = output.split(' ').map(Number)
       return { seconds, p50, p99, lost: count - answered }
     }
@@ -98,4 +98,36 @@ free, and round trips depend on whether it wakes an idle CPU. CPU is of both end
       }))
     })
   }
+}
+
+/** w4 with what is made for handing connections to a worker. */
+export const superserver = {
+  title: 'A superserver',
+  text: `w4 with what is made for it: connections handed to one worker, which answers with 64 bytes and closes. The CPU of the parent
+alone is what a superserver costs beside its workers; fdpass/superserver also waits for the worker's acknowledgement, so that none is
+lost with a worker that dies.`,
+  baseline: 'c-blocking',
+  needs: {},
+  tools: ['c'],
+  describe: (peer) => superservers[peer].is,
+  workloads: ['w4'],
+
+  columns: () => [
+    column('connections/s', 'perSecond', integer),
+    spread('perSecond'),
+    ratio('perSecond', '× C'),
+    column('p50 µs', 'p50'),
+    column('p99 µs', 'p99'),
+    column("parent's CPU µs each", 'parentCpuEach'),
+    ratio('parentCpuEach', '× C'),
+    lost
+  ],
+
+  cases: () =>
+    Object.entries(superservers).map(([peer, { command }]) => ({
+      workload: 'w4',
+      peer,
+      start: 500,
+      measure: (n) => measureConnections(command, n)
+    }))
 }

@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { UnixSocket, socketpair } from 'fdpass'
-import { quantile } from '../../statistics.mjs'
+import { quantile } from '../../table.mjs'
 import { BYTE, listenOnLoopback } from './ends.mjs'
 
 const TICK = 10
