@@ -16,5 +16,3 @@ pub mod panics;
 pub mod reactor;
 mod services;
 mod table;
-#[cfg(panic = "abort")]
-mod unwinding;
