@@ -1,7 +1,14 @@
 import type { ChildProcess } from 'node:child_process'
 import type { Server as HttpServer } from 'node:http'
-import type { Server, Socket } from 'node:net'
+import type { Server, Socket, AddressInfo } from 'node:net'
+import type { Duplex } from 'node:stream'
 import * as broker from 'fdpass/broker'
+import * as stores from 'fdpass/store'
+import * as takeovers from 'fdpass/takeover'
+import * as systemd from 'fdpass/systemd'
+import * as superserver from 'fdpass/superserver'
+import * as dbus from 'fdpass/dbus'
+import * as usocket from 'fdpass/usocket'
 import type {
   BrokerListenOptions,
   BrokerOffer,
@@ -12,10 +19,8 @@ import type {
   ServiceRequest,
   StartBrokerOptions
 } from 'fdpass/broker'
-import type { Credentials, Descriptor, UnixServer } from 'fdpass'
-import * as stores from 'fdpass/store'
+import { type Credentials, Descriptor, type UnixServer, type UnixSocket } from 'fdpass'
 import type { GetOptions, PutOptions, ServeStoreOptions, StoreEntry } from 'fdpass/store'
-import * as takeovers from 'fdpass/takeover'
 import type {
   ConnectionInfo,
   ListenSource,
@@ -26,9 +31,29 @@ import type {
   TakeoverOptions,
   TakeoverState
 } from 'fdpass/takeover'
-import { superserve } from 'fdpass/superserver'
-import * as systemd from 'fdpass/systemd'
+import {
+  superserve,
+  type CloseOptions,
+  type ConnectionCounters,
+  type ConnectionsOptions,
+  type ExitStatus,
+  type ExitEvent,
+  type FailureEvent,
+  type PauseEvent,
+  type ProcessEvent,
+  type ResourceLimit,
+  type ServiceOptions,
+  type Services,
+  type SuperserveOptions,
+  type SuperserverAddress,
+  type SuperserverEventMap,
+  type SuperserverOptions,
+  type SuperserverStats,
+  type WorkerListener,
+  type WorkerState
+} from 'fdpass/superserver'
 import type { BarrierOptions, KeepWatchdogOptions, ServiceState, StoreFdsOptions } from 'fdpass/systemd'
+import type { UServerListenOptions, USocketMessage, USocketOptions, USocketRead } from 'fdpass/usocket'
 import { exactly, same } from './exactly.ts'
 
 same<keyof typeof broker, 'Broker' | 'BrokerService' | 'connectBroker' | 'serveBroker' | 'startBroker'>()
@@ -212,4 +237,150 @@ export async function serve(): Promise<void> {
   await systemd.storeFds('name', 3)
   // @ts-expect-error: nobody adds to what was passed
   passed.set('web', [])
+}
+
+same<
+  keyof typeof superserver,
+  'Superserver' | 'connections' | 'isWorker' | 'listeners' | 'serve' | 'superserve' | 'worker'
+>()
+same<keyof SuperserverEventMap, 'exit' | 'failure' | 'pause' | 'ready' | 'spawn'>()
+same<superserver.ListenSource, string | Descriptor>()
+
+export type SuperserverTypes = [
+  CloseOptions,
+  ConnectionsOptions,
+  ResourceLimit,
+  ServiceOptions,
+  Services,
+  SuperserverOptions
+]
+
+/** A superserver, and what it tells. */
+export async function supervise(): Promise<void> {
+  const options: SuperserveOptions = {
+    listen: ['tcp:80', 'unix:/run/x.sock', descriptor],
+    module: new URL('worker.js', import.meta.url),
+    args: ['argument'] as const,
+    workers: 2,
+    user: 'nobody',
+    group: 65_534,
+    groups: ['adm', 4] as const,
+    env: { ...process.env, NAME: undefined },
+    rlimits: { nofile: 256, core: [0, 0] as const, cpu: Infinity },
+    signals: false,
+    signal: AbortSignal.timeout(1)
+  }
+  await using server = await superserver.superserve(options)
+  exactly<superserver.Superserver>()(server)
+  exactly<superserver.Superserver>()(await superserver.superserve('/etc/services.json'))
+  await superserver.superserve(new URL('file:///etc/services.json'), { notify: false, beforeAccept() {} })
+  await superserver.superserve({ services: { web: { listen: 'tcp:80', command: ['/bin/cat'], mode: 'wait' } } })
+
+  server.on('spawn', (event) => exactly<ProcessEvent>()(event)).on('ready', ({ pid }) => exactly<number>()(pid))
+  server.once('exit', (event) => {
+    exactly<ExitEvent>()(event)
+    const status: ExitStatus = event
+    exactly<number | null>()(status.code)
+    exactly<NodeJS.Signals | `SIG${number}` | null>()(status.signal)
+    exactly<number>()(event.lost)
+  })
+  server.on('pause', (event) => exactly<PauseEvent>()(event))
+  server.on('failure', (event) => {
+    exactly<FailureEvent>()(event)
+    exactly<Error>()(event.error)
+  })
+
+  exactly<readonly SuperserverAddress[]>()(server.addresses)
+  exactly<AddressInfo | string | null>()(server.addresses[0]!.address)
+  const stats = server.stats()
+  exactly<SuperserverStats>()(stats)
+  const counters: ConnectionCounters = stats
+  exactly<number>()(counters.handedOn)
+  exactly<WorkerState[]>()(stats.workers)
+  exactly<'starting' | 'ready' | 'draining'>()(stats.workers[0]!.state)
+  exactly<number | null>()(stats.workers[0]!.connections)
+  exactly<void>()(await server.reload())
+  exactly<void>()(await server.ref().unref().close({ timeout: 5 }))
+  exactly<boolean>()(server.closed)
+}
+
+export async function refused(): Promise<void> {
+  // @ts-expect-error It has to be said what is listened on.
+  await superserver.superserve({ module: 'worker.js' })
+  // @ts-expect-error A port has the name of its protocol.
+  await superserver.superserve({ listen: 80, module: 'worker.js' })
+  // @ts-expect-error What has to be done before is a function, and not what it has come to.
+  await superserver.superserve({ listen: 'tcp:80', module: 'worker.js', beforeAccept: Promise.resolve() })
+  // @ts-expect-error There is no such mode.
+  await superserver.superserve({ listen: 'tcp:80', module: 'worker.js', mode: 'fork' })
+  // @ts-expect-error A misspelt limit would be none.
+  await superserver.superserve({ listen: 'tcp:80', module: 'worker.js', maxConection: 5 })
+  // @ts-expect-error A command is a list.
+  await superserver.superserve({ listen: 'tcp:80', command: '/bin/cat' })
+  // @ts-expect-error A file is no service: it has no options of one.
+  await superserver.superserve('/etc/services.json', { workers: 2 })
+  // @ts-expect-error There is a function that makes it.
+  new superserver.Superserver()
+}
+
+/** A worker. */
+export async function work(): Promise<void> {
+  exactly<boolean>()(superserver.isWorker)
+  for await (const socket of superserver.connections({ allowHalfOpen: true })) exactly<Socket>()(socket)
+  for await (const listener of superserver.listeners()) {
+    exactly<WorkerListener>()(listener)
+    exactly<Descriptor>()(listener.fd)
+  }
+  exactly<void>()(await superserver.serve(http))
+  exactly<void>()(await superserver.serve(net))
+  // @ts-expect-error An address is the superserver's.
+  await superserver.serve(80)
+}
+
+same<keyof typeof dbus, 'DBusStream' | 'connectBus'>()
+same<keyof typeof usocket, 'UServer' | 'USocket'>()
+
+declare const unix: UnixSocket
+
+/** Streams to a bus. */
+export async function buses(): Promise<Duplex> {
+  const stream = new dbus.DBusStream(unix)
+  exactly<boolean>()(stream.writeWithFds(Buffer.from('x'), [3, Descriptor.from(4)]))
+  exactly<void>()(stream.closeFds([3]))
+  exactly<dbus.DBusStream>()(stream.ref().unref())
+  exactly<dbus.DBusStream>()(await dbus.connectBus())
+  exactly<dbus.DBusStream>()(await dbus.connectBus('system', { signal: AbortSignal.timeout(1) }))
+  stream.on('fds', (fds) => stream.closeFds(fds))
+  exactly<boolean>()(stream.writeWithFds('x', [3], (error) => exactly<Error | null | undefined>()(error)))
+  // @ts-expect-error
+  new dbus.DBusStream(3)
+  // @ts-expect-error
+  stream.writeWithFds(Buffer.from('x'), 3)
+  // @ts-expect-error
+  await dbus.connectBus('session', { timeout: 5 })
+  return stream
+}
+
+/** Sockets and servers as usocket has them. */
+export function sockets(options: USocketOptions, message: USocketMessage, where: UServerListenOptions): Duplex {
+  const client = new usocket.USocket(options, () => {})
+  client.connect('/run/x', () => {})
+  exactly<number | undefined>()(client.fd)
+  exactly<boolean>()(client.write(message))
+  client.write([3])
+  client.write('x', 'utf8', (error) => exactly<Error | null | undefined>()(error))
+  client.end({ data: Buffer.from('x'), fds: [3], callback() {} })
+  exactly<Buffer | null>()(client.read(1))
+  exactly<USocketRead | null>()(client.read(1, null))
+  client.unshift(Buffer.from('x'), [3])
+  client.on('fds', (fds) => exactly<number[]>()(fds))
+  const server = new usocket.UServer()
+  exactly<usocket.UServer>()(server.listen(where, () => {}).unref())
+  server.listen('/run/x', 5, () => {})
+  server.on('connection', (connection: usocket.USocket) => connection.destroy())
+  // @ts-expect-error
+  client.write({ data: 'x', fds: '3' })
+  // @ts-expect-error
+  server.listen(80)
+  return client
 }
