@@ -172,7 +172,7 @@ onLinux('refusals by permissions and by the kernel are reported with their codes
   const receiver = bind(join(closed, 'datagram'), { mode: 0o444 })
   chmodSync(closed, 0o555)
   await unchanged(t, closed, async () => {
-    const { socket, done } = startFixture('failing-calls', ['unprivileged', closed], { timeout: 20_000 })
+    const { socket, done } = startFixture('failures', ['unprivileged', closed], { timeout: 20_000 })
     socket.close()
     const { EACCES, EADDRINUSE, EPERM } = constants.errno
     const result = JSON.parse(await done)
@@ -212,7 +212,7 @@ for (const [kind, code, put] of [
     put(`${path}.fdpass-lock`)
     await unchanged(t, folder, async () => {
       // In a process of its own, as opening a FIFO waits for a reader.
-      const { socket, done } = startFixture('failing-calls', ['lock', path], { timeout: 60_000 })
+      const { socket, done } = startFixture('failures', ['lock', path], { timeout: 60_000 })
       socket.close()
       await t.notThrowsAsync(done)
       for (const [got, , syscall, address] of JSON.parse(await done)) {

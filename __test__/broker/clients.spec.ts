@@ -86,7 +86,7 @@ asRoot('other processes are judged by their credentials (needs root)', async (t)
   })
   t.teardown(() => service.close())
   const ask = async (uid: number) => {
-    const args = [fixturePath('broker'), 'open', server.address, 'file', 'folder/file', '../outside/file']
+    const args = [fixturePath('services'), 'open', server.address, 'file', 'folder/file', '../outside/file']
     return endWith(t, spawn(process.execPath, args, { uid, gid: uid, stdio: ['ignore', 'pipe', 'inherit'] }))
   }
   t.is(await ask(NOBODY), 'inside\nEACCES\nEACCES\n')
@@ -114,7 +114,7 @@ test.serial('nothing that a client sends is trusted [S38]', async (t) => {
 onlyIf(runs('true'), 'needs Linux')(
   'a broker keeps no process alive, and its helper exits with its caller',
   async (t) => {
-    const { stdout, status } = spawnSync(process.execPath, [fixturePath('broker'), 'start'], {
+    const { stdout, status } = spawnSync(process.execPath, [fixturePath('services'), 'start'], {
       encoding: 'utf8',
       timeout: 20_000
     })
@@ -157,14 +157,16 @@ test('a policy knows the backlog and the permissions of a listener [S207]', asyn
   ])
 })
 
-const canMount = isLinux && spawnSync('python3', [fixtureSource('fuse.py'), temporaryFolder()]).status === 0
+const canMount = isLinux && spawnSync('python3', [fixtureSource('kernel.py'), 'fuse', temporaryFolder()]).status === 0
 
 onlyIf(canMount, 'needs root, FUSE and mount namespaces')(
   'a file system that never answers delays no other user, and few requests of its own [S208]',
   async (t) => {
     const { folder, root } = makeFolder()
     const mounted = temporaryFolder()
-    const fuse = spawn('python3', [fixtureSource('fuse.py'), mounted, 'hang'], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const fuse = spawn('python3', [fixtureSource('kernel.py'), 'fuse', mounted, 'hang'], {
+      stdio: ['ignore', 'pipe', 'inherit']
+    })
     const ended = endWith(t, fuse).catch(() => {})
     await once(fuse.stdout, 'data')
     const hanging = `/proc/${fuse.pid}/root${mounted}`
@@ -177,7 +179,7 @@ onlyIf(canMount, 'needs root, FUSE and mount namespaces')(
     t.is(await codeOf(broker.open(`${hanging}/file`)), 'ETIMEDOUT')
     t.is(await codeOf(broker.open(`${hanging}/file`)), 'EAGAIN')
     t.is(await codeOf(broker.open('file')), 'opened')
-    const args = [fixturePath('broker'), 'open', server.address, 'file']
+    const args = [fixturePath('services'), 'open', server.address, 'file']
     const other = spawn(process.execPath, args, { uid: NOBODY, gid: NOBODY, stdio: ['ignore', 'pipe', 'inherit'] })
     t.is(await endWith(t, other), 'inside\n')
     fuse.kill('SIGKILL')

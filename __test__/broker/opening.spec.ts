@@ -11,13 +11,14 @@ import {
   symlinkSync,
   writeFileSync
 } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import test from 'ava'
 import type { BrokerRequest } from 'fdpass/broker'
 import { begin, codeOf, contentOf, makeFolder, refused } from '../helpers/brokers.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, statusFlags } from '../helpers/descriptors.ts'
-import { endWith, fixturePath, fixtureSource } from '../helpers/processes.ts'
+import { endWith, fixtureSource } from '../helpers/processes.ts'
 
 const isRoot = process.getuid?.() === 0
 
@@ -225,9 +226,15 @@ sys.stdin.read()
 )
 
 asRoot('a policy in a module is asked in the helper (needs root) [S44]', async (t) => {
-  const { root, inside } = makeFolder()
+  const { folder, root, inside } = makeFolder()
   writeFileSync(inside('a.log'), 'logged')
-  const broker = await begin(t, { user: 'nobody', roots: [root], allow: fixturePath('broker-policy') })
+  const policy = join(folder, 'policy.mjs')
+  writeFileSync(
+    policy,
+    `export default (request, { uid }) =>
+      request.operation === 'open' && request.access === 'read' && request.resolved?.endsWith('.log') === true && uid === 0`
+  )
+  const broker = await begin(t, { user: 'nobody', roots: [root], allow: policy })
   t.is(contentOf(await broker.open('a.log')), 'logged')
   await refused(t, broker.open('file'))
   await refused(t, broker.open('a.log', 'r+'))
@@ -239,7 +246,7 @@ onlyIf(hasPython && isLinux, 'needs Python and renameat2')(
     const { root, inside } = makeFolder()
     renameSync(inside('folder'), inside('swapped'))
     symlinkSync('../outside', inside('other'))
-    const swapper = spawn('python3', [fixtureSource('swapper.py'), inside('swapped'), inside('other')])
+    const swapper = spawn('python3', [fixtureSource('kernel.py'), 'swap', inside('swapped'), inside('other')])
     void endWith(t, swapper)
     await once(swapper.stdout, 'data')
     const broker = await begin(t, { roots: [root] })

@@ -28,7 +28,7 @@ function start<T>(
 }
 
 const startHostile = <T>(t: ExecutionContext, scene: string, options?: ChannelOptions<T>) =>
-  start<T>(t, 'python3', [fixtureSource('channel-hostile.py'), scene], options)
+  start<T>(t, 'python3', [fixtureSource('hostile.py'), scene], options)
 
 const ANSWER = Buffer.from('x')
 

@@ -96,7 +96,7 @@ static int fails(enum call call, uintptr_t caller, int descriptor) {
 
 /* The functions of the C library, looked up before there are threads: fork(2)'s child may not. */
 #define REAL(type, name, parameters) static type(*real_##name) parameters;
-#include "functions.h"
+#include "calls.h"
 #undef REAL
 
 /* dlsym(3) is one of those that are replaced. */
@@ -107,7 +107,7 @@ __attribute__((constructor)) static void open_table(void) {
   if (!real_dlsym) real_dlsym = (void *(*)(void *, const char *))dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.2.5");
   if (!real_dlsym) real_dlsym = (void *(*)(void *, const char *))dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.17");
 #define REAL(type, name, parameters) if (!real_##name) real_##name = (type(*) parameters)find(#name);
-#include "functions.h"
+#include "calls.h"
 #undef REAL
   const char *path = getenv("FAULT_FILE");
   int file = path ? real_open(path, O_RDWR | O_CLOEXEC, 0) : -1;

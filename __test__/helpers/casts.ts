@@ -10,9 +10,7 @@ import {
   sendMemory,
   sendReadingEnd,
   sendTerminal,
-  sendWritingEnd
-} from './cast-files.ts'
-import {
+  sendWritingEnd,
   castToConnectedSocket,
   castToDatagramSocket,
   castToServer,
@@ -24,7 +22,7 @@ import {
   sendUdpSocket,
   sendUnixListener,
   sendUnixSocket
-} from './cast-sockets.ts'
+} from './cast-sides.ts'
 
 /**
  * A thing that one process makes and sends, and that another process casts and uses. Each function is one side of a channel between them,

@@ -2,8 +2,10 @@ import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:chi
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { readFileSync } from 'node:fs'
 import type { ExecutionContext } from 'ava'
 import { type Descriptor, type SocketType, type UnixSocket, socketpair } from 'fdpass'
+import { text } from './sockets.ts'
 
 /** A child program, the socket that ends in it, and what it printed. */
 export interface Fixture {
@@ -76,7 +78,7 @@ export function startPython(scene: string, args: readonly string[] = [], options
 /** Resolves at a child's end to what it printed; rejects unless it ended with code 0. */
 export async function finish(child: ChildProcess): Promise<string> {
   let output = ''
-  child.stdout?.setEncoding('utf8').on('data', (text: string) => (output += text))
+  child.stdout?.setEncoding('utf8').on('data', (chunk: string) => (output += chunk))
   const [code, signal] = (await once(child, 'close')) as [number | null, string | null]
   if (code !== 0) throw new Error(`The child ended with ${signal ?? `code ${code}`}: ${output}`)
   return output
@@ -122,4 +124,33 @@ export async function receiveLast(socket: UnixSocket): Promise<Descriptor> {
   const { fd } = (await socket.recvFd({ required: true }))!
   await socket.recv({ maxBytes: 1 })
   return fd
+}
+
+/** Starts a scene of `conformance.py`. */
+export function play(scene: string, ...args: string[]): Fixture {
+  return startProgram('python3', [fixtureSource('conformance.py'), scene, ...args])
+}
+
+/** The process that a pidfd means, by the kernel's word: -1 once it has ended. */
+export function pidOf(pidfd: Descriptor): number {
+  return Number(/^Pid:\s+(-?\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${pidfd.fd}`, 'utf8'))![1])
+}
+
+/** Starts `other-user.ts` as a user, with one end of a pair as its descriptor 3. */
+export function startAs(user: { uid: number; gid: number; groups: readonly number[] }, path: string, words: string) {
+  return startFixture('other-user', ['credentials', `${user.uid}`, `${user.gid}`, user.groups.join(), path, words])
+}
+
+/** Starts another user; see other-user.ts. */
+export function startOtherUser(scene: string, ...args: string[]): Fixture {
+  return startFixture('other-user', [scene, ...args])
+}
+
+/** The lines that another user's process sends, up to its end. */
+export async function linesFrom({ socket, done }: Fixture): Promise<string[]> {
+  let said = ''
+  for (let message = await socket.recv(); message !== null; message = await socket.recv()) said += text(message)
+  await done
+  socket.close()
+  return said.trimEnd().split('\n')
 }

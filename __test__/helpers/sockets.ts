@@ -4,6 +4,7 @@ import type { EventEmitter } from 'node:events'
 import { closeSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { ExecutionContext } from 'ava'
 import {
   Descriptor,
@@ -295,4 +296,14 @@ export async function openFirstSockets(): Promise<void> {
   const client = await connect(server.address)
   const connection = await waiting
   for (const socket of [server, client, connection]) socket.close()
+}
+
+/** Waits until a pipe has no writing end, in a process or in a message. Resolves to false if it still has one. */
+export async function isReleased(read: number): Promise<boolean> {
+  for (let wait = 0; wait < 1000 && hasWriter(read); wait++) {
+    await delay(20)
+    // What is closed while Linux collects is left to the close of another socket (net/unix/garbage.c, gc_in_progress).
+    for (const socket of socketpair()) socket.close()
+  }
+  return !hasWriter(read)
 }

@@ -214,7 +214,7 @@ async function endOf(t: ExecutionContext, child: ChildProcess): Promise<string> 
 
 onLinux('a Node parent sends handles to this end, and gets them back', async (t) => {
   const script = 'fd=$NODE_CHANNEL_FD; unset NODE_CHANNEL_FD; exec "$@" $fd'
-  const node = [process.execPath, ...process.execArgv, fixturePath('node-peer')]
+  const node = [process.execPath, ...process.execArgv, fixturePath('peer'), 'node']
   const child = spawn('sh', ['-c', script, 'sh', ...node], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] })
   const done = endOf(t, child)
   const answer = async () =>

@@ -61,7 +61,7 @@ onlyIf(runs(...asFirst), 'needs root on Linux, and namespaces')('process 1 of a 
 const withoutProc = ['unshare', '--mount', '--propagation', 'private', ...shell('mount -t tmpfs none /proc')]
 const hasProcHidden = onlyIf(runs(...withoutProc), 'needs root on Linux, and a runtime that starts without /proc')
 
-const withoutCalls = (...names: string[]) => ['python3', fixtureSource('without.py'), names.join(',')]
+const withoutCalls = (...names: string[]) => ['python3', fixtureSource('kernel.py'), 'without', names.join(',')]
 const refused = onlyIf(
   process.arch === 'x64' && runs(...withoutCalls('pidfd_getfd=38')),
   'needs seccomp, Python and an x86-64 processor'

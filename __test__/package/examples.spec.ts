@@ -137,7 +137,7 @@ onlyIf(root && isLinux, 'needs root on Linux')(
     t.teardown(() => broker.kill('SIGKILL'))
     await once(broker.stdout, 'data')
     const ask = (uid: number) => {
-      const args = [fixturePath('broker'), 'open', address, 'a.log', `${logs}/a.log`, '../etc/passwd', '.']
+      const args = [fixturePath('services'), 'open', address, 'a.log', `${logs}/a.log`, '../etc/passwd', '.']
       return spawnSync(process.execPath, args, { uid, gid: uid, encoding: 'utf8' }).stdout
     }
     t.is(ask(65_534), 'logged\nlogged\nEACCES\nEACCES\n')

@@ -54,7 +54,9 @@ async function startSshd(t: ExecutionContext) {
 
 withOpenSSH('ssh speaks over the connection that its ProxyCommand passes (ProxyUseFdpass)', async (t) => {
   const { args, ports } = await startSshd(t)
-  const command = [process.execPath, ...process.execArgv, fixturePath('proxy')].map((part) => `'${part}'`).join(' ')
+  const command = [process.execPath, ...process.execArgv, fixturePath('peer'), 'proxy', '1']
+    .map((part) => `'${part}'`)
+    .join(' ')
   const proxy = ['-o', 'ProxyUseFdpass=yes', '-o', `ProxyCommand=${command} %h %p`]
   const { done } = start(t, 'ssh', [...proxy, ...args, 'echo $SSH_CONNECTION; cat'], {}, 'from Node\n')
   const [connection, ...rest] = (await done).split('\n')

@@ -6,11 +6,10 @@ import { setTimeout as delay } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import { type Descriptor, type SocketType, bind, capabilities, connect, listen, memfd, socketpair } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { isReleased, play } from '../helpers/conformance.ts'
 import { hasWriter, newFolder, newPath, openPipe, readAll } from '../helpers/descriptors.ts'
-import { finish, fixtureSource } from '../helpers/processes.ts'
+import { finish, fixtureSource, play } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
-import { text } from '../helpers/sockets.ts'
+import { isReleased, text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 

@@ -9,9 +9,8 @@ import { takeover } from 'fdpass/takeover'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { begin } from '../helpers/cli.ts'
 import { newPath, temporaryFolder } from '../helpers/descriptors.ts'
-import { runs, start, startProgram } from '../helpers/processes.ts'
+import { runs, start, startProgram, linesFrom, startOtherUser } from '../helpers/processes.ts'
 import { text } from '../helpers/sockets.ts'
-import { linesFrom, startOtherUser } from '../helpers/users.ts'
 
 const NOBODY = 65_534
 

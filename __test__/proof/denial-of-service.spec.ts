@@ -14,7 +14,7 @@ import { endWith, fixturePath, fixtureSource, receiveLast, startLimited, startPr
 import { isPending } from '../helpers/promises.ts'
 import { text } from '../helpers/sockets.ts'
 
-const canMount = isLinux && spawnSync('python3', [fixtureSource('fuse.py'), temporaryFolder()]).status === 0
+const canMount = isLinux && spawnSync('python3', [fixtureSource('kernel.py'), 'fuse', temporaryFolder()]).status === 0
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
@@ -43,7 +43,7 @@ onLinux(
   'connections that fill the table of a store keep new ones waiting, and those that are there are served [S70]',
   async (t) => {
     const path = newPath()
-    const child = spawn(process.execPath, [...process.execArgv, fixturePath('store'), 'serve', path], {
+    const child = spawn(process.execPath, [...process.execArgv, fixturePath('services'), 'serve', path], {
       stdio: ['ignore', 'pipe', 'inherit']
     })
     t.regex(String(await once(child.stdout, 'data')), /^ready/)
@@ -129,7 +129,9 @@ onlyIf(
 )('the close of a file that a broker has handed out delays no other request [S272]', async (t) => {
   const [root, mounted] = [temporaryFolder(), temporaryFolder()]
   writeFileSync(join(root, 'file'), 'content')
-  const fuse = spawn('python3', [fixtureSource('fuse.py'), mounted, 'close'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const fuse = spawn('python3', [fixtureSource('kernel.py'), 'fuse', mounted, 'close'], {
+    stdio: ['pipe', 'pipe', 'inherit']
+  })
   const ended = endWith(t, fuse).catch(() => {})
   await once(fuse.stdout, 'data')
   const there = `/proc/${fuse.pid}/root${mounted}`

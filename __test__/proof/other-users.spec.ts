@@ -6,9 +6,8 @@ import { connectStore, serveStore } from 'fdpass/store'
 import { takeover } from 'fdpass/takeover'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { newPath, openFile } from '../helpers/descriptors.ts'
-import { fixturePath, startProgram } from '../helpers/processes.ts'
+import { fixturePath, startProgram, linesFrom, startOtherUser } from '../helpers/processes.ts'
 import { text } from '../helpers/sockets.ts'
-import { linesFrom, startOtherUser } from '../helpers/users.ts'
 
 const NOBODY = 65_534
 

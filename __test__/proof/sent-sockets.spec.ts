@@ -1,12 +1,13 @@
 import { once } from 'node:events'
 import { readSync } from 'node:fs'
 import { type Socket, connect as dial } from 'node:net'
-import { type SocketType, UnixSocket, connect, listen, socketpair } from 'fdpass'
+import type { ExecutionContext } from 'ava'
+import { type FdSource, type SocketType, UnixSocket, connect, listen, pipe, socketpair } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { type Graph, play, release } from '../helpers/conformance.ts'
-import { newPath } from '../helpers/descriptors.ts'
+import { hasWriter, newPath } from '../helpers/descriptors.ts'
 import { openPty } from '../helpers/kinds.ts'
-import { text } from '../helpers/sockets.ts'
+import { play } from '../helpers/processes.ts'
+import { isReleased, text } from '../helpers/sockets.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
 
@@ -14,6 +15,33 @@ const withPython = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
 
 const types: readonly SocketType[] =
   process.platform === 'darwin' ? ['stream', 'dgram'] : ['stream', 'seqpacket', 'dgram']
+
+/** Each edge of a graph: this socket is sent to that one. */
+type Graph = readonly (readonly [sent: number, to: number])[]
+
+/** Sends receiving ends to each other along the edges of a graph, each twice and with a pipe's end; then closes all. */
+async function release(
+  t: ExecutionContext,
+  graph: Graph,
+  open: () => Promise<{ receiver: FdSource & Disposable; sender: UnixSocket }>
+): Promise<void> {
+  const [read, write] = pipe()
+  read.setBlocking(false)
+  const ends = []
+  for (let i = 0; i <= Math.max(...graph.flat()); i++) ends.push(await open())
+  for (const [sent, to] of graph) {
+    const { receiver } = ends[sent]!
+    await ends[to]!.sender.send('x', { fds: [receiver, receiver, write] })
+  }
+  write.closeSync()
+  t.true(hasWriter(read.fd), 'it is on its way')
+  for (const { receiver, sender } of ends) {
+    receiver[Symbol.dispose]()
+    sender.close()
+  }
+  t.true(await isReleased(read.fd))
+  read.closeSync()
+}
 
 const graphs: Readonly<Record<string, Graph>> = {
   self_ref: [[0, 0]],

@@ -13,7 +13,7 @@ const path = join(temporaryFolder(), 'store')
 const inode = (descriptor: Descriptor) => fstatSync(descriptor.fd).ino
 
 async function keeper(scene: Scene): Promise<Program> {
-  const program = scene.start(fixturePath('store'), ['serve', path, '200'])
+  const program = scene.start(fixturePath('services'), ['serve', path, '200'])
   const line = await program.line()
   if (line !== 'ready') throw new Error(`A store is not ready: ${line}`)
   return program
@@ -97,7 +97,7 @@ await play(async (scene) => {
         })
       } else if (way === 1) {
         // A successor that is killed on its way. It may have been quicker.
-        const successor = scene.start(fixturePath('store'), ['serve', path, '200'])
+        const successor = scene.start(fixturePath('services'), ['serve', path, '200'])
         const ready = successor.line()
         await delay(below(250))
         await alone(async () => {

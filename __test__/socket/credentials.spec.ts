@@ -6,9 +6,8 @@ import test from 'ava'
 import { type Credentials, type SocketType, UnixSocket, bind, capabilities, connect, listen, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { hasWriter, newPath, openFile, openPipe } from '../helpers/descriptors.ts'
-import { finish, fixturePath, startProgram } from '../helpers/processes.ts'
+import { finish, fixturePath, startProgram, pidOf, startAs } from '../helpers/processes.ts'
 import { text } from '../helpers/sockets.ts'
-import { pidOf, startAs } from '../helpers/users.ts'
 
 const can = capabilities()
 

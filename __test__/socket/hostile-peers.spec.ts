@@ -222,13 +222,13 @@ withPython('closeSync of such a descriptor blocks, as documented [S19]', async (
   t.true(performance.now() - since > 500)
 })
 
-const canMount = isLinux && spawnSync('python3', [fixtureSource('fuse.py'), temporaryFolder()]).status === 0
+const canMount = isLinux && spawnSync('python3', [fixtureSource('kernel.py'), 'fuse', temporaryFolder()]).status === 0
 onlyIf(
   canMount,
   'needs Python 3.9 on Linux, and the right to mount FUSE',
   test.serial
 )('close of a FUSE file with a slow server does not block the event loop [S19]', async (t) => {
-  const fixture = startProgram('python3', [fixtureSource('fuse.py'), temporaryFolder(), '2'])
+  const fixture = startProgram('python3', [fixtureSource('kernel.py'), 'fuse', temporaryFolder(), '2'])
   fixture.done.catch(() => {}) // it is killed
   t.teardown(() => fixture.child.kill('SIGKILL'))
   await assertClosesBeside(t, (await fixture.socket.recvFd())!.fd!)

@@ -4,9 +4,8 @@ import test, { type ExecutionContext } from 'ava'
 import { capabilities, listen, socketpair } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { CLOEXEC, countFds, isOpen, newPath, openFile, statusFlags } from '../helpers/descriptors.ts'
-import { finish, fixturePath, startLimited } from '../helpers/processes.ts'
+import { finish, fixturePath, startLimited, pidOf, startAs } from '../helpers/processes.ts'
 import { text } from '../helpers/sockets.ts'
-import { pidOf, startAs } from '../helpers/users.ts'
 
 const can = capabilities()
 

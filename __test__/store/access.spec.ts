@@ -18,7 +18,7 @@ const asRoot = onlyIf(process.getuid?.() === 0, 'needs to begin as root')
 
 /** Runs a client of another user; resolves to its output. */
 function clientOf(path: string, uid: number, gid: number, groups: number[], ...calls: string[]): Promise<string> {
-  const args = [fixturePath('store'), 'call', path, `${uid}`, `${gid}`, groups.join(','), ...calls]
+  const args = [fixturePath('services'), 'call', path, `${uid}`, `${gid}`, groups.join(','), ...calls]
   const child = spawn(process.execPath, [...process.execArgv, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
   return finish(child)
 }
@@ -144,7 +144,7 @@ onlyIf(
   chmodSync(folder, 0o777)
   const user = { uid: 65_534, gid: 65_534 }
   const path = join(folder, 'store')
-  const service = spawn(process.execPath, [...process.execArgv, fixturePath('store'), 'serve', path], {
+  const service = spawn(process.execPath, [...process.execArgv, fixturePath('services'), 'serve', path], {
     ...user,
     stdio: ['ignore', 'pipe', 'inherit']
   })

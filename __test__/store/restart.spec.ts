@@ -65,7 +65,7 @@ test('changes that come while a successor starts reach it, and none is lost', as
 test('a connection survives the restart of the process that has put it, and that of the store', async (t) => {
   const path = newPath()
   const start = () => {
-    const child = spawn(process.execPath, [...process.execArgv, fixturePath('store'), 'serve', path], {
+    const child = spawn(process.execPath, [...process.execArgv, fixturePath('services'), 'serve', path], {
       stdio: ['ignore', 'pipe', 'inherit']
     })
     t.teardown(() => child.kill('SIGKILL'))
@@ -105,7 +105,7 @@ test('a client finds a store again that was restarted without a successor, and i
 test('a killed store rejects pending calls, and leaves a file that its next start replaces', async (t) => {
   const path = newPath()
   const start = async () => {
-    const child = spawn(process.execPath, [...process.execArgv, fixturePath('store'), 'serve', path], {
+    const child = spawn(process.execPath, [...process.execArgv, fixturePath('services'), 'serve', path], {
       stdio: ['ignore', 'pipe', 'inherit']
     })
     t.teardown(() => child.kill('SIGKILL'))
@@ -126,7 +126,9 @@ test('a killed store rejects pending calls, and leaves a file that its next star
 onlyIf(hasPython, 'needs Python 3.9')('a client in Python puts, gets, lists and is refused', async (t) => {
   const [store, path] = await begin(t)
   await put(store, 'file', 'for Python')
-  const child = spawn('python3', [fixtureSource('store.py'), path], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn('python3', [fixtureSource('services.py'), 'store', path], {
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
   t.is(await finish(child), 'None EEXIST\nfor Python\npipe\nENOENT\n')
   const [fd] = await store.get('pipe')
   t.is(fd!.kind, 'fifo')

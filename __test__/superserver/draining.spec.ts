@@ -10,11 +10,11 @@ import { readToEnd } from '../helpers/connections.ts'
 import { fixturePath } from '../helpers/processes.ts'
 import { begin, fetchFrom, handoffs, pidsOf, where } from '../helpers/superserver.ts'
 
-/** A service whose workers play a scene of `serving-worker.ts`. */
-function serving(scene: string, options: Partial<ServiceOptions> = {}): ServiceOptions {
+/** A service whose workers serve with one of the servers of `superserver-worker.ts`. */
+function serving(server: string, options: Partial<ServiceOptions> = {}): ServiceOptions {
   const { args = [], ...others } = options
-  const module = fixturePath('serving-worker')
-  return { listen: 'tcp:127.0.0.1:0', module, args: [scene, ...args], workers: 1, ...others }
+  const module = fixturePath('superserver-worker')
+  return { listen: 'tcp:127.0.0.1:0', module, args: ['server', server, ...args], workers: 1, ...others }
 }
 
 /** Opens a connection and sends bytes. It does not outlive the test. */

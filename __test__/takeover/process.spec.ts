@@ -105,7 +105,9 @@ onPython('a process in Python takes over from one in Node, and hands on to the n
   const path = newPath()
   const old = startServer(t, path, 'old', 'net')
   const port = await serving(old)
-  const python = spawn('python3', [fixtureSource('takeover.py'), path], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const python = spawn('python3', [fixtureSource('services.py'), 'takeover', path], {
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
   t.teardown(() => python.kill('SIGKILL'))
   const lines = createInterface({ input: python.stdout })[Symbol.asyncIterator]()
   t.is((await lines.next()).value, `${port} ${old.child.pid} state`)
