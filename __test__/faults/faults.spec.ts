@@ -1,7 +1,7 @@
 import test from 'ava'
 import { capabilities } from 'fdpass'
 import { onlyIf } from '../helpers/conditions.ts'
-import { Runner, canInject, describe, judge, measure, plan, scenarios } from './driver.ts'
+import { Runner, canInject, describe, measure, plan, scenarios, tryFault } from './driver.ts'
 
 const withCompiler = onlyIf(canInject(), 'needs cc, and glibc', test.serial)
 
@@ -65,8 +65,7 @@ for (const scenario of scenarios) {
     }
     const reached: string[] = []
     for (const fault of faults) {
-      const outcome = await runner.run(fault)
-      const verdict = judge(baseline, fault, outcome)
+      const { verdict, outcome } = await tryFault(runner, baseline, fault)
       t.is(verdict.kind === 'failed' ? verdict.why : '', '', `${describe(fault)} (${outcome.place})`)
       if (verdict.kind !== 'not reached') reached.push(verdict.kind)
     }

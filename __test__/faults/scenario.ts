@@ -101,7 +101,7 @@ export async function step<T>(
       broken.push(`hangs: ${name}`)
       tell()
       process.exit(0)
-    }, PATIENCE)
+    }, PATIENCE * pace)
   })
   try {
     const value = await Promise.race([action(), late])
@@ -193,7 +193,7 @@ export async function exchange<T>(
   const known = steps.length
   await step(`${name}: send`, send)
   if (steps.slice(known).some(({ step: sent, error }) => sent === `${name}: send` && error !== undefined)) {
-    await Promise.race([receiving, delay(20)])
+    await Promise.race([receiving, pause(20)])
     controller.abort()
   }
   await receiving
@@ -235,15 +235,30 @@ async function closeAll(): Promise<void> {
   }
 }
 
-/** Runs a scenario in each folder that a line of standard input names, and reports after each. */
+/** By how much the times of scenarios are extended: a number before the folder in a line of standard input. */
+let pace = 1
+
+/** Returns a signal for something that arrives at once, unless the fault prevents it. */
+export function within(milliseconds: number): AbortSignal {
+  return AbortSignal.timeout(milliseconds * pace)
+}
+
+/** Resolves when something would have happened that the fault may prevent. */
+export function pause(milliseconds: number): Promise<void> {
+  return delay(milliseconds * pace)
+}
+
+/** Runs a scenario for each line of standard input, which names a folder for it, and reports after each. */
 export async function runInEachFolder(scenario: () => Promise<void>): Promise<void> {
   for await (const line of createInterface(process.stdin)) {
-    folder = line
+    const [extent, ...rest] = line.split(' ')
+    pace = Number(extent)
+    folder = rest.join(' ')
     before = links()
     await scenario()
     await closeAll()
     // Closes on other threads, closes of Node in the next turn, and rejections without a handler.
-    for (let i = 0; i < 250 && difference(links(), before).length > 0; i++) await delay(2)
+    for (let i = 0; i < 250 * pace && difference(links(), before).length > 0; i++) await delay(2)
     await new Promise(setImmediate)
     tell()
     steps.length = broken.length = 0

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { Channel, Descriptor, socketpair } from 'fdpass'
-import { closeEach, exchange, file, keep, keepPair, step } from '../scenario.ts'
+import { closeEach, exchange, file, keep, keepPair, step, within } from '../scenario.ts'
 
 /** What a message of a channel was, whose descriptors are closed. */
 function asMessage(message: { value: unknown; fds: readonly Descriptor[] } | null): unknown {
@@ -56,8 +56,7 @@ export async function channel(): Promise<void> {
     asMessage
   )
   const several = Array.from({ length: 10 }, (_, i) => step(`several ${i}`, () => a.send(i, [one])))
-  for (let i = 0; i < 10; i++)
-    await step(`received ${i}`, () => b.receive({ signal: AbortSignal.timeout(500) }), asMessage)
+  for (let i = 0; i < 10; i++) await step(`received ${i}`, () => b.receive({ signal: within(500) }), asMessage)
   await Promise.all(several)
   b.onRequest(({ value, fds }) => {
     closeEach(fds)

@@ -1,7 +1,6 @@
 import { once } from 'node:events'
 import { closeSync, openSync, writeSync } from 'node:fs'
 import { type AddressInfo, Server, Socket, connect as dial } from 'node:net'
-import { setTimeout as delay } from 'node:timers/promises'
 import {
   Descriptor,
   type UnixSocket,
@@ -14,7 +13,20 @@ import {
   receiveConnection,
   socketpair
 } from 'fdpass'
-import { contents, exchange, failed, file, gather, keep, keepPair, path, read, step } from '../scenario.ts'
+import {
+  contents,
+  exchange,
+  failed,
+  file,
+  gather,
+  keep,
+  keepPair,
+  path,
+  pause,
+  read,
+  step,
+  within
+} from '../scenario.ts'
 
 /** What can be passed, and how it is asked about. */
 export async function descriptors(): Promise<void> {
@@ -162,7 +174,7 @@ export async function casts(): Promise<void> {
       socket.write('from Node')
       await step(
         'what it wrote',
-        () => gather(pair[1], 9, AbortSignal.timeout(500)),
+        () => gather(pair[1], 9, within(500)),
         (got) => got
       )
     }
@@ -180,7 +192,7 @@ export async function casts(): Promise<void> {
   const unix = listener && keep(await step('toUnixServer', () => listener.toUnixServer()))
   if (unix === undefined) listener?.closeSync()
   else {
-    const accepted = step('accept', () => unix.accept({ signal: AbortSignal.timeout(1000) })).then(keep)
+    const accepted = step('accept', () => unix.accept({ signal: within(1000) })).then(keep)
     keep(await step('connect', () => connect(path('cast'))))
     await accepted
   }
@@ -221,7 +233,7 @@ export async function handOvers(): Promise<void> {
       (arrived) => received.push(arrived)
     )
     // A message whose receive failed is still queued, or was reported with the bytes that arrived.
-    const again = AbortSignal.timeout(100)
+    const again = within(100)
     if (received.length === 0 && connection.destroyed) {
       received.push((await step('receive again', () => receiveConnection(there, { signal: again }))) ?? null)
     }
@@ -281,13 +293,13 @@ export async function streams(): Promise<void> {
   await step('written with one', () => socket.write({ data: Buffer.from('x'), fds: [one] } as never))
   await step(
     'received',
-    () => gather(pair[1], 6, AbortSignal.timeout(300)),
+    () => gather(pair[1], 6, within(300)),
     (got) => got
   )
   await step('sent', () => pair[1].send('to the stream', { fds: [one] }))
   await step(
     'read',
-    () => Promise.race([closed, delay(60)]).then(() => String(socket.read())),
+    () => Promise.race([closed, pause(60)]).then(() => String(socket.read())),
     (said) => said
   )
   pair[1].close()

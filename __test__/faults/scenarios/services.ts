@@ -1,9 +1,22 @@
 import { once } from 'node:events'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { Server, Socket, connect as dial } from 'node:net'
-import { setTimeout as delay } from 'node:timers/promises'
 import { Descriptor, bind, listen } from 'fdpass'
-import { closeEach, contents, exchange, file, gather, keep, kept, path, read, step, text } from '../scenario.ts'
+import {
+  closeEach,
+  contents,
+  exchange,
+  file,
+  gather,
+  keep,
+  kept,
+  path,
+  pause,
+  read,
+  step,
+  text,
+  within
+} from '../scenario.ts'
 
 /** What a descriptor is; it is closed. */
 function kindOf(descriptor: Descriptor): unknown {
@@ -82,14 +95,12 @@ export async function stores(): Promise<void> {
   const one = file('one')
   const address = path('store')
   const service = keep(
-    await step('serve', () =>
-      serveStore({ path: address, takeover: path('store.takeover'), signal: AbortSignal.timeout(3000) })
-    )
+    await step('serve', () => serveStore({ path: address, takeover: path('store.takeover'), signal: within(3000) }))
   )
   if (service === undefined) return
   const store = keep(await step('connect', () => connectStore(address)))
   if (store === undefined) return
-  const signal = AbortSignal.timeout(4000)
+  const signal = within(4000)
   await step('put', () => store.put('a', one, { signal }))
   await step('put several', () => store.put('b', [one, one], { signal, expires: 60_000 }))
   await step('put again', () => store.put('a', one, { signal }))
@@ -101,12 +112,10 @@ export async function stores(): Promise<void> {
   await step('get', () => store.get('a', { signal }), contents)
   await step('get and remove', () => store.get('b', { signal, remove: true }), contents)
   const next = keep(
-    await step('successor', () =>
-      serveStore({ path: address, takeover: path('store.takeover'), signal: AbortSignal.timeout(3000) })
-    )
+    await step('successor', () => serveStore({ path: address, takeover: path('store.takeover'), signal: within(3000) }))
   )
   if (next !== undefined) {
-    await step('superseded', () => Promise.race([service.superseded, delay(1000)]))
+    await step('superseded', () => Promise.race([service.superseded, pause(1000)]))
     await step('get from it', () => store.get('a', { signal }), contents)
   }
   await step('delete', () => store.delete('a', { signal }))
@@ -177,7 +186,7 @@ export async function takeovers(): Promise<void> {
   // Where the answer to `ready` is lost, both serve: PROTOCOL.md.
   const successor = await step(
     'superseded',
-    () => Promise.race([old.superseded, delay(1000)]),
+    () => Promise.race([old.superseded, pause(1000)]),
     () => null
   )
   await step(
@@ -186,7 +195,7 @@ export async function takeovers(): Promise<void> {
     (said) => said
   )
   if (!successor) return
-  const connections = young.predecessor!.connections({ signal: AbortSignal.timeout(1500) })
+  const connections = young.predecessor!.connections({ signal: within(1500) })
   const server = new Server().listen(path('live'))
   await once(server, 'listening')
   const client = dial(path('live')).on('error', () => {})
@@ -225,7 +234,7 @@ export async function systemd(): Promise<void> {
   )
   await exchange(
     'barrier',
-    () => barrier({ signal: AbortSignal.timeout(1000) }),
+    () => barrier({ signal: within(1000) }),
     (signal) => manager.recv({ signal }),
     (message) => {
       closeEach(message!.fds)

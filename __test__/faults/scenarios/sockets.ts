@@ -1,7 +1,6 @@
 import { closeSync, existsSync, writeFileSync } from 'node:fs'
-import { setTimeout as delay } from 'node:timers/promises'
 import { type Message, bind, bindListener, capabilities, connect, listen, socketpair } from 'fdpass'
-import { broken, contents, exchange, file, gather, keep, path, step, steps, text } from '../scenario.ts'
+import { broken, contents, exchange, file, gather, keep, path, pause, step, steps, text, within } from '../scenario.ts'
 
 /** What a message was, whose descriptors are closed. */
 function shown(message: Message | null): unknown {
@@ -49,7 +48,7 @@ export async function pairs(): Promise<void> {
     )
     for (let i = 0; i < 5; i++) await step(`${type}: ahead ${i}`, () => a.send(`${i}`, { fds: [one] }))
     if (type !== 'dgram') await step(`${type}: shutdown`, () => a.shutdown('write'))
-    const signal = AbortSignal.timeout(type === 'dgram' ? 100 : 3000)
+    const signal = within(type === 'dgram' ? 100 : 3000)
     await step(
       `${type}: iterate`,
       async () => {
@@ -100,7 +99,7 @@ export async function full(): Promise<void> {
       )
     )
     aborting.abort()
-    const finished = Promise.all(sending).then(() => delay(type === 'dgram' ? 30 : 0))
+    const finished = Promise.all(sending).then(() => pause(type === 'dgram' ? 30 : 0))
     const ending = new AbortController()
     void finished.then(() => (type === 'dgram' ? ending.abort() : a.close()))
     const got = new Map<number, number>()
@@ -176,7 +175,7 @@ export async function connections(): Promise<void> {
   )
   if (server !== undefined) {
     const accepting = Promise.all(
-      [1, 2].map((n) => step(`accept ${n}`, () => server.accept({ signal: AbortSignal.timeout(2000) })).then(keep))
+      [1, 2].map((n) => step(`accept ${n}`, () => server.accept({ signal: within(2000) })).then(keep))
     )
     for (const n of [1, 2]) {
       const client = keep(
@@ -195,7 +194,7 @@ export async function connections(): Promise<void> {
       if (connection === undefined) continue
       await step(
         'received',
-        () => connection.recv({ signal: AbortSignal.timeout(300) }),
+        () => connection.recv({ signal: within(300) }),
         (message) => message && [contents(message.fds), message.credentials?.uid]
       )
       await step('addresses', () => [connection.localAddress === address, connection.remoteAddress === null])

@@ -1,6 +1,5 @@
 import { connect as dial } from 'node:net'
-import { setTimeout as delay } from 'node:timers/promises'
-import { path, read, step, watch } from '../scenario.ts'
+import { path, pause, read, step, watch } from '../scenario.ts'
 
 /** What a worker answers. */
 async function ask(): Promise<string> {
@@ -32,7 +31,7 @@ export async function workers(): Promise<void> {
   for (let i = 0; i < 50; i++) {
     const { accepted, acknowledged, lost } = server.stats()
     if (acknowledged + lost >= accepted) break
-    await delay(20)
+    await pause(20)
   }
   await step(
     'stats',

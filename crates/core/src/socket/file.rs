@@ -66,7 +66,7 @@ impl SocketFile {
     Ok(None)
   }
 
-  /// Changes the owner and the group of the file: `chown(2)`. `None` leaves it. `ENOENT` if the path names another file by now.
+  /// Changes the owner and the group of the file: `chown(2)`. `None` leaves it. `EADDRINUSE` if the path names another file by now.
   pub fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> nix::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
@@ -77,20 +77,20 @@ impl SocketFile {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     {
       if !restart_io(|| fs::symlink_metadata(&self.path)).is_ok_and(|metadata| self.is(&metadata)) {
-        return Err(Errno::ENOENT);
+        return Err(Errno::EADDRINUSE);
       }
       restart_io(|| std::os::unix::fs::lchown(&self.path, uid, gid))
     }
   }
 
-  /// Opens the file as a mere reference. Between two calls by path, the path can come to name another file: `ENOENT`.
+  /// Opens the file as a mere reference. Between two calls by path, the path can come to name another file: `EADDRINUSE`.
   #[cfg(any(target_os = "linux", target_os = "android"))]
   fn open(&self) -> nix::Result<fs::File> {
     // std's OpenOptions removes O_PATH from `custom_flags` on musl, whose O_ACCMODE includes it.
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened = fs::File::from(restart(|| fcntl::open(&self.path, flags, Mode::empty()))?);
     let metadata = restart_io(|| opened.metadata())?;
-    if self.is(&metadata) { Ok(opened) } else { Err(Errno::ENOENT) }
+    if self.is(&metadata) { Ok(opened) } else { Err(Errno::EADDRINUSE) }
   }
 
   fn is(&self, metadata: &fs::Metadata) -> bool {
@@ -186,7 +186,7 @@ fn bind_file(socket: Socket<'_>, address: &Address, mode: Option<u32>) -> nix::R
 fn widen(file: &SocketFile, mode: u32) -> nix::Result<()> {
   #[cfg(any(target_os = "linux", target_os = "android"))]
   {
-    let opened = file.open().map_err(|errno| if errno == Errno::ENOENT { Errno::EADDRINUSE } else { errno })?;
+    let opened = file.open()?;
     if restart_io(|| opened.metadata())?.mode() & 0o777 != mode {
       set_mode(opened.as_fd(), mode)?;
     }
