@@ -116,14 +116,6 @@ export function invalidReturn(name: string, accepted: string, value: unknown): T
   )
 }
 
-/** The runtime, where it is not Node. */
-const runtime = 'bun' in process.versions ? 'Bun' : 'deno' in process.versions ? 'Deno' : undefined
-
-/** Throws ERR_UNSUPPORTED_PLATFORM on a runtime whose own classes lack what a function needs. */
-export function checkRuntime(lacking: 'Bun' | 'Deno', message: string): void {
-  if (runtime === lacking) throw withCode(new Error(message), 'ERR_UNSUPPORTED_PLATFORM')
-}
-
 // The platforms with a published binary: package.json's napi.targets.
 const platforms = 'linux-x64-gnu linux-arm64-gnu linux-x64-musl linux-arm64-musl darwin-x64 darwin-arm64 freebsd-x64'
 

@@ -30,5 +30,6 @@ export {
 export { type InspectionArguments, inspected, inspection, stateOf, uncloneable } from './inspection.ts'
 export { type Identity, groupOf, identityOf, loginVariables, uidOf } from './identity.ts'
 export { ByteBuffer, Queue } from './queue.ts'
+export { checkRuntime, runArguments } from './runtime.ts'
 export { RestartBackoff } from './backoff.ts'
 export { Waiter, Waiters, settle } from './waiters.ts'

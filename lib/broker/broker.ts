@@ -32,7 +32,7 @@ import type { RequestMessage } from './request-message.ts'
 export interface StartBrokerOptions extends BrokerOffer, Abortable {
   /**
    * The user that the helper runs as: a name or a uid (default: the caller's user). The helper then has no supplementary
-   * groups. Changing the user requires root.
+   * groups. Changing the user requires root, and Node or Bun.
    */
   user?: string | number | undefined
   /** The helper's group: a name or a gid (default: the primary group of `user` in the user database). */

@@ -4,7 +4,7 @@ import { stat } from 'node:fs/promises'
 import { argv, execPath } from 'node:process'
 import { Channel } from '../channel/index.ts'
 import { type Credentials, UnixSocket } from '../socket/index.ts'
-import { invalidValue, type Identity } from '../base/internal.ts'
+import { invalidValue, runArguments, type Identity } from '../base/internal.ts'
 import { systemError, executeRestricted, setUndumpable } from '../native/internal.ts'
 import { RequestHandler } from './request-handler.ts'
 import { type BrokerPolicy, policyOf, readOnlyPolicy } from './policy.ts'
@@ -25,7 +25,8 @@ function restrict(): void {
     const keepsUser = user === undefined || Number(user) === process.geteuid!()
     if (keepsUser && group !== undefined) assumeGroup(Number(group))
     const ids = keepsUser ? [] : [user!, group!]
-    const code = executeRestricted(!keepsUser, CHANNEL + 1, execPath, [execPath, program!, 'serve', ...ids])
+    const command = [execPath, ...runArguments, program!, 'serve', ...ids]
+    const code = executeRestricted(!keepsUser, CHANNEL + 1, execPath, command)
     throw systemError(code, 'execve')
   } catch (error) {
     openChannel().onRequest(() => {

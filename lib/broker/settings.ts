@@ -1,6 +1,15 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { MAX_INT, boolean, integer, invalidType, invalidValue, type Identity, identityOf } from '../base/internal.ts'
+import {
+  MAX_INT,
+  boolean,
+  checkRuntime,
+  integer,
+  invalidType,
+  invalidValue,
+  type Identity,
+  identityOf
+} from '../base/internal.ts'
 import { type BrokerPolicy, policyOf } from './policy.ts'
 import { parseService } from './service-sockets.ts'
 
@@ -88,9 +97,13 @@ export function settingsOf(
   options: BrokerOffer & { user?: unknown; group?: unknown; allow?: unknown; readyTimeout?: unknown }
 ): [Settings, BrokerPolicy | undefined] {
   const { user, group, allow, readyTimeout = DEFAULT_READY_TIMEOUT } = options
+  const identity = identityOf(user, group)
+  if (identity !== undefined) {
+    checkRuntime('Deno', 'options.user and options.group need Node or Bun: Deno has no process.setgroups()')
+  }
   const settings = {
     ...offerOf(options),
-    identity: identityOf(user, group),
+    identity,
     readyTimeout: integer('options.readyTimeout', readyTimeout, 1, MAX_INT)
   }
   if (allow === undefined) return [{ ...settings, policy: 'none' }, undefined]

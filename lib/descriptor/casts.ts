@@ -8,7 +8,8 @@ import { internetAddressOf } from '../address/socket-address.ts'
 import { duplicateFd } from '../native/owned-fds.ts'
 import { native } from '../native/binding.ts'
 import { listenOn, setConnected } from './node-internals.ts'
-import { checkRuntime, withCode } from '../base/errors.ts'
+import { withCode } from '../base/errors.ts'
+import { checkRuntime } from '../base/runtime.ts'
 
 /** Options of {@link Descriptor.toReadStream} and {@link Descriptor.toWriteStream}. */
 export interface FileStreamOptions {

@@ -17,7 +17,7 @@ import { type Kind, kindOf, type Seal, addSeals, sealsOf } from './kind.ts'
 import { native } from '../native/binding.ts'
 import { READABLE, WRITABLE } from '../native/codes.ts'
 import { openReactor, setAfterOpen } from '../event-loop/reactor.ts'
-import { isReadAsStdin, parentChannel } from './node-internals.ts'
+import { isReadAsStdin, parentChannel, takeFromDeno } from './node-internals.ts'
 import {
   type LeakWatch,
   cancelRegistration,
@@ -111,7 +111,8 @@ export class Descriptor implements Disposable, AsyncDisposable {
    * @param fd the number of an open descriptor
    * @throws `EBADF` if it is not open; ERR_INVALID_ARG_VALUE if fdpass owns it already, in any thread of the process, or if Node uses it: a
    *   socket or server of `node:net` or `node:dgram` that this thread's event loop watches, a `process.stdin` that is being read in this
-   *   thread, and the channel to the parent process; ERR_INVALID_ARG_TYPE and ERR_OUT_OF_RANGE for a value that is no descriptor's number
+   *   thread, and the channel to the parent process; on Deno, a file that `node:fs` has opened: send its number instead.
+   *   ERR_INVALID_ARG_TYPE and ERR_OUT_OF_RANGE for a value that is no descriptor's number
    */
   static from(fd: number): Descriptor {
     openReactor()
@@ -524,6 +525,8 @@ export function closeQuietly(descriptor: Descriptor | undefined): void {
 /** Lets the native side own a number of the process. */
 export function adopt(name: string, fd: number): void {
   if (isReadAsStdin(fd)) throw invalidValue(name, `is being read by process.stdin: destroy that first: ${fd}`)
+  if (!takeFromDeno(fd))
+    throw invalidValue(name, `belongs to Deno's node:fs, which would close it a second time: send the number: ${fd}`)
   const code = native.adopt(fd)
   if (code === 0) return
   const error = systemError(code, 'fcntl')

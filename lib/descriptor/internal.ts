@@ -13,5 +13,6 @@ export {
   openHandle,
   pipeNameOf,
   replaceListen,
-  setServerHandle
+  setServerHandle,
+  takeFromDeno
 } from './node-internals.ts'

@@ -1,10 +1,11 @@
 import type { Socket as DatagramSocket } from 'node:dgram'
-import { fstatSync } from 'node:fs'
+import { closeSync, fstatSync, readFileSync } from 'node:fs'
 import type { ServerResponse } from 'node:http'
 import type { Server, Socket, SocketConstructorOpts } from 'node:net'
 import type { Readable, Writable } from 'node:stream'
 import { isMainThread } from 'node:worker_threads'
-import { checkRuntime, invalidValue } from '../base/errors.ts'
+import { invalidValue } from '../base/errors.ts'
+import { checkRuntime } from '../base/runtime.ts'
 import { systemError } from '../native/system-error.ts'
 import { duplicateFd } from '../native/owned-fds.ts'
 
@@ -26,6 +27,44 @@ interface DatagramState {
 
 /** The `connectState` of a socket with a peer. */
 const CONNECTED = 2
+
+/** The numbers that Deno's parent has passed as `stdio` from 3 on; undefined before the first use, and where Deno forbids to read them. */
+let inheritedByDeno: Set<number> | undefined
+
+/** Returns whether Deno has received a number as `stdio`. It removes the variable that names these from `process.env`. */
+function isInherited(fd: number): boolean {
+  try {
+    inheritedByDeno ??= inheritedNumbers()
+  } catch {
+    return true
+  }
+  return inheritedByDeno.delete(fd)
+}
+
+function inheritedNumbers(): Set<number> {
+  const name = 'DENO_EXTRA_STDIO_FDS='
+  const variables = readFileSync('/proc/self/environ', 'latin1').split('\0')
+  const numbers = variables.find((variable) => variable.startsWith(name))?.slice(name.length)
+  return new Set(numbers?.split(',').map(Number))
+}
+
+/**
+ * Has Deno's `node:fs` forget a number that this process was started with, before another owner takes it over. Otherwise Deno closes it
+ * once more when `node:fs` opens a file with the same number. Measured on Deno 2.9.6, whose closeSync() leaves such a number open.
+ *
+ * @returns whether the number may be taken over: false if `node:fs` has opened it
+ */
+export function takeFromDeno(fd: number): boolean {
+  if (!('deno' in process.versions) || fd <= 2) return true
+  try {
+    fstatSync(fd)
+  } catch {
+    return true // node:fs does not have it
+  }
+  if (!isInherited(fd)) return false
+  closeSync(fd)
+  return true
+}
 
 /** An object of Node's that holds a descriptor. */
 export type NodeObject = Socket | Server | DatagramSocket

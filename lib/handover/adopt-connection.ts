@@ -1,6 +1,7 @@
 import { channel } from 'node:diagnostics_channel'
 import type { BlockList, Server, Socket } from 'node:net'
-import { checkRuntime, invalidType, invalidValue } from '../base/errors.ts'
+import { invalidType, invalidValue } from '../base/errors.ts'
+import { checkRuntime } from '../base/runtime.ts'
 import { isNetSocket, joinServer, pauseAtOnce, readingLayer, trackConnections } from '../descriptor/node-internals.ts'
 
 /** Node reports each connection that a server has accepted here. */

@@ -1,6 +1,6 @@
 import type { Socket, SocketConstructorOpts } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { withCode } from '../base/internal.ts'
+import { checkRuntime } from '../base/internal.ts'
 import { native } from '../native/internal.ts'
 import { type AcceptShape, Acceptor, warnOfService } from '../socket/internal.ts'
 import { type WorkerChannel, type Assignment, openWorkerChannel } from './worker-channel.ts'
@@ -37,7 +37,7 @@ export class ConnectionIntake<T> {
   #finish!: () => void
 
   constructor(handler: ConnectionHandler<T>) {
-    if (process.versions.bun !== undefined) throw noSockets()
+    checkSockets()
     this.handler = handler
     let drain!: () => void
     this.drained = new Promise((resolve) => (drain = resolve))
@@ -136,10 +136,7 @@ export function openSocketOf(fd: number, options: SocketConstructorOpts): Socket
   return new NetSocket({ fd, readable: true, writable: true, ...options })
 }
 
-/** Returns the error of a worker on a runtime whose sockets cannot be made of a descriptor. */
-function noSockets(): Error {
-  return withCode(
-    new Error("Bun's net.Socket is made of no descriptor: run workers on Node or Deno"),
-    'ERR_UNSUPPORTED_PLATFORM'
-  )
+/** Throws ERR_UNSUPPORTED_PLATFORM on a runtime whose sockets cannot be made of a descriptor. */
+export function checkSockets(): void {
+  checkRuntime('Bun', "Bun's net.Socket is made of no descriptor: run workers on Node or Deno")
 }

@@ -2,6 +2,7 @@ import { isAbsolute, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import {
   boolean,
+  checkRuntime,
   groupOf,
   identityOf,
   integer,
@@ -9,6 +10,7 @@ import {
   loginVariables,
   invalidValue,
   outOfRange,
+  runArguments,
   shown
 } from '../base/internal.ts'
 import { type ProgramDescription, resourceByName } from '../native/internal.ts'
@@ -88,9 +90,14 @@ function moduleCommand(
   if (module === '-' || standardInputs.has(path)) {
     throw invalidValue(at('module'), 'must be a file: standard input can be read once, and workers have none')
   }
-  const nodeArgs = execArgv === undefined ? ownArguments() : textsOf(at('execArgv'), execArgv)
+  const nodeArgs = execArgv === undefined ? [...runArguments, ...ownArguments()] : textsOf(at('execArgv'), execArgv)
   const own = args === undefined ? [] : textsOf(at('args'), args)
-  if (boolean(at('preload'), preload)) nodeArgs.push('--import', import.meta.resolve('fdpass/listen'))
+  if (boolean(at('preload'), preload)) {
+    const why = `${at('preload')} needs Node: net.Server of this runtime has no _listen2() to replace`
+    checkRuntime('Bun', why)
+    checkRuntime('Deno', `${why}. Without it (--no-preload), the module takes its connections by serve()`)
+    nodeArgs.push('--import', import.meta.resolve('fdpass/listen'))
+  }
   return [nodeArgs.length, [process.execPath, ...nodeArgs, path, ...own]]
 }
 

@@ -2,7 +2,7 @@ import type { Server, Socket } from 'node:net'
 import type { Abortable } from '../base/index.ts'
 import { invalidType, optionsOf, raceAbort, signalOf } from '../base/internal.ts'
 import { ServerDrain, type ServerOptions, isServer, serveConnection } from '../handover/internal.ts'
-import { type ConnectionHandler, ConnectionIntake, openSocketOf } from './connection-intake.ts'
+import { type ConnectionHandler, ConnectionIntake, checkSockets, openSocketOf } from './connection-intake.ts'
 import { worker } from './worker-channel.ts'
 
 /** Options of {@link serve}. */
@@ -42,6 +42,7 @@ let intake: ConnectionIntake<Socket> | undefined
  *   which open connections are served, and further ones wait for the next call; with what `onDrain` throws
  */
 export async function serve(server: Server, options?: ServeOptions): Promise<void> {
+  checkSockets()
   const signal = signalOf(optionsOf(options))
   const { onDrain } = options ?? {}
   if (onDrain !== undefined && typeof onDrain !== 'function') {

@@ -21,12 +21,12 @@ export interface ServiceOptions {
   module?: string | URL | undefined
   /**
    * Import `fdpass/listen` before `module` (default false): a program that listens on the port or path of a source by itself, with
-   * `server.listen()`, gets its connections. It needs no changes.
+   * `server.listen()`, gets its connections. It needs no changes, and Node.
    */
   preload?: boolean | undefined
   /** The arguments of `module`. */
   args?: readonly string[] | undefined
-  /** Node's own arguments for `module` (default: those of this process, without `--eval` and `--print`). */
+  /** Node's own arguments for `module` (default: those of this process, without `--eval` and `--print`; on Deno `run --allow-all`). */
   execArgv?: readonly string[] | undefined
   /** A program instead of `module`: the path of its executable, which is not searched for in PATH, and its arguments. */
   command?: readonly string[] | undefined

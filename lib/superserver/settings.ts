@@ -3,6 +3,7 @@ import type { SocketFileOptions } from '../address/index.ts'
 import {
   MAX_INT,
   boolean,
+  checkRuntime,
   groupOf,
   integer,
   invalidType,
@@ -118,6 +119,13 @@ export function settingsOf(name: string, options: unknown, argument: string, fol
   const sources = sourcesOf(given.listen, at('listen'))
   const handoff = handoffOf(given, at, sources.every(isDatagram))
   checkKnown(given, at, handoff)
+  if (given.module !== undefined && handoff === 'connection') {
+    const instead = `set ${at('handoff')} to 'listener', or run the module on Node or Deno by ${at('command')}`
+    checkRuntime(
+      'Bun',
+      `Workers on Bun receive no connections, because net.Socket of Bun reads no received descriptor: ${instead}`
+    )
+  }
   const datagrams = sources.findIndex(isDatagram)
   if (datagrams >= 0 && handoff !== 'wait' && handoff !== 'listener') {
     const reason = "has no connections: datagrams are for mode 'wait', or for workers with handoff 'listener'"

@@ -38,7 +38,7 @@ const ONLY = 'service'
  *     with `EPERM`
  *   - ERR_WORKER_FAILED if a worker exits before it is ready
  *   - ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE or ERR_OUT_OF_RANGE; a SyntaxError for a file that is not JSON
- *   - AbortError; ERR_UNSUPPORTED_PLATFORM
+ *   - AbortError; ERR_UNSUPPORTED_PLATFORM, also on Bun for a `module` that receives connections, and with `preload` on Bun and Deno
  */
 export async function superserve(
   options: SuperserveOptions | string | URL,

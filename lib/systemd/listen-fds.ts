@@ -4,7 +4,7 @@ import { constants } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 import { MAX_INT, invalidState } from '../base/internal.ts'
 import type { Descriptor } from '../descriptor/index.ts'
-import { wrapFd, kindOf } from '../descriptor/internal.ts'
+import { kindOf, takeFromDeno, wrapFd } from '../descriptor/internal.ts'
 import { describeErrno, native } from '../native/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 import { socketpair } from '../socket/index.ts'
@@ -109,7 +109,7 @@ function takeOver(count: number): void {
 }
 
 function adopt(fd: number): number {
-  const code = native.adopt(fd)
+  const code = takeFromDeno(fd) ? native.adopt(fd) : -constants.errno.EBADF
   // If fewer descriptors were passed, the next number is the runtime's: libuv opens its epoll descriptor first.
   if (code !== 0 || kindOf(fd) !== 'epoll') return code
   native.release(fd)

@@ -2,7 +2,7 @@ import { type ChildProcess, type SpawnOptions, type StdioOptions, spawn } from '
 import { accessSync, constants, statSync } from 'node:fs'
 import { delimiter, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { descriptorNameOf, invalidType, invalidValue, optionsOf } from '../base/internal.ts'
+import { descriptorNameOf, invalidType, invalidValue, optionsOf, runArguments } from '../base/internal.ts'
 import type { FdSource } from '../descriptor/index.ts'
 import { putFds } from '../descriptor/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
@@ -23,7 +23,7 @@ const shellVariables = ['OLDPWD', 'PWD', 'SHLVL']
  * known only once its process exists: `/bin/sh` sets it, and executes the program in its own place.
  *
  * @param file the program, which is searched in PATH unless it contains a slash
- * @param args its arguments
+ * @param args its arguments. On Deno, `run --allow-all` precedes them if the program is `process.execPath` and the first one is a path
  * @param listeners the descriptors by name, at most 253 of a name: any that can be sent. The caller keeps them, and may close them when the
  *   call returns. A name has 1 to 255 printable ASCII characters without colons and backslashes
  * @param options options of `child_process.spawn()`. `stdio` has at most three entries; `shell` and `argv0` are not supported. The
@@ -64,7 +64,13 @@ export function spawnWithListeners(
     }
     const unset = shellVariables.filter((name) => environment[name] === undefined)
     const script = `export LISTEN_PID="$$"; unset ${unset.join(' ')}; exec ${foreign.length > 0 ? '/usr/bin/env ' : ''}"$@"`
-    const command = [...foreign.map(([name, value]) => `${name}=${value}`), file, ...args]
+    const runsFile = file === process.execPath && /[./]/.test(args[0] ?? '')
+    const command = [
+      ...foreign.map(([name, value]) => `${name}=${value}`),
+      file,
+      ...(runsFile ? runArguments : []),
+      ...args
+    ]
     const child = spawn('/bin/sh', ['-c', script, 'sh', ...command], { ...settings, env: environment })
     return Object.assign(child, { spawnfile: file, spawnargs: [file, ...args] })
   } finally {

@@ -1,7 +1,16 @@
 import { once } from 'node:events'
 import type { Server } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { optionsOf, signalOf, invalidType, invalidValue, invalidState, withLimit, shown } from '../base/internal.ts'
+import {
+  checkRuntime,
+  optionsOf,
+  signalOf,
+  invalidType,
+  invalidValue,
+  invalidState,
+  withLimit,
+  shown
+} from '../base/internal.ts'
 import { checkCast, takeFd, takeFds, borrow, listenOn } from '../descriptor/internal.ts'
 import { refuse } from '../channel/internal.ts'
 import { type Credentials, type UnixSocket, connect, listen } from '../socket/index.ts'
@@ -122,11 +131,18 @@ export class Takeover implements Disposable {
    * @param name the name of one of `listeners`, whose descriptor the server takes
    * @returns resolves when all connections are closed
    *
-   *   Rejects with ERR_INVALID_ARG_VALUE if there is no such listener, or it is a datagram socket; with ERR_DESCRIPTOR_CLOSED
+   *   Rejects with ERR_INVALID_ARG_VALUE if there is no such listener, or it is a datagram socket; with ERR_DESCRIPTOR_CLOSED; with
+   *   ERR_UNSUPPORTED_PLATFORM for an HTTP server on Bun. Nothing has changed then
    */
   async serve(server: Server, name: string): Promise<void> {
     const { Server: NetServer } = process.getBuiltinModule('node:net')
-    if (!(server instanceof NetServer)) throw invalidType('server', 'an instance of net.Server', server)
+    if (!(server instanceof NetServer)) {
+      // Bun's http.Server is no net.Server, and listen({ fd }) of it listens on another port.
+      if ((server as unknown) instanceof process.getBuiltinModule('node:http').Server) {
+        checkRuntime('Bun', 'serve() needs Node or Deno for HTTP: http.Server of Bun serves no passed listener')
+      }
+      throw invalidType('server', 'an instance of net.Server', server)
+    }
     const listener = Object.hasOwn(this.listeners, name) ? this.listeners[name]! : undefined
     if (listener === undefined) throw invalidValue('name', `is no name of a listener: ${shown(name)}`)
     checkCast(listener[borrow](), 'toServer')
