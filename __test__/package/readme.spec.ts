@@ -1,8 +1,7 @@
-import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import type { ExecutionContext } from 'ava'
-import { installed } from '../helpers/cli.ts'
+import { join, resolve } from 'node:path'
+import test, { type ExecutionContext } from 'ava'
+import { begin, installed } from '../helpers/cli.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { connectWhenThere } from '../helpers/connections.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
@@ -34,32 +33,95 @@ const needs: Record<string, [boolean, string, Surroundings?]> = {
   Consoles: [hasPython, 'needs Python 3.9']
 }
 
-const guides = readdirSync('docs/guide').map((name) =>
-  readFileSync(join('docs/guide', name), 'utf8').slice('# '.length)
-)
-const examples = [...readFileSync('README.md', 'utf8').split(/^## /m), ...guides].filter((section) =>
-  section.includes('```text')
-)
+// The runtime on which the examples run, and its executable with arguments: `npm run test:runtimes -- examples` passes them.
+const [runtime = 'Node', ...command] = process.argv.slice(2)
 
-for (const section of examples) {
-  const title = section.slice(0, section.indexOf('\n'))
+const pages = readdirSync('docs/guide').map((name) => ({
+  page: name,
+  text: readFileSync(join('docs/guide', name), 'utf8')
+}))
+const readme = readFileSync('README.md', 'utf8').split(/^(?=## )/m)
+const examples = [...readme.map((text) => ({ page: '../../README.md', text })), ...pages]
+  .filter(({ text }) => text.includes('```text'))
+  .map(({ page, text }) => {
+    const [, title] = /^#+ (.*)\n/.exec(text)!
+    const [, commands] = /```sh\n([^]*?)```/.exec(text)!
+    // The line below the output that names the runtimes, where an example does not work on all three.
+    const [, printed, runtimes = 'Node or Bun or Deno'] = /```text\n([^]*?)```(?:\n\nNeeds ([\w ]+): )?/.exec(text)!
+    const files = [...text.matchAll(/```(?:js|py)\n((?:\/\/|#) ([\w-]+\.\w+)[^]*?)```/g)]
+    const anchor = page === '../../README.md' ? `#${title!.toLowerCase().replaceAll(' ', '-')}` : ''
+    return { title: title!, link: page + anchor, commands: commands!, printed, runtimes: runtimes.split(' or '), files }
+  })
+
+/** The folder whose `node` and `fdpass` run on the runtime; undefined on Node, where those of `installed` do. */
+function programsOfRuntime(): string | undefined {
+  if (command.length === 0) return undefined
+  const folder = temporaryFolder()
+  const words = command.map((word) => `'${word}'`).join(' ')
+  for (const [name, program] of [
+    ['node', ''],
+    ['fdpass', `'${resolve('dist/lib/cli/main.js')}'`]
+  ] as const) {
+    writeFileSync(join(folder, name), `#!/bin/sh\nexec ${words} ${program} "$@"\n`, { mode: 0o755 })
+  }
+  return folder
+}
+
+const programs = programsOfRuntime()
+
+/** How long an example may take, in milliseconds, before its processes are killed. */
+const TIMEOUT = 60_000
+
+for (const { title, commands, printed, runtimes, files } of examples) {
   const [condition, reason, surround] = needs[title] ?? [true, '']
-  onlyIf(condition, reason)(`The documented example prints the documented output: ${title}`, async (t) => {
-    const folder = join('build', 'readme', title) // inside the package, so that `fdpass` is found by its own name
+  const works = runtimes.includes(runtime)
+  const outcome = works ? 'prints the documented output' : 'fails with ERR_UNSUPPORTED_PLATFORM'
+  onlyIf(
+    condition,
+    reason,
+    test.serial
+  )(`The documented example ${outcome} on ${runtime}: ${title}`, async (t) => {
+    const folder = join('build', 'readme', runtime, title) // inside the package, so that `fdpass` is found by its own name
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder, { recursive: true })
-    for (const [, text, name] of section.matchAll(/```(?:js|py)\n((?:\/\/|#) ([\w-]+\.\w+)[^]*?)```/g)) {
-      writeFileSync(join(folder, name!), text!)
-    }
-    const [, commands] = /```sh\n([^]*?)```/.exec(section)!
-    const [, printed] = /```text\n([^]*?)```/.exec(section)!
+    for (const [, text, name] of files) writeFileSync(join(folder, name!), text!)
     const env = { ...installed, ...(await surround?.(t)) }
-    const { stdout, status } = spawnSync('sh', ['-ec', commands!], {
+    if (programs !== undefined) env.PATH = `${programs}:${env.PATH}`
+    // The shell leads a process group, so that nothing of an example survives it.
+    const example = begin(t, 'sh', ['-ec', commands], {
       cwd: folder,
-      encoding: 'utf8',
       env,
-      timeout: 60_000
+      detached: true,
+      stdio: ['ignore', 'pipe', 'pipe']
     })
-    t.deepEqual({ stdout, status }, { stdout: printed, status: 0 })
+    const kill = () => {
+      try {
+        process.kill(-example.child.pid!, 'SIGKILL')
+      } catch {} // all of them have ended
+    }
+    t.teardown(kill)
+    const timer = setTimeout(kill, TIMEOUT)
+    t.teardown(() => clearTimeout(timer))
+    if (!works) {
+      await example.printed(/ERR_UNSUPPORTED_PLATFORM/) // some processes of the example may wait for the one that failed
+      kill()
+    }
+    const { stdout, stderr, code } = await example.ended
+    if (works) t.deepEqual({ stdout, code }, { stdout: printed!, code: 0 }, stderr)
+    else t.is(stdout, '')
   })
 }
+
+test('The guide lists on which runtimes each documented example works', (t) => {
+  const head = ['example', 'Node', 'Bun', 'Deno']
+  const rows = examples.map(({ title, link, runtimes }) => [
+    `[${title}](${link})`,
+    ...head.slice(1).map((name) => (runtimes.includes(name) ? 'yes' : 'no'))
+  ])
+  const widths = head.map((_, i) => Math.max(...[head, ...rows].map((row) => row[i]!.length)))
+  const rule = widths.map((width) => '-'.repeat(width))
+  const table = [head, rule, ...rows].map((row) => `| ${row.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`)
+  const guide = readFileSync('docs/guide/runtimes.md', 'utf8')
+  const [, listed] = /<!-- examples -->\n\n([^]*?)\n\n<!-- end of examples -->/.exec(guide)!
+  t.is(listed, table.join('\n'))
+})

@@ -1,9 +1,11 @@
 // Runs the JavaScript tests on every supported runtime, each installed from npm:
 //
 //   npm run test:runtimes [-- RUNTIME…]      node@20 node@22 node@24 node@26 bun deno
+//   npm run test:runtimes -- examples [RUNTIME…]   runs the examples of README and the guides only
 //   npm run test:runtimes -- casts           compares the table of docs/guide/runtimes.md with what Bun and Deno do; `casts --write` writes it
 //
 // Without a name, all of these.
+// Each runtime runs the examples; where the guide says that one does not work, it must fail with ERR_UNSUPPORTED_PLATFORM.
 // Node runs all tests, on each back end. Bun runs the data path, and tests that check received descriptors with Node's modules. Deno's node:fs
 // and node:net accept no foreign descriptors, so Deno runs the tests of the data path that use the package alone, and those of reading and writing.
 import { spawn, spawnSync } from 'node:child_process'
@@ -22,14 +24,22 @@ const everything = []
 // ava ends with v8.takeCoverage(), which Bun and Deno lack.
 const preload = join(installed, 'no-coverage.mjs')
 
+// Deno prints an uncaught error without its code.
+const printCodes = join(installed, 'print-codes.mjs')
+
+const examples = specs('package/readme')
+
 const runtimes = {
-  'node@20': { bin: 'node', args: [], backends: ['uv', 'thread'], files: everything },
-  'node@22': { bin: 'node', args: [], backends: ['uv', 'thread'], files: everything },
-  'node@24': { bin: 'node', args: [], backends: ['uv', 'thread'], files: everything },
-  'node@26': { bin: 'node', args: [], backends: ['uv', 'thread'], files: everything },
+  'node@20': { bin: 'node', args: [], avaArgs: [], backends: ['uv', 'thread'], files: everything },
+  'node@22': { bin: 'node', args: [], avaArgs: [], backends: ['uv', 'thread'], files: everything },
+  'node@24': { bin: 'node', args: [], avaArgs: [], backends: ['uv', 'thread'], files: everything },
+  'node@26': { bin: 'node', args: [], avaArgs: [], backends: ['uv', 'thread'], files: everything },
   bun: {
     bin: 'bun',
-    args: ['--bun', '--preload', preload],
+    title: 'Bun',
+    args: [],
+    avaArgs: ['--bun', '--preload', preload],
+    exampleArgs: [],
     backends: ['thread'],
     files: specs(
       'native/data-path',
@@ -46,15 +56,19 @@ const runtimes = {
       'socket/close',
       'socket/order',
       'event-loop/keep-alive',
+      'package/runtimes',
       'descriptor/reading',
       'descriptor/files-and-polling'
     )
   },
   deno: {
     bin: 'deno',
-    args: ['run', '--allow-all', '--preload', preload],
+    title: 'Deno',
+    args: ['run', '--allow-all'],
+    avaArgs: ['--preload', preload],
+    exampleArgs: ['--preload', printCodes],
     backends: ['thread'],
-    files: specs('native/data-path', 'descriptor/reading', 'descriptor/files-and-polling')
+    files: specs('native/data-path', 'package/runtimes', 'descriptor/reading', 'descriptor/files-and-polling')
   }
 }
 
@@ -62,6 +76,12 @@ if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: '
   process.exit(1)
 mkdirSync(installed, { recursive: true })
 writeFileSync(preload, "import v8 from 'node:v8'\nv8.takeCoverage = () => {}\n")
+writeFileSync(
+  printCodes,
+  `for (const type of ['error', 'unhandledrejection'])
+  addEventListener(type, ({ error, reason }) => console.error((error ?? reason)?.code))
+`
+)
 
 const CAST_TIMEOUT = 20_000
 
@@ -91,10 +111,7 @@ async function castTable() {
   const fdpass = await import('../../dist/index.js')
   const columns = ['bun', 'deno'].map((name) => {
     const { bin, args } = runtimes[name]
-    return {
-      executable: installRuntime(name, bin),
-      args: args.slice(0, args.indexOf('--preload')).filter((arg) => arg !== '--bun')
-    }
+    return { executable: installRuntime(name, bin), args }
   })
   const rows = [['cast', 'of', 'Node', 'Bun', 'Deno']]
   for (const [title, { method, send }] of Object.entries(casts)) {
@@ -120,40 +137,53 @@ async function checkCasts(write) {
 }
 
 const named = process.argv.slice(2).filter((argument) => argument !== '--write')
-const chosen = named.length > 0 ? named : [...Object.keys(runtimes), 'casts']
+const names = named.filter((name) => name !== 'casts' && name !== 'examples')
+const unknown = names.find((name) => !Object.hasOwn(runtimes, name))
+if (unknown !== undefined) throw new Error(`Unknown runtime ${unknown}; known: ${Object.keys(runtimes).join(' ')}`)
+const isExamplesOnly = named.includes('examples')
+const chosen = named.length === 0 || (isExamplesOnly && names.length === 0) ? Object.keys(runtimes) : names
 let passed = 0
 let failed = 0
-if (chosen.includes('casts')) {
+
+/** Runs test files with a program; reports and counts their results. */
+async function runTests(title, executable, args, env = {}) {
+  const { code, output } = await run(executable, args, { env, show: false })
+  const [pass, fail] = [sum(output, /^# pass (\d+)$/gm), sum(output, /^# fail (\d+)$/gm)]
+  const skipped = sum(output, /^# skip (\d+)$/gm)
+  passed += pass
+  failed += code !== 0 && fail === 0 ? 1 : fail
+  console.log(`${title}: ${pass} passed, ${fail} failed, ${skipped} skipped, exit ${code}`)
+  if (code === 0) return
+  const lines = output.split('\n').filter((line) => !line.startsWith('ok '))
+  console.log(lines.join('\n'))
+}
+
+if (named.length === 0 || named.includes('casts')) {
   const isRight = await checkCasts(process.argv.includes('--write'))
   console.log(`casts by runtime: ${isRight ? 'as' : 'not as'} in docs/guide/runtimes.md`)
   if (isRight) passed++
   else failed++
-  chosen.splice(chosen.indexOf('casts'), 1)
 }
 for (const name of chosen) {
-  const runtime = runtimes[name]
-  if (runtime === undefined) throw new Error(`Unknown runtime ${name}; known: ${Object.keys(runtimes).join(' ')}`)
-  const executable = installRuntime(name, runtime.bin)
+  const { bin, title, args, avaArgs, exampleArgs, backends, files } = runtimes[name]
+  const executable = installRuntime(name, bin)
   const version = spawnSync(executable, ['--version'], { encoding: 'utf8' }).stdout.split('\n')[0]
-  for (const backend of runtime.backends) {
-    const { code, output } = await run(executable, [...runtime.args, ava, '--tap', ...runtime.files], {
-      env: { FDPASS_BACKEND: backend },
-      show: false
-    })
-    const [pass, fail] = [sum(output, /^# pass (\d+)$/gm), sum(output, /^# fail (\d+)$/gm)]
-    const skipped = sum(output, /^# skip (\d+)$/gm)
-    passed += pass
-    failed += code !== 0 && fail === 0 ? 1 : fail
-    console.log(
-      `${name} (${version}), back end ${backend}: ${pass} passed, ${fail} failed, ${skipped} skipped, exit ${code}`
+  for (const backend of isExamplesOnly ? [] : backends) {
+    const env = { FDPASS_BACKEND: backend }
+    await runTests(
+      `${name} (${version}), back end ${backend}`,
+      executable,
+      [...args, ...avaArgs, ava, '--tap', ...files],
+      env
     )
-    if (code !== 0)
-      console.log(
-        output
-          .split('\n')
-          .filter((line) => !line.startsWith('ok '))
-          .join('\n')
-      )
+  }
+  // On Bun and Deno, this process's Node tests the examples. The tests that Node runs include them.
+  const examplesTitle = `${name} (${version}), examples`
+  if (title !== undefined) {
+    const words = [title, executable, ...args, ...exampleArgs]
+    await runTests(examplesTitle, process.execPath, [ava, '--tap', ...examples, '--', ...words])
+  } else if (isExamplesOnly) {
+    await runTests(examplesTitle, executable, [ava, '--tap', ...examples])
   }
 }
 console.log(`${passed} passed, ${failed} failed`)
