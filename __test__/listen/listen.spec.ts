@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process'
+import { type RemoteInfo, createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { type AddressInfo, connect } from 'node:net'
 import test, { type ExecutionContext } from 'ava'
-import { bindListener } from 'fdpass'
+import { bindListener, recvFd, sendFd, socketpair } from 'fdpass'
 import type { ExitEvent, ServiceOptions } from 'fdpass/superserver'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { readToEnd } from '../helpers/connections.ts'
@@ -156,10 +157,71 @@ test('the error of an occupied port names the remedy once, however often a progr
   )
 })
 
+/** A socket that talks to a UDP port; it does not outlive the test. */
+async function udpClient(t: ExecutionContext) {
+  const socket = createSocket('udp4')
+  t.teardown(() => void socket.close())
+  socket.bind(0, '127.0.0.1')
+  await once(socket, 'listening')
+  return socket
+}
+
+test('a program that binds a UDP socket gets the datagrams of the superserver, and sends from its port', async (t) => {
+  const client = await udpClient(t)
+  const listen = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']
+  const early = once(client, 'message')
+  const args = ['5353', `${client.address().port}`]
+  const server = await begin(t, plain('datagrams', { listen, listenAs: [5353, null], args, handoff: 'listener' }))
+  const { port } = where(server) as { port: number }
+  const [pid] = pidsOf(server)
+  t.like((await early)[1], { port })
+  client.send('hello', port, '127.0.0.1')
+  const [answer, from] = (await once(client, 'message')) as [Buffer, RemoteInfo]
+  t.is(String(answer), `${pid} hello`)
+  t.is(from.port, port)
+  t.is(await fetchFrom(where(server, 1)), `datagrams ${pid}`)
+  const exit = once(server, 'exit')
+  await server.reload()
+  t.like((await exit)[0], { pid, code: 0 })
+  client.send('hello', port, '127.0.0.1')
+  t.is(String((await once(client, 'message'))[0]), `${pidsOf(server)[0]} hello`)
+  await failsWith(
+    t,
+    plain('listen', { listen, handoff: 'listener', listenAs: [5353, null] }),
+    /has not listened on udp:127\.0\.0\.1:0=5353/
+  )
+})
+
+onlyIf(isLinux, 'needs Linux')('with socket activation a program binds to a passed UDP socket', async (t) => {
+  const client = await udpClient(t)
+  const passed = createSocket('udp4')
+  passed.bind(0, '127.0.0.1')
+  await once(passed, 'listening')
+  const { port } = passed.address()
+  const [near, far] = socketpair()
+  await sendFd(near, passed)
+  using fd = (await recvFd(far, { required: true })).fd
+  for (const socket of [near, far, passed]) socket.close()
+  const { child } = activate(t, fd.fd, 'datagrams', 'dns', { FDPASS_LISTEN_AS: 'dns=5353', PORT: '' }, '5353')
+  client.send('hello', port, '127.0.0.1')
+  const [answer, from] = (await once(client, 'message')) as [Buffer, RemoteInfo]
+  t.is(String(answer), `${child.pid} hello`)
+  t.is(from.port, port)
+})
+
+test("with ready 'message' a worker is ready when its program says so, and an error tells if it does not", async (t) => {
+  const server = await begin(t, plain('message', { ready: 'message' }))
+  t.is(await fetchFrom(where(server)), `message ${pidsOf(server)[0]}`)
+  await failsWith(t, plain('listen', { ready: 'message' }), /The program has not called process\.send\('ready'\)/)
+  const invalid = { code: 'ERR_INVALID_ARG_VALUE', message: /options\.ready/ }
+  await t.throwsAsync(begin(t, plain('listen', { ready: 'message', preload: false })), invalid)
+  await t.throwsAsync(begin(t, plain('listen', { ready: 'soon' as never })), invalid)
+})
+
 /** Starts the plain server as a service manager with socket activation does. */
-function activate(t: ExecutionContext, fd: number, scene: string, names: string, env = {}) {
+function activate(t: ExecutionContext, fd: number, scene: string, names: string, env = {}, ...more: string[]) {
   const run = `LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=${names} exec "$@"`
-  const args = [process.execPath, '--import', 'fdpass/listen', fixturePath('plain-server'), scene]
+  const args = [process.execPath, '--import', 'fdpass/listen', fixturePath('plain-server'), scene, ...more]
   const child = spawn('sh', ['-c', run, 'sh', ...args], {
     env: { ...process.env, ...env },
     stdio: ['ignore', 'inherit', 'pipe', fd]

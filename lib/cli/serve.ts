@@ -100,6 +100,12 @@ export function define(command: CliCommand): void {
       '--no-preload',
       'Do not import fdpass/listen before a module: it receives its connections with fdpass/superserver.'
     )
+    .addOption(
+      new Option(
+        '--ready <WHEN>',
+        "When a Node server is ready: when it listens (the default), or when it has also called process.send('ready')."
+      ).choices(['listening', 'message'])
+    )
     .option('--workers <N>', 'Run N workers (default: one per available CPU).', integerFrom(1))
     .option('--user <NAME>', 'Run processes as this user, a name or a uid.', parseIdentity)
     .option('--group <NAME>', "Run processes with this group (default: the user's).", parseIdentity)

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { Server } from 'node:net'
+import { setImmediate } from 'node:timers'
 import { duplicateOf } from '../socket/internal.ts'
 import type { ServerDrain } from '../handover/internal.ts'
 import { native } from '../native/internal.ts'
@@ -7,8 +8,9 @@ import { DRAIN_TIMEOUT, describe } from '../superserver/internal.ts'
 import type { ListenAlias } from '../superserver/index.ts'
 import { notify } from '../systemd/index.ts'
 import { invalidVariable, passedListeners } from '../systemd/internal.ts'
+import { hookBind } from './bind-hook.ts'
 import { type Taking, debug, hookListen, trackServer } from './listen-hook.ts'
-import type { PassedSource, Wanted } from './matching.ts'
+import type { DatagramSource, PassedSource, Wanted } from './matching.ts'
 
 /** The environment variable with what the program listens on in the place of each passed socket: `web=3000,admin=*`. */
 const ALIASES = 'FDPASS_LISTEN_AS'
@@ -18,10 +20,20 @@ const DEFAULT_DRAIN_TIMEOUT = 30_000
 /** Has the program of a service with socket activation listen on the sockets that the service manager has passed. */
 export function listenOnPassed(): void {
   const aliases = aliasesOf(process.env[ALIASES])
-  const sources = passedListeners().map(({ name, fd, address }): ActivationSource => {
-    return { socket: describe({ name, address }, aliases.get(name)), fd, takers: new Set() }
+  const sockets = passedListeners().map(({ name, fd, kind, address }) => {
+    const isDatagram = kind === 'udp'
+    return { socket: describe({ name, address }, aliases.get(name), isDatagram), fd }
   })
-  if (sources.length > 0) hookListen(sources, new ActivationTaking(sources))
+  const sources = sockets
+    .filter(({ socket }) => socket.datagrams !== true)
+    .map((passed): ActivationSource => ({ ...passed, takers: new Set() }))
+  const datagrams = sockets
+    .filter(({ socket }) => socket.datagrams === true)
+    .map((passed): ActivationDatagrams => ({ ...passed, taker: undefined }))
+  if (sockets.length === 0) return
+  const taking = new ActivationTaking(sources, datagrams)
+  hookListen(sources, taking)
+  hookBind(datagrams, (_socket, source, bind) => taking.bind(source, bind))
 }
 
 /** Parses `name=port` and `name=*`, separated by commas. */
@@ -41,14 +53,20 @@ interface ActivationSource extends PassedSource {
   readonly fd: number
 }
 
+interface ActivationDatagrams extends DatagramSource {
+  readonly fd: number
+}
+
 class ActivationTaking implements Taking<ActivationSource> {
   readonly #sources: readonly ActivationSource[]
+  readonly #datagrams: readonly ActivationDatagrams[]
   readonly #drains = new Map<Server, ServerDrain>()
   #isReady = false
   #handlesSignals = false
 
-  constructor(sources: readonly ActivationSource[]) {
+  constructor(sources: readonly ActivationSource[], datagrams: readonly ActivationDatagrams[]) {
     this.#sources = sources
+    this.#datagrams = datagrams
   }
 
   take(server: Server, source: ActivationSource, { address }: Wanted, listen: (fd: number) => void): void {
@@ -57,16 +75,26 @@ class ActivationTaking implements Taking<ActivationSource> {
     source.takers.add(taker)
     server.once('close', () => source.takers.delete(taker))
     trackServer(server, this.#drains)
-    const fd = duplicateOf(source.fd)
-    native.release(fd) // the server owns it from here on
-    listen(fd)
+    listen(ownDuplicate(source.fd))
+  }
+
+  /** Binds a datagram socket of the program to a passed one. */
+  bind({ fd }: ActivationDatagrams, bind: (fd: number) => void): void {
+    if (!this.#handlesSignals) this.#handleSignals()
+    bind(ownDuplicate(fd))
+    setImmediate(() => this.taken())
   }
 
   taken(): void {
-    if (this.#isReady || this.#sources.some(({ takers }) => takers.size === 0)) return
+    if (this.#isReady || this.#isWaiting()) return
     this.#isReady = true
     debug('ready')
     void notify({ ready: true }).catch(() => {}) // a program may do so by itself; without a service manager it does nothing
+  }
+
+  /** Returns whether a passed socket has not been taken. */
+  #isWaiting(): boolean {
+    return this.#sources.some(({ takers }) => takers.size === 0) || this.#datagrams.some(({ taker }) => !taker)
   }
 
   unmatched(): void {}
@@ -97,4 +125,11 @@ class ActivationTaking implements Taking<ActivationSource> {
     await Promise.all(ended)
     process.kill(process.pid, signal)
   }
+}
+
+/** Returns a duplicate of a descriptor for a socket of Node's, which owns it. */
+function ownDuplicate(fd: number): number {
+  const duplicate = duplicateOf(fd)
+  native.release(duplicate)
+  return duplicate
 }

@@ -1,3 +1,4 @@
+import type { Socket as DatagramSocket } from 'node:dgram'
 import type { Server } from 'node:net'
 import { resolve } from 'node:path'
 import type { PassedSocket } from '../superserver/internal.ts'
@@ -13,6 +14,12 @@ export interface TakingServer {
 export interface PassedSource<T extends TakingServer = TakingServer> {
   readonly socket: PassedSocket
   readonly takers: Set<T>
+}
+
+/** A datagram socket that was passed to this process, and the socket of the program that has taken it. */
+export interface DatagramSource {
+  readonly socket: PassedSocket
+  taker: DatagramSocket | undefined
 }
 
 /** What a server of the program listens on, as Node has understood it. */
@@ -51,12 +58,32 @@ function matchPort<S extends PassedSource>(sources: readonly S[], { address, por
   )
 }
 
+/** Returns the passed datagram socket in whose place one of the program binds; undefined if there is none that is free. */
+export function matchDatagrams<S extends DatagramSource>(
+  sources: readonly S[],
+  { address, port }: Pick<Wanted, 'address'> & { readonly port: number }
+): S | undefined {
+  const free = port === 0 ? [] : sources.filter(({ taker }) => taker === undefined)
+  const same = free.filter(({ socket: { as, port: own } }) => (as ?? own) === port)
+  return (
+    same.find(({ socket }) => socket.address === address) ??
+    same.find(({ socket }) => isWildcard(socket.address)) ??
+    same[0] ??
+    free.find(({ socket }) => socket.as === '*')
+  )
+}
+
 function matchPath<S extends PassedSource>(sources: readonly S[], path: string): S | undefined {
   const isAbstract = path.startsWith('\0')
   const same = ({ socket }: PassedSource) =>
     socket.as === undefined &&
     (socket.path === path || (!isAbstract && socket.path !== undefined && resolve(socket.path) === resolve(path)))
   return sources.find(same) ?? sources.find(({ socket, takers }) => socket.as === '*' && takers.size === 0)
+}
+
+/** Returns what a datagram socket is bound to, as a message names it. */
+export function displayDatagrams(wanted: { readonly port: number; readonly address: string | null }): string {
+  return displayWanted({ ...wanted, path: undefined }).replace('tcp:', 'udp:')
 }
 
 /** Returns what a server listens on, as a message names it. */

@@ -2,15 +2,19 @@ import { isIPv6, type Server, type Socket } from 'node:net'
 import { clearInterval, setImmediate, setInterval, setTimeout } from 'node:timers'
 import { type ConnectionHandle, openHandle, setServerHandle } from '../descriptor/internal.ts'
 import type { ServerDrain } from '../handover/internal.ts'
+import { closeFds, native } from '../native/internal.ts'
 import {
   ConnectionIntake,
   displayPassed,
   isChannelFree,
+  type PassedSocket,
   noteBeforeReady,
   takePassed,
+  takeReadyCondition,
   worker
 } from '../superserver/internal.ts'
-import { isWildcard, type PassedSource, type TakingServer, type Wanted } from './matching.ts'
+import { type DatagramSource, isWildcard, type PassedSource, type TakingServer, type Wanted } from './matching.ts'
+import { hookBind } from './bind-hook.ts'
 import { type Taking, debug, hookListen, trackServer } from './listen-hook.ts'
 
 /** A time that never comes, in milliseconds. */
@@ -111,12 +115,24 @@ const MAX_NOTES = 8
 /** The time that a program without a handler of SIGTERM has to end by itself, in milliseconds. */
 const END_MS = 1000
 
+function isDatagrams({ datagrams }: PassedSocket): boolean {
+  return datagrams === true
+}
+
 /** Has the program of a superserver's worker take the connections of the superserver in place of listening. */
 export function listenAsWorker(): void {
-  const sources = takePassed().map((socket): WorkerSource => ({ socket, takers: new Set() }))
-  if (sources.length === 0) return
-  const taking = new WorkerTaking(sources)
+  const passed = takePassed()
+  if (passed.length === 0) return
+  const sources = passed
+    .filter((socket) => !isDatagrams(socket))
+    .map((socket): WorkerSource => ({ socket, takers: new Set() }))
+  const datagrams = passed
+    .filter(isDatagrams)
+    .map((socket): WorkerDatagrams => ({ socket, taker: undefined, bind: undefined }))
+  const taking = new WorkerTaking(sources, datagrams)
   hookListen(sources, taking)
+  hookBind(datagrams, (_socket, source, bind) => taking.bind(source, bind))
+  if (takeReadyCondition() === 'message') taking.awaitMessage()
   // A control group's SIGTERM reaches workers too. They end when the superserver drains them. A program's own handlers run as ever.
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, ignore)
 }
@@ -126,17 +142,39 @@ function ignore(): void {}
 /** A socket of the superserver. */
 type WorkerSource = PassedSource<Taker>
 
+/** A datagram socket of the superserver, which sends it when this worker is ready. */
+interface WorkerDatagrams extends DatagramSource {
+  /** Binds the socket that has taken it. */
+  bind: ((fd: number) => void) | undefined
+}
+
 class WorkerTaking implements Taking<WorkerSource> {
   readonly #sources: readonly WorkerSource[]
+  readonly #datagrams: readonly WorkerDatagrams[]
   readonly #byName: ReadonlyMap<string, WorkerSource>
   readonly #drains = new Map<Server, ServerDrain>()
   #intake: ConnectionIntake<ConnectionHandle> | undefined
+  #awaitsMessage = false
   #notes = 0
 
-  constructor(sources: readonly WorkerSource[]) {
+  constructor(sources: readonly WorkerSource[], datagrams: readonly WorkerDatagrams[]) {
     this.#sources = sources
+    this.#datagrams = datagrams
     this.#byName = new Map(sources.map((source) => [source.socket.name, source]))
     this.#note(`The program has not listened on ${this.#waiting().join(', ')}`)
+  }
+
+  /** Has this worker be ready when the program sends the message 'ready' to its parent, not when it listens. */
+  awaitMessage(): void {
+    this.#awaitsMessage = true
+    const send = process.send?.bind(process) as ((...args: unknown[]) => boolean) | undefined
+    process.send = (...args: unknown[]) => {
+      if (args[0] === 'ready') {
+        this.#awaitsMessage = false
+        this.taken()
+      }
+      return send?.(...args) ?? true
+    }
   }
 
   take(server: Server, source: WorkerSource, { address }: Wanted, listen: () => void): void {
@@ -151,15 +189,23 @@ class WorkerTaking implements Taking<WorkerSource> {
     listen()
   }
 
+  /** Has a datagram socket of the program wait for a socket of the superserver. */
+  bind(source: WorkerDatagrams, bind: (fd: number) => void): void {
+    source.bind = bind
+    setImmediate(() => setImmediate(() => this.taken()))
+  }
+
   /** Reports that this worker is ready, once every source has a server. */
   taken(): void {
     const waiting = this.#waiting()
     if (this.#intake !== undefined || !isChannelFree()) return
     if (waiting.length > 0) return this.#note(`The program has not listened on ${waiting.join(', ')}`)
+    if (this.#awaitsMessage) return this.#note("The program has not called process.send('ready')")
     debug('ready')
     this.#intake = new ConnectionIntake({
       open: (fd, name) => openHandle(fd, this.#byName.get(name)!.socket.path === undefined),
       serve: (connection, name, track) => this.#dispatch(connection, name, track),
+      bind: (fd, name) => this.#bind(fd, name),
       serves: (name) => (this.#byName.get(name)?.takers.size ?? 0) > 0
     })
     void this.#drain(this.#intake)
@@ -171,12 +217,29 @@ class WorkerTaking implements Taking<WorkerSource> {
 
   /** Returns the sources that no server has taken. */
   #waiting(): readonly string[] {
-    return this.#sources.filter((source) => !hasServer(source)).map(({ socket }) => displayPassed(socket))
+    const waiting = [
+      ...this.#sources.filter((source) => !hasServer(source)),
+      ...this.#datagrams.filter(({ taker }) => taker === undefined)
+    ]
+    return waiting.map(({ socket }) => displayPassed(socket))
   }
 
   /** Reports why this worker is not ready. At most a few times: a program may listen on many ports. */
   #note(waits: string): void {
     if (this.#intake === undefined && this.#notes++ < MAX_NOTES) noteBeforeReady({ waits })
+  }
+
+  /** Gives a datagram socket to the one of the program that has taken it; returns false for another source. */
+  #bind(fd: number, name: string): boolean {
+    const source = this.#datagrams.find(({ socket }) => socket.name === name)
+    if (source === undefined) return false
+    if (source.taker === undefined) {
+      closeFds([fd]) // the program has closed its socket meanwhile
+    } else {
+      native.release(fd)
+      source.bind!(fd)
+    }
+    return true
   }
 
   #dispatch(connection: ConnectionHandle, name: string, track: (socket: Socket) => void): void {
@@ -194,7 +257,7 @@ class WorkerTaking implements Taking<WorkerSource> {
     for (const drain of this.#drains.values()) void drain.start(timeout)
     const ended = this.#disposeAfter(finished)
     await Promise.race([ended, lastCall(timeout)])
-    endProgram(this.#drains.keys(), ended)
+    endProgram(this.#drains.keys(), this.#datagrams, ended)
   }
 
   /** Stops the timers of the drains, which would keep the process alive, when all connections have ended. */
@@ -218,7 +281,7 @@ function lastCall(timeout: number): Promise<void> {
 }
 
 /** Has the program end as SIGTERM does: by its own handler, or by closing its servers. */
-function endProgram(servers: Iterable<Server>, finished: Promise<void>): void {
+function endProgram(servers: Iterable<Server>, datagrams: readonly WorkerDatagrams[], finished: Promise<void>): void {
   process.off('SIGTERM', ignore).off('SIGINT', ignore)
   if (process.listenerCount('SIGTERM') > 0) {
     debug("calls the program's handler of SIGTERM")
@@ -226,5 +289,6 @@ function endProgram(servers: Iterable<Server>, finished: Promise<void>): void {
     return
   }
   for (const server of servers) if (server.listening) server.close()
+  for (const { taker } of datagrams) taker?.close()
   void finished.then(() => setTimeout(() => process.exit(), END_MS).unref())
 }

@@ -17,6 +17,8 @@ export interface ConnectionHandler<T> {
    * that was refused, or passed to another process.
    */
   serve(connection: T, name: string, track: (socket: Socket) => void): void
+  /** Takes a datagram socket, which the handler owns; returns false for a listener. */
+  bind?(fd: number, name: string): boolean
   /** Returns whether connections of a source are served at present (default: always). Others go to another worker. */
   serves?(name: string): boolean
 }
@@ -64,8 +66,9 @@ export class ConnectionIntake<T> {
   }
 
   #take({ name, fd, id }: Assignment): void {
-    if (id === undefined) void this.#accept(fd, name)
-    else this.#connect(fd, name, () => this.channel.reportClosed(id))
+    if (id === undefined) {
+      if (this.handler.bind?.(fd, name) !== true) void this.#accept(fd, name)
+    } else this.#connect(fd, name, () => this.channel.reportClosed(id))
   }
 
   #connect(fd: number, name: string, ended: () => void): void {

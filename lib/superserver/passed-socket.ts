@@ -4,10 +4,15 @@ import type { ListeningSocket } from '../socket/internal.ts'
 export const LISTEN = 'FDPASS_LISTEN'
 /** The time that a worker has to finish its connections, in milliseconds. */
 export const DRAIN_TIMEOUT = 'FDPASS_DRAIN_TIMEOUT'
+/** When a worker that listens by itself is ready: see {@link ReadyCondition}. */
+export const READY = 'FDPASS_READY'
 /** The place of a worker among those of its service, under the name that PM2 and many programs use. */
 export const PLACE = 'NODE_APP_INSTANCE'
 /** The port of the first TCP source. Many programs listen on it. */
 export const PORT = 'PORT'
+
+/** When a worker with `preload` is ready: when it listens, or when it calls `process.send('ready')`. */
+export type ReadyCondition = 'listening' | 'message'
 
 /** What a program listens on in place of a source: a port, or `'*'` for whatever it listens on first. */
 export type ListenAlias = number | '*'
@@ -19,6 +24,8 @@ export interface PassedSocket {
   /** Its IP address and port; absent for a Unix domain socket. */
   readonly address?: string | undefined
   readonly port?: number | undefined
+  /** Whether it receives datagrams. */
+  readonly datagrams?: boolean | undefined
   /** Its path; an abstract address begins with NUL. */
   readonly path?: string | undefined
   /** What the program listens on in its place. */
@@ -28,11 +35,12 @@ export interface PassedSocket {
 /** Describes a socket for a worker. */
 export function describe(
   { name, address }: Pick<ListeningSocket, 'name' | 'address'>,
-  as: ListenAlias | undefined
+  as: ListenAlias | undefined,
+  datagrams: boolean
 ): PassedSocket {
   const where =
     typeof address === 'string' ? { path: address } : address && { address: address.address, port: address.port }
-  return { name, ...where, ...(as !== undefined && { as }) }
+  return { name, ...where, ...(as !== undefined && { as }), ...(datagrams && { datagrams }) }
 }
 
 /** Returns the description of a socket in the notation of `listen`, with what the program listens on in its place. */
@@ -46,15 +54,17 @@ export function variablesOf(
   passed: readonly PassedSocket[],
   drainTimeout: number,
   place: number,
+  ready: ReadyCondition,
   own: readonly string[]
 ): string[] {
-  const port = passed.find((one) => one.port !== undefined)
+  const port = passed.find((one) => one.port !== undefined && one.datagrams !== true)
   const usual = port === undefined || own.some((variable) => variable.startsWith(`${PORT}=`)) ? [] : [portOf(port)]
   return [
     ...own,
     `${LISTEN}=${JSON.stringify(passed)}`,
     `${DRAIN_TIMEOUT}=${drainTimeout}`,
     `${PLACE}=${place}`,
+    ...(ready === 'message' ? [`${READY}=${ready}`] : []),
     ...usual.map((number) => `${PORT}=${number}`)
   ]
 }
@@ -68,4 +78,11 @@ export function takePassed(): readonly PassedSocket[] {
   const { [LISTEN]: value } = process.env
   delete process.env[LISTEN]
   return value === undefined ? [] : (JSON.parse(value) as PassedSocket[])
+}
+
+/** Takes the condition for this process to be ready out of its environment. */
+export function takeReadyCondition(): ReadyCondition {
+  const { [READY]: value } = process.env
+  delete process.env[READY]
+  return value === 'message' ? value : 'listening'
 }

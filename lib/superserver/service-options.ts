@@ -1,5 +1,5 @@
 import type { ListenSource } from '../socket/internal.ts'
-import type { ListenAlias } from './passed-socket.ts'
+import type { ListenAlias, ReadyCondition } from './passed-socket.ts'
 
 /** A resource limit of setrlimit(2): a number for both limits, or the soft and the hard limit. */
 export type ResourceLimit = number | readonly [soft: number, hard: number]
@@ -24,6 +24,11 @@ export interface ServiceOptions {
    * `server.listen()`, gets its connections. It needs no changes, and Node.
    */
   preload?: boolean | undefined
+  /**
+   * For `preload`: when a worker is ready, `'listening'` (default), or `'message'`: when its program has also called `process.send('ready')`,
+   * as programs do for PM2's `wait_ready`.
+   */
+  ready?: ReadyCondition | undefined
   /** The arguments of `module`. */
   args?: readonly string[] | undefined
   /** Node's own arguments for `module` (default: those of this process, without `--eval` and `--print`; on Deno `run --allow-all`). */

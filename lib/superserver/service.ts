@@ -1,6 +1,6 @@
 import type { SocketFileOptions } from '../address/index.ts'
 import { invalidValue, raceAbort } from '../base/internal.ts'
-import { ListeningSocket, type Source } from '../socket/internal.ts'
+import { ListeningSocket, type Source, isDatagram } from '../socket/internal.ts'
 import type { ExitStatus } from './child.ts'
 import { type WorkerGroupEvents, superserverClosed } from './worker-group.ts'
 import { type Events, emitFailure } from './events.ts'
@@ -174,9 +174,9 @@ export abstract class Service {
 
   /** Describes the listening sockets of these settings for a worker. */
   protected readonly passedSockets = ({ sources, listenAs }: Settings): readonly PassedSocket[] =>
-    sources.flatMap(({ name }) => {
-      const listening = this.listening.get(name)
-      return listening === undefined ? [] : [describe(listening, listenAs.get(name))]
+    sources.flatMap((source) => {
+      const listening = this.listening.get(source.name)
+      return listening === undefined ? [] : [describe(listening, listenAs.get(source.name), isDatagram(source))]
     })
 
   protected reportSpawn(pid: number): void {

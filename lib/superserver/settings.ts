@@ -15,7 +15,7 @@ import {
 import { type Source, isDatagram, sourceOf } from '../socket/internal.ts'
 import { type OptionPath, type ServiceProgram, programOf } from './program.ts'
 import type { ServiceOptions } from './service-options.ts'
-import type { ListenAlias } from './passed-socket.ts'
+import type { ListenAlias, ReadyCondition } from './passed-socket.ts'
 
 /** How connections reach a process: the mode, or with workers the handoff. */
 export type Handoff = 'connection' | 'listener' | 'nowait' | 'wait'
@@ -41,6 +41,7 @@ export interface Settings {
   readonly maxServed: number
   readonly maxMemory: number
   readonly listenAs: ReadonlyMap<string, ListenAlias>
+  readonly ready: ReadyCondition
 }
 
 /** The native side's number for no limit. */
@@ -57,6 +58,7 @@ const known: Readonly<Record<keyof ServiceOptions, readonly Handoff[]>> = {
   listenAs: workerHandoffs,
   module: every,
   preload: workerHandoffs,
+  ready: workerHandoffs,
   args: every,
   execArgv: every,
   command: every,
@@ -155,7 +157,8 @@ export function settingsOf(name: string, options: unknown, argument: string, fol
     drainTimeout: count('drainTimeout', 30_000, 0),
     maxServed: count('maxServed', UNLIMITED),
     maxMemory: memoryOf(given.maxMemory, at),
-    listenAs: aliasesOf(given, sources, at)
+    listenAs: aliasesOf(given, sources, at),
+    ready: readyOf(given, at)
   }
 }
 
@@ -166,6 +169,15 @@ function memoryOf(maxMemory: unknown, at: OptionPath): number {
   if (process.platform === 'linux') return bytes
   const text = `maxMemory needs Linux: ${process.platform} has no /proc/PID/status`
   throw withCode(new Error(text), 'ERR_UNSUPPORTED_PLATFORM')
+}
+
+/** Returns the `ready` option. */
+function readyOf({ ready, preload }: ServiceOptions, at: OptionPath): ReadyCondition {
+  if (ready === undefined) return 'listening'
+  if (preload !== true) throw invalidValue(at('ready'), "needs 'preload' with it")
+  const given: unknown = ready
+  if (given === 'listening' || given === 'message') return given
+  throw invalidValue(at('ready'), `must be 'listening' or 'message'. Received ${shown(given)}`)
 }
 
 /** Returns the `reusePort` option. */

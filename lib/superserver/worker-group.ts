@@ -161,7 +161,7 @@ export class WorkerGroup {
 
   #spawn(settings: Settings, place: number): Worker {
     const { drainTimeout, program } = settings
-    const environment = variablesOf(this.#passed(settings), drainTimeout, place, program.environment)
+    const environment = variablesOf(this.#passed(settings), drainTimeout, place, settings.ready, program.environment)
     const args = argumentsOf(program, this.#spawned++)
     const worker = new Worker(settings, place, { ...program, arguments: args, environment }, this.#connect)
     this.all.add(worker)

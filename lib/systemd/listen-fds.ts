@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 import { MAX_INT, invalidState } from '../base/internal.ts'
-import type { Descriptor } from '../descriptor/index.ts'
+import type { Descriptor, Kind } from '../descriptor/index.ts'
 import { kindOf, takeFromDeno, wrapFd } from '../descriptor/internal.ts'
 import { describeErrno, native } from '../native/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
@@ -125,12 +125,21 @@ function notPassed(errno: number, fd: number, count: number): SystemError {
   return Object.assign(error, { code, errno, syscall: 'fcntl' })
 }
 
-/** Returns the listening sockets that the service manager has passed to this process. Adopts nothing, and leaves the variables as they are. */
-export function passedListeners(): readonly { name: string; fd: number; address: AddressInfo | string | null }[] {
+/** A socket that the service manager has passed to this process: a listener, or a UDP socket. */
+export interface PassedListener {
+  readonly name: string
+  readonly fd: number
+  readonly kind: Kind
+  readonly address: AddressInfo | string | null
+}
+
+/** Returns the sockets that the service manager has passed to this process. Adopts nothing, and leaves the variables as they are. */
+export function passedListeners(): readonly PassedListener[] {
   const count = isForThisProcess() ? Number(countOf('LISTEN_FDS', BigInt(MAX_INT - FIRST)) ?? 0) : 0
   const names = count === 0 ? undefined : namesOf(count)
   openReactor()
   const all = Array.from({ length: count }, (_, index) => ({ name: names?.[index] ?? 'unknown', fd: FIRST + index }))
-  const listening = all.filter(({ fd }) => /^(tcp|unix)-listener$/.test(kindOf(fd)))
-  return listening.map((one) => ({ ...one, address: addressOfSocket(one.fd) }))
+  const kinds = all.map((one) => ({ ...one, kind: kindOf(one.fd) }))
+  const sockets = kinds.filter(({ kind }) => /^(?:(?:tcp|unix)-listener|udp)$/.test(kind))
+  return sockets.map((one) => ({ ...one, address: addressOfSocket(one.fd) }))
 }
