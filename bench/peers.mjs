@@ -53,11 +53,23 @@ export const peers = {
   }
 }
 
+const [major, minor] = process.versions.node.split('.').map(Number)
+/** Whether `net.Server#listen()` has the option `reusePort`. */
+const hasReusePort = major > 23 || (major === 23 && minor >= 1)
+
 /** Who takes part in handing connections to one worker beside them. */
 export const superservers = {
   'c-blocking': peers['c-blocking'],
   cluster: peers.cluster,
   'cluster-none': { is: 'Node: cluster, SCHED_NONE: the worker accepts', command: node('cluster.mjs', 'none') },
+  'cluster-reuse-port': {
+    is: 'Node: cluster, reusePort: each worker has a listener',
+    command: node('cluster.mjs', 'reuse'),
+    cannot: {
+      w4: 'the same as SCHED_NONE',
+      ...(hasReusePort ? {} : { w5: 'net.Server has reusePort from Node 23.1 on' })
+    }
+  },
   'fdpass-connection': {
     is: "fdpass/superserver, handoff: 'connection'",
     command: node('superserver.mjs', 'connection')
@@ -65,5 +77,10 @@ export const superservers = {
   'fdpass-listener': {
     is: "fdpass/superserver, handoff: 'listener': the worker accepts",
     command: node('superserver.mjs', 'listener')
+  },
+  'fdpass-reuse-port': {
+    is: "fdpass/superserver, handoff: 'listener', reusePort: each worker has a listener",
+    command: node('superserver.mjs', 'reuse'),
+    cannot: { w4: "the same as handoff: 'listener'" }
   }
 }

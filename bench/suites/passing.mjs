@@ -26,21 +26,30 @@ export async function measurePassing(command, workload, n, cpu) {
 }
 
 /** Has a peer hand N connections to its worker: what it costs is looked at from outside. */
-async function measureConnections(command, n) {
-  const parent = new Conversation([...command, 'w4', '0'])
+async function measureConnections(command, n, workload = 'w4') {
+  const parent = new Conversation([...command, workload, '0'])
   try {
     const port = await parent.line()
     const load = async (count) => {
-      const output = await run([built('clients'), 'load', port, `${count}`, `${CONCURRENCY}`])
+      const output = await run([
+        built('clients'),
+        'load',
+        port,
+        `${count}`,
+        `${workload === 'w4' ? CONCURRENCY : CONCURRENCY * 8}`
+      ])
       const [seconds, p50, p99, answered] = output.split(' ').map(Number)
       return { seconds, p50, p99, lost: count - answered }
     }
-    const [worker] = childrenOf(parent.pid)
+    const workers = childrenOf(parent.pid)
+    const [worker] = workers
     const firstRss = statusOf(worker, 'VmRSS')
     const warmUp = await load(Math.ceil(n / 10))
-    const before = [parent.pid, worker].map(cpuOf)
+    const pids = [parent.pid, ...workers]
+    const before = pids.map(cpuOf)
     const result = await load(n)
-    const [parentCpu, workerCpu] = [parent.pid, worker].map((pid, index) => cpuOf(pid) - before[index])
+    const [parentCpu, ...workerCpus] = pids.map((pid, index) => cpuOf(pid) - before[index])
+    const workerCpu = workerCpus.reduce((sum, cpu) => sum + cpu, 0)
     return {
       ...result,
       lost: result.lost + warmUp.lost,
@@ -124,10 +133,48 @@ lost with a worker that dies.`,
   ],
 
   cases: () =>
-    Object.entries(superservers).map(([peer, { command }]) => ({
+    Object.entries(superservers).map(([peer, { command, cannot = {} }]) => ({
       workload: 'w4',
       peer,
+      cannot: cannot.w4,
       start: 500,
       measure: (n) => measureConnections(command, n)
     }))
+}
+
+/** w5: connections handed to two workers. */
+export const workers = {
+  title: 'Two workers',
+  text: `w5 is w4 with two workers, and at most ${CONCURRENCY * 8} connections at a time. CPU is of the parent and both workers.`,
+  baseline: 'cluster-none',
+  needs: {},
+  tools: ['c'],
+  describe: (peer) => superservers[peer].is,
+  workloads: ['w5'],
+
+  columns: () => [
+    column('connections/s', 'perSecond', integer),
+    spread('perSecond'),
+    ratio('perSecond', '× SCHED_NONE'),
+    column('p50 µs', 'p50'),
+    column('p99 µs', 'p99'),
+    column('CPU µs each', 'cpuEach'),
+    ratio('cpuEach', '× SCHED_NONE'),
+    lost
+  ],
+
+  cases: () =>
+    Object.entries(superservers).flatMap(([peer, { command, cannot = {} }]) =>
+      peer === 'c-blocking'
+        ? []
+        : [
+            {
+              workload: 'w5',
+              peer,
+              cannot: cannot.w5,
+              start: 500,
+              measure: (n) => measureConnections(command, n, 'w5')
+            }
+          ]
+    )
 }

@@ -1,13 +1,20 @@
-// node:cluster, for w4 alone, in two ways:
-//   rr     the primary accepts and passes each connection, which is Node's default
-//   none   the worker accepts: nothing is passed
+// node:cluster, for w4 and w5 alone, in three ways:
+//   rr      the primary accepts and passes each connection, which is Node's default
+//   none    the workers accept from one listener: nothing is passed
+//   reuse   each worker has a listener of its own on the port (`reusePort`, from Node 23.1 on)
 import cluster from 'node:cluster'
+import { once } from 'node:events'
 import { createServer } from 'node:net'
-import { answer, way } from './ends.mjs'
+import { answer, listenOnLoopback, way, workers } from './ends.mjs'
 
-cluster.schedulingPolicy = way === 'none' ? cluster.SCHED_NONE : cluster.SCHED_RR
+cluster.schedulingPolicy = way === 'rr' ? cluster.SCHED_RR : cluster.SCHED_NONE
 if (cluster.isPrimary) {
-  cluster.fork().once('listening', ({ port }) => console.log(port))
+  const probe = await listenOnLoopback(() => {})
+  const { port } = probe.address()
+  await once(probe.close(), 'close')
+  const started = Array.from({ length: workers }, () => once(cluster.fork({ PORT: port }), 'listening'))
+  await Promise.all(started)
+  console.log(port)
 } else {
-  createServer(answer).listen(0, '127.0.0.1')
+  createServer(answer).listen({ port: Number(process.env.PORT), host: '127.0.0.1', reusePort: way === 'reuse' })
 }

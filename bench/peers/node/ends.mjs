@@ -1,5 +1,5 @@
 // What both ends have in common in every peer in JavaScript: the arguments, what is measured, and what is printed.
-// bench/README.md tells what w1 to w4 are. usage of a peer: node PEER.mjs [WAY] WORKLOAD N
+// bench/README.md tells what w1 to w5 are. usage of a peer: node PEER.mjs [WAY] WORKLOAD N
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, readdirSync } from 'node:fs'
@@ -15,6 +15,8 @@ export const way = args.length > 2 ? args[0] : undefined
 export const [workload = '', count = '0'] = args.slice(-2)
 export const N = Number(count)
 export const WARM_UP = Math.floor(N / 10) + 1000
+/** The workers of a peer that hands connections on. */
+export const workers = workload === 'w5' ? 2 : 1
 /** Descriptors of each message. */
 export const K = workload.startsWith('w3-') ? Number(workload.slice(3)) : 1
 export const BYTE = Buffer.from('x')

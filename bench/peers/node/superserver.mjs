@@ -1,7 +1,7 @@
-// Our superserver, for w4 alone, in its two ways to hand over: `connection` and `listener`.
+// Our superserver, for w4 and w5 alone, in its ways to hand over: `connection`, `listener`, and `reuse`, a listener for each worker.
 import { createServer } from 'node:net'
 import { isWorker, serve, superserve } from 'fdpass/superserver'
-import { answer, way } from './ends.mjs'
+import { answer, way, workers } from './ends.mjs'
 
 if (isWorker) {
   await serve(createServer(answer))
@@ -9,8 +9,9 @@ if (isWorker) {
   const { addresses } = await superserve({
     listen: 'tcp:127.0.0.1:0',
     module: import.meta.url,
-    handoff: way,
-    workers: 1
+    handoff: way === 'connection' ? way : 'listener',
+    ...(way === 'reuse' && { reusePort: true }),
+    workers
   })
   console.log(addresses[0].address.port)
 }
