@@ -59,9 +59,7 @@ export function serveConnection(server: Server, socket: Socket): void {
     socket.destroy()
     return
   }
-  const { remoteAddress, remoteFamily } = socket
-  const family = remoteFamily === 'IPv6' ? 'ipv6' : 'ipv4'
-  if (remoteAddress !== undefined && options.blockList?.check(remoteAddress, family) === true) {
+  if (options.blockList !== undefined && isBlocked(options.blockList, socket)) {
     socket.destroy()
     return
   }
@@ -83,6 +81,10 @@ function isFull(server: Server): boolean {
   }
   if (maxConnections === undefined || maxConnections === null || open < maxConnections) return false
   return maxConnections > 0 || Number(process.versions.node.split('.')[0]) >= 21
+}
+
+function isBlocked(blockList: BlockList, { remoteAddress, remoteFamily }: Socket): boolean {
+  return remoteAddress !== undefined && blockList.check(remoteAddress, remoteFamily === 'IPv6' ? 'ipv6' : 'ipv4')
 }
 
 function addressesOf(socket: Socket): object | undefined {

@@ -1,6 +1,7 @@
 import type { Socket, SocketConstructorOpts } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { checkRuntime } from '../base/internal.ts'
+import { openHandle } from '../descriptor/internal.ts'
 import { native } from '../native/internal.ts'
 import { type AcceptShape, Acceptor, warnOfService } from '../socket/internal.ts'
 import { type WorkerChannel, type Assignment, openWorkerChannel } from './worker-channel.ts'
@@ -134,9 +135,14 @@ export class ConnectionIntake<T> {
 }
 
 /** Creates a socket of a connection's descriptor. */
-export function openSocketOf(fd: number, options: SocketConstructorOpts): Socket {
+export function openSocketOf(fd: number, name: string, options: SocketConstructorOpts): Socket {
   const { Socket: NetSocket } = process.getBuiltinModule('node:net')
-  return new NetSocket({ fd, readable: true, writable: true, ...options })
+  const all = { readable: true, writable: true, ...options }
+  const [, kind] = /^(tcp|unix):/.exec(name) ?? []
+  if (kind === undefined || process.versions.deno !== undefined) return new NetSocket({ fd, ...all })
+  // With a descriptor Node finds out by five system calls what it is.
+  const handle = openHandle(fd, kind === 'tcp')
+  return new NetSocket({ handle, ...all } as SocketConstructorOpts)
 }
 
 /** Throws ERR_UNSUPPORTED_PLATFORM on a runtime whose sockets cannot be made of a descriptor. */

@@ -67,7 +67,7 @@ function takeConnections(server: Server): ConnectionIntake<Socket> {
   const { allowHalfOpen = false, highWaterMark } = server as Server & ServerOptions
   const sizes = { readableHighWaterMark: highWaterMark, writableHighWaterMark: highWaterMark }
   const handler: ConnectionHandler<Socket> = {
-    open: (fd) => openSocketOf(fd, { allowHalfOpen, ...(highWaterMark !== undefined && sizes) }),
+    open: (fd, name) => openSocketOf(fd, name, { allowHalfOpen, ...(highWaterMark !== undefined && sizes) }),
     serve(socket, _name, track) {
       track(socket)
       serveConnection(server, socket)
