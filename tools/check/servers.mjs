@@ -1,9 +1,9 @@
-// `npm run test:servers [-- PROGRAM…] [--reloads N] [--handoff NAME] [--mode MODE] [--restarts N]`: servers that people have, unmodified, under
-// `superserve({ preload: true })`, with reloads while clients ask; and one of them under `fdpass serve --takeover` and under socket activation,
-// with N restarts. No request may fail.
+// `npm run test:servers [-- PROGRAM…] [--set NAME] [--reloads N] [--handoff NAME] [--mode MODE] [--restarts N]`: servers that people have,
+// unmodified, under `superserve({ preload: true })`, with reloads while clients ask; and one of them under `fdpass serve --takeover` and under
+// socket activation, with N restarts. No request may fail.
 //
-// The programs are installed from npm, once, into node_modules/.fdpass/servers. Each answers '/' with something. It prints a line for each run,
-// and `N passed, N failed` in the last one.
+// The programs of a set, `small` (default) or `frameworks`, are installed from npm, once, into node_modules/.fdpass/servers-SET. Each answers
+// '/' with something. It prints a line for each run, and `N passed, N failed` in the last one.
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -14,8 +14,47 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { root } from '../run.mjs'
 
-/** The programs: what they need, and their source. Each listens on PORT. */
-const programs = {
+/** Programs that are large to install: what they need, and their source. Each listens on PORT. */
+const frameworks = {
+  nest: {
+    packages: ['@nestjs/core@11', '@nestjs/common@11', '@nestjs/platform-express@11', 'reflect-metadata', 'rxjs@7'],
+    source: `import 'reflect-metadata'
+import { Controller, Get, Module } from '@nestjs/common'
+import { NestFactory } from '@nestjs/core'
+class Root {
+  root() { return 'ok ' + process.pid }
+  async slow() { await new Promise((r) => setTimeout(r, 200)); return 'slow' }
+}
+Controller()(Root)
+for (const [path, name] of [['/', 'root'], ['/slow', 'slow']]) Get(path)(Root.prototype, name, Object.getOwnPropertyDescriptor(Root.prototype, name))
+class App {}
+Module({ controllers: [Root] })(App)
+const app = await NestFactory.create(App, { logger: false })
+app.enableShutdownHooks()
+await app.listen(process.env.PORT)`
+  },
+  apollo: {
+    packages: ['@apollo/server@5', 'graphql@16'],
+    path: '/?query=%7Bpid%7D',
+    headers: { 'apollo-require-preflight': 'yes' },
+    source: `import { ApolloServer } from '@apollo/server'
+import { startStandaloneServer } from '@apollo/server/standalone'
+const server = new ApolloServer({ typeDefs: 'type Query { pid: String }', resolvers: { Query: { pid: () => 'ok ' + process.pid } } })
+await startStandaloneServer(server, { listen: { port: Number(process.env.PORT) } })`
+  },
+  aedes: {
+    packages: ['aedes@0.51', 'mqtt@5'],
+    client: mqtt,
+    source: `import { createRequire } from 'node:module'
+import { createServer } from 'node:net'
+const aedes = createRequire(import.meta.url)('aedes')()
+aedes.on('publish', ({ topic }, client) => { if (client) aedes.publish({ topic: 'answer/' + client.id, payload: 'ok ' + process.pid, qos: 0 }) })
+createServer(aedes.handle).listen(process.env.PORT)`
+  }
+}
+
+/** Small programs: what they need, and their source. Each listens on PORT. */
+const small = {
   http: {
     source: `import { createServer } from 'node:http'
 createServer((q, r) => q.url === '/slow' ? setTimeout(() => r.end('slow'), 200) : r.end('ok ' + process.pid)).listen(process.env.PORT)`
@@ -134,14 +173,17 @@ server.bindAsync('127.0.0.1:' + process.env.PORT, grpc.ServerCredentials.createI
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
+    set: { type: 'string', default: 'small' },
     reloads: { type: 'string', default: '5' },
     restarts: { type: 'string', default: '10' },
     handoff: { type: 'string', multiple: true, default: ['connection', 'listener'] },
     mode: { type: 'string', multiple: true, default: ['keep', 'close'] }
   }
 })
+const programs = { small, frameworks }[values.set]
+if (programs === undefined) throw new Error(`There is no set ${values.set}: small, frameworks`)
 const chosen = positionals.length > 0 ? positionals.filter((name) => name !== 'restarts') : Object.keys(programs)
-const folder = join(root, 'node_modules', '.fdpass', 'servers')
+const folder = join(root, 'node_modules', '.fdpass', `servers-${values.set}`)
 const requireThere = createRequire(join(folder, 'x.js'))
 
 /** Installs what the programs need, unless it is there. */
@@ -181,9 +223,9 @@ class Record {
   }
 }
 
-function request(port, path, agent) {
+function request(port, path, agent, headers) {
   return new Promise((resolve, reject) => {
-    const asking = http.get({ host: '127.0.0.1', port, path, agent }, (response) => {
+    const asking = http.get({ host: '127.0.0.1', port, path, agent, headers }, (response) => {
       let text = ''
       response.setEncoding('utf8').on('data', (data) => (text += data))
       response.on('error', reject).on('end', () => {
@@ -196,12 +238,12 @@ function request(port, path, agent) {
 }
 
 /** Fifty HTTP clients, each of which asks again when it has its answer; five of them for what takes 200 ms. */
-async function httpClients(port, record, keepAlive, slow) {
+async function httpClients(port, record, keepAlive, slow, { path: usual = '/', headers } = {}) {
   const clients = Array.from({ length: 50 }, async (_, index) => {
     const agent = new http.Agent({ keepAlive, maxSockets: 1 })
     while (!record.done) {
-      const path = slow && index < 5 ? '/slow' : '/'
-      await request(port, path, agent).then(
+      const path = slow && index < 5 ? '/slow' : usual
+      await request(port, path, agent, headers).then(
         (text) => record.answer(text),
         (error) => record.fail(error)
       )
@@ -252,6 +294,24 @@ async function socketIo(port, record) {
       await sleep(5)
     }
     socket.close()
+  })
+  await Promise.all(clients)
+}
+
+/** Twenty MQTT clients, which connect again by themselves, and ask again what was not answered. */
+async function mqtt(port, record) {
+  const { connectAsync } = requireThere('mqtt')
+  const clients = Array.from({ length: 20 }, async (_, index) => {
+    const clientId = `client-${index}`
+    const client = await connectAsync(`mqtt://127.0.0.1:${port}`, { clientId, reconnectPeriod: 10 })
+    client.on('error', (error) => record.fail(error)).on('message', (_topic, text) => record.answer(String(text)))
+    await client.subscribeAsync(`answer/${clientId}`)
+    while (!record.done) {
+      // Of QoS 1: the client sends it again after it has connected again.
+      await client.publishAsync('ask', 'x', { qos: 1 }).catch((error) => record.fail(error))
+      await sleep(5)
+    }
+    await client.endAsync()
   })
   await Promise.all(clients)
 }
@@ -307,7 +367,9 @@ async function run(name, handoff, mode) {
   const record = new Record()
   const started = performance.now()
   const asking =
-    client === undefined ? httpClients(port, record, mode === 'keep', source?.includes('slow')) : client(port, record)
+    client === undefined
+      ? httpClients(port, record, mode === 'keep', source?.includes('/slow'), programs[name])
+      : client(port, record)
   const reloads = Number(values.reloads)
   for (let i = 0; i < reloads; i++) {
     await untilMoved(record)
@@ -339,7 +401,7 @@ async function run(name, handoff, mode) {
 /** Restarts a program in a way, under load; returns whether no request has failed. */
 async function restart(name, way, mode) {
   const path = join(folder, `${name}.mjs`)
-  writeFileSync(path, programs[name].source)
+  writeFileSync(path, small[name].source)
   const { bindListener } = await import('fdpass')
   const listener = await bindListener({ port: 0, host: '127.0.0.1' })
   const probe = await listener.duplicate().toServer()
@@ -429,7 +491,7 @@ for (const name of chosen) {
     }
   }
 }
-if (positionals.length === 0 || positionals.includes('restarts')) {
+if ((positionals.length === 0 && values.set === 'small') || positionals.includes('restarts')) {
   for (const way of ['takeover', 'activation']) {
     for (const mode of values.mode) {
       const isRight = await restart('express', way, mode).catch((error) => {
