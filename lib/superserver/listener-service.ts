@@ -119,6 +119,7 @@ export class ListenerService extends Service {
     const deferred = this.#deferred ?? []
     this.#deferred = undefined
     for (const send of deferred) send()
+    this.#reusePort?.accept()
   }
 
   protected startAccepting(): void {}

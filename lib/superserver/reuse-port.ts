@@ -32,6 +32,7 @@ export class ReusePort {
   /** These, and those that have stopped and still pass a connection. */
   readonly #running = new Set<Relay>()
   readonly #workers = new Set<AcceptingWorker>()
+  #accepts = false
 
   /** Opens what is missing of the sockets for these settings. `listening` has the first one of each source. */
   async open(settings: Settings, listening: ReadonlyMap<string, ListeningSocket>): Promise<void> {
@@ -54,10 +55,20 @@ export class ReusePort {
     return (this.#sockets.get(name) ?? []).filter((_, slot) => slot % settings.workers === place)
   }
 
+  /** Accepts from the sockets without a worker from now on. */
+  accept(): void {
+    this.#accepts = true
+    this.#updateRelays()
+  }
+
   /** Notes a worker, or what has changed about it. */
   update(worker: AcceptingWorker): void {
     if (worker.worker.child.closed) this.#workers.delete(worker)
     else this.#workers.add(worker)
+    if (this.#accepts) this.#updateRelays()
+  }
+
+  #updateRelays(): void {
     const serving = [...this.#workers].filter(({ worker: { phase } }) => phase === 'ready')
     const takers = serving.filter(({ takesConnections }) => takesConnections)
     for (const relay of this.#running) relay.takers = takers
