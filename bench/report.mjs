@@ -106,33 +106,42 @@ const CHARTS = {
     title: 'Descriptors a second, 64 a message, both processes on one CPU'
   },
   connections: { suite: 'passing', workload: 'w4', title: 'TCP connections a second, handed to a worker' },
-  messages: { suite: 'channel', workload: 'messages@1', title: 'Small messages a second, without a descriptor' }
+  messages: { suite: 'channel', workload: 'messages@1', title: 'Small messages a second, without a descriptor' },
+  reload: {
+    suite: 'reload',
+    workload: 'express keep-alive',
+    title: 'Requests that fail at each reload of an express app, two workers, 50 clients with keep-alive',
+    value: 'failedEach',
+    isLess: true
+  }
 }
 
 /** By name, the charts of what was measured. */
 function charts(results) {
-  const drawn = Object.entries(CHARTS).map(([name, { suite, workload, title }]) => {
-    const rows = (results.suites[suite]?.rows ?? []).filter(
-      (row) => row.workload === workload && row.perSecond !== undefined
-    )
-    const medians = [...new Set(rows.map(({ peer }) => peer))].map((peer) => {
-      const own = rows.filter((row) => row.peer === peer)
-      return {
-        peer,
-        value: median(own.map(({ perSecond }) => perSecond)),
-        lost: Math.max(...own.map(({ lost = 0 }) => lost))
-      }
-    })
-    return [
-      name,
-      medians.length === 0
-        ? undefined
-        : draw(
-            title,
-            medians.toSorted((a, b) => b.value - a.value)
-          )
-    ]
-  })
+  const drawn = Object.entries(CHARTS).map(
+    ([name, { suite, workload, title, value = 'perSecond', isLess = false }]) => {
+      const rows = (results.suites[suite]?.rows ?? []).filter(
+        (row) => row.workload === workload && row[value] !== undefined
+      )
+      const medians = [...new Set(rows.map(({ peer }) => peer))].map((peer) => {
+        const own = rows.filter((row) => row.peer === peer)
+        return {
+          peer,
+          value: median(own.map((row) => row[value])),
+          lost: Math.max(...own.map(({ lost = 0 }) => lost))
+        }
+      })
+      return [
+        name,
+        medians.length === 0
+          ? undefined
+          : draw(
+              title,
+              medians.toSorted((a, b) => (isLess ? a.value - b.value : b.value - a.value))
+            )
+      ]
+    }
+  )
   return Object.fromEntries(drawn.filter(([, svg]) => svg !== undefined))
 }
 
@@ -140,7 +149,7 @@ const escaped = (text) => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;')
 
 /** Draws horizontal bars as SVG, for light and for dark pages. */
 function draw(title, medians) {
-  const most = medians[0].value
+  const most = Math.max(1, ...medians.map(({ value }) => value))
   const height = TOP + medians.length * ROW + 10
   const lines = medians.map(({ peer, value, lost }, index) => {
     const y = TOP + index * ROW
