@@ -73,7 +73,9 @@ const shells: Readonly<Record<string, Complete>> = {
   async fish(t, ...words) {
     const line = words.join(' ')
     const text = `source ${scriptFor('fish')}; complete -C '${line}'`
-    const { stdout, stderr } = await begin(t, 'fish', ['-c', text], { cwd: sandbox() }).ended
+    // A first fish makes its folders in HOME, and fails to where another one does so at that moment.
+    const HOME = sandbox()
+    const { stdout, stderr } = await begin(t, 'fish', ['-c', text], { cwd: HOME, env: { ...installed, HOME } }).ended
     t.is(stderr, '')
     return stdout
       .trimEnd()
