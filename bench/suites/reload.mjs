@@ -56,14 +56,55 @@ for await (const _ of process.stdin) {
 }
 child.kill()`,
   superserver: `import { superserve } from 'fdpass/superserver'
-const [, , module, handoff] = process.argv
-const server = await superserve({ listen: 'tcp:127.0.0.1:' + process.env.PORT, module, preload: true, handoff, workers: 2, execArgv: [] })
+const [, , module, handoff, reusePort] = process.argv
+const options = { module, preload: true, handoff, workers: 2, execArgv: [], ...(reusePort && { reusePort: true }) }
+const server = await superserve({ listen: 'tcp:127.0.0.1:' + process.env.PORT, ...options })
 console.log('ready')
 for await (const _ of process.stdin) {
   await server.reload()
   console.log('ready')
 }
-await server.close()`
+await server.close()`,
+  takeover: `import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+const [, , module, cli] = process.argv
+const { PORT } = process.env
+const start = async () => {
+  const args = [cli, 'serve', '--takeover', './takeover-' + PORT, '--listen', 'tcp:127.0.0.1:' + PORT, '--workers', '2', '--', module]
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+  let text = ''
+  child.stderr.setEncoding('utf8').on('data', (part) => (text += part))
+  while (text.match(/is ready\\n/g)?.length !== 2) await once(child.stderr, 'data')
+  return child
+}
+let child = await start()
+console.log('ready')
+for await (const _ of process.stdin) {
+  const ended = once(child, 'exit')
+  child = await start()
+  await ended
+  console.log('ready')
+}
+child.kill()
+await once(child, 'exit')`,
+  activation: `import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { bindListener } from 'fdpass'
+const listener = bindListener({ host: '127.0.0.1', port: Number(process.env.PORT) })
+const run = ['-c', 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', 'sh', process.execPath, '--import', 'fdpass/listen', process.argv[2]]
+const start = () => spawn('sh', run, { stdio: ['ignore', 'ignore', 'inherit', listener.fd] })
+let child = start()
+console.log('ready')
+for await (const _ of process.stdin) {
+  const ended = once(child, 'exit')
+  child.kill()
+  await ended
+  child = start()
+  console.log('ready')
+}
+child.kill()
+await once(child, 'exit')
+listener.closeSync()`
 }
 
 const folder = built('reload')
@@ -121,6 +162,18 @@ const peers = {
   'fdpass-listener': {
     is: "fdpass/superserver with preload, handoff: 'listener'",
     start: (...to) => startParent('superserver', ...to, 'listener')
+  },
+  'fdpass-reuse-port': {
+    is: "fdpass/superserver with preload, handoff: 'listener', reusePort",
+    start: (...to) => startParent('superserver', ...to, 'listener', 'reuse')
+  },
+  'fdpass-takeover': {
+    is: 'fdpass serve --takeover: the next one takes over',
+    start: (...to) => startParent('takeover', ...to, join(bench, '..', 'dist', 'lib', 'cli', 'main.js'))
+  },
+  'fdpass-activation': {
+    is: 'node --import fdpass/listen, one process with socket activation: SIGTERM, then a new one',
+    start: (...to) => startParent('activation', ...to)
   }
 }
 
