@@ -22,7 +22,16 @@ interface Results {
   readonly suites: Record<string, { readonly rows: Row[]; readonly missing: { peer: string; reason: string }[] }>
 }
 
-const OURS = ['fdpass', 'fdpass-iterate', 'fdpass-connection', 'fdpass-accept', 'fdpass-server', 'channel', 'receiving']
+const OURS = [
+  'fdpass',
+  'fdpass-iterate',
+  'fdpass-connection',
+  'fdpass-reuse-port',
+  'fdpass-accept',
+  'fdpass-server',
+  'channel',
+  'receiving'
+]
 const OTHERS = ['c-blocking', 'c-accept']
 const hasTools = runs('cc', '--version') && spawnSync('taskset', ['-c', '0', 'true']).status === 0
 const committed = join('bench', 'results.json')
@@ -45,7 +54,7 @@ withTools('every suite of the benchmark measures something, and nothing of ours 
   await bench('--quick', '--only', [...OURS, ...OTHERS].join(), '--out', folder)
   const { suites } = JSON.parse(readFileSync(join(folder, 'results.json'), 'utf8')) as Results
 
-  const names = ['passing', 'calls', 'superserver', 'reload', 'accept', 'channel', 'load', 'idle', 'imports']
+  const names = ['passing', 'calls', 'superserver', 'workers', 'reload', 'accept', 'channel', 'load', 'idle', 'imports']
   t.deepEqual(Object.keys(suites), names)
   const rows = Object.values(suites).flatMap((suite) => suite.rows)
   const canCount = runs('perf', 'stat', '-e', 'raw_syscalls:sys_enter', 'true') || runs('strace', '-c', 'true')
