@@ -137,6 +137,7 @@ exactly<boolean>()(capabilities.messageCredentials)
 exactly<boolean>()(capabilities.messagePidfd)
 exactly<boolean>()(capabilities.peerPidfd)
 exactly<boolean>()(capabilities.passRights)
+exactly<boolean>()(capabilities.exitDescriptors)
 exactly<boolean>()(capabilities.closeOnExec)
 // @ts-expect-error
 capabilities.maxFds = 1

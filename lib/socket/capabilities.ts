@@ -18,6 +18,11 @@ export interface Capabilities {
   readonly peerPidfd: boolean
   /** Whether the kernel refuses descriptors at the sender: `listen` with `descriptors: false`. */
   readonly passRights: boolean
+  /**
+   * Whether the kernel reports the end of a program by a descriptor: pidfd_open(2) from Linux 5.3 on, kqueue(2) elsewhere. Otherwise a
+   * superserver uses a thread for each program and each worker that runs.
+   */
+  readonly exitDescriptors: boolean
   /** Whether received descriptors are close-on-exec from the start, so that no process started meanwhile inherits them. */
   readonly closeOnExec: boolean
   /** The maximum number of descriptors that one message can carry. */
@@ -36,8 +41,17 @@ let probed: Capabilities | undefined
 export function capabilities(): Capabilities {
   if (!isSupported) throw unsupportedPlatform(loadFailure)
   if (probed !== undefined) return probed
-  const { abstractAddresses, seqpacket, credentials, pidfd, peerPidfd, passRights, closeOnExec, complete } =
-    probeKernel()
+  const {
+    abstractAddresses,
+    seqpacket,
+    credentials,
+    pidfd,
+    peerPidfd,
+    passRights,
+    exitDescriptors,
+    closeOnExec,
+    complete
+  } = probeKernel()
   const found = Object.freeze({
     backend: backend(),
     abstract: abstractAddresses,
@@ -46,6 +60,7 @@ export function capabilities(): Capabilities {
     messagePidfd: pidfd,
     peerPidfd,
     passRights,
+    exitDescriptors,
     closeOnExec,
     maxFds: MAX_SENT_FDS
   })

@@ -354,6 +354,8 @@ pub struct KernelCapabilities {
   pub peer_pidfd: bool,
   /// Refusing descriptors when they are sent.
   pub pass_rights: bool,
+  /// The end of a child process is reported by a descriptor of the kernel.
+  pub exit_descriptors: bool,
   /// Received descriptors are close-on-exec from the start.
   pub close_on_exec: bool,
   /// Each feature could be tried.
@@ -371,6 +373,7 @@ pub fn probe_kernel() -> KernelCapabilities {
     pidfd: probed.pidfd,
     peer_pidfd: probed.peer_pidfd,
     pass_rights: probed.pass_rights,
+    exit_descriptors: probed.exit_descriptors,
     close_on_exec: probed.close_on_exec,
     complete: probed.complete,
   }

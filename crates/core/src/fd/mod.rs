@@ -133,7 +133,10 @@ pub fn available_descriptors() -> nix::Result<u64> {
   let open = if cfg!(target_os = "linux") && open > 0 {
     open
   } else {
-    std::fs::read_dir(table).map_err(of_io_error)?.count() as u64
+    match restart_io(|| std::fs::read_dir(table)) {
+      Err(Errno::EMFILE) => return Ok(0), // no number below the limit is free
+      entries => (entries?.count() as u64).saturating_sub(1), // the directory itself is closed again
+    }
   };
   #[allow(clippy::unnecessary_cast, reason = "rlim_t is an i64 on FreeBSD")]
   Ok((limit as u64).saturating_sub(open))

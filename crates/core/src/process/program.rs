@@ -12,9 +12,10 @@ use nix::unistd::Pid;
 use crate::fd::{AtLeast, pipe};
 pub use crate::sys::child::Step;
 use crate::sys::child::{Child, ChildLimit, ChildUser, REPORT, decode_report};
+use crate::sys::errno::of_io_error;
 use crate::sys::fds::highest;
 pub use crate::sys::wait::ExitStatus;
-use crate::sys::wait::{exit_descriptor, wait_for};
+use crate::sys::wait::{exit_descriptor, wait_for, wait_until_ended};
 
 /// User and groups that a program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl SpawnError {
 #[derive(Debug)]
 pub struct Process {
   child: Unreaped,
-  /// Becomes readable when the process ends: a pidfd, or a kqueue with this one event.
+  /// Becomes readable when the process ends: a pidfd, a kqueue with this one event, or a pipe that a thread closes.
   exit: OwnedFd,
 }
 
@@ -169,22 +170,23 @@ impl Program {
     drop(moved);
     drop(reporter);
     let exit = exit_descriptor(pid);
-    let reported = read_report(report);
-    match (reported, exit) {
-      (None, Ok(exit)) => Ok(Process { child: Unreaped { pid: Pid::from_raw(pid), is_reaped: false }, exit }),
-      (Some(error), _) => {
-        let _ = wait_for(pid, 0);
-        Err(error)
-      }
-      (None, Err(errno)) => {
-        // Its end could not be observed. After ESRCH it is gone: SIGCHLD is ignored, and another process may have its pid.
-        if errno != Errno::ESRCH {
-          let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-        }
-        let _ = wait_for(pid, 0);
-        Err(Step::Watch.failed(errno))
-      }
+    if let Some(error) = read_report(report) {
+      let _ = wait_for(pid, 0);
+      return Err(error);
     }
+    let exit = match exit {
+      // Before Linux 5.3, and under a seccomp profile that does not know the call.
+      Err(Errno::ENOSYS | Errno::EPERM) => watch_in_thread(pid),
+      exit => exit.map_err(|errno| Step::Watch.failed(errno)),
+    };
+    let child = Unreaped { pid: Pid::from_raw(pid), is_reaped: exit.is_err() };
+    exit.map(|exit| Process { child, exit }).inspect_err(|error| {
+      // Its end could not be observed. After ESRCH it is gone: SIGCHLD is ignored, and another process may have its pid.
+      if error.errno != Errno::ESRCH {
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+      }
+      let _ = wait_for(pid, 0);
+    })
   }
 
   /// Executes the program in this process, whose pid and session it gets, with these descriptors as its numbers from 0 on, and no
@@ -240,6 +242,19 @@ impl Program {
 /// Returns duplicates of the descriptors whose numbers are below a minimum, because dup2(2) would replace them.
 fn move_above<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, min: usize) -> nix::Result<Vec<AtLeast<'a>>> {
   fds.map(|fd| AtLeast::new(fd, min)).collect()
+}
+
+/// Returns a descriptor that becomes readable when a child process ends: a pipe, whose other end a thread closes then. The process remains to
+/// be reaped, and no other is waited for.
+fn watch_in_thread(pid: libc::pid_t) -> Result<OwnedFd, SpawnError> {
+  let (exit, held) = pipe().map_err(|errno| Step::Watch.failed(errno))?;
+  let wait = move || {
+    wait_until_ended(pid);
+    drop(held);
+  };
+  spawn_thread(std::thread::Builder::new().name("fdpass-child".into()).stack_size(65_536), wait)
+    .map_err(|error| Step::Thread.failed(of_io_error(error)))?;
+  Ok(exit)
 }
 
 /// Reads the failure report of the child; `None` after execve(2) has closed its end of the pipe.

@@ -12,6 +12,7 @@ use super::unix::{AncillaryOptions, SendOptions, Socket, SocketType, socket, soc
 use crate::fd::duplicate;
 use crate::sys::cmsg::ControlBuffer;
 use crate::sys::sockopt::refuse_rights;
+use crate::sys::wait::exit_descriptor;
 
 /// Features that this kernel supports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,9 @@ pub struct Capabilities {
   pub peer_pidfd: bool,
   /// Refusing descriptors when they are sent.
   pub pass_rights: bool,
+  /// The end of a child process is reported by a descriptor of the kernel. Otherwise a thread waits for each program that
+  /// [`Program::spawn`](crate::Program::spawn) has started.
+  pub exit_descriptors: bool,
   /// Received descriptors are close-on-exec from the start: a process that starts at that moment does not inherit them.
   pub close_on_exec: bool,
   /// Each feature could be tried. Otherwise some are reported as missing that could be there, for example because the descriptor
@@ -50,6 +54,7 @@ impl Capabilities {
       pidfd: has(arrives(AncillaryOptions { credentials: false, pidfd: true })),
       peer_pidfd: has(socketpair(SocketType::Stream).and_then(|(a, _b)| peer_pidfd(a.as_fd())).map(|_| true)),
       pass_rights: has(socketpair(SocketType::Stream).and_then(|(a, _b)| refuse_rights(a.as_fd())).map(|_| true)),
+      exit_descriptors: has(exit_descriptor(nix::unistd::getpid().as_raw()).map(|_| true)),
       close_on_exec: cfg!(not(target_vendor = "apple")), // MSG_CMSG_CLOEXEC
       complete,
     }

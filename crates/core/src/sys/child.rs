@@ -21,6 +21,8 @@ pub enum Step {
   Fork,
   /// Opening the descriptor that reports the child's end: pidfd_open(2), from Linux 5.3 on; elsewhere kqueue(2). The child was killed.
   Watch,
+  /// Starting the thread that waits for the child's end, where pidfd_open(2) is missing: clone(2). The child was killed.
+  Thread,
   /// Placing the descriptors: dup2(2).
   Descriptors,
   /// setrlimit(2)
@@ -39,11 +41,12 @@ pub enum Step {
   Execute,
 }
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
   Step::Pipe,
   Step::Duplicates,
   Step::Fork,
   Step::Watch,
+  Step::Thread,
   Step::Descriptors,
   Step::Limits,
   Step::Groups,
@@ -68,6 +71,7 @@ impl Step {
       Self::Fork => "fork",
       Self::Watch if cfg!(any(target_os = "linux", target_os = "android")) => "pidfd_open",
       Self::Watch => "kqueue",
+      Self::Thread => "clone",
       Self::Descriptors => "dup2",
       Self::Limits => "setrlimit",
       Self::Groups => "setgroups",

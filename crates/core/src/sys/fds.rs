@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use super::errno::restart_io;
@@ -128,7 +129,7 @@ pub(super) fn mark_close_on_exec_from(first: RawFd) -> bool {
 /// Returns the highest open number if the kernel cannot mark a range of numbers, otherwise `RawFd::MAX`.
 pub(crate) fn highest() -> nix::Result<RawFd> {
   // A range in which no number can be open.
-  if mark_close_on_exec_from(RawFd::MAX) { Ok(RawFd::MAX) } else { Ok(open_numbers()?.max().unwrap_or(0)) }
+  if mark_close_on_exec_from(RawFd::MAX) { Ok(RawFd::MAX) } else { Ok(open_numbers()?.into_iter().max().unwrap_or(0)) }
 }
 
 /// Makes the numbers below `first` inheritable and all others close-on-exec, whatever owns them.
@@ -137,14 +138,22 @@ pub(crate) fn close_on_exec_from(first: RawFd) -> nix::Result<()> {
   if mark_close_on_exec_from(first) {
     return Ok(());
   }
-  let numbers: Vec<RawFd> = open_numbers()?.collect(); // first: the directory's own number is among them
-  let mut numbers = numbers.into_iter().filter(|&number| number >= first);
+  let mut numbers = open_numbers()?.into_iter().filter(|&number| number >= first);
   numbers.try_for_each(|number| set_descriptor_flags(number, libc::FD_CLOEXEC))
 }
 
-fn open_numbers() -> nix::Result<impl Iterator<Item = RawFd>> {
-  let entries = std::fs::read_dir("/dev/fd").map_err(of_io_error)?;
-  Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+/// Returns the open numbers, and perhaps one that is closed again: that of the directory that lists them. Without /dev/fd, which needs /proc on
+/// Linux, each number is tried up to the limit of this process, if it is not too high. A number beyond a limit that was lowered is not found.
+fn open_numbers() -> nix::Result<Vec<RawFd>> {
+  const MAX_TRIED: libc::rlim_t = 1 << 20; // a tenth of a second
+  match std::fs::read_dir("/dev/fd") {
+    Ok(entries) => Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()),
+    Err(error) => {
+      let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE)?;
+      let numbers = 0..RawFd::try_from(limit).unwrap_or(RawFd::MAX);
+      if limit > MAX_TRIED { Err(of_io_error(error)) } else { Ok(numbers.filter(|&n| check_open(n).is_ok()).collect()) }
+    }
+  }
 }
 
 /// Sets the descriptor flags of a number if it is open.

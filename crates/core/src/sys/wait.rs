@@ -40,6 +40,16 @@ pub(crate) fn wait_for(pid: libc::pid_t, options: libc::c_int) -> nix::Result<Op
   }
 }
 
+/// Waits until a child process has ended, or other code has reaped it. It remains to be reaped: waitid(2) with `WNOWAIT`.
+pub(crate) fn wait_until_ended(pid: libc::pid_t) {
+  // SAFETY: zeroes are valid for a structure of integers and unions of them.
+  let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+  let options = libc::WEXITED | libc::WNOWAIT;
+  // SAFETY: the kernel writes one siginfo_t.
+  let wait = || Errno::result(unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, options) });
+  let _ = restart(wait); // the only other error is ECHILD
+}
+
 /// Opens a descriptor that becomes readable when a child process ends: `pidfd_open(2)`, from Linux 5.3 on; elsewhere a
 /// `kqueue(2)` with this one event.
 pub(crate) fn exit_descriptor(pid: libc::pid_t) -> nix::Result<OwnedFd> {

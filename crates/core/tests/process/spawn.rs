@@ -461,3 +461,69 @@ fn a_process_in_parts_is_reaped_by_its_number() {
   assert_eq!(reap(pid), Ok(Some(ExitStatus::Code(3))));
   assert_eq!(reap(pid), Err(Errno::ECHILD));
 }
+
+/// Makes system calls of this thread, and of the threads and processes that it starts, fail: seccomp(2).
+fn refuse(calls: &[(libc::c_long, Errno)]) {
+  let instruction =
+    |code: u32, jump_unless_equal: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: jump_unless_equal, k };
+  let mut filter = vec![instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)]; // the number of the call
+  for &(call, errno) in calls {
+    filter.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, call as u32));
+    filter.push(instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | errno as u32));
+  }
+  filter.push(instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW));
+  let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+  nix::sys::prctl::set_no_new_privs().unwrap();
+  // SAFETY: a filter of this length, which the kernel copies.
+  let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+  Errno::result(result).unwrap();
+}
+
+/// Runs a task where pidfd_open(2) does not exist, and where a seccomp profile forbids it.
+fn without_pidfd_open(task: fn()) {
+  for errno in [Errno::ENOSYS, Errno::EPERM] {
+    in_thread(move || {
+      refuse(&[(libc::SYS_pidfd_open, errno)]);
+      task();
+    });
+  }
+}
+
+#[test]
+fn without_pidfd_open_the_end_of_a_program_is_told() {
+  without_pidfd_open(the_end_of_a_program_is_told_with_its_code);
+  without_pidfd_open(the_end_of_a_program_is_told_with_the_signal_that_ended_it);
+  without_pidfd_open(a_process_in_parts_is_reaped_by_its_number);
+}
+
+#[test]
+fn without_pidfd_open_other_children_are_left_to_those_who_started_them() {
+  without_pidfd_open(|| {
+    let mut other = std::process::Command::new("/bin/sh").args(["-c", "exit 5"]).spawn().unwrap();
+    let mut process = sh("exit 7").spawn(&[null().as_fd()]).unwrap();
+    assert_eq!(ending(&mut process), ExitStatus::Code(7));
+    assert_eq!(other.wait().unwrap().code(), Some(5));
+  });
+}
+
+#[test]
+fn without_pidfd_open_a_program_that_cannot_be_executed_names_execve() {
+  without_pidfd_open(|| assert_eq!(failure(&program("/nowhere/at/all", &["x"])), (Step::Execute, Errno::ENOENT)));
+}
+
+#[test]
+fn without_pidfd_open_and_without_threads_a_program_is_killed_and_clone_named() {
+  in_thread(|| {
+    // glibc tries another call after ENOSYS only: pthread_create fails, and fork does not, which makes another call.
+    refuse(&[(libc::SYS_pidfd_open, Errno::ENOSYS), (libc::SYS_clone3, Errno::EAGAIN)]);
+    if std::thread::Builder::new().spawn(|| ()).is_ok() {
+      return println!("skipped: this C library starts threads without clone3(2)");
+    }
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let error = program("/bin/cat", &["cat"]).spawn(&[theirs.as_fd(); 3]).unwrap_err();
+    assert_eq!((error.step, error.errno), (Step::Thread, Errno::EAGAIN));
+    assert!(error.is_temporary());
+    drop(theirs);
+    assert_eq!(ours.read(&mut [0]).unwrap(), 0); // the program has ended
+  });
+}
