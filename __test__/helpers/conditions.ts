@@ -9,6 +9,12 @@ export const isLinux = process.platform === 'linux'
 /** A Python that has `socket.send_fds` and `socket.recv_fds`: 3.9 or later. */
 export const hasPython = spawnSync('python3', ['-c', 'import socket; socket.send_fds']).status === 0
 
+/** Returns whether the kernel has bytes out of band on Unix sockets, as Linux from 5.15 on, and Python 3.9 can send them. */
+export function hasOutOfBand(): boolean {
+  const script = 'import socket; socket.send_fds; a, b = socket.socketpair(); a.send(b"x", socket.MSG_OOB)'
+  return spawnSync('python3', ['-c', script]).status === 0
+}
+
 /** How many descriptors a process may have. */
 export const fdLimit = Number(execFileSync('sh', ['-c', 'ulimit -n'], { encoding: 'utf8' })) || Infinity
 

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import { type Descriptor, type SocketType, bind, capabilities, connect, listen, memfd, socketpair } from 'fdpass'
-import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
+import { hasOutOfBand, hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { hasWriter, newFolder, newPath, openPipe, readAll } from '../helpers/descriptors.ts'
 import { finish, fixtureSource, play } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
@@ -15,7 +15,11 @@ const onLinux = onlyIf(isLinux, 'needs Linux')
 
 const withPython = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
 
-const serialWithPython = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux', test.serial)
+const outOfBandNeeds = [hasOutOfBand(), 'needs Linux 5.15 and Python 3.9'] as const
+
+const withOutOfBand = onlyIf(...outOfBandNeeds)
+
+const serialWithOutOfBand = onlyIf(...outOfBandNeeds, test.serial)
 
 const withPidfds = onlyIf(capabilities().messagePidfd && hasPython, 'needs Linux 6.5 and Python 3.9')
 
@@ -127,7 +131,7 @@ const outOfBand: readonly (readonly [string, readonly string[], string, readonly
 ]
 
 for (const [name, steps, data, came] of outOfBand) {
-  withPython(
+  withOutOfBand(
     `descriptors beside bytes out of band come once or are closed, and the rest comes (Linux msg_oob ${name}) [B14.1] [S21]`,
     async (t) => {
       const { reads, writes } = openPipes(steps.length)
@@ -152,7 +156,7 @@ for (const [name, steps, data, came] of outOfBand) {
   )
 }
 
-serialWithPython(
+serialWithOutOfBand(
   'a byte out of band that cannot be received does not keep the event loop busy (Linux msg_oob oob) [B14] [S21]',
   async (t) => {
     const { read, write } = openPipe()

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { closeSync, writeSync } from 'node:fs'
 import test from 'ava'
 import { type ControlError, Descriptor, UnixSocket, bind, recvFd, socketpair } from 'fdpass'
-import { hasPython, isLinux, onlyIf, retainedBytes } from '../helpers/conditions.ts'
+import { hasOutOfBand, hasPython, isLinux, onlyIf, retainedBytes } from '../helpers/conditions.ts'
 import { hasWriter, openFile, openPipe, readAll, temporaryFile, temporaryFolder } from '../helpers/descriptors.ts'
 import { startPython } from '../helpers/processes.ts'
 import { isPending, turns } from '../helpers/promises.ts'
@@ -12,7 +12,7 @@ import { contentsOf, receiveBytes, takeOne, text } from '../helpers/sockets.ts'
 
 const withPython = onlyIf(hasPython, 'needs Python 3.9')
 
-const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
+const withOutOfBand = onlyIf(hasOutOfBand(), 'needs Linux 5.15 and Python 3.9')
 
 withPython(
   'what was sent before a connection was accepted is received through the accepted socket [B12]',
@@ -92,7 +92,7 @@ withPython(
   }
 )
 
-withPythonOnLinux('bytes out of band neither lose nor repeat the descriptors around them [B14]', async (t) => {
+withOutOfBand('bytes out of band neither lose nor repeat the descriptors around them [B14]', async (t) => {
   const contents = ['of a', 'of b', 'of c']
   const { socket, done } = startPython('out_of_band', contents.map(temporaryFile))
   const { data, fds } = await receiveBytes(socket, 3)

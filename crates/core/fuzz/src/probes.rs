@@ -21,6 +21,8 @@ impl Probes {
   pub const COUNT: usize = 4;
 
   pub fn new() -> Self {
+    static RAISED: std::sync::Once = std::sync::Once::new();
+    RAISED.call_once(raise_descriptor_limit);
     let mut probes = Self { writers: Vec::new(), readers: Vec::new(), inodes: Vec::new() };
     for _ in 0..Self::COUNT {
       let (reader, writer) = fdpass_core::pipe().unwrap();
@@ -69,6 +71,13 @@ impl Probes {
       assert_eq!(nix::unistd::read(reader, &mut [0]), Ok(0), "a copy of pipe {index} is open");
     }
   }
+}
+
+/// Raises the soft limit of descriptors to the hard one: it is 1,024 on most systems, and Node raises it too.
+fn raise_descriptor_limit() {
+  use nix::sys::resource::{Resource, getrlimit, setrlimit};
+  let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+  setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
 fn inode(fd: &OwnedFd) -> u64 {

@@ -19,6 +19,7 @@ const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_fds: Header::MAX_FDS };
 
 /// Two ends with small socket buffers.
 fn channels() -> [Channel; 2] {
+  raise_descriptor_limit();
   let (a, b) = socketpair(SocketType::Stream).unwrap();
   [a, b].map(|fd| {
     setsockopt(&fd, sockopt::SndBuf, &1).unwrap();

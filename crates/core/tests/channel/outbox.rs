@@ -15,6 +15,7 @@ const MESSAGE: Header = Header { kind: FrameKind::Message, format: Format::Bytes
 
 /// A pair with the smallest socket buffers that the kernel allows.
 fn small_pair() -> (End, End) {
+  raise_descriptor_limit();
   let (a, b) = pair(SocketType::Stream);
   setsockopt(&a.fd, sockopt::SndBuf, &1).unwrap();
   (a, b)
