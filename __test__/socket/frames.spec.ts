@@ -182,7 +182,7 @@ for (const [title, fds] of [
 ] as const) {
   onV8(`recvExactly holds ${title} in memory for bytes [S271]`, async (t) => {
     const [c, d] = socketpair()
-    const small = randomBytes(50_000) // the runtime's own memory varies by 200 KB
+    const small = randomBytes(50_000) // the runtime's own memory varies by more than half a megabyte
     const before = retainedBytes()
     const receiving = d.recvExactly(small.length, { maxFds: 0 })
     for (const byte of small.subarray(1)) {
@@ -191,7 +191,7 @@ for (const [title, fds] of [
     }
     t.true(await isPending(receiving))
     const taken = retainedBytes() - before
-    t.true(taken < 10 * small.length, `${taken} bytes`)
+    t.true(taken < 30 * small.length, `${taken} bytes`)
     await c.send(small.subarray(0, 1))
     const { data, code } = (await receiving.catch((error: ControlError) => error)) as Partial<ControlError>
     t.true(data!.equals(Buffer.concat([small.subarray(1), small.subarray(0, 1)])))
