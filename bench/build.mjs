@@ -1,4 +1,4 @@
-// Builds what is measured, in bench/.build. What cannot be built is told with its reason.
+// Builds what is measured, in bench/.build. What cannot be built is reported with its reason.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'

@@ -21,8 +21,10 @@ function report(results, chartNames) {
   const notes = join(bench, 'NOTES.md')
   const parts = [
     '# Results of the benchmark',
-    '`npm run bench` has measured this, and `npm run bench -- --report` has written it from results.json: change bench/NOTES.md for the text, ' +
-      'and nothing here. [README.md](README.md) tells what is measured, and how.',
+    wrapped(
+      '`npm run bench` has measured this, and `npm run bench -- --report` has written it from results.json: change bench/NOTES.md for the ' +
+        'text, and nothing here. [README.md](README.md) describes what is measured, and how.'
+    ),
     table(['machine', ''], Object.entries(results.machine)).replace('--:', '---'),
     ...(existsSync(notes) ? [readFileSync(notes, 'utf8').trim()] : []),
     '## Goals and floors',
@@ -57,7 +59,7 @@ function section(suite, result) {
   const everybody = [...new Set([...rows, ...missing].map(({ peer }) => peer))]
   return [
     `## ${suite.title}`,
-    suite.text.replaceAll('\n', ' '),
+    wrapped(suite.text),
     how,
     everybody.map((peer) => `- ${peer}: ${suite.describe(peer)}`).join('\n'),
     ...tables,
@@ -70,6 +72,15 @@ function section(suite, result) {
       failed.map(({ error, ...one }) => ({ ...one, why: error }))
     )
   ]
+}
+
+/** Returns a paragraph in lines of at most 140 characters. */
+function wrapped(text) {
+  return text
+    .replaceAll(/\s+/g, ' ')
+    .trim()
+    .replaceAll(/(.{1,140})(?: |$)/g, '$1\n')
+    .trimEnd()
 }
 
 /** A list of what is not in the tables, and why: a line for each reason of a peer. */

@@ -42,7 +42,7 @@ export const lost = {
   cell: (rows) => integer(Math.max(...rows.map((row) => row.lost ?? 0)))
 }
 
-/** What passing programs tell of the receiver's memory, and of what it had open in the end. */
+/** What passing programs report of the receiver's memory, and of what it had open in the end. */
 export const memory = [
   column('RSS at the first, MB', 'firstRss', (kilobytes) => (kilobytes / 1024).toFixed(1)),
   column('peak RSS, MB', 'peakRss', (kilobytes) => (kilobytes / 1024).toFixed(1)),
