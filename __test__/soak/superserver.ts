@@ -91,7 +91,7 @@ async function superviseAll(): Promise<void> {
     const of = (name: 'accepted' | 'completed' | 'lost' | 'refused') => after[name] - before[name]
     tally()
     current.count('answered', seen.answered)
-    current.count('lost and told', seen.reset)
+    current.count('lost and reported', seen.reset)
     if (seen.refused !== 0 || seen.odd !== 0) current.problem(`clients of the superserver: ${JSON.stringify(seen)}`)
     if (seen.answered! + seen.reset! !== seen.asked) current.problem(`answers are missing: ${JSON.stringify(seen)}`)
     if (seen.reset !== lost - lostBefore) current.problem(`${seen.reset} were reset, ${lost - lostBefore} told as lost`)

@@ -57,7 +57,7 @@ export function decodeUtf8(data: Uint8Array): string | undefined {
   }
 }
 
-/** Returns a sender's ids, null for those that identify nobody. */
+/** Returns a sender's ids, null for those that identify no user. */
 function knownIds({ pid, uid, gid, unknownUid, unknownGid }: Credentials) {
   return { pid, uid: unknownUid === true ? null : uid, gid: unknownGid === true ? null : gid }
 }

@@ -135,7 +135,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
 
   /**
    * The kind of the descriptor: detected once by fstat(2), getsockopt(2), and on Linux the links of /proc/self/fd. A kind that the system
-   * refuses to tell, `'other'` or `'socket'`, is detected again at the next use.
+   * refuses to report, `'other'` or `'socket'`, is detected again at the next use.
    *
    * @throws ERR_DESCRIPTOR_CLOSED
    */
@@ -143,7 +143,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
     const fd = this[borrow]()
     if (this.#kind !== undefined) return this.#kind
     const kind = kindOf(fd)
-    if (kind !== 'other' && kind !== 'socket') this.#kind = kind // the kernel may have refused to tell, and may tell later
+    if (kind !== 'other' && kind !== 'socket') this.#kind = kind // the kernel may have refused to report it, and may report it later
     return kind
   }
 

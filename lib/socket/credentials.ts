@@ -27,7 +27,7 @@ export interface Credentials {
   readonly label?: string
 }
 
-/** Returns whether credentials are those of a user. Those of an unknown user are nobody's. */
+/** Returns whether credentials are those of a user. An unknown user has none. */
 export function isUser({ uid, unknownUid }: Credentials, user: number): boolean {
   return unknownUid !== true && uid === user
 }

@@ -158,14 +158,14 @@ export class InheritedState {
   }
 }
 
-/** Throws if the serving process is another service, or the path is a link to its socket. Somebody else can have made that link. */
+/** Throws if the serving process is another service, or the path is a link to its socket. Another user can have made that link. */
 function checkService(reply: unknown, { path, service, sources }: Settings): void {
   if (!isListenersReply(reply, sources.size)) throw unknownReply()
   if ((reply.service ?? '') !== service) throw otherService(path, reply.service ?? '', service)
   if (path.startsWith('\0')) return
   const status = lstatSync(path, { bigint: true, throwIfNoEntry: false })
   if (status?.isSymbolicLink() === true) throw pathIsLink(path)
-  // Another process can have replaced the link since. The file is missing if somebody has removed it.
+  // Another process can have replaced the link since. The file is missing if it was removed.
   const id = status === undefined ? null : ((status.dev << 64n) | status.ino).toString(16).padStart(32, '0')
   if (id !== null && reply.control !== null && reply.control !== id) throw pathIsLink(path)
 }

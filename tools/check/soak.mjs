@@ -83,7 +83,7 @@ const shown = [
   'opens',
   'calls',
   'answered',
-  'lost and told',
+  'lost and reported',
   'kills',
   'take-overs',
   'reloads',
