@@ -1,5 +1,5 @@
-import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { begin, installed } from '../helpers/cli.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
@@ -20,12 +20,16 @@ async function weston(t: ExecutionContext): Promise<NodeJS.ProcessEnv> {
 
 /** What a machine must have for an example. */
 const needs: Record<string, [boolean, string, Surroundings?]> = {
-  Messages: [isLinux, 'needs Linux'],
+  'Pass a file: To a program in another language': [hasPython, 'needs Python 3.9'],
+  Channel: [isLinux, 'needs Linux'],
   Broker: [isLinux, 'needs Linux'],
   Superserver: [isLinux, 'needs Linux'],
+  'Superserver: Write a worker': [isLinux, 'needs Linux'],
+  'inetd programs': [isLinux, 'needs Linux'],
+  'Migrating to fdpass: From node:cluster': [isLinux, 'needs Linux'],
   Restarts: [isLinux, 'needs Linux'],
   Store: [isLinux, 'needs Linux'],
-  Memory: [isLinux, 'needs Linux'],
+  'Shared memory': [isLinux, 'needs Linux'],
   Peers: [isLinux, 'needs Linux'],
   'D-Bus': [runs('dbus-run-session', '--version'), 'needs dbus-run-session'],
   Wayland: [runs('weston', '--version'), 'needs Weston', weston],
@@ -36,21 +40,44 @@ const needs: Record<string, [boolean, string, Surroundings?]> = {
 // The runtime on which the examples run, and its executable with arguments: `npm run test:runtimes -- examples` passes them.
 const [runtime = 'Node', ...command] = process.argv.slice(2)
 
-const pages = readdirSync('docs/guide').map((name) => ({
-  page: name,
-  text: readFileSync(join('docs/guide', name), 'utf8')
-}))
-const readme = readFileSync('README.md', 'utf8').split(/^(?=## )/m)
-const examples = [...readme.map((text) => ({ page: '../../README.md', text })), ...pages]
+/** A section of a page: the text from a heading of level 2 on, or the text above the first one. */
+interface Section {
+  readonly page: string
+  readonly title: string
+  readonly link: string
+  readonly text: string
+}
+
+/** Returns the anchor that a heading has on GitHub. */
+function anchorOf(heading: string): string {
+  const text = heading.toLowerCase().replaceAll(/[^\p{L}\p{N} _-]/gu, '')
+  return text.replaceAll(' ', '-')
+}
+
+/** Returns the sections of README and of the guides. */
+function sections(): Section[] {
+  const pages = ['../../README.md', ...readdirSync('docs/guide').toSorted()]
+  return pages.flatMap((page) => {
+    const [first, ...others] = readFileSync(join('docs/guide', page), 'utf8').split(/^(?=## )/m)
+    const [, subject] = /^# (.*)\n/.exec(first!)!
+    return [
+      { page, title: subject!, link: page, text: first! },
+      ...others.map((text) => {
+        const [, heading] = /^## (.*)\n/.exec(text)!
+        return { page, title: `${subject}: ${heading}`, link: `${page}#${anchorOf(heading!)}`, text }
+      })
+    ]
+  })
+}
+
+const examples = sections()
   .filter(({ text }) => text.includes('```text'))
-  .map(({ page, text }) => {
-    const [, title] = /^#+ (.*)\n/.exec(text)!
+  .map(({ title, link, text }) => {
     const [, commands] = /```sh\n([^]*?)```/.exec(text)!
     // The line below the output that names the runtimes, where an example does not work on all three.
     const [, printed, runtimes = 'Node or Bun or Deno'] = /```text\n([^]*?)```(?:\n\nNeeds ([\w ]+): )?/.exec(text)!
     const files = [...text.matchAll(/```(?:js|py)\n((?:\/\/|#) ([\w-]+\.\w+)[^]*?)```/g)]
-    const anchor = page === '../../README.md' ? `#${title!.toLowerCase().replaceAll(' ', '-')}` : ''
-    return { title: title!, link: page + anchor, commands: commands!, printed, runtimes: runtimes.split(' or '), files }
+    return { title, link, commands: commands!, printed, runtimes: runtimes.split(' or '), files }
   })
 
 /** The folder whose `node` and `fdpass` run on the runtime; undefined on Node, where those of `installed` do. */
@@ -81,7 +108,7 @@ for (const { title, commands, printed, runtimes, files } of examples) {
     reason,
     test.serial
   )(`The documented example ${outcome} on ${runtime}: ${title}`, async (t) => {
-    const folder = join('build', 'readme', runtime, title) // inside the package, so that `fdpass` is found by its own name
+    const folder = join('build', 'readme', runtime, anchorOf(title)) // inside the package, so that `fdpass` is found by its own name
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder, { recursive: true })
     for (const [, text, name] of files) writeFileSync(join(folder, name!), text!)
@@ -124,4 +151,70 @@ test('The guide lists on which runtimes each documented example works', (t) => {
   const guide = readFileSync('docs/guide/runtimes.md', 'utf8')
   const [, listed] = /<!-- examples -->\n\n([^]*?)\n\n<!-- end of examples -->/.exec(guide)!
   t.is(listed, table.join('\n'))
+})
+
+/** The documents in Markdown, as a check-out has them: the reference is generated. */
+const documents = ['.', 'docs/guide', 'docs/internals', 'docs/proof', 'bench', 'tools', 'packages/usocket'].flatMap(
+  (folder) =>
+    readdirSync(folder)
+      .filter((name) => name.endsWith('.md'))
+      .map((name) => join(folder, name))
+)
+
+/** Returns the text of a document without its code, in which a bracket is no link. */
+function prose(path: string): string {
+  return readFileSync(path, 'utf8')
+    .replaceAll(/^( *)```[^]*?^\1```$/gm, '')
+    .replaceAll(/`[^`\n]*`/g, (code) => code.replaceAll(/[[\]]/g, ''))
+}
+
+/** Returns the anchors of a document. */
+function anchors(path: string): string[] {
+  return [...prose(path).matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
+    anchorOf(heading!.replaceAll(/\[([^\]]*)\]\([^)]*\)/g, '$1'))
+  )
+}
+
+test('Every link between the documents leads to a file, and to a heading of it', (t) => {
+  const { exports } = JSON.parse(readFileSync('package.json', 'utf8')) as { exports: Record<string, unknown> }
+  // What `npm run docs` generates in docs/reference: a page for each module.
+  const reference = new Set(Object.keys(exports).map((name) => resolve('docs/reference', `${join('fdpass', name)}.md`)))
+  let links = 0
+  for (const document of documents) {
+    for (const [, target] of prose(document).matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^(https?|mailto):/.test(target!)) continue
+      links++
+      const [path, anchor] = target!.split('#')
+      const file = path === '' ? resolve(document) : resolve(dirname(document), path!)
+      t.true(existsSync(file) || reference.has(file), `${document}: ${target}`)
+      if (anchor !== undefined) t.true(anchors(file).includes(anchor), `${document}: ${target}`)
+    }
+  }
+  t.true(links > 100)
+})
+
+test('README links to every guide', (t) => {
+  const readme = readFileSync('README.md', 'utf8')
+  const missing = readdirSync('docs/guide').filter((name) => !readme.includes(`](docs/guide/${name})`))
+  t.deepEqual(missing, [])
+})
+
+test('No line of prose is longer than 160 characters', (t) => {
+  const long = documents.flatMap((path) =>
+    prose(path)
+      .split('\n')
+      .filter((line) => line.length > 160 && !/^ *\|/.test(line))
+      .map((line) => `${path}: ${line}`)
+  )
+  t.deepEqual(long, [])
+})
+
+test('README has at most 200 lines, ARCHITECTURE 150 and SECURITY 80', (t) => {
+  for (const [path, most] of [
+    ['README.md', 200],
+    ['ARCHITECTURE.md', 150],
+    ['SECURITY.md', 80]
+  ] as const) {
+    t.true(readFileSync(path, 'utf8').split('\n').length <= most + 1, path)
+  }
 })

@@ -93,17 +93,17 @@ function files(folder) {
     .filter((path) => statSync(path).isFile())
 }
 
-/** Runs README's first example, and compares its output with README's. */
-function runExample(cwd, { command = 'node parent.mjs', env = environment() } = {}) {
+/** Runs README's example, and compares its output with README's. */
+function runExample(cwd, { command = 'node example.mjs', env = environment() } = {}) {
   const section = readFileSync(join(root, 'README.md'), 'utf8')
     .split(/^## /m)
-    .find((text) => text.startsWith('A complete example'))
+    .find((text) => text.startsWith('Example\n'))
   for (const [, text, name] of section.matchAll(/```js\n(\/\/ ([\w-]+\.mjs)[^]*?)```/g)) {
     writeFileSync(join(cwd, name), text)
   }
   const [, commands] = /```sh\n([^]*?)```/.exec(section)
   const [, printed] = /```text\n([^]*?)```/.exec(section)
-  const result = run('sh', ['-ec', commands.replace('node parent.mjs', command)], { cwd, env })
+  const result = run('sh', ['-ec', commands.replace('node example.mjs', command)], { cwd, env })
   assert.deepEqual(result, { status: 0, stdout: printed, stderr: '' })
 }
 
@@ -200,7 +200,7 @@ test('npm installs two packages of at most 1.3 MB together, without install scri
   assert.deepEqual(gyp, [])
 })
 
-test("README's first example, and the command line, on each version of Node", async (t) => {
+test("README's example, and the command line, on each version of Node", async (t) => {
   for (const [version, node] of nodes) {
     await t.test(version, () => {
       runExample(clean, { env: environment(node) })
@@ -370,7 +370,7 @@ test("the package works with Yarn's Plug'n'Play", () => {
   )
   execute('node', [yarn, 'add', 'fdpass'], { cwd: folder })
   assert.ok(!existsSync(join(folder, 'node_modules')))
-  runExample(folder, { command: `node ${yarn} node parent.mjs` })
+  runExample(folder, { command: `node ${yarn} node example.mjs` })
   writeFileSync(join(folder, 'broker.mjs'), broker)
   assert.equal(execute('node', [yarn, 'node', 'broker.mjs'], { cwd: folder }), 'opened\n')
 })
