@@ -9,7 +9,7 @@ import test from 'ava'
 import { Channel, connect, listen } from 'fdpass'
 import { type BrokerRequest, connectBroker, serveBroker } from 'fdpass/broker'
 import { begin, codeOf, makeFolder, refused } from '../helpers/brokers.ts'
-import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { canResolve, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, readAll, temporaryFolder } from '../helpers/descriptors.ts'
 import { endWith, fixturePath, fixtureSource, runs } from '../helpers/processes.ts'
 
@@ -178,7 +178,8 @@ onlyIf(canMount, 'needs root, FUSE and mount namespaces')(
     t.deepEqual(new Set(await Promise.all(first)), new Set(['ETIMEDOUT']))
     t.is(await codeOf(broker.open(`${hanging}/file`)), 'ETIMEDOUT')
     t.is(await codeOf(broker.open(`${hanging}/file`)), 'EAGAIN')
-    t.is(await codeOf(broker.open('file')), 'opened')
+    // Before Linux 5.12, and without openat2, no open is known not to block.
+    t.is(await codeOf(broker.open('file')), canResolve('cached') ? 'opened' : 'EAGAIN')
     const args = [fixturePath('services'), 'open', server.address, 'file']
     const other = spawn(process.execPath, args, { uid: NOBODY, gid: NOBODY, stdio: ['ignore', 'pipe', 'inherit'] })
     t.is(await endWith(t, other), 'inside\n')

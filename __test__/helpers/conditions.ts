@@ -15,6 +15,15 @@ export function hasOutOfBand(): boolean {
   return spawnSync('python3', ['-c', script]).status === 0
 }
 
+/**
+ * Returns whether openat2(2) takes a flag of `resolve`: `RESOLVE_BENEATH` from Linux 5.6 on, `RESOLVE_CACHED` from 5.12 on. Assumed without
+ * Python. The call's number is the same on every architecture.
+ */
+export function canResolve(flag: 'beneath' | 'cached'): boolean {
+  const open = `ctypes.CDLL(None).syscall(437, -100, b".", (ctypes.c_uint64 * 3)(os.O_PATH, 0, ${{ beneath: 8, cached: 32 }[flag]}), 24)`
+  return isLinux && spawnSync('python3', ['-c', `import ctypes, os; os._exit(3 if ${open} < 0 else 0)`]).status !== 3
+}
+
 /** How many descriptors a process may have. */
 export const fdLimit = Number(execFileSync('sh', ['-c', 'ulimit -n'], { encoding: 'utf8' })) || Infinity
 

@@ -151,7 +151,14 @@ function suites() {
     return {
       name: `${spec}, ${backend}`,
       env: { FDPASS_BACKEND: backend },
-      command: [process.execPath, 'node_modules/ava/entrypoints/cli.mjs', '--tap', '--concurrency=1', ...files]
+      command: [
+        process.execPath,
+        'node_modules/ava/entrypoints/cli.mjs',
+        '--tap',
+        '--serial',
+        '--concurrency=1',
+        ...files
+      ]
     }
   }
   const script = `import { capabilities } from './dist/index.js'; console.log(capabilities())`
