@@ -2,7 +2,7 @@ import { constants, readFileSync, readdirSync, readlinkSync } from 'node:fs'
 import { connect as connectTcp } from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
 import test from 'ava'
-import { Descriptor, bindListener, eventfd, memfd, pipe, socketpair } from 'fdpass'
+import { Descriptor, bindListener, capabilities, eventfd, memfd, pipe, socketpair } from 'fdpass'
 import { type Loose, RANGE, TYPE, VALUE, notOptions, throws } from '../helpers/arguments.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { CLOEXEC, statusFlags, temporaryFile } from '../helpers/descriptors.ts'
@@ -10,7 +10,7 @@ import { type Ended, MUCH, close, everyKind, openFifo, openNew, opened } from '.
 import { codesOf, isPending } from '../helpers/promises.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
-const withPython = onlyIf(isLinux && hasPython, 'needs Linux and Python 3.9')
+const withPidfds = onlyIf(hasPython && isLinux && capabilities().exitDescriptors, 'needs Python 3.9 and Linux 5.3')
 
 const CLOSED = 'ERR_DESCRIPTOR_CLOSED'
 
@@ -207,7 +207,7 @@ onLinux('the number that a named pipe is read by belongs to fdpass', async (t) =
   close(read, write)
 })
 
-withPython('poll of a pidfd reports that the process has ended', async (t) => {
+withPidfds('poll of a pidfd reports that the process has ended', async (t) => {
   const { samples, end } = await everyKind(true)
   const pidfd = samples.find(({ kind }) => kind === 'pidfd')!.descriptor.duplicate()
   const ended = pidfd.poll('read')

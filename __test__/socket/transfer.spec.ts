@@ -14,7 +14,7 @@ import {
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
-import { Descriptor, type UnixSocket, recvFd, sendFd, socketpair } from 'fdpass'
+import { Descriptor, type UnixSocket, capabilities, recvFd, sendFd, socketpair } from 'fdpass'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import {
   hasWriter,
@@ -32,7 +32,7 @@ import { text } from '../helpers/sockets.ts'
 const types =
   process.platform === 'darwin' ? (['stream', 'dgram'] as const) : (['stream', 'seqpacket', 'dgram'] as const)
 
-const withPythonOnLinux = onlyIf(hasPython && isLinux, 'needs Python 3.9 and Linux')
+const withPidfds = onlyIf(hasPython && isLinux && capabilities().exitDescriptors, 'needs Python 3.9 and Linux 5.3')
 
 for (const type of types) {
   test(`a descriptor arrives over a ${type} pair with its data, and is of the same open file [A1]`, async (t) => {
@@ -240,7 +240,7 @@ test('both ends may send descriptors and much data at once [A11]', async (t) => 
   b.close()
 })
 
-withPythonOnLinux(
+withPidfds(
   'memfd, eventfd, epoll, pidfd, O_PATH, pty and socket descriptors of one message all arrive, and work when they come back [A12] [A13]',
   async (t) => {
     const { socket, done } = startPython('kinds', [temporaryFolder()])

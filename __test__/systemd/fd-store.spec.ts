@@ -147,7 +147,12 @@ const scenes: Record<string, (manager: UnixSocket) => Promise<unknown>> = {
     process.env.LISTEN_PID = `${process.pid}`
     process.env.LISTEN_FDS = '1'
     process.env.LISTEN_PIDFDID = '1'
-    listenFds()
+    try {
+      listenFds()
+    } catch (error) {
+      // Before Linux 6.9 pidfds have no numbers of their own, and this process is meant: descriptor 3 is the runtime's.
+      if ((error as NodeJS.ErrnoException).syscall !== 'fcntl') throw error
+    }
   }
 }
 

@@ -248,12 +248,17 @@ async function runOn(kernel, script) {
     return text
   }
   const child = RELEASES.has(kernel) ? boot(kernel, job) : filter(kernel, job)
-  const end = () => child.kill('SIGTERM')
+  const end = () => {
+    child.kill('SIGTERM')
+    fs.rmSync(job, { recursive: true })
+    process.exit(1)
+  }
   for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, end)
   // A hostfs notifies no watcher of what the machine writes.
   const timer = setInterval(show, 1000)
   await new Promise((resolve, reject) => child.on('error', reject).on('close', resolve))
   clearInterval(timer)
+  for (const signal of ['SIGINT', 'SIGTERM']) process.off(signal, end)
   const text = show()
   if (!text.includes('# suite')) console.log(fs.readFileSync(join(job, 'console'), 'utf8'))
   fs.rmSync(job, { recursive: true })
@@ -288,7 +293,8 @@ for (const kernel of kernels) {
     const counts = countsOf(output, at)
     passed += counts.passed
     failed += counts.failed
-    table[name][kernel] = counts.failed === 0 ? `${counts.passed}` : `${counts.passed}, ${counts.failed} failed`
+    const cell = counts.passed === 0 && counts.failed === 0 ? 'printed' : `${counts.passed}`
+    table[name][kernel] = counts.failed === 0 ? cell : `${counts.passed}, ${counts.failed} failed`
     for (const title of counts.skipped) skips.set(title, (skips.get(title) ?? new Set()).add(kernel))
   }
 }
