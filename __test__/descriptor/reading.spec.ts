@@ -6,7 +6,7 @@ import { RANGE, TYPE, VALUE, loose, notIntegers, notOptions, notSignals, rejects
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, statusFlags, temporaryFile } from '../helpers/descriptors.ts'
 import { type Ended, MUCH, close, openFifo, openPty, opened } from '../helpers/kinds.ts'
-import { codesOf, isPending } from '../helpers/promises.ts'
+import { codesOf, isPending, turns } from '../helpers/promises.ts'
 
 const onLinuxAlone = onlyIf(isLinux, 'needs Linux', test.serial)
 const withPython = onlyIf(isLinux && hasPython, 'needs Linux and Python 3.9')
@@ -144,7 +144,8 @@ test.serial('closing, releasing or casting a descriptor ends its pending operati
     await t.throwsAsync(descriptor.read(), { code: CLOSED })
     b.close()
   }
-  t.is(countFds(), before)
+  while (countFds() !== before) await turns(1) // Deno opens some of its own, for a moment
+  t.pass()
 })
 
 onNode("a cast passes the descriptor on to Node's loop, and one that fails leaves pending reads", async (t) => {
