@@ -85,7 +85,8 @@ export class ListenerService extends Service {
 
   #note(worker: Worker, note: WorkerNote): void {
     const accepting = this.#accepting.get(worker)
-    if (accepting !== undefined && note.connections === true) {
+    // Once: a worker may send it without end.
+    if (accepting?.takesConnections === false && note.connections === true) {
       accepting.takesConnections = true
       if (worker.phase !== 'starting') this.#update(worker)
     }

@@ -48,6 +48,8 @@ export class ReusePort {
         sockets.push(opened)
       }
     }
+    // The kernel gives the new sockets connections at once. Their workers are not ready yet.
+    if (this.#accepts) this.#updateRelays()
   }
 
   /** Returns the sockets of a source that the worker in this place accepts from. */
