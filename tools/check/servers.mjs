@@ -2,173 +2,18 @@
 // unmodified, under `superserve({ preload: true })`, with reloads while clients ask; and one of them under `fdpass serve --takeover` and under
 // socket activation, with N restarts. No request may fail.
 //
-// The programs of a set, `small` (default) or `frameworks`, are installed from npm, once, into node_modules/.fdpass/servers-SET. Each answers
-// '/' with something. It prints a line for each run, and `N passed, N failed` in the last one.
+// The programs of a set (server-programs.mjs), `small` (default), `frameworks` or `release`, are installed from npm, once, into
+// node_modules/.fdpass/servers-SET, and built there. It prints a line for each run, and `N passed, N failed` in the last one.
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { createRequire } from 'node:module'
-import { join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { root } from '../run.mjs'
-
-/** Programs that are large to install: what they need, and their source. Each listens on PORT. */
-const frameworks = {
-  nest: {
-    packages: ['@nestjs/core@11', '@nestjs/common@11', '@nestjs/platform-express@11', 'reflect-metadata', 'rxjs@7'],
-    source: `import 'reflect-metadata'
-import { Controller, Get, Module } from '@nestjs/common'
-import { NestFactory } from '@nestjs/core'
-class Root {
-  root() { return 'ok ' + process.pid }
-  async slow() { await new Promise((r) => setTimeout(r, 200)); return 'slow' }
-}
-Controller()(Root)
-for (const [path, name] of [['/', 'root'], ['/slow', 'slow']]) Get(path)(Root.prototype, name, Object.getOwnPropertyDescriptor(Root.prototype, name))
-class App {}
-Module({ controllers: [Root] })(App)
-const app = await NestFactory.create(App, { logger: false })
-app.enableShutdownHooks()
-await app.listen(process.env.PORT)`
-  },
-  apollo: {
-    packages: ['@apollo/server@5', 'graphql@16'],
-    path: '/?query=%7Bpid%7D',
-    headers: { 'apollo-require-preflight': 'yes' },
-    source: `import { ApolloServer } from '@apollo/server'
-import { startStandaloneServer } from '@apollo/server/standalone'
-const server = new ApolloServer({ typeDefs: 'type Query { pid: String }', resolvers: { Query: { pid: () => 'ok ' + process.pid } } })
-await startStandaloneServer(server, { listen: { port: Number(process.env.PORT) } })`
-  },
-  aedes: {
-    packages: ['aedes@0.51', 'mqtt@5'],
-    client: mqtt,
-    source: `import { createRequire } from 'node:module'
-import { createServer } from 'node:net'
-const aedes = createRequire(import.meta.url)('aedes')()
-aedes.on('publish', ({ topic }, client) => { if (client) aedes.publish({ topic: 'answer/' + client.id, payload: 'ok ' + process.pid, qos: 0 }) })
-createServer(aedes.handle).listen(process.env.PORT)`
-  }
-}
-
-/** Small programs: what they need, and their source. Each listens on PORT. */
-const small = {
-  http: {
-    source: `import { createServer } from 'node:http'
-createServer((q, r) => q.url === '/slow' ? setTimeout(() => r.end('slow'), 200) : r.end('ok ' + process.pid)).listen(process.env.PORT)`
-  },
-  express: {
-    packages: ['express@5'],
-    source: `import express from 'express'
-const app = express()
-app.get('/', (q, r) => r.send('ok ' + process.pid)).get('/slow', (q, r) => setTimeout(() => r.send('slow'), 200))
-app.listen(process.env.PORT)`
-  },
-  fastify: {
-    packages: ['fastify@5'],
-    source: `import fastify from 'fastify'
-const app = fastify()
-app.get('/', async () => 'ok ' + process.pid)
-app.get('/slow', async () => { await new Promise((r) => setTimeout(r, 200)); return 'slow' })
-await app.listen({ port: Number(process.env.PORT) })`
-  },
-  koa: {
-    packages: ['koa@3'],
-    source: `import Koa from 'koa'
-const app = new Koa()
-app.use(async (c) => { if (c.path === '/slow') await new Promise((r) => setTimeout(r, 200)); c.body = 'ok ' + process.pid })
-app.listen(process.env.PORT)`
-  },
-  hono: {
-    packages: ['hono@4', '@hono/node-server@1'],
-    source: `import { serve } from '@hono/node-server'
-import { Hono } from 'hono'
-const app = new Hono().get('/', (c) => c.text('ok ' + process.pid))
-  .get('/slow', async (c) => { await new Promise((r) => setTimeout(r, 200)); return c.text('slow') })
-serve({ fetch: app.fetch, port: Number(process.env.PORT) })`
-  },
-  srvx: {
-    packages: ['srvx@0.8'],
-    source: `import { serve } from 'srvx'
-serve({ port: Number(process.env.PORT), async fetch(q) { if (q.url.endsWith('/slow')) await new Promise((r) => setTimeout(r, 200)); return new Response('ok ' + process.pid) } })`
-  },
-  h3: {
-    packages: ['h3@1', 'listhen@1'],
-    source: `import { createApp, defineEventHandler, toNodeListener } from 'h3'
-import { listen } from 'listhen'
-const app = createApp()
-app.use(defineEventHandler(async (e) => { if (e.path === '/slow') await new Promise((r) => setTimeout(r, 200)); return 'ok ' + process.pid }))
-await listen(toNodeListener(app), { port: Number(process.env.PORT), hostname: '127.0.0.1', showURL: false })`
-  },
-  hapi: {
-    packages: ['@hapi/hapi@21'],
-    source: `import Hapi from '@hapi/hapi'
-const server = Hapi.server({ port: Number(process.env.PORT), host: '127.0.0.1' })
-server.route([{ method: 'GET', path: '/', handler: () => 'ok ' + process.pid },
-  { method: 'GET', path: '/slow', handler: async () => { await new Promise((r) => setTimeout(r, 200)); return 'slow' } }])
-await server.start()`
-  },
-  'get-port': {
-    packages: ['get-port@7'],
-    source: `import getPort from 'get-port'
-import { createServer } from 'node:http'
-const port = await getPort({ port: Number(process.env.PORT) })
-createServer((q, r) => r.end('ok ' + process.pid)).listen(port)`
-  },
-  'detect-port': {
-    packages: ['detect-port@2'],
-    source: `import { detect } from 'detect-port'
-import { createServer } from 'node:http'
-const port = await detect(Number(process.env.PORT))
-createServer((q, r) => r.end('ok ' + process.pid)).listen(port)`
-  },
-  portfinder: {
-    packages: ['portfinder@1'],
-    source: `import portfinder from 'portfinder'
-import { createServer } from 'node:http'
-const port = await portfinder.getPortPromise({ port: Number(process.env.PORT), host: '127.0.0.1' })
-createServer((q, r) => r.end('ok ' + process.pid)).listen(port, '127.0.0.1')`
-  },
-  'http-server': {
-    packages: ['http-server@14'],
-    module: 'node_modules/http-server/bin/http-server',
-    args: (port) => ['.', '-p', String(port), '-a', '127.0.0.1', '-s']
-  },
-  'json-server': {
-    packages: ['json-server@0.17'],
-    source: `import jsonServer from 'json-server'
-const server = jsonServer.create()
-server.get('/', (q, r) => r.send('ok ' + process.pid))
-server.use(jsonServer.router({ posts: [] }))
-server.listen(process.env.PORT)`
-  },
-  ws: {
-    packages: ['ws@8'],
-    client: webSockets,
-    source: `import { WebSocketServer } from 'ws'
-const server = new WebSocketServer({ port: Number(process.env.PORT) })
-server.on('connection', (socket) => socket.on('message', (text) => socket.send('ok ' + process.pid + ' ' + text)))`
-  },
-  'socket.io': {
-    packages: ['socket.io@4', 'socket.io-client@4'],
-    client: socketIo,
-    source: `import { Server } from 'socket.io'
-const io = new Server(Number(process.env.PORT), { transports: ['websocket'] })
-io.on('connection', (socket) => socket.on('ask', (text, answer) => answer('ok ' + process.pid)))`
-  },
-  'grpc-js': {
-    packages: ['@grpc/grpc-js@1'],
-    client: grpc,
-    source: `import grpc from '@grpc/grpc-js'
-const as = (value) => value
-const server = new grpc.Server()
-server.addService({ ask: { path: '/test/ask', requestStream: false, responseStream: false, requestSerialize: as, requestDeserialize: as, responseSerialize: as, responseDeserialize: as } },
-  { ask: (call, done) => setTimeout(() => done(null, Buffer.from('ok ' + process.pid)), 20) })
-server.bindAsync('127.0.0.1:' + process.env.PORT, grpc.ServerCredentials.createInsecure(), (error) => { if (error) throw error })`
-  }
-}
+import { frameworks, release, small } from './server-programs.mjs'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -180,24 +25,49 @@ const { values, positionals } = parseArgs({
     mode: { type: 'string', multiple: true, default: ['keep', 'close'] }
   }
 })
-const programs = { small, frameworks }[values.set]
-if (programs === undefined) throw new Error(`There is no set ${values.set}: small, frameworks`)
+const programs = { small, frameworks, release }[values.set]
+if (programs === undefined) throw new Error(`There is no set ${values.set}: small, frameworks, release`)
 const chosen = positionals.length > 0 ? positionals.filter((name) => name !== 'restarts') : Object.keys(programs)
 const folder = join(root, 'node_modules', '.fdpass', `servers-${values.set}`)
 const requireThere = createRequire(join(folder, 'x.js'))
 
-/** Installs what the programs need, unless it is there. */
-function install() {
-  mkdirSync(join(folder, 'node_modules'), { recursive: true })
-  const packages = [...new Set(Object.values(programs).flatMap(({ packages: all = [] }) => all))]
-  const stamp = join(folder, 'installed')
+/** Returns the folder of a program. One that is built has a folder of its own. */
+function folderOf(name) {
+  return programs[name].build === undefined ? folder : join(folder, name)
+}
+
+/** Installs packages in a folder, unless they are there. */
+function install(where, packages) {
+  const stamp = join(where, 'installed')
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === packages.join(' ')) return
-  writeFileSync(join(folder, 'package.json'), '{ "type": "module", "private": true }')
-  execFileSync('npm', ['install', '--no-audit', '--no-fund', '--silent', ...packages], {
-    cwd: folder,
-    stdio: 'inherit'
-  })
+  mkdirSync(where, { recursive: true })
+  writeFileSync(join(where, 'package.json'), '{ "type": "module", "private": true }')
+  execFileSync('npm', ['install', '--no-audit', '--no-fund', '--silent', ...packages], { cwd: where, stdio: 'inherit' })
+  if (!existsSync(join(where, 'node_modules', 'fdpass'))) symlinkSync(root, join(where, 'node_modules', 'fdpass'))
   writeFileSync(stamp, packages.join(' '))
+}
+
+/** Writes a program, and installs and builds it unless that is done. */
+function prepare(name) {
+  const { packages, source, files = { [`${name}.mjs`]: source }, build } = programs[name]
+  const own = folderOf(name)
+  if (build !== undefined) install(own, packages)
+  for (const [path, text] of Object.entries(files)) {
+    if (text === undefined) continue
+    mkdirSync(dirname(join(own, path)), { recursive: true })
+    writeFileSync(join(own, path), text)
+  }
+  if (build === undefined || existsSync(join(own, 'built'))) return
+  const [command, ...args] = build
+  const env = {
+    ...process.env,
+    PATH: `${join(own, 'node_modules', '.bin')}${delimiter}${process.env.PATH}`,
+    NEXT_TELEMETRY_DISABLED: '1',
+    ASTRO_TELEMETRY_DISABLED: '1'
+  }
+  console.log(`# ${name}: ${build.join(' ')}`)
+  execFileSync(command, args, { cwd: own, env, stdio: ['ignore', 'ignore', 'inherit'] })
+  writeFileSync(join(own, 'built'), '')
 }
 
 /** What the clients of one run have seen. */
@@ -340,11 +210,13 @@ async function grpc(port, record) {
   await Promise.all(clients)
 }
 
+const clients = { webSockets, socketIo, mqtt, grpc }
+
 /** Runs a program with reloads under load; returns what is wrong. */
 async function run(name, handoff, mode) {
   const { superserve } = await import('fdpass/superserver')
-  const { source, module = `${name}.mjs`, args = () => [], client } = programs[name]
-  if (source !== undefined) writeFileSync(join(folder, module), source)
+  const { source, files, module = `${name}.mjs`, args = () => [], client } = programs[name]
+  prepare(name)
   const probe = http.createServer().listen(0, '127.0.0.1')
   await once(probe, 'listening')
   const { port } = probe.address()
@@ -352,9 +224,9 @@ async function run(name, handoff, mode) {
   await once(probe, 'close')
   const server = await superserve({
     listen: `tcp:127.0.0.1:${port}`,
-    module: join(folder, module),
+    module: join(folderOf(name), module),
     args: args(port),
-    cwd: folder,
+    cwd: folderOf(name),
     preload: true,
     handoff,
     workers: 2,
@@ -368,8 +240,8 @@ async function run(name, handoff, mode) {
   const started = performance.now()
   const asking =
     client === undefined
-      ? httpClients(port, record, mode === 'keep', source?.includes('/slow'), programs[name])
-      : client(port, record)
+      ? httpClients(port, record, mode === 'keep', files !== undefined || source?.includes('/slow'), programs[name])
+      : clients[client](port, record)
   const reloads = Number(values.reloads)
   for (let i = 0; i < reloads; i++) {
     await untilMoved(record)
@@ -400,8 +272,8 @@ async function run(name, handoff, mode) {
 
 /** Restarts a program in a way, under load; returns whether no request has failed. */
 async function restart(name, way, mode) {
+  prepare(name)
   const path = join(folder, `${name}.mjs`)
-  writeFileSync(path, small[name].source)
   const { bindListener } = await import('fdpass')
   const listener = await bindListener({ port: 0, host: '127.0.0.1' })
   const probe = await listener.duplicate().toServer()
@@ -475,8 +347,8 @@ async function untilMoved(record) {
 
 const setUp = spawn(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: ['ignore', 2, 2] })
 if ((await once(setUp, 'exit'))[0] !== 0) process.exit(1)
-install()
-if (!existsSync(join(folder, 'node_modules', 'fdpass'))) symlinkSync(root, join(folder, 'node_modules', 'fdpass'))
+const shared = Object.values(programs).filter(({ build }) => build === undefined)
+install(folder, [...new Set(shared.flatMap(({ packages = [] }) => packages))])
 let [passed, failed] = [0, 0]
 for (const name of chosen) {
   const modes = programs[name].client === undefined ? values.mode : ['keep']
