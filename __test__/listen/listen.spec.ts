@@ -76,6 +76,11 @@ for (const handoff of handoffs) {
     t.regex(await fetchFrom(where(server)), /^probe /)
   })
 
+  test(`${handoff}: a program that serves connections some time after it listens is ready then`, async (t) => {
+    const server = await begin(t, plain('late', { handoff }))
+    t.regex(await fetchFrom(where(server)), /^late /)
+  })
+
   test(`${handoff}: servers on two addresses of a source get the connections of each`, async (t) => {
     const server = await begin(t, plain('twice', { listen: 'tcp:0.0.0.0:0', handoff }))
     const { port } = where(server) as { port: number }

@@ -9,7 +9,7 @@ import type { ListenAlias } from '../superserver/index.ts'
 import { notify } from '../systemd/index.ts'
 import { invalidVariable, passedListeners } from '../systemd/internal.ts'
 import { hookBind } from './bind-hook.ts'
-import { type Taking, debug, hookListen, trackServer } from './listen-hook.ts'
+import { type Taking, debug, hookListen, isServed, trackServer } from './listen-hook.ts'
 import type { DatagramSource, PassedSource, Wanted } from './matching.ts'
 
 /** The environment variable with what the program listens on in the place of each passed socket: `web=3000,admin=*`. */
@@ -94,7 +94,9 @@ class ActivationTaking implements Taking<ActivationSource> {
 
   /** Returns whether a passed socket has not been taken. */
   #isWaiting(): boolean {
-    return this.#sources.some(({ takers }) => takers.size === 0) || this.#datagrams.some(({ taker }) => !taker)
+    return (
+      this.#sources.some(({ takers }) => !isServed(takers, this.#drains)) || this.#datagrams.some(({ taker }) => !taker)
+    )
   }
 
   unmatched(): void {}

@@ -12,7 +12,10 @@ import { displayWanted, isSameAddress, matchSource, type PassedSource, type Want
 export interface Taking<S extends PassedSource> {
   /** Has a server take a source, in place of listening itself. */
   take(server: Server, source: S, wanted: Wanted, listen: (fd?: number) => void): void
-  /** Called two turns after a server has begun to listen, if it still does. A program may only try whether a port is free. */
+  /**
+   * Called two turns after a server has begun to listen, or has got a listener of 'connection'. A program may only try whether a port is
+   * free.
+   */
   taken(): void
   /** Called when a server listens itself, because nothing was passed for it. */
   unmatched(text: string): void
@@ -50,7 +53,11 @@ export function hookListen<S extends PassedSource>(sources: readonly S[], taking
       if (passed === undefined) asBefore()
       else original.call(this, null, null, null, backlog, passed)
     })
-    setImmediate(() => setImmediate(() => taking.taken()))
+    const check = () => void setImmediate(() => setImmediate(() => taking.taken()))
+    check()
+    this.on('newListener', (event: string) => {
+      if (event === 'connection') check()
+    })
   }
   replaceListen(listen)
 }
@@ -112,4 +119,13 @@ export function trackServer(server: Server, drains: Map<Server, ServerDrain>): v
     drain[Symbol.dispose]()
     drains.delete(server)
   })
+}
+
+/** Returns whether one of the servers that have taken a source serves connections. A program that looks for a free port listens without. */
+export function isServed(
+  takers: Iterable<{ readonly server: Server }>,
+  drains: ReadonlyMap<Server, ServerDrain>
+): boolean {
+  const own = (server: Server) => (drains.has(server) ? 1 : 0) // the listener of its drain
+  return [...takers].some(({ server }) => server.listenerCount('connection') > own(server))
 }

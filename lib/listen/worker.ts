@@ -15,7 +15,7 @@ import {
 } from '../superserver/internal.ts'
 import { type DatagramSource, isWildcard, type PassedSource, type TakingServer, type Wanted } from './matching.ts'
 import { hookBind } from './bind-hook.ts'
-import { type Taking, debug, hookListen, trackServer } from './listen-hook.ts'
+import { type Taking, debug, hookListen, isServed, trackServer } from './listen-hook.ts'
 
 /** A time that never comes, in milliseconds. */
 const NEVER = 2 ** 30
@@ -218,7 +218,7 @@ class WorkerTaking implements Taking<WorkerSource> {
   /** Returns the sources that no server has taken. */
   #waiting(): readonly string[] {
     const waiting = [
-      ...this.#sources.filter((source) => !hasServer(source)),
+      ...this.#sources.filter(({ takers }) => !isServed(takers, this.#drains)),
       ...this.#datagrams.filter(({ taker }) => taker === undefined)
     ]
     return waiting.map(({ socket }) => displayPassed(socket))
@@ -265,11 +265,6 @@ class WorkerTaking implements Taking<WorkerSource> {
     await finished
     for (const drain of this.#drains.values()) drain[Symbol.dispose]()
   }
-}
-
-/** Returns whether a server that serves connections has taken a source. */
-function hasServer({ takers }: WorkerSource): boolean {
-  return [...takers].some(({ server }) => server.listenerCount('connection') > 0)
 }
 
 /** Resolves shortly before the deadline. */
