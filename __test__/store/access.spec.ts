@@ -85,7 +85,7 @@ test.serial('what allow throws is a warning here, and the client is refused with
   }
 })
 
-test('a client that is refused is told why and disconnected, and nothing of it is received [S56] [S162]', async (t) => {
+test('a client that is refused gets the reason and is disconnected, and nothing of it is received [S56] [S162]', async (t) => {
   const [, path] = await begin(t, { allow: () => false })
   const socket = await connect(path)
   const { kind, data } = (await receiveFrame(socket))!

@@ -43,7 +43,7 @@ test.serial(
   }
 )
 
-test('a process that is refused is told why, and nothing of it is received [S162]', async (t) => {
+test('a process that is refused gets the reason, and nothing of it is received [S162]', async (t) => {
   const path = newPath()
   const { read, write } = openPipe()
   const decisions: ((isAllowed: boolean) => void)[] = []

@@ -144,7 +144,7 @@ running.forEach((part, index) => {
 console.table(rows)
 const counts = total()
 console.log(
-  `# errors that were told: ${JSON.stringify(Object.fromEntries(Object.entries(counts).filter(([what]) => what.includes(': '))))}`
+  `# reported errors: ${JSON.stringify(Object.fromEntries(Object.entries(counts).filter(([what]) => what.includes(': '))))}`
 )
 console.log(
   `summary: minutes=${minutes} seed=${seed} ${shown.map((what) => `${what.replaceAll(' ', '-')}=${counts[what] ?? 0}`).join(' ')}`

@@ -43,7 +43,7 @@ mod unwinding {
   //!
   //! Without this, std brings the system's unwinder, and 190 KB that read debug information to name the functions of a
   //! backtrace, of which a stripped binary has none. Where no backtrace has a frame, the linker finds that nothing calls
-  //! them. A panic tells its message and its place as ever.
+  //! them. A panic prints its message and its place as usual.
 
   use std::arch::global_asm;
   use std::ffi::{c_int, c_void};

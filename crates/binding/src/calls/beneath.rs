@@ -129,7 +129,7 @@ type Waiter = JsDeferred<(), Box<dyn FnOnce(Env) -> napi::Result<()> + Send>>;
 struct Shared {
   outcome: Option<Result<Opened, Errno>>,
   waiter: Option<Waiter>,
-  /// Whether nobody will take the outcome. The thread closes it.
+  /// Whether the outcome will not be taken. The thread then closes it.
   abandoned: bool,
 }
 

@@ -31,12 +31,12 @@ impl Credentials {
     Self { pid: Some(getpid().as_raw()), uid: getuid().as_raw(), gid: getgid().as_raw() }
   }
 
-  /// Returns which of the ids of a connection's peer identify nobody.
+  /// Returns which of the ids of a connection's peer identify no user.
   pub fn unknown_ids(&self) -> UnknownIds {
     UnknownIds { uid: is_unknown_user(self.uid), gid: is_unknown_group(self.gid) }
   }
 
-  /// Returns which of the ids of a message's sender identify nobody: also those that Linux reports for bytes that were sent
+  /// Returns which of the ids of a message's sender identify no user: also those that Linux reports for bytes that were sent
   /// before the receiver requested credentials. They are the overflow ids, without a pid.
   pub fn unknown_sender_ids(&self) -> UnknownIds {
     let unknown = self.unknown_ids();
@@ -52,7 +52,7 @@ impl Credentials {
   }
 }
 
-/// The ids among a process's credentials that identify nobody.
+/// The ids among a process's credentials that identify no user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnknownIds {
   /// Whether the user id does.
