@@ -66,9 +66,10 @@ export default { plugins: [sveltekit()] }`,
   },
   'react-router': {
     packages: [
-      '@react-router/dev@7',
-      '@react-router/serve@7',
-      '@react-router/node@7',
+      '@react-router/dev@7.18.4',
+      '@react-router/serve@7.18.4',
+      '@react-router/node@7.18.4',
+      'react-router@7.18.4',
       'react@19',
       'react-dom@19',
       'vite@7',
