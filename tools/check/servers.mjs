@@ -40,7 +40,7 @@ function folderOf(name) {
 function install(where, packages) {
   const stamp = join(where, 'installed')
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === packages.join(' ')) return
-  mkdirSync(where, { recursive: true })
+  mkdirSync(join(where, 'node_modules'), { recursive: true })
   writeFileSync(join(where, 'package.json'), '{ "type": "module", "private": true }')
   execFileSync('npm', ['install', '--no-audit', '--no-fund', '--silent', ...packages], { cwd: where, stdio: 'inherit' })
   if (!existsSync(join(where, 'node_modules', 'fdpass'))) symlinkSync(root, join(where, 'node_modules', 'fdpass'))
@@ -347,8 +347,16 @@ async function untilMoved(record) {
 
 const setUp = spawn(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: ['ignore', 2, 2] })
 if ((await once(setUp, 'exit'))[0] !== 0) process.exit(1)
-const shared = Object.values(programs).filter(({ build }) => build === undefined)
-install(folder, [...new Set(shared.flatMap(({ packages = [] }) => packages))])
+const isShared = ({ build }) => build === undefined
+if (chosen.some((name) => isShared(programs[name]))) {
+  install(folder, [
+    ...new Set(
+      Object.values(programs)
+        .filter(isShared)
+        .flatMap(({ packages = [] }) => packages)
+    )
+  ])
+}
 let [passed, failed] = [0, 0]
 for (const name of chosen) {
   const modes = programs[name].client === undefined ? values.mode : ['keep']
