@@ -88,7 +88,7 @@ export default [index('routes/home.js'), route('slow', 'routes/slow.js')]`,
       'app/routes/slow.js': `export const loader = async () => { ${SLOW}; return new Response('slow') }`
     },
     build: ['react-router', 'build'],
-    module: 'node_modules/@react-router/serve/bin.cjs',
+    module: 'node_modules/@react-router/serve/bin.js',
     args: () => ['build/server/index.js']
   }
 }
