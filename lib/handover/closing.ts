@@ -2,6 +2,13 @@ import type { ServerResponse, IncomingMessage } from 'node:http'
 import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 
+/** Returns a listener for `'close'`, which is emitted once. One for all sockets costs less than a closure for each. */
+export function closeListener(act: (socket: Socket) => void): (this: Socket) => void {
+  return function (this: Socket) {
+    act(this)
+  }
+}
+
 /**
  * Has a response close its connection, and say so in its header. Node does so for `shouldKeepAlive = false` only if the program sets no
  * `Connection` header.

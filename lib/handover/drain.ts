@@ -5,7 +5,7 @@ import type { Server, Socket } from 'node:net'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { MAX_INT } from '../base/validate.ts'
 import { headOf, isHttp2Socket } from '../descriptor/node-internals.ts'
-import { closeAfter, Http2Closing, WebSockets } from './closing.ts'
+import { closeAfter, closeListener, Http2Closing, WebSockets } from './closing.ts'
 
 /** The shortest time for which a draining HTTP server keeps idle connections, in milliseconds. */
 const MIN_IDLE_MS = 100
@@ -120,8 +120,10 @@ export class ServerDrain implements Disposable {
 
   readonly #addSocket = (socket: Socket): void => {
     this.#sockets.add(socket)
-    socket.once('close', () => this.#sockets.delete(socket))
+    socket.on('close', this.#removeSocket)
   }
+
+  readonly #removeSocket = closeListener((socket) => this.#sockets.delete(socket))
 
   /** Adds a TLS connection in the place of the TCP connection below it, whose end alone would not be the end of the TLS connection. */
   readonly #addSecureSocket = (socket: Socket): void => {

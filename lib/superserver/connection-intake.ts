@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { checkRuntime } from '../base/internal.ts'
 import { openHandle } from '../descriptor/internal.ts'
 import { native } from '../native/internal.ts'
+import { closeListener } from '../handover/internal.ts'
 import { type AcceptShape, Acceptor, warnOfService } from '../socket/internal.ts'
 import { type WorkerChannel, type Assignment, openWorkerChannel } from './worker-channel.ts'
 
@@ -29,7 +30,14 @@ export class ConnectionIntake<T> {
   handler: ConnectionHandler<T>
   readonly #acceptors = new Set<Acceptor>()
   readonly channel: WorkerChannel
-  #open = 0
+  /** The open sockets, with what reports the end of one. */
+  readonly #open = new Map<Socket, () => void>()
+  readonly #onClose = closeListener((socket) => {
+    const ended = this.#open.get(socket)
+    this.#open.delete(socket)
+    ended?.()
+    this.#finishIfDone()
+  })
   #paused = false
   #resume = () => {}
   #resumed: Promise<void> = Promise.resolve()
@@ -85,12 +93,8 @@ export class ConnectionIntake<T> {
     let isTracked = false
     const track = (socket: Socket) => {
       isTracked = true
-      this.#open++
-      socket.once('close', () => {
-        this.#open--
-        ended()
-        this.#finishIfDone()
-      })
+      this.#open.set(socket, ended)
+      socket.on('close', this.#onClose)
     }
     try {
       this.handler.serve(connection, name, track)
@@ -109,7 +113,7 @@ export class ConnectionIntake<T> {
     if (this.channel.draining) acceptor.close()
     const connect: AcceptShape<void> = (fd) => {
       try {
-        this.#connect(fd, name, () => {})
+        this.#connect(fd, name, ignore)
       } catch (error) {
         // The program's error: it becomes an uncaught exception, and other connections are still served.
         queueMicrotask(() => {
@@ -120,7 +124,7 @@ export class ConnectionIntake<T> {
     while (!acceptor.closed) {
       try {
         await acceptor.accept(this, connect, undefined)
-        await this.#resumed
+        if (this.#paused) await this.#resumed
       } catch (error) {
         if (acceptor.closed) return
         warnOfService('A worker of a superserver cannot accept connections, which wait', error)
@@ -130,19 +134,24 @@ export class ConnectionIntake<T> {
   }
 
   #finishIfDone(): void {
-    if (this.channel.draining && this.#open === 0) this.#finish()
+    if (this.channel.draining && this.#open.size === 0) this.#finish()
   }
 }
 
+function ignore(): void {}
+
+let NetSocket: typeof Socket | undefined
+
 /** Creates a socket of a connection's descriptor. */
 export function openSocketOf(fd: number, name: string, options: SocketConstructorOpts): Socket {
-  const { Socket: NetSocket } = process.getBuiltinModule('node:net')
-  const all = { readable: true, writable: true, ...options }
-  const [, kind] = /^(tcp|unix):/.exec(name) ?? []
-  if (kind === undefined || process.versions.deno !== undefined) return new NetSocket({ fd, ...all })
+  NetSocket ??= process.getBuiltinModule('node:net').Socket
+  const isTcp = name.startsWith('tcp:')
+  if ((!isTcp && !name.startsWith('unix:')) || process.versions.deno !== undefined) {
+    return new NetSocket({ fd, readable: true, writable: true, ...options })
+  }
   // With a descriptor Node finds out by five system calls what it is.
-  const handle = openHandle(fd, kind === 'tcp')
-  return new NetSocket({ handle, ...all } as SocketConstructorOpts)
+  const handle = openHandle(fd, isTcp)
+  return new NetSocket({ handle, readable: true, writable: true, ...options } as SocketConstructorOpts)
 }
 
 /** Throws ERR_UNSUPPORTED_PLATFORM on a runtime whose sockets cannot be made of a descriptor. */
