@@ -143,15 +143,17 @@ function ignore(): void {}
 let NetSocket: typeof Socket | undefined
 
 /** Creates a socket of a connection's descriptor. */
-export function openSocketOf(fd: number, name: string, options: SocketConstructorOpts): Socket {
+export function openSocketOf(fd: number, name: string, allowHalfOpen: boolean, highWaterMark?: number): Socket {
   NetSocket ??= process.getBuiltinModule('node:net').Socket
   const isTcp = name.startsWith('tcp:')
-  if ((!isTcp && !name.startsWith('unix:')) || process.versions.deno !== undefined) {
-    return new NetSocket({ fd, readable: true, writable: true, ...options })
-  }
+  const isKnown = (isTcp || name.startsWith('unix:')) && process.versions.deno === undefined
   // With a descriptor Node finds out by five system calls what it is.
-  const handle = openHandle(fd, isTcp)
-  return new NetSocket({ handle, readable: true, writable: true, ...options } as SocketConstructorOpts)
+  const options = isKnown
+    ? { handle: openHandle(fd, isTcp), readable: true, writable: true, allowHalfOpen }
+    : { fd, readable: true, writable: true, allowHalfOpen }
+  const sizes = { readableHighWaterMark: highWaterMark, writableHighWaterMark: highWaterMark }
+  // @types/node declares neither a handle nor sizes.
+  return new NetSocket((highWaterMark === undefined ? options : { ...options, ...sizes }) as SocketConstructorOpts)
 }
 
 /** Throws ERR_UNSUPPORTED_PLATFORM on a runtime whose sockets cannot be made of a descriptor. */

@@ -102,7 +102,7 @@ export function connections(options?: ConnectionsOptions): AsyncIterableIterator
   if (iterated === undefined) {
     const queue = new SocketQueue()
     const intake = new ConnectionIntake({
-      open: (fd, name) => openSocketOf(fd, name, { allowHalfOpen }),
+      open: (fd, name) => openSocketOf(fd, name, allowHalfOpen),
       serve(socket, _name, track) {
         track(socket)
         queue.push(socket)

@@ -65,9 +65,8 @@ export async function serve(server: Server, options?: ServeOptions): Promise<voi
 /** Gives the connections of this process to a server. */
 function takeConnections(server: Server): ConnectionIntake<Socket> {
   const { allowHalfOpen = false, highWaterMark } = server as Server & ServerOptions
-  const sizes = { readableHighWaterMark: highWaterMark, writableHighWaterMark: highWaterMark }
   const handler: ConnectionHandler<Socket> = {
-    open: (fd, name) => openSocketOf(fd, name, { allowHalfOpen, ...(highWaterMark !== undefined && sizes) }),
+    open: (fd, name) => openSocketOf(fd, name, allowHalfOpen, highWaterMark),
     serve(socket, _name, track) {
       track(socket)
       serveConnection(server, socket)
