@@ -98,7 +98,7 @@ export const release = {
   next: {
     packages: ['next@15', 'react@19', 'react-dom@19'],
     files: {
-      'next.config.mjs': "export default { output: 'standalone' }",
+      'next.config.mjs': "export default { output: 'standalone', outputFileTracingRoot: import.meta.dirname }",
       'app/route.js': `export const dynamic = 'force-dynamic'
 export const GET = () => new Response('ok ' + process.pid)`,
       'app/slow/route.js': `export const dynamic = 'force-dynamic'
