@@ -154,11 +154,19 @@ test('The guide lists on which runtimes each documented example works', (t) => {
 })
 
 /** The documents in Markdown, as a check-out has them: the reference is generated. */
-const documents = ['.', 'docs/guide', 'docs/internals', 'docs/proof', 'bench', 'tools', 'packages/usocket'].flatMap(
-  (folder) =>
-    readdirSync(folder)
-      .filter((name) => name.endsWith('.md'))
-      .map((name) => join(folder, name))
+const documents = [
+  '.',
+  'docs',
+  'docs/guide',
+  'docs/internals',
+  'docs/proof',
+  'bench',
+  'tools',
+  'packages/usocket'
+].flatMap((folder) =>
+  readdirSync(folder)
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => join(folder, name))
 )
 
 /** Returns the text of a document without its code, in which a bracket is no link. */
