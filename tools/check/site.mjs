@@ -190,7 +190,8 @@ if (values.pictures !== undefined) {
       const { page } = await open(path, width, scheme)
       const name = `${path.replaceAll('/', '-').replace('.html', '') || 'home'}-${width}-${scheme}.png`
       await page.screenshot({ path: join(values.pictures, name) })
-      await page.screenshot({ path: join(values.pictures, `full-${name}`), fullPage: true })
+      for (const [index, diagram] of (await page.locator('.diagram').all()).entries())
+        await diagram.screenshot({ path: join(values.pictures, `diagram-${index}-${name}`) })
       await page.close()
     }
   }

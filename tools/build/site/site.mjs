@@ -13,6 +13,7 @@ import {
   readdirSync,
   rmSync,
   statSync,
+  symlinkSync,
   watch,
   writeFileSync
 } from 'node:fs'
@@ -88,6 +89,9 @@ function slugify(heading) {
     .replaceAll(' ', '-')
 }
 
+/** What the last copy has written. */
+let written = new Set()
+
 /** The copy of the documents in build/site. */
 class Copy {
   /** The path of each source on the site. */
@@ -102,7 +106,8 @@ class Copy {
     // VitePress would bundle what this file imports: it runs in the process of this program.
     this.#save('.vitepress/config.mjs', 'export default globalThis.fdpassSite()\n')
     this.#save('.vitepress/theme/index.mjs', `export { default } from ${JSON.stringify(join(here, 'theme.mjs'))}\n`)
-    this.#removeOthers()
+    for (const path of written) if (!this.#written.has(path)) rmSync(join(folder, path))
+    written = this.#written
   }
 
   #home() {
@@ -114,7 +119,7 @@ class Copy {
 layout: home
 hero:
   name: fdpass
-  text: ${JSON.stringify(tagline)}
+  tagline: ${JSON.stringify(tagline)}
   actions:
     - { theme: brand, text: Example, link: '#example' }
     - { theme: alt, text: Guides, link: /guide/passing }
@@ -178,13 +183,6 @@ ${this.#linked(text + rest.join(''), 'README.md')}`
     mkdirSync(dirname(file), { recursive: true })
     writeFileSync(file, text)
   }
-
-  #removeOthers() {
-    for (const name of readdirSync(folder, { recursive: true })) {
-      const isMade = /^\.vitepress\/(?:dist|cache)/.test(name) || this.#written.has(name)
-      if (!isMade && statSync(join(folder, name)).isFile()) rmSync(join(folder, name))
-    }
-  }
 }
 
 /** Returns VitePress's configuration. */
@@ -200,7 +198,7 @@ function config() {
     description,
     lang: 'en',
     base: process.env.SITE_BASE ?? '/',
-    cacheDir: '.vitepress/cache',
+    cacheDir: join(here, 'node_modules', '.cache'),
     head: [
       ['style', {}, style],
       ['link', { rel: 'icon', href: `data:image/svg+xml,${encodeURIComponent(icon)}` }]
@@ -262,7 +260,10 @@ function prepare() {
   }
   run(['run', '--silent', 'setup'], root)
   run(['run', '--silent', '--workspace', 'tools/build/docs', 'build'], root)
+  rmSync(folder, { recursive: true, force: true })
   mkdirSync(folder, { recursive: true })
+  // The server resolves what VitePress imports from here.
+  symlinkSync(join(here, 'node_modules'), join(folder, 'node_modules'))
   new Copy().write()
 }
 
