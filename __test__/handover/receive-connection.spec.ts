@@ -99,7 +99,7 @@ test('what is no connection in a frame is refused, and nothing of it is left ope
     [
       'inside',
       (a) => Promise.all([a.sendFd(file, Buffer.from([0, 0, 0, 9])), a.sendFd(file, 'x'.repeat(9))]),
-      { code: 'EPROTO', message: /inside of a message/ }
+      { code: 'EPROTO', message: /within a message/ }
     ],
     [
       'end',
