@@ -1,10 +1,19 @@
-// Makes RESULTS.md and charts/ of results.json, and of NOTES.md, which is taken as it is.
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+// Makes RESULTS.md and charts/ of results.json, and of the end of README.md, which is taken as it is.
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { bars } from './bars.mjs'
 import { bench } from './build.mjs'
 import { median, integer, table } from './table.mjs'
-import { suites } from './suites/index.mjs'
+import accept from './suites/accept.mjs'
+import calls from './suites/calls.mjs'
+import channel from './suites/channel.mjs'
+import idle from './suites/idle.mjs'
+import imports from './suites/imports.mjs'
+import load from './suites/load.mjs'
+import passing, { superserver, workers } from './suites/passing.mjs'
+import reload from './suites/reload.mjs'
+
+/** What is measured, in the order of the results. */
+export const suites = { passing, calls, superserver, workers, reload, accept, channel, load, idle, imports }
 
 const TRIAL = '**A trial (`--quick`): the numbers say nothing.**'
 
@@ -18,15 +27,15 @@ export function writeReport(folder) {
 }
 
 function report(results, chartNames) {
-  const notes = join(bench, 'NOTES.md')
+  const notes = readFileSync(join(bench, 'README.md'), 'utf8').split('from here on. -->')[1]
   const parts = [
     '# Results of the benchmark',
     wrapped(
-      '`npm run bench` has measured this, and `npm run bench -- --report` has written it from results.json: change bench/NOTES.md for the ' +
+      '`npm run bench` has measured this, and `npm run bench -- --report` has written it from results.json: change README.md for the ' +
         'text, and nothing here. [README.md](README.md) describes what is measured, and how.'
     ),
     table(['machine', ''], Object.entries(results.machine)).replace('--:', '---'),
-    ...(existsSync(notes) ? [readFileSync(notes, 'utf8').trim()] : []),
+    notes.trim(),
     '## Goals and floors',
     'Of the medians: a ratio is to C’s (c-blocking) in the same run. A goal is what is aimed at, a floor what a release keeps.',
     ...(Object.values(results.suites).some(({ quick }) => quick) ? [TRIAL] : []),
@@ -193,4 +202,81 @@ function draw(title, medians) {
 ${lines.join('\n')}
 </svg>
 `
+}
+
+const C = 'c-blocking'
+
+/** The median of a key, of a peer in a workload; undefined where it was not measured. */
+function medianOf(results, suite, workload, peer, key) {
+  const values = (results.suites[suite]?.rows ?? [])
+    .filter((row) => row.workload === workload && row.peer === peer && row[key] !== undefined)
+    .map((row) => row[key])
+  return values.length === 0 ? undefined : median(values)
+}
+
+const toC = (workload, peer, key) => (results) =>
+  medianOf(results, 'passing', workload, peer, key) / medianOf(results, 'passing', workload, C, key)
+
+const callsOf = (workload, peer) => (results) => medianOf(results, 'calls', workload, peer, 'calls')
+
+function mostLost(results) {
+  const rows = Object.values(results.suites).flatMap((suite) => suite.rows)
+  const ours = rows.filter(({ peer, lost }) => (peer.startsWith('fdpass') || peer === 'channel') && lost !== undefined)
+  return ours.length === 0 ? NaN : Math.max(...ours.map(({ lost }) => lost))
+}
+
+const awaited = 'fdpass'
+const iterated = 'fdpass-iterate'
+const speed = (workload, peer, goal, floor) => ({
+  what: `${workload} ${peer}: speed × C`,
+  goal,
+  floor,
+  measure: toC(workload, peer, 'perSecond')
+})
+const cost = (workload, peer) => ({
+  what: `${workload} ${peer}: CPU × C`,
+  goal: 1.6,
+  isMost: true,
+  measure: toC(workload, peer, 'cpuEach')
+})
+
+/** Each is met by at least its goal, or where `isMost` is set by at most its goal. */
+const BARS = [
+  speed('w1@1', awaited, 0.55, 0.45),
+  speed('w2@1', awaited, 0.7, 0.55),
+  speed('w2@1', iterated, 0.95, 0.75),
+  speed('w3-64@1', awaited, 1.25, 0.9),
+  speed('w3-64@1', iterated, 1.25, 0.9),
+  speed('w3-253@1', awaited, 1.25, 0.9),
+  speed('w3-253@1', iterated, 1.25, 0.9),
+  { what: 'w2 fdpass: system calls a descriptor', goal: 3.05, isMost: true, measure: callsOf('w2', awaited) },
+  { what: 'w2 fdpass-iterate: system calls a descriptor', goal: 3.05, isMost: true, measure: callsOf('w2', iterated) },
+  { what: 'w3-64 fdpass: system calls a descriptor', goal: 2, isMost: true, measure: callsOf('w3-64', awaited) },
+  { what: 'w3-253 fdpass: system calls a descriptor', goal: 2, isMost: true, measure: callsOf('w3-253', awaited) },
+  cost('w2@1', awaited),
+  cost('w2@1', iterated),
+  cost('w3-64@1', awaited),
+  cost('w3-253@1', awaited),
+  {
+    what: 'import of the package, ms',
+    goal: 15,
+    isMost: true,
+    measure: (results) => medianOf(results, 'imports', 'import@1', 'fdpass', 'milliseconds')
+  },
+  { what: 'descriptors and messages of ours lost, in all runs', goal: 0, floor: 0, isMost: true, measure: mostLost }
+]
+
+const limit = (value, isMost) => (value === undefined ? '' : `${isMost ? '≤' : '≥'} ${value}`)
+
+/** The table of goals, floors and what was measured. */
+function bars(results) {
+  const lines = BARS.map(({ what, goal, floor, isMost = false, measure }) => {
+    const value = measure(results)
+    if (value === undefined || Number.isNaN(value))
+      return [what, limit(goal, isMost), limit(floor, isMost), '', 'not measured']
+    const keeps = (bound) => bound === undefined || (isMost ? value <= bound : value >= bound)
+    const met = keeps(goal) ? 'yes' : floor === undefined ? '**no**' : keeps(floor) ? 'the floor' : '**no**'
+    return [what, limit(goal, isMost), limit(floor, isMost), Number(value.toFixed(2)), met]
+  })
+  return table(['', 'goal', 'floor', 'measured', 'met'], lines)
 }

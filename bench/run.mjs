@@ -5,8 +5,7 @@ import { cpus, release, totalmem } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bench, build } from './build.mjs'
-import { writeReport } from './report.mjs'
-import { suites } from './suites/index.mjs'
+import { suites, writeReport } from './report.mjs'
 
 const USAGE = `usage: npm run bench -- [options]
   --rounds N       rounds, in each of which every peer runs once: 7

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { readFileSync, readdirSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -39,4 +40,25 @@ export function run(command, args, { env = {}, show = true } = {}) {
 /** Returns the sum of the numbers that a pattern captures. */
 export function sum(output, pattern) {
   return [...output.matchAll(pattern)].reduce((total, [, number]) => total + Number(number), 0)
+}
+
+/** The files and folders that the native binary is compiled from. */
+export const nativeSources = ['Cargo.toml', 'Cargo.lock', 'crates/binding', 'crates/core/Cargo.toml', 'crates/core/src']
+
+/** Returns the paths of all files below a path, in a fixed order. */
+function filesBelow(path) {
+  if (!statSync(join(root, path)).isDirectory()) return [path]
+  return readdirSync(join(root, path))
+    .toSorted()
+    .flatMap((name) => filesBelow(`${path}/${name}`))
+}
+
+/** Returns the SHA-256 digest of the native binary's sources. A release records it, so that setup can compare. */
+export function digestOfNativeSources() {
+  const hash = createHash('sha256')
+  for (const path of nativeSources.flatMap(filesBelow)) {
+    const content = readFileSync(join(root, path))
+    hash.update(`${path}\0${content.length}\0`).update(content)
+  }
+  return hash.digest('hex')
 }

@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { once } from 'node:events'
+import { on, once } from 'node:events'
 import { chmodSync, existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { constants as osConstants } from 'node:os'
@@ -138,6 +138,24 @@ test('a client meets the end of its service', async (t) => {
   service.close()
   await t.throwsAsync(call, { code: 'ECONNRESET' })
   await t.throwsAsync(connectBroker(join(folder, 'broker')), { code: 'ENOENT' })
+})
+
+test('a policy of serveBroker that throws denies the request, and is a warning of the process', async (t) => {
+  const { folder, root } = makeFolder()
+  const path = join(folder, 'broker')
+  using _service = serveBroker(await listen(path), {
+    roots: [root],
+    allow: () => Promise.reject(new Error('the policy is broken'))
+  })
+  using broker = await connectBroker(path)
+  const warned = on(process, 'warning')
+  await refused(t, broker.open('file'))
+  const message = 'The policy of a broker threw, and the request was denied: the policy is broken'
+  for await (const [warning] of warned as AsyncIterable<[NodeJS.ErrnoException]>) {
+    if (!warning.message.startsWith('The policy')) continue // of other tests
+    t.like(warning, { code: 'FDPASS_POLICY_FAILED', message })
+    break
+  }
 })
 
 test('a policy knows the backlog and the permissions of a listener [S207]', async (t) => {

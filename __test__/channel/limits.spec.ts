@@ -161,7 +161,7 @@ for (const announced of [0, 1, 3]) {
     const [a, bare] = openBare(t)
     await bare.send(frame(MESSAGE, 'data', { fds: announced }), { fds: [write, write] })
     closeSync(write)
-    await t.throwsAsync(a.receive(), { code: 'EPROTO', message: new RegExp(`announced ${announced} .* 2 came`) })
+    await t.throwsAsync(a.receive(), { code: 'EPROTO', message: new RegExp(`announced ${announced} .* 2 arrived`) })
     t.false(hasWriter(read))
     closeSync(read)
   })

@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { type RemoteInfo, createSocket } from 'node:dgram'
 import { on, once } from 'node:events'
 import { type AddressInfo, connect } from 'node:net'
+import { text } from 'node:stream/consumers'
 import test, { type ExecutionContext } from 'ava'
 import { bindListener, recvFd, sendFd, socketpair } from 'fdpass'
 import type { ExitEvent, ServiceOptions } from 'fdpass/superserver'
@@ -212,10 +213,13 @@ onlyIf(isLinux, 'needs Linux')('with socket activation a program binds to a pass
   using fd = (await recvFd(far, { required: true })).fd
   for (const socket of [near, far, passed]) socket.close()
   const { child } = activate(t, fd.fd, 'datagrams', 'dns', { FDPASS_LISTEN_AS: 'dns=5353', PORT: '' }, '5353')
+  const bindsAgain = text(child.stderr!)
   client.send('hello', port, '127.0.0.1')
   const [answer, from] = (await once(client, 'message')) as [Buffer, RemoteInfo]
   t.is(String(answer), `${child.pid} hello`)
   t.is(from.port, port)
+  child.kill()
+  t.regex(await bindsAgain, /^ERR_SOCKET_ALREADY_BOUND$/m)
 })
 
 test("with ready 'message' a worker is ready when its program says so, and an error tells if it does not", async (t) => {
@@ -257,12 +261,31 @@ onlyIf(isLinux, 'needs Linux')('with socket activation a restart fails no reques
   const second = activate(t, listener.fd, 'listen', 'web', { PORT: 3000, FDPASS_LISTEN_AS: 'web=3000' })
   t.is(await waiting, `listen ${second.child.pid}`)
   const wrong = activate(t, listener.fd, 'listen', 'web', { FDPASS_LISTEN_AS: 'web=port' })
-  let text = ''
-  for await (const part of wrong.child.stderr!) text += String(part)
   t.regex(
-    text,
+    await text(wrong.child.stderr!),
     /EINVAL: the variable FDPASS_LISTEN_AS must be names with a port or '\*', such as web=3000,admin=\*\. Received 'web=port'/
   )
+})
+
+onlyIf(isLinux, 'needs Linux')('a program that listens on what was not passed to it is warned', async (t) => {
+  using listener = await bindListener({ port: 0, host: '127.0.0.1' })
+  const path = newPath()
+  const { child } = activate(t, listener.fd, 'path', 'web', { PORT: '' }, path)
+  const [warning] = (await once(child.stderr!, 'data')) as [Buffer]
+  child.kill()
+  t.regex(
+    String(warning),
+    /\[FDPASS_LISTEN_UNMATCHED\] Warning: The program listens on unix:\S+, which was not passed to it/
+  )
+})
+
+test("the primary process of node:cluster serves its workers' connections, and is warned that they are not drained", async (t) => {
+  const program = ['--workers', '1', '--', fixturePath('plain-server'), 'cluster']
+  const serving = startServe(t, folderInPackage(), ['--listen', 'tcp:127.0.0.1:0', ...program])
+  const [, port] = await serving.printed(/Listening on tcp:127\.0\.0\.1:(\d+)\n/)
+  t.regex(await fetchFrom({ host: '127.0.0.1', port: Number(port) }), /^cluster /)
+  const [warning] = await serving.printed(/\[FDPASS_LISTEN_CLUSTER\] Warning: .*/)
+  t.regex(warning!, /FDPASS_LISTEN_CLUSTER.* whose connections are not drained/)
 })
 
 test('fdpass serve has an ordinary server serve, prints its workers, and what to do if none is ready', async (t) => {

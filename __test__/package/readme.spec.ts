@@ -154,11 +154,19 @@ test('The guide lists on which runtimes each documented example works', (t) => {
 })
 
 /** The documents in Markdown, as a check-out has them: the reference is generated. */
-const documents = ['.', 'docs/guide', 'docs/internals', 'docs/proof', 'bench', 'tools', 'packages/usocket'].flatMap(
-  (folder) =>
-    readdirSync(folder)
-      .filter((name) => name.endsWith('.md'))
-      .map((name) => join(folder, name))
+const documents = [
+  '.',
+  'docs',
+  'docs/guide',
+  'docs/internals',
+  'docs/proof',
+  'bench',
+  'tools',
+  'packages/usocket'
+].flatMap((folder) =>
+  readdirSync(folder)
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => join(folder, name))
 )
 
 /** Returns the text of a document without its code, in which a bracket is no link. */
@@ -217,4 +225,30 @@ test('README has at most 200 lines, ARCHITECTURE 150 and SECURITY 80', (t) => {
   ] as const) {
     t.true(readFileSync(path, 'utf8').split('\n').length <= most + 1, path)
   }
+})
+
+test('The diagram in ARCHITECTURE shows which room imports which: each arrow is an import, and each import follows from arrows', (t) => {
+  const [, diagram] = /```mermaid\n(flowchart[^]*?)```/.exec(readFileSync('ARCHITECTURE.md', 'utf8'))!
+  const arrows = new Map<string, Set<string>>()
+  for (const line of diagram!.split('\n').slice(1)) {
+    const groups = line.split('-->').map((group) => group.split('&').map((room) => room.replace(/\[.*/, '').trim()))
+    for (const [index, to] of groups.entries()) {
+      for (const from of groups[index - 1] ?? []) arrows.set(from, new Set([...(arrows.get(from) ?? []), ...to]))
+    }
+  }
+  const reachable = (room: string): Set<string> =>
+    new Set([...(arrows.get(room) ?? [])].flatMap((to) => [to, ...reachable(to)]))
+  const rooms = readdirSync('lib')
+  for (const room of rooms) {
+    const texts = readdirSync(join('lib', room), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.ts'))
+      .map((name) => readFileSync(join('lib', room, name), 'utf8'))
+    const names = [...texts.join('\n').matchAll(/from '(?:(?:\.\.\/)+|fdpass\/)([a-z-]+)(?:\/[^']*)?'/g)].map(
+      ([, name]) => name!
+    )
+    const imported = new Set(names.filter((name) => rooms.includes(name) && name !== room))
+    for (const name of imported) t.true(reachable(room).has(name), `${room} imports ${name}`)
+    for (const name of arrows.get(room) ?? []) t.true(imported.has(name) || name === 'binding', `${room} --> ${name}`)
+  }
+  t.true(arrows.size >= rooms.length)
 })

@@ -3,11 +3,30 @@ import { once } from 'node:events'
 import { closeSync, readSync, statSync, writeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import test from 'ava'
-import { memfd, pipe } from 'fdpass'
+import { Descriptor, memfd, pipe } from 'fdpass'
 import { connectStore, serveStore } from 'fdpass/store'
 import { hasWriter, newPath, openFile, openPipe, readAll } from '../helpers/descriptors.ts'
 import { until } from '../helpers/inetds.ts'
 import { begin, client, get, open, put } from '../helpers/stores.ts'
+
+test.serial(
+  'a failure inside of the store is EIO for its client, and a warning of the process that serves',
+  async (t) => {
+    const [store] = await begin(t)
+    await put(store, 'file', 'content')
+    const kind = Object.getOwnPropertyDescriptor(Descriptor.prototype, 'kind')!
+    t.teardown(() => Object.defineProperty(Descriptor.prototype, 'kind', kind))
+    Object.defineProperty(Descriptor.prototype, 'kind', {
+      ...kind,
+      get() {
+        throw new Error('kind() is broken')
+      }
+    })
+    const warned = once(process, 'warning')
+    await t.throwsAsync(store.list(), { code: 'EIO', message: 'The store has failed' })
+    t.like((await warned)[0], { code: 'FDPASS_SERVICE_FAILED', message: 'store: kind() is broken' })
+  }
+)
 
 test('what is put comes back, as often as it is asked for, with its shared offset', async (t) => {
   const [store, path] = await begin(t)

@@ -5,6 +5,7 @@ import { type AddressInfo, connect as dial, createServer } from 'node:net'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 import test from 'ava'
+import { Channel, connect } from 'fdpass'
 import { hasPython, onlyIf } from '../helpers/conditions.ts'
 import { readAllOf } from '../helpers/connections.ts'
 import { newPath } from '../helpers/descriptors.ts'
@@ -32,6 +33,18 @@ test('a successor has everything, and clients that are connected notice nothing'
   third.close()
   t.false(existsSync(path))
   t.false(existsSync(`${path}.takeover`))
+})
+
+test('a change that another client asks for while a successor starts is refused: the client has to ask the successor', async (t) => {
+  const path = newPath()
+  const first = await open(t, { path })
+  using channel = new Channel(await connect(path))
+  await open(t, { path })
+  t.is(((await channel.receive())!.value as { moved: boolean }).moved, true)
+  const change = channel.request({ ask: 'delete', name: 'name' })
+  await t.throwsAsync(change, { code: 'ERR_STORE_MOVED', message: 'The store has moved' })
+  channel.close()
+  await first.superseded
 })
 
 test('changes that come while a successor starts reach it, and none is lost', async (t) => {

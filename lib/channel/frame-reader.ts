@@ -136,7 +136,7 @@ export class FrameReader {
       case ProtocolViolation.InvalidControlFrame:
         return protocolError('an error, a cancellation or a close had too many bytes')
       case ProtocolViolation.WrongDescriptors:
-        return protocolError(`a frame announced ${announced} descriptors, and ${arrived} came`)
+        return protocolError(`a frame announced ${announced} descriptors, and ${arrived} arrived`)
       case ProtocolViolation.EndedInside:
         return protocolError('the channel ended inside a frame')
       default:

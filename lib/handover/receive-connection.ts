@@ -175,11 +175,11 @@ class ConnectionReceiver {
     if (isFirst) this.#endpoint.arriving = this.#connection = connection
     else connection?.closeSync()
     if (isFirst === (connection === undefined) && this.#lost === undefined) {
-      this.#fail('a message came without a connection, or a connection inside of a message')
+      this.#fail('a message arrived without a connection, or a connection within a message')
     } else if (this.#received >= HEADER && this.#length > MAX_HEAD) {
-      this.#fail(`a message says that it has ${this.#length} bytes`)
+      this.#fail(`a message announces ${this.#length} bytes`)
     } else if (!this.#isStream && (size > data.length || this.#received !== HEADER + this.#length)) {
-      this.#fail('a packet is not as long as it says')
+      this.#fail('the length of a packet differs from the announced one')
     }
   }
 

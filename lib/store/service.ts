@@ -191,10 +191,10 @@ export class StoreService implements Disposable {
 
   async #reply(incoming: ChannelRequest, credentials: Credentials): Promise<ChannelReply | void> {
     const request = incoming.value as StoreRequest
-    if (typeof request !== 'object' || request === null) throw protocolError('a client asked for something unknown')
+    if (typeof request !== 'object' || request === null) throw protocolError('a client sent an unknown request')
     if (request.ask !== 'put') incoming.close()
     if (request.ask === 'list') return { value: this.#list(credentials) }
-    if (!isDescriptorName(request.name)) throw protocolError('a client gave no name, or none that could be one')
+    if (!isDescriptorName(request.name)) throw protocolError('a client sent no valid name')
     if (request.ask !== 'get' || request.remove) await this.#frozen
     if (this.#moved || this.#closed) throw Object.assign(new Error('The store has moved'), { code: MOVED })
     switch (request.ask) {
@@ -206,7 +206,7 @@ export class StoreService implements Disposable {
         this.#entries.find(request.name, credentials, WRITE)
         return this.#entries.delete(request.name)
       default:
-        throw protocolError('a client asked for something unknown')
+        throw protocolError('a client sent an unknown request')
     }
   }
 
@@ -259,7 +259,7 @@ function newEntryOf(
   credentials: Credentials
 ): NewEntry {
   const { name, expires, mode, group } = request
-  if (fds.length === 0) throw protocolError('a client put no descriptors')
+  if (fds.length === 0) throw protocolError('a client sent a put request without descriptors')
   if (expires !== null) integer('expires', expires, 1, MAX_INT)
   if (group !== null) integer('group', group, 0, 0xffff_fffe)
   if (credentials.unknownUid === true) {

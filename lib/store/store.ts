@@ -219,7 +219,7 @@ export class Store implements Disposable {
   async list(options?: Abortable): Promise<readonly StoreEntry[]> {
     const { value } = await this.#ask({ ask: 'list' }, [], signalOf(optionsOf(options)))
     if (!Array.isArray(value) || !value.every(isStoreEntry)) {
-      throw protocolError('the store answered with something unknown')
+      throw protocolError('the store sent an unknown reply')
     }
     return value
   }

@@ -238,6 +238,6 @@ function sourcesOf(listen: unknown, argument: string): readonly Source[] {
   )
   const names = sources.map((source) => source.name)
   const twice = names.findIndex((name, index) => names.indexOf(name) < index)
-  if (twice >= 0) throw invalidValue(`${argument}[${twice}]`, `is there twice: '${names[twice]}'`)
+  if (twice >= 0) throw invalidValue(`${argument}[${twice}]`, `is listed twice: '${names[twice]}'`)
   return sources
 }

@@ -60,7 +60,8 @@ export const worker: ThisWorker = {
   id: Number(process.env[PLACE] ?? 0),
   draining: new Promise((resolve) => (setDraining = resolve)),
   retire() {
-    if (opened === undefined) throw invalidState('This process is no worker, or has not asked for connections yet')
+    if (opened === undefined)
+      throw invalidState('This process is no worker, or has not called connections(), serve() or listeners()')
     opened.retire()
   }
 }
@@ -229,7 +230,9 @@ export class WorkerChannel extends PollHandle {
       }
       if (length < 0)
         return this.#failWith(() =>
-          length === BROKEN ? protocolError('what came is no frame') : systemError(length, 'recvmsg')
+          length === BROKEN
+            ? protocolError('the superserver sent bytes that are not a frame')
+            : systemError(length, 'recvmsg')
         )
       more = frameResult.hasMore // otherwise the event loop reports further frames
       this.#receive(length)

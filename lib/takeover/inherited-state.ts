@@ -108,7 +108,7 @@ export class InheritedState {
       others.length === inherited.length &&
       inherited.every(({ source }, place) => matchesKind(source, others[place]!.kind)) &&
       (connections === undefined ? !settings.connections : connections.kind === 'unix-stream')
-    if (!fits) throw protocolError('a predecessor gave other descriptors than were asked for')
+    if (!fits) throw protocolError('the predecessor sent other descriptors than those requested')
     const sockets = new HandoverSockets(control.toUnixServer())
     try {
       const files: [number, FileId][] = [[sockets.control[borrow](), value.control]]
@@ -171,7 +171,7 @@ function checkService(reply: unknown, { path, service, sources }: Settings): voi
 }
 
 function unknownReply(): Error {
-  return protocolError('a predecessor answered with something unknown')
+  return protocolError('the predecessor sent an unknown reply')
 }
 
 /** Returns whether a request failed because the peer has exited. An error that its `state` function throws can have the same code. */

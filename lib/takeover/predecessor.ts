@@ -52,7 +52,7 @@ export class Predecessor {
     const { allowHalfOpen = false } = options ?? {}
     boolean('options.allowHalfOpen', allowHalfOpen)
     const channel = this.#connections
-    if (channel === undefined) throw invalidState("Connections were not asked for: takeover's connections option")
+    if (channel === undefined) throw invalidState("Receiving connections needs takeover's `connections` option")
     const take = async (): Promise<IteratorResult<TakenConnection, undefined>> => {
       const received = await receiveNextConnection(channel, signal)
       if (received === null) return end

@@ -107,7 +107,7 @@ export function parseConnection({ connection, head }: ReceivedConnection): [Rece
   const stateEnd = nameEnd + (nameEnd > bytes.length ? 0 : bytes.readUInt32BE(HEADER / 2))
   if (stateEnd > bytes.length) {
     connection.closeSync()
-    throw protocolError('a connection came without its name and state')
+    throw protocolError('a connection arrived without its name and state')
   }
   const info = {
     name: bytes.toString('utf8', HEADER, nameEnd),

@@ -43,7 +43,7 @@ export class Successor {
   async handOver(socket: Socket, options?: SuccessorHandOverOptions): Promise<void> {
     const { name = '', state = '', signal } = optionsOf(options) ?? {}
     const message = connectionMessage(name, state)
-    if (this.#connections === undefined) throw invalidState('The successor has not asked for connections')
+    if (this.#connections === undefined) throw invalidState('The successor does not receive connections')
     await handOver(this.#connections, socket, message, { signal })
   }
 

@@ -68,7 +68,7 @@ export class TakeoverAttempt {
 
   async #untilClosed(): Promise<void> {
     await this.#channel.closed
-    this.#fail(invalidState('The successor has gone'))
+    this.#fail(invalidState('The successor has disconnected'))
     this.#channel.close()
   }
 
@@ -96,9 +96,9 @@ export class TakeoverAttempt {
     request.close() // its descriptors are not needed
     const { value } = request
     if (this.#failure !== undefined) throw this.#failure
-    if (!isSuccessorRequest(value)) throw protocolError('a successor asked for something unknown')
+    if (!isSuccessorRequest(value)) throw protocolError('the successor sent an unknown request')
     if (value.ask === 'listeners') return this.#sendListeners(value)
-    if (!this.#listenersSent) throw protocolError('a successor asked for it too early')
+    if (!this.#listenersSent) throw protocolError('the successor sent a request before that for the listeners')
     return value.ask === 'state' ? this.#sendState() : this.#succeed()
   }
 
@@ -108,7 +108,7 @@ export class TakeoverAttempt {
     }
     const { service } = this.#settings
     if ((request.service ?? '') !== service) throw otherService(this.#settings.path, service, request.service)
-    if (this.#listenersSent) throw protocolError('a successor asked for listeners twice')
+    if (this.#listenersSent) throw protocolError('the successor requested the listeners twice')
     this.#listenersSent = true
     clearTimeout(this.#silence)
     const matched = matchListeners(this.#sockets.listeners, request.listen)

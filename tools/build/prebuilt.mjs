@@ -6,8 +6,7 @@ import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
-import { root } from '../run.mjs'
-import { digestOfNativeSources } from './native-sources.mjs'
+import { digestOfNativeSources, root } from '../run.mjs'
 
 /** Ends the program with a message and the way out. */
 function fail(message) {

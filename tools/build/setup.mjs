@@ -3,8 +3,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { entryPoints, root } from '../run.mjs'
-import { nativeSources } from './native-sources.mjs'
+import { entryPoints, nativeSources, root } from '../run.mjs'
 
 const stamps = join(root, 'node_modules', '.fdpass')
 const exists = (path) => existsSync(join(root, path))

@@ -9,8 +9,7 @@ import { dirname, join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { parseTriple } from '@napi-rs/cli'
 import { transformSync } from 'esbuild'
-import { digestOfNativeSources } from '../build/native-sources.mjs'
-import { root } from '../run.mjs'
+import { digestOfNativeSources, root } from '../run.mjs'
 import { bundle } from './bundle.mjs'
 
 if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: ['ignore', 2, 2] }).status !== 0)

@@ -2,8 +2,12 @@
 import { join } from 'node:path'
 import { entryPoints, root } from '../../run.mjs'
 
+const { index, ...others } = entryPoints
+
 export default {
-  entryPoints: Object.values(entryPoints).map((path) => join(root, `${path}.ts`)),
+  // The main module comes last, because its function listen() would take the file name of fdpass/listen.
+  entryPoints: [...Object.values(others), index].map((path) => join(root, `${path}.ts`)),
+  sortEntryPoints: false,
 
   name: 'API reference',
   tsconfig: join(root, 'tsconfig.json'),
