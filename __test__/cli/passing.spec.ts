@@ -5,7 +5,17 @@ import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
 import test from 'ava'
 import { Channel, type SocketType, connect, listen } from 'fdpass'
-import { begin, fdpass, folderWithFiles, runSend, sandbox, script, startRecv } from '../helpers/cli.ts'
+import {
+  begin,
+  fdpass,
+  folderWithFiles,
+  runSend,
+  runStore,
+  sandbox,
+  script,
+  startRecv,
+  startStore
+} from '../helpers/cli.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { connectWhenThere } from '../helpers/connections.ts'
 
@@ -297,22 +307,28 @@ test('The program that recv runs gets the signals that recv gets', async (t) => 
   t.deepEqual({ code, stdout }, { code: 3, stdout: 'ready\nUSR1\nTERM\n' })
 })
 
-onLinux('strangers that fill the descriptor table of recv do not end it [S262]', async (t) => {
-  const cwd = folderWithFiles()
-  const running = startRecv(t, cwd, ['--count', '1'])
-  const path = join(cwd, 'x.sock')
-  const first = await connectWhenThere(path)
-  // Not before: Node opens many of a program's modules at a time.
-  t.is(spawnSync('prlimit', ['--pid', `${running.child.pid}`, '--nofile=50']).status, 0)
-  const strangers = [first, ...(await Promise.all(Array.from({ length: 60 }, () => connect(path))))]
-  await running.printed(/^fdpass: accept: Too many open files\n/)
-  for (const stranger of strangers) stranger.close()
-  t.is((await runSend(t, cwd, ['a'])).code, 0)
-  const { code, stdout, stderr } = await running.ended
-  t.regex(stdout, /^"a" from /)
-  t.regex(stderr, /^(fdpass: accept: Too many open files(, 10+ times so far)?\n)+$/)
-  t.is(code, 0)
-})
+for (const command of ['recv', 'store serve'] as const) {
+  onLinux(`strangers that fill the descriptor table of ${command} do not end it [S262]`, async (t) => {
+    const isRecv = command === 'recv'
+    const cwd = folderWithFiles()
+    const running = isRecv ? startRecv(t, cwd, ['--count', '1']) : await startStore(t, cwd)
+    const path = join(cwd, isRecv ? 'x.sock' : 's.sock')
+    const first = await connectWhenThere(path)
+    // Not before: Node opens many of a program's modules at a time.
+    t.is(spawnSync('prlimit', ['--pid', `${running.child.pid}`, '--nofile=50']).status, 0)
+    const strangers = [first, ...(await Promise.all(Array.from({ length: 60 }, () => connect(path))))]
+    await running.printed(/too many open files/i)
+    for (const stranger of strangers) stranger.close()
+    t.is((await (isRecv ? runSend(t, cwd, ['a']) : runStore(t, cwd, 'list'))).code, 0)
+    if (!isRecv) running.child.kill('SIGTERM')
+    const { code, stdout, stderr } = await running.ended
+    if (isRecv) {
+      t.regex(stdout, /^"a" from /)
+      t.regex(stderr, /^(fdpass: accept: Too many open files(, 10+ times so far)?\n)+$/)
+      t.is(code, 0)
+    } else t.is(stderr.split('too many open files').length, 2, stderr)
+  })
+}
 
 onLinux('recv and store serve report a user that they refuse once, and then how often [S262]', async (t) => {
   for (const command of [

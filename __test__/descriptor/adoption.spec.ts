@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { closeSync, constants, readFileSync, readSync, writeSync } from 'node:fs'
 import { once } from 'node:events'
 import { createConnection, createServer } from 'node:net'
+import { createInterface } from 'node:readline'
 import { Worker } from 'node:worker_threads'
 import test, { type ExecutionContext } from 'ava'
 import { Descriptor, UnixSocket, capabilities, memfd, pipe, socketpair } from 'fdpass'
@@ -258,6 +259,7 @@ onLinux(
 onNode('the channel to the parent process is refused in each thread, until it is closed [S182]', async (t) => {
   const program = `
     ${attempt}
+    const { openSync } = require('node:fs')
     const { Worker } = require('node:worker_threads')
     import(${fdpass}).then(async ({ Descriptor, UnixSocket, socketpair }) => {
       socketpair().forEach((socket) => socket.close())
@@ -266,27 +268,41 @@ onNode('the channel to the parent process is refused in each thread, until it is
         "require('node:worker_threads').parentPort.postMessage(attempt(UnixSocket.from, 3))); " + ${JSON.stringify(attempt)}
       results.push(await new Promise((resolve) => new Worker(code, { eval: true }).once('message', resolve)))
       process.once('message', (message) => {
-        process.send([...results, message])
-        process.once('disconnect', () => process.exit(attempt(Descriptor.from, 3) === 'EBADF' ? 0 : 1))
+        process.send(message)
+        process.once('disconnect', () => {
+          const closed = attempt(Descriptor.from, 3)
+          console.log(closed, openSync('/dev/null'), attempt(Descriptor.from, 3))
+        })
       })
-      process.send('ready')
+      console.log(...results)
     })`
-  const child = spawn(process.execPath, ['-e', program], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  const child = spawn(process.execPath, ['-e', program], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] })
+  t.teardown(() => child.kill())
   const exit = once(child, 'exit')
-  t.deepEqual(await once(child, 'message'), ['ready', undefined])
+  const lines = createInterface(child.stdout!)[Symbol.asyncIterator]()
+  t.is((await lines.next()).value, `${VALUE} ${VALUE} ${VALUE}`)
   const answered = once(child, 'message')
   child.send('not stolen')
-  t.deepEqual(await answered, [[VALUE, VALUE, VALUE, 'not stolen'], undefined])
+  t.deepEqual(await answered, ['not stolen', undefined])
   child.disconnect()
+  t.is((await lines.next()).value, 'EBADF 3 taken')
   t.deepEqual(await exit, [0, null])
 })
 
 const readingStdin = `
   ${attempt}
+  const reason = (from, number) => {
+    try {
+      from(number)
+      return 'taken'
+    } catch (error) {
+      return error.code + ' ' + /process\\.stdin|Node/.exec(error.message)
+    }
+  }
   import(${fdpass}).then(({ Descriptor }) => {
     let chunks = 0
     process.stdin.on('data', () => {
-      if (chunks++ === 0) console.log(attempt(Descriptor.from, 0))
+      if (chunks++ === 0) console.log(reason(Descriptor.from, 0))
       process.stdin.destroy()
     })
     process.stdin.on('close', () => console.log(attempt((fd) => Descriptor.from(fd).closeSync(), 0)))
@@ -303,7 +319,7 @@ for (const kind of ['pipe', 'socket', 'file'] as const) {
     const done = finish(child)
     writeSync(write.fd, 'input')
     await a.send('input')
-    t.is(await done, `${VALUE}\ntaken\n`)
+    t.is(await done, `${VALUE} process.stdin\ntaken\n`)
     for (const open of [read, write, theirs, file]) open.closeSync()
     a.close()
   })

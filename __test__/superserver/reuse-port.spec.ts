@@ -4,7 +4,8 @@ import type { ExecutionContext } from 'ava'
 import { type ServiceOptions, type Superserver, superserve } from 'fdpass/superserver'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { newPath } from '../helpers/descriptors.ts'
-import { until } from '../helpers/inetds.ts'
+import { newPort, until } from '../helpers/inetds.ts'
+import { isPending } from '../helpers/promises.ts'
 import { type Client, begin, call, fetchFrom, nextOf, onLoopback, pidsOf, where } from '../helpers/superserver.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
@@ -117,6 +118,59 @@ onLinux('reloads to more and to fewer workers lose no connection', async (t) => 
   await Promise.all(clients)
   t.like(server.stats(), { spawned: 10 })
 })
+
+onLinux(
+  'while a reload starts more workers, and after it fails, the old ones get the connections of its new sockets',
+  async (t) => {
+    const path = newPath()
+    const configure = (scene: string, workers: number, ...more: string[]) => {
+      const options = { ...onOnePort(scene), readyTimeout: 120_000 }
+      writeFileSync(path, JSON.stringify({ ...options, listen: [options.listen, ...more], workers }))
+    }
+    configure('lines', 2)
+    const server = await superserve(path, { signals: false, notify: false })
+    t.teardown(() => server.close({ timeout: 0 }))
+    const old = distinct(pidsOf(server))
+    const answers = async () => {
+      const clients = await callAll(t, server)
+      return distinct(await Promise.all(clients.map(async (client) => Number(await client.ask('pid')))))
+    }
+    const port = newPort()
+    configure('never', 4, `tcp:127.0.0.1:${port}`)
+    const failed = t.throwsAsync(server.reload(), { code: 'ERR_WORKER_FAILED' })
+    await nextOf(server, 'spawn')
+    // The workers of the last configuration do not know its new source.
+    const tooEarly = (await call(t, { host: '127.0.0.1', port })).ask('pid')
+    t.deepEqual(await answers(), old)
+    t.true(await isPending(failed))
+    for (const pid of pidsOf(server)) if (!old.includes(pid)) process.kill(pid, 'SIGKILL')
+    await Promise.all([failed, t.throwsAsync(tooEarly, { message: /ECONNRESET/ })])
+    t.deepEqual(await answers(), old)
+  }
+)
+
+onLinux(
+  'a connection that a worker refuses is not passed to it again for each note that it sends [S274]',
+  async (t) => {
+    const [path, requests] = [newPath(), newPath()]
+    const configure = (workers: number, ...scene: [string, ...string[]]) =>
+      writeFileSync(path, JSON.stringify({ ...onOnePort(...scene), workers }))
+    configure(1, 'refusing', requests)
+    const server = await superserve(path, { signals: false, notify: false })
+    t.teardown(() => server.close({ timeout: 0 }))
+    const [refusing] = pidsOf(server)
+    // The second socket has no worker until the refusing one is replaced, for which it asks behind its notes.
+    configure(2, 'never')
+    server.reload().catch(() => {})
+    await nextOf(server, 'spawn')
+    const clients = await callAll(t, server)
+    const pids = await Promise.all(clients.map((client) => client.ask('pid')))
+    t.is(distinct(pids.map(Number)).length, 1)
+    t.not(Number(pids[0]), refusing)
+    const { length } = readFileSync(requests)
+    t.true(length === 1 || length === 2, `${length}`)
+  }
+)
 
 onLinux('reusePort is for TCP and the handoff listener, and no reload changes it', async (t) => {
   const invalid = { code: 'ERR_INVALID_ARG_VALUE', message: /reusePort/ }

@@ -1,10 +1,10 @@
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import test, { type ExecutionContext } from 'ava'
-import { socketpair } from 'fdpass'
+import { listen, socketpair } from 'fdpass'
 import { USocket } from 'fdpass/usocket'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
-import { hasWriter, openFile, openPipe, readAll, sameFile } from '../helpers/descriptors.ts'
+import { hasWriter, newPath, openFile, openPipe, readAll, sameFile } from '../helpers/descriptors.ts'
 import { startLimited } from '../helpers/processes.ts'
 import { assertBackPressure, eventOf, readWhenThere, receiveBytes } from '../helpers/sockets.ts'
 
@@ -273,6 +273,31 @@ test('a read that needs more descriptors than maxFds destroys the socket, with a
   closeSync(write)
   t.false(hasWriter(read))
   closeSync(read)
+})
+
+test.serial('a read of more descriptors than there is room for unread ones returns all of them [S244]', async (t) => {
+  const { usocket, socket } = openHalf(t)
+  const file = openFile('shared')
+  const reading = readWhenThere(usocket, 3, 390)
+  for (let i = 0; i < 3; i++) await socket.send('x', { fds: Array.from({ length: 130 }, () => file) })
+  const { data, fds } = await reading
+  t.is(String(data), 'xxx')
+  t.is(fds.length, 390)
+  ;[file, ...fds].forEach((fd) => closeSync(fd))
+})
+
+test('a read of bytes before the socket is connected waits for them [S244]', async (t) => {
+  const path = newPath()
+  const server = await listen(path)
+  const usocket = new USocket(path)
+  t.teardown(() => {
+    usocket.destroy()
+    server.close()
+  })
+  t.is(usocket.read(5), null)
+  using socket = await server.accept()
+  await socket.send('bytes')
+  t.is(String((await readWhenThere(usocket, 5, 0)).data), 'bytes')
 })
 
 test('a message with 253 descriptors is read though its other bytes arrive later [S244]', async (t) => {

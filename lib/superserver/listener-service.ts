@@ -47,16 +47,18 @@ export class ListenerService extends Service {
   #connect(number: number, worker: Worker): WorkerTransport {
     const socket = openSocket(number, 'stream').unref()
     const channel = new Channel(socket, { maxFds: 1 })
+    const accepting: AcceptingWorker = { worker, channel, takesConnections: false, sockets: new Set() }
     const send = () => {
       for (const { name } of worker.settings.sources) {
         const listening = this.listening.get(name)
         if (listening === undefined) continue // closed in the meantime
-        for (const { fd } of this.#reusePort?.socketsFor(worker, name) ?? [listening]) {
-          channel.send(Buffer.from(name), [fd]).catch(() => {}) // the worker has exited, which its group handles
+        for (const given of this.#reusePort?.socketsFor(worker, name) ?? [listening]) {
+          accepting.sockets.add(given)
+          channel.send(Buffer.from(name), [given.fd]).catch(() => {}) // the worker has exited, which its group handles
         }
       }
     }
-    this.#accepting.set(worker, { worker, channel, takesConnections: false })
+    this.#accepting.set(worker, accepting)
     if (this.#deferred === undefined) send()
     else this.#deferred.push(send)
     void this.#receive(channel, worker)

@@ -15,6 +15,8 @@ export interface AcceptingWorker {
   readonly channel: Channel
   /** Whether it also takes single connections: it has said so in a note. */
   takesConnections: boolean
+  /** The sockets that it was sent. */
+  readonly sockets: Set<ListeningSocket>
 }
 
 /**
@@ -48,7 +50,7 @@ export class ReusePort {
         sockets.push(opened)
       }
     }
-    // The kernel gives the new sockets connections at once. Their workers are not ready yet.
+    // The kernel assigns connections to the new sockets at once, and the workers for them are not ready yet.
     if (this.#accepts) this.#updateRelays()
   }
 
@@ -72,11 +74,15 @@ export class ReusePort {
 
   #updateRelays(): void {
     const serving = [...this.#workers].filter(({ worker: { phase } }) => phase === 'ready')
-    const takers = serving.filter(({ takesConnections }) => takesConnections)
-    for (const relay of this.#running) relay.takers = takers
+    // A reload adds sockets, and sources, that its workers know and those from before do not.
+    const takersOf = (name: string) =>
+      serving.filter(({ takesConnections, worker: { settings } }) => {
+        return takesConnections && settings.sources.some((source) => source.name === name)
+      })
+    for (const relay of this.#running) relay.takers = takersOf(relay.name)
+    const served = new Set(serving.flatMap(({ sockets }) => [...sockets]))
     for (const [name, sockets] of this.#sockets) {
-      const served = new Set(serving.flatMap((other) => this.socketsFor(other.worker, name)))
-      for (const socket of sockets) this.#relay(name, socket, served.has(socket), takers)
+      for (const socket of sockets) this.#relay(name, socket, served.has(socket), takersOf(name))
     }
   }
 
@@ -110,7 +116,8 @@ const toNumber: AcceptShape<number> = Object.assign((fd: number) => fd, { closed
 
 /** Accepts connections from a socket, one at a time, and passes them to workers. */
 class Relay {
-  readonly #name: Buffer
+  /** The name of the socket's source. */
+  readonly name: string
   readonly #acceptor: Acceptor
   #takers: readonly AcceptingWorker[]
   #next = 0
@@ -118,7 +125,7 @@ class Relay {
   #wake = () => {}
 
   constructor(name: string, socket: ListeningSocket, takers: readonly AcceptingWorker[]) {
-    this.#name = Buffer.from(name)
+    this.name = name
     this.#acceptor = new Acceptor(duplicateOf(socket.fd), undefined)
     this.#acceptor.referenced = false
     this.#takers = takers
@@ -174,7 +181,7 @@ class Relay {
         }
         const { channel, worker } = this.#takers[this.#next++ % this.#takers.length]!
         const timeout = worker.settings.acknowledgeTimeout
-        const failure = await channel.request(this.#name, [fd], { timeout }).then(
+        const failure = await channel.request(Buffer.from(this.name), [fd], { timeout }).then(
           () => undefined,
           (error: NodeJS.ErrnoException) => error
         )
