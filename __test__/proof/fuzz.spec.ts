@@ -141,7 +141,8 @@ const protocols: Readonly<Record<string, Protocol>> = {
       for (const { name } of await store.list()) await store.delete(name)
       await store.put('honest', file)
       for (const fd of await store.get('honest', { remove: true })) fd.closeSync()
-      t.deepEqual(await store.list(), [])
+      // A hostile peer's last request may be served after its end.
+      t.false((await store.list()).some(({ name }) => name === 'honest'))
     }
   ),
   broker: framed(
