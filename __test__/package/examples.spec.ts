@@ -1,6 +1,16 @@
 import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, openSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync
+} from 'node:fs'
+import { buffer } from 'node:stream/consumers'
 import { open } from 'node:fs/promises'
 import { type AddressInfo, connect, createServer } from 'node:net'
 import { join } from 'node:path'
@@ -217,4 +227,38 @@ onlyIf(isLinux, 'needs Linux')('hand-on hands a connection on to another worker,
   t.not(processOf(front), processOf(room))
   t.is(processOf(room), processOf(await say(port, 'room red')))
   await terminate(t, server)
+})
+
+/** The examples in the doc comments of the declarations that users get, by the name of what they document. */
+function documentedExamples(): [string, string][] {
+  const files = readdirSync('dist/lib', { recursive: true, encoding: 'utf8' }).filter((path) => path.endsWith('.d.ts'))
+  return files.flatMap((path) => {
+    const text = readFileSync(join('dist/lib', path), 'utf8')
+    const found = text.matchAll(/@example\n \* ```js\n((?: \*.*\n)*?) \* ```\n(?: \*.*\n)*? ?\*\/\n[a-z ]*? (\w+)[(<]/g)
+    return [...found].map(([, code, name]): [string, string] => [name!, code!.replaceAll(/^ \* ?/gm, '')])
+  })
+}
+
+test('each example of a doc comment prints what its comments say', async (t) => {
+  const examples = documentedExamples()
+  t.true(examples.length >= 11)
+  const ran = await Promise.all(
+    examples.map(async ([name, code]) => {
+      const folder = temporaryFolder()
+      mkdirSync(join(folder, 'node_modules'))
+      symlinkSync(process.cwd(), join(folder, 'node_modules', 'fdpass'))
+      writeFileSync(join(folder, 'example.mjs'), code)
+      const child = spawn(process.execPath, ['example.mjs'], { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] })
+      const [stdout, stderr] = await Promise.all([buffer(child.stdout), buffer(child.stderr)])
+      const expected = [...code.matchAll(/console\.log\(.*\) \/\/ (.*)/g)].map(([, line]) => `${line}\n`).join('')
+      return [
+        { name, stdout: String(stdout), stderr: String(stderr) },
+        { name, stdout: expected, stderr: '' }
+      ]
+    })
+  )
+  t.deepEqual(
+    ran.map(([actual]) => actual),
+    ran.map(([, expected]) => expected)
+  )
 })

@@ -239,6 +239,20 @@ function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): 
  *   the error that importing the module of `allow` throws; `ETIMEDOUT` if the helper is not ready in time, because the module does not
  *   finish loading or a root's file system does not answer; ERR_INVALID_ARG_TYPE; ERR_INVALID_ARG_VALUE;
  *   ERR_OUT_OF_RANGE; AbortError; ERR_UNSUPPORTED_PLATFORM
+ *
+ * @example
+ * ```js
+ * import { mkdirSync, writeFileSync } from 'node:fs'
+ * import { startBroker } from 'fdpass/broker'
+ *
+ * mkdirSync('logs', { recursive: true })
+ * writeFileSync('logs/today', 'a line')
+ * const broker = await startBroker({ roots: ['logs'] }) // as root also `user: 'nobody'`
+ * const file = await broker.open('today')
+ * console.log(await file.text()) // a line
+ * file.closeSync()
+ * broker.close()
+ * ```
  */
 export async function startBroker(options?: StartBrokerOptions): Promise<Broker> {
   openReactor()

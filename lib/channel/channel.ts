@@ -107,6 +107,24 @@ const toResult: Shape<Result<unknown>> = Object.assign(
  * A peer that violates the protocol or this side's limits ends the channel, with an error on both sides: `EPROTO`, or `EMSGSIZE`
  * for a message that is too large. Messages before the violation are delivered. Descriptors that are lost because the descriptor
  * table is full affect only their message (ERR_CONTROL_TRUNCATED, with its bytes in `data`).
+ *
+ * @example
+ * ```js
+ * import { Channel, memfd, socketpair } from 'fdpass'
+ *
+ * const [socket, peer] = socketpair() // usually the other end is in another process
+ * const server = new Channel(peer)
+ * server.onRequest(({ value, fds }) => ({ value: `${value}: ${fds.length} descriptor`, fds }))
+ *
+ * const channel = new Channel(socket)
+ * const memory = memfd({ data: 'x' })
+ * const answer = await channel.request('back', [memory])
+ * memory.closeSync()
+ * console.log(answer.value) // back: 1 descriptor
+ * answer.close()
+ * channel.close()
+ * server.close()
+ * ```
  */
 export class Channel<T = unknown> implements AsyncIterable<ChannelMessage<T>>, AsyncDisposable, Disposable {
   /** The socket, which the channel owns. Use it to identify the peer or to close the connection. */

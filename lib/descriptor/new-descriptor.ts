@@ -30,6 +30,15 @@ const MAX_NAME = 249
  * @returns the memory's descriptor, which the caller owns
  * @throws `EMFILE`; `ENOMEM`, `ENOSPC` or `EFBIG` if the size is too large; `ENOSYS` on macOS;
  *   ERR_UNSUPPORTED_PLATFORM
+ *
+ * @example
+ * ```js
+ * import { memfd } from 'fdpass'
+ *
+ * const memory = memfd({ data: 'shared', seals: ['write', 'shrink', 'grow'] })
+ * console.log(await memory.text()) // shared
+ * memory.closeSync()
+ * ```
  */
 export function memfd(options?: MemfdOptions): Descriptor {
   openReactor()

@@ -34,6 +34,25 @@ import { type UnixSocket, endpointOf } from '../socket/unix-socket.ts'
  *     closed or has no descriptor
  *   - the socket's error, or ERR_SOCKET_CLOSED, if it is closed in the meantime
  *   - the error that `message` throws, or ERR_INVALID_RETURN_VALUE; AbortError
+ *
+ * @example
+ * ```js
+ * import { once } from 'node:events'
+ * import { connect, createServer } from 'node:net'
+ * import { handOver, receiveConnection, socketpair } from 'fdpass'
+ *
+ * const [channel, worker] = socketpair() // usually the worker is another process
+ * const server = createServer(async (connection) => {
+ *   await handOver(channel, connection)
+ *   const received = await receiveConnection(worker)
+ *   received.end('served by the worker')
+ * })
+ * await once(server.listen(0), 'listening')
+ * const client = connect(server.address().port)
+ * console.log(String((await once(client, 'data'))[0])) // served by the worker
+ * server.close()
+ * for (const each of [channel, worker]) each.close()
+ * ```
  */
 export async function handOver(
   channel: UnixSocket,

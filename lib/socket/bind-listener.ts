@@ -51,6 +51,15 @@ export interface UnixListenerOptions extends Backlog, SocketFileOptions {
  * @throws `EADDRINUSE` if the address is in use, or while another process replaces the file; `EACCES` if this user may not use the port or
  *   the directory; `EPERM` for an `owner` or `group` that this user may not choose; `EADDRNOTAVAIL` for an address of another machine; `ENOENT` (no such directory); `ENAMETOOLONG`; `EMFILE`;
  *   ERR_UNSUPPORTED_PLATFORM
+ *
+ * @example
+ * ```js
+ * import { bindListener } from 'fdpass'
+ *
+ * const listener = bindListener({ host: '127.0.0.1', port: 0 })
+ * console.log(listener.kind, listener.address.address) // tcp-listener 127.0.0.1
+ * listener.closeSync() // or `sendFd` it to the process that accepts
+ * ```
  */
 export function bindListener(options: TcpListenerOptions): Descriptor
 export function bindListener(options: UnixListenerOptions): Descriptor

@@ -264,6 +264,17 @@ const unused = new FinalizationRegistry<Acceptor>((listener) => {
  *   Rejects with `EADDRINUSE` if another socket is bound to the address, or the file is no socket; `ENOENT` (no such directory),
  *   `EACCES`, `EROFS`; `EPERM` for an `owner` or `group` that this user may not choose; `ENAMETOOLONG`; `EMFILE`; `EPROTONOSUPPORT` for seqpacket on macOS; `ENOPROTOOPT` for an
  *   option that the kernel lacks; ERR_UNSUPPORTED_PLATFORM
+ *
+ * @example
+ * ```js
+ * import { connect, listen } from 'fdpass'
+ *
+ * const server = await listen('./example.sock', { mode: 0o600 })
+ * const client = await connect('./example.sock')
+ * const socket = await server.accept()
+ * console.log(socket.peer().pid === process.pid) // true
+ * for (const each of [client, socket, server]) each.close()
+ * ```
  */
 export async function listen(address: Address, options?: ListenOptions): Promise<UnixServer> {
   openReactor()

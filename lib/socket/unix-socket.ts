@@ -589,6 +589,20 @@ function limitsOf(options: RecvOptions | undefined, defaults: Limits): Limits {
  * @param data the bytes that carry it (default: one zero byte)
  * @param options `signal`
  * @returns the promise of {@link UnixSocket.sendFd}
+ *
+ * @example
+ * ```js
+ * import { open } from 'node:fs/promises'
+ * import { recvFd, sendFd, socketpair } from 'fdpass'
+ *
+ * const [socket, peer] = socketpair() // usually the other end is in another process
+ * const file = await open(import.meta.filename)
+ * await sendFd(socket, file, 'a file')
+ * await file.close() // the message has its own reference
+ * const { fd, data } = await recvFd(peer, { required: true })
+ * console.log(fd.kind, String(data)) // file a file
+ * fd.closeSync()
+ * ```
  */
 export function sendFd(socket: UnixSocket, fd: FdSource, data?: Bytes, options?: Abortable): Promise<void> {
   return socket instanceof UnixSocket ? socket.sendFd(fd, data, options) : notASocket(socket)
@@ -600,6 +614,19 @@ export function sendFd(socket: UnixSocket, fd: FdSource, data?: Bytes, options?:
  * @param socket the socket to receive from
  * @param options `maxBytes`, `required`, `signal`
  * @returns the promise of {@link UnixSocket.recvFd}
+ *
+ * @example
+ * ```js
+ * import { recvFd, socketpair } from 'fdpass'
+ *
+ * const [socket, peer] = socketpair()
+ * await peer.send('bytes alone')
+ * peer.close()
+ * const first = await recvFd(socket)
+ * console.log(first.fd, String(first.data)) // null bytes alone
+ * console.log(await recvFd(socket)) // null
+ * socket.close()
+ * ```
  */
 export function recvFd(socket: UnixSocket, options: RecvFdOptions & { required: true }): Promise<RequiredFd>
 export function recvFd(socket: UnixSocket, options?: RecvFdOptions): Promise<ReceivedFd | null>

@@ -289,6 +289,23 @@ function newEntryOf(
  *
  *   Rejects with `EADDRINUSE`, `EACCES` and others as bind(2); as `takeover` of fdpass/takeover; ERR_INVALID_ARG_TYPE;
  *   ERR_INVALID_ARG_VALUE; ERR_OUT_OF_RANGE; AbortError
+ *
+ * @example
+ * ```js
+ * import { memfd } from 'fdpass'
+ * import { connectStore, serveStore } from 'fdpass/store'
+ *
+ * const service = await serveStore({ path: './example.store' }) // usually in a process of its own
+ * const store = await connectStore('./example.store')
+ * const memory = memfd({ data: 'kept' })
+ * await store.put('memory', memory)
+ * memory.closeSync()
+ * const [fd] = await store.get('memory')
+ * console.log(await fd.text()) // kept
+ * fd.closeSync()
+ * store.close()
+ * await service.close()
+ * ```
  */
 export async function serveStore(options: ServeStoreOptions): Promise<StoreService> {
   openReactor()

@@ -39,6 +39,21 @@ const ONLY = 'service'
  *   - ERR_WORKER_FAILED if a worker exits before it is ready
  *   - ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE or ERR_OUT_OF_RANGE; a SyntaxError for a file that is not JSON
  *   - AbortError; ERR_UNSUPPORTED_PLATFORM, also on Bun for a `module` that receives connections, and with `preload` on Bun and Deno
+ *
+ * @example
+ * ```js
+ * import { createServer } from 'node:http'
+ * import { isWorker, serve, superserve } from 'fdpass/superserver'
+ *
+ * if (isWorker) {
+ *   await serve(createServer((request, response) => response.end('served by a worker')))
+ * } else {
+ *   const server = await superserve({ listen: 'tcp:127.0.0.1:0', module: import.meta.url, workers: 2 })
+ *   const { port } = server.addresses[0].address
+ *   console.log(await (await fetch(`http://127.0.0.1:${port}`)).text()) // served by a worker
+ *   await server.close()
+ * }
+ * ```
  */
 export async function superserve(
   options: SuperserveOptions | string | URL,

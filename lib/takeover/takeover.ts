@@ -249,6 +249,20 @@ function closed(): Error {
  *   - `EADDRINUSE`, `EACCES` and other errors of a listener
  *   - `ETIMEDOUT`; `EPROTO` if the process at `path` speaks another protocol, or another version of it
  *   - ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE or ERR_OUT_OF_RANGE; AbortError; ERR_UNSUPPORTED_PLATFORM
+ *
+ * @example
+ * ```js
+ * import { createServer } from 'node:http'
+ * import { takeover } from 'fdpass/takeover'
+ *
+ * const place = await takeover({ path: './example.takeover', listen: { http: 'tcp:127.0.0.1:0' } })
+ * const http = createServer((request, response) => response.end('hello'))
+ * const ended = place.serve(http, 'http')
+ * await place.ready() // from now on this process serves, and a process before it drains
+ * console.log(place.predecessor) // null
+ * place.close() // in a server: `await ended`, which resolves when another process has taken over and all connections have ended
+ * await ended
+ * ```
  */
 export async function takeover(options: TakeoverOptions): Promise<Takeover> {
   openReactor()
