@@ -12,7 +12,7 @@ import {
 } from 'fdpass'
 import * as ipc from 'fdpass/ipc'
 import type { NodeChannelOptions, NodeMessage, NodeValue } from 'fdpass/ipc'
-import { exactly, same } from './exactly.ts'
+import { exactly, same } from './exports.ts'
 
 declare const socket: UnixSocket
 declare const descriptor: Descriptor

@@ -1,5 +1,5 @@
 import fdpass = require('fdpass')
-import { exactly } from './exactly.ts'
+import { exactly } from './exports.ts'
 
 exactly<[fdpass.UnixSocket, fdpass.UnixSocket]>()(fdpass.socketpair())
 exactly<Promise<fdpass.Message | null>>()(fdpass.UnixSocket.from(3).recv())

@@ -19,7 +19,7 @@ import {
   memfd,
   pipe
 } from 'fdpass'
-import { exactly, same } from './exactly.ts'
+import { exactly, same } from './exports.ts'
 
 declare const socket: UnixSocket
 declare const server: UnixServer

@@ -18,7 +18,7 @@ import {
   recvFd,
   sendFd
 } from 'fdpass'
-import { exactly } from './exactly.ts'
+import { exactly } from './exports.ts'
 
 declare const netServer: Server
 const { signal } = new AbortController()

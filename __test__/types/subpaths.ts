@@ -54,7 +54,7 @@ import {
 } from 'fdpass/superserver'
 import type { BarrierOptions, KeepWatchdogOptions, ServiceState, StoreFdsOptions } from 'fdpass/systemd'
 import type { UServerListenOptions, USocketMessage, USocketOptions, USocketRead } from 'fdpass/usocket'
-import { exactly, same } from './exactly.ts'
+import { exactly, same } from './exports.ts'
 
 same<keyof typeof broker, 'Broker' | 'BrokerService' | 'connectBroker' | 'serveBroker' | 'startBroker'>()
 
