@@ -65,27 +65,27 @@ pub struct UnknownIds {
 ///
 /// An id that this process's user namespace does not map is reported as the overflow id. It can stand for any user outside,
 /// and for a user inside to whom the same id is mapped. Without /proc both files count as unreadable.
-struct Ids {
+struct Ids<'a> {
   /// The file with the mapping: lines of the first id inside, the first one outside, and their number.
-  map: &'static str,
+  map: &'a str,
   /// The file with the overflow id.
-  overflow: &'static str,
+  overflow: &'a str,
   /// Set once every id is known to be mapped. A mapping is written once, but possibly after this process has started.
   is_complete: OnceLock<()>,
   /// Set once it was read.
   overflow_id: OnceLock<u32>,
 }
 
-static USERS: Ids = Ids::new("/proc/self/uid_map", "/proc/sys/kernel/overflowuid");
-static GROUPS: Ids = Ids::new("/proc/self/gid_map", "/proc/sys/kernel/overflowgid");
+static USERS: Ids<'static> = Ids::new("/proc/self/uid_map", "/proc/sys/kernel/overflowuid");
+static GROUPS: Ids<'static> = Ids::new("/proc/self/gid_map", "/proc/sys/kernel/overflowgid");
 
-impl Ids {
+impl<'a> Ids<'a> {
   /// `DEFAULT_OVERFLOWUID` of Linux.
   const DEFAULT_OVERFLOW: u32 = 65534;
   /// The number of ids: all ones are none.
   const COUNT: u64 = 0xffff_ffff;
 
-  const fn new(map: &'static str, overflow: &'static str) -> Self {
+  const fn new(map: &'a str, overflow: &'a str) -> Self {
     Self { map, overflow, is_complete: OnceLock::new(), overflow_id: OnceLock::new() }
   }
 
@@ -301,7 +301,7 @@ mod tests {
       assert!(!Ids::is_complete(map), "{map}");
       let file = std::env::temp_dir().join(format!("fdpass-map-{}-{}", std::process::id(), map.len()));
       std::fs::write(&file, map).unwrap();
-      let ids = Ids::new(file.to_str().unwrap().to_owned().leak(), "/no/such/file");
+      let ids = Ids::new(file.to_str().unwrap(), "/no/such/file");
       assert!(ids.is_unknown(65534));
       assert!(!ids.is_unknown(65533));
       // A mapping is written after a namespace was created.
