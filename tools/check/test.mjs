@@ -106,6 +106,7 @@ const SLOW = new Set([
   'cli/examples',
   'descriptor/cast-leaks',
   'cli/store-serve',
+  'package/readme',
   'package/types',
   'superserver/inetd-lifecycle',
   'superserver/inetd-programs',
