@@ -22,7 +22,7 @@ const has = (...path) => existsSync(join(root, ...path))
 const works = (command, ...args) => spawnSync(command, args, { cwd: root, stdio: 'ignore' }).status === 0
 const last = (output, pattern) => [...output.matchAll(pattern)].at(-1)?.slice(1)
 const script = (name) => (has('tools', 'check', name) ? undefined : `tools/check/${name} is not there`)
-const targets = () => readdirSync(join(root, 'crates', 'core', 'fuzz', 'fuzz_targets')).length
+const targets = () => readdirSync(join(root, 'crates', 'core', 'fuzz', 'corpus')).length
 /** Returns the numbers of the last line `N passed, N failed`. */
 const lastLine = (output) => (last(output, /^(\d+) passed, (\d+) failed$/gm) ?? [0, 0]).map(Number)
 
