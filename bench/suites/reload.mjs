@@ -11,6 +11,8 @@ import { column, decimal, integer } from '../table.mjs'
 const CLIENTS = 50
 /** How many of them ask for what takes 200 ms. */
 const SLOW = 5
+/** A request without an answer after this time has failed, in milliseconds. */
+const PATIENCE = 10_000
 
 const apps = {
   express: `import express from 'express'
@@ -186,6 +188,7 @@ function ask(port, path, agent) {
         .on('error', reject)
     })
     request.on('error', reject)
+    request.setTimeout(PATIENCE, () => request.destroy(new Error('no answer')))
   })
 }
 
