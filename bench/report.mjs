@@ -130,7 +130,7 @@ const CHARTS = {
   reload: {
     suite: 'reload',
     workload: 'express keep-alive',
-    title: 'Requests that fail at each reload of an express app, two workers, 50 clients with keep-alive',
+    title: 'Failed requests at each reload of an express app (50 keep-alive clients)',
     value: 'failedEach',
     isLess: true
   }
