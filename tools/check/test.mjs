@@ -106,6 +106,8 @@ const SLOW = new Set([
   'cli/examples',
   'descriptor/cast-leaks',
   'cli/store-serve',
+  'listen/listen',
+  'package/examples',
   'package/readme',
   'package/types',
   'superserver/inetd-lifecycle',
