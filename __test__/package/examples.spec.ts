@@ -12,7 +12,7 @@ import {
 } from 'node:fs'
 import { buffer } from 'node:stream/consumers'
 import { open } from 'node:fs/promises'
-import { type AddressInfo, connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -20,6 +20,7 @@ import { fileURLToPath } from 'node:url'
 import test, { type ExecutionContext } from 'ava'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { temporaryFile, temporaryFolder } from '../helpers/descriptors.ts'
+import { newPort } from '../helpers/inetds.ts'
 import { fixturePath } from '../helpers/processes.ts'
 
 const example = (name: string) => fileURLToPath(new URL(`../../examples/${name}.js`, import.meta.url))
@@ -157,15 +158,6 @@ onlyIf(root && isLinux, 'needs root on Linux')(
   }
 )
 
-/** A free port of the loopback interface. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  return port
-}
-
 /** Starts an example, until it has printed something; it does not outlive the test. */
 async function begin(t: ExecutionContext, name: string, args: readonly (string | number)[]): Promise<ChildProcess> {
   const child = spawn(process.execPath, [example(name), ...args.map(String)], { stdio: ['ignore', 'pipe', 'inherit'] })
@@ -208,7 +200,7 @@ onlyIf(root && isLinux, 'needs root on Linux')(
 )
 
 onlyIf(isLinux, 'needs Linux')('superserver serves an echo in shell by a configuration file', async (t) => {
-  const port = await freePort()
+  const port = newPort()
   const file = temporaryFile(readFileSync('examples/echo.json', 'utf8').replace('7007', `${port}`))
   const server = await begin(t, 'superserver', [file])
   t.is(await say(port, 'one\ntwo  words\n', true), 'one\ntwo  words\n')
@@ -218,7 +210,7 @@ onlyIf(isLinux, 'needs Linux')('superserver serves an echo in shell by a configu
 const processOf = (answer: string) => /process (\d+)/.exec(answer)![1]
 
 onlyIf(isLinux, 'needs Linux')('hand-on hands a connection on to another worker, with what was read', async (t) => {
-  const port = await freePort()
+  const port = newPort()
   const server = await begin(t, 'hand-on', [port, temporaryFolder()])
   const front = await say(port, 'hello')
   t.regex(front, /^the front, process \d+\n$/)

@@ -21,6 +21,7 @@ import {
 } from '../helpers/arguments.ts'
 import { isLinux } from '../helpers/conditions.ts'
 import { countFds, openFile, temporaryFolder } from '../helpers/descriptors.ts'
+import { newPort } from '../helpers/inetds.ts'
 import { endWith } from '../helpers/processes.ts'
 import { begin, call, children, onLoopback, sceneOf, where } from '../helpers/superserver.ts'
 
@@ -344,11 +345,7 @@ for (const [title, options, error] of failures) {
     await once(blocker, 'listening')
     t.teardown(() => blocker.close())
     const taken = `tcp:127.0.0.1:${(blocker.address() as AddressInfo).port}`
-    const free = createServer().listen(0, '127.0.0.1')
-    await once(free, 'listening')
-    const { port } = free.address() as AddressInfo
-    free.close()
-    await once(free, 'close')
+    const port = newPort()
     const good = { listen: `tcp:127.0.0.1:${port}`, ...sceneOf('lines') }
     const path = join(folder, 'good')
     const services = { good, other: { ...good, listen: `unix:${path}`, handoff: 'listener' }, bad: options(taken) }
