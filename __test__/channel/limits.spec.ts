@@ -200,7 +200,7 @@ test.serial('a header that announces all that is accepted takes no memory before
   const before = retainedBytes()
   await bare.send(frame(MESSAGE, 'x', { length: 2 ** 31 - 1 }))
   t.true(await isPending(a.receive()))
-  t.true(retainedBytes() - before < 2 ** 30) // other tests run beside this one
+  t.true(retainedBytes() - before < 200 * 1024 * 1024)
 })
 
 onLinux('descriptors without room fail only their message, whose bytes are kept', async (t) => {

@@ -55,9 +55,11 @@ export function hookListen<S extends PassedSource>(sources: readonly S[], taking
     })
     const check = () => void setImmediate(() => setImmediate(() => taking.taken()))
     check()
-    this.on('newListener', (event: string) => {
+    const checkLater = (event: string) => {
       if (event === 'connection') check()
-    })
+    }
+    this.on('newListener', checkLater)
+    this.once('close', () => this.off('newListener', checkLater)) // a program may listen with it again and again
   }
   replaceListen(listen)
 }
