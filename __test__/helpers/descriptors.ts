@@ -41,10 +41,13 @@ export function sameFile(a: number, b: number): boolean {
   return x.dev === y.dev && x.ino === y.ino && x.rdev === y.rdev
 }
 
-/** A folder of its own for a test, with a path short enough for a socket; removed when the process ends. */
+/**
+ * A folder of its own for a test, with a path short enough for a socket; removed when the process ends. Children that are being ended may
+ * create files in it until then: a removal that finds a new one (ENOTEMPTY) is repeated.
+ */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'fdpass-'))
-  process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true, maxRetries: 10 }))
   return folder
 }
 

@@ -46,22 +46,36 @@ function expectQuiet({ end, stdout, stderr }: Outcome, what: string): void {
   if (end !== 0 || stderr !== '') throw new Error(`${what} ended with ${end}: ${stderr}${stdout}`)
 }
 
+/** Runs a task with a folder for its sockets. The folder is removed once the task has ended, and with it every process that used it. */
+async function withFolder<T>(task: (folder: string) => Promise<T>): Promise<T> {
+  const folder = mkdtempSync(join(tmpdir(), 'fdpass-'))
+  try {
+    return await task(folder)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
 /** Creates and ends so many Workers in a process; resolves to how many ended in which way. */
-export async function endWorkers(count: number, seed: number, runtime: Runtime = {}): Promise<Record<string, number>> {
-  const outcome = await run('teardown', [`${count}`, `${seed}`], runtime)
-  expectQuiet(outcome, `${count} Workers of seed ${seed}`)
-  return JSON.parse(outcome.stdout) as Record<string, number>
+export function endWorkers(count: number, seed: number, runtime: Runtime = {}): Promise<Record<string, number>> {
+  return withFolder(async (folder) => {
+    const outcome = await run('teardown', [`${count}`, `${seed}`, folder], runtime)
+    expectQuiet(outcome, `${count} Workers of seed ${seed}`)
+    return JSON.parse(outcome.stdout) as Record<string, number>
+  })
 }
 
 /** Ends a process whose Workers have I/O going on. */
-export async function exitWithWorkers(seed: number, runtime: Runtime = {}): Promise<void> {
-  expectQuiet(await run('teardown', ['exit', `${seed}`], runtime), `process.exit() with Workers of seed ${seed}`)
+export function exitWithWorkers(seed: number, runtime: Runtime = {}): Promise<void> {
+  return withFolder(async (folder) => {
+    const outcome = await run('teardown', ['exit', `${seed}`, folder], runtime)
+    expectQuiet(outcome, `process.exit() with Workers of seed ${seed}`)
+  })
 }
 
 /** Lets a process without Workers end itself in the middle of its I/O. It may print only its own error, and leaves no socket's file. */
-export async function endProcess(how: Task['how'], seed: number, runtime: Runtime = {}): Promise<void> {
-  const folder = mkdtempSync(join(tmpdir(), 'fdpass-'))
-  try {
+export function endProcess(how: Task['how'], seed: number, runtime: Runtime = {}): Promise<void> {
+  return withFolder(async (folder) => {
     const task: Task = { seed, how, after: generator(seed).below(100), folder }
     const { end, stderr } = await run('teardown-worker', [JSON.stringify(task)], runtime)
     const what = `a process of seed ${seed} (${how})`
@@ -73,7 +87,5 @@ export async function endProcess(how: Task['how'], seed: number, runtime: Runtim
     if (!right) throw new Error(`${what} said: ${stderr}`)
     const files = readdirSync(folder)
     if (files.length > 0) throw new Error(`${what} has left ${files.join()}`)
-  } finally {
-    rmSync(folder, { recursive: true, force: true })
-  }
+  })
 }
