@@ -114,11 +114,14 @@ export class Container {
   readonly #command: readonly string[]
   readonly #folder = newFolder()
   readonly #id = `fdpass-${process.pid}-${containers++}`
+  /** Whether the program runs here at all. A kernel in user mode ends some programs in Go. */
+  readonly #isConfigured: boolean
 
   constructor(name: string, script: string, terminal = true) {
     this.#command = [...containerRuntimes[name]!, '--root', join(this.#folder, 'state')]
     mkdirSync(join(this.#folder, 'rootfs'))
-    spawnSync(name, ['spec'], { cwd: this.#folder })
+    this.#isConfigured = spawnSync(name, ['spec'], { cwd: this.#folder }).status === 0
+    if (!this.#isConfigured) return
     const file = join(this.#folder, 'config.json')
     const config = JSON.parse(readFileSync(file, 'utf8')) as ContainerConfig
     Object.assign(config.process, { args: ['sh', '-c', script], terminal })
@@ -136,7 +139,7 @@ export class Container {
 
   /** Returns whether the container runs to its end. */
   canRun(): boolean {
-    return this.#run('run', this.#id)
+    return this.#isConfigured && this.#run('run', this.#id)
   }
 
   /** Deletes the container; returns false while it runs. */

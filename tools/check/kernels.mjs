@@ -2,6 +2,7 @@
 // It prints a table of kernels and suites; the last line counts the tests: `N passed, N failed`.
 //
 //   5.10, 6.1, 6.12, 7.2   Debian's user-mode-linux of bullseye, bookworm, trixie and sid: a kernel that is a program, without KVM or image
+//   6.1+smack, 7.2+smack   the same with the security module Smack, for __test__/proof/security-modules.spec.ts, whose subject they are
 //   4.18                   this kernel without the system calls and socket options that came after 4.18, which fail with ENOSYS
 //   seccomp                the same calls fail with EPERM, as under the seccomp profiles of older container engines
 //
@@ -21,6 +22,9 @@ const RELEASES = new Map([
   ['6.12', 'trixie'],
   ['7.2', 'sid']
 ])
+
+/** Kernels that are started with a security module. Without a SPEC, they run the tests of security modules only. */
+const WITH_MODULE = ['6.1+smack', '7.2+smack']
 
 /** What __test__/fixtures/kernel.py takes away from this kernel. */
 const FILTERS = new Map([
@@ -42,9 +46,10 @@ const { values, positionals } = parseArgs({
     memory: { type: 'string', default: '4G' }
   }
 })
-const isKernel = (name) => RELEASES.has(name) || FILTERS.has(name)
+const versionOf = (kernel) => kernel.split('+')[0]
+const isKernel = (name) => RELEASES.has(name) || FILTERS.has(name) || WITH_MODULE.includes(name)
 const named = positionals.filter(isKernel)
-const kernels = named.length > 0 ? named : [...FILTERS.keys(), ...RELEASES.keys()]
+const kernels = named.length > 0 ? named : [...FILTERS.keys(), ...RELEASES.keys(), ...WITH_MODULE]
 const specs = positionals.filter((name) => !isKernel(name))
 const backends = values.backend === undefined ? ['uv', 'thread'] : [values.backend]
 if (process.platform !== 'linux' || process.arch !== 'x64') {
@@ -140,9 +145,10 @@ function corePrograms() {
     }))
 }
 
-/** Returns what is run: a name, a command and its environment for each suite. */
-function suites() {
-  const folders = specs.length === 0 ? DEFAULT : specs.filter((name) => name !== 'core')
+/** Returns what is run on a kernel: a name, a command and its environment for each suite. */
+function suites(kernel) {
+  const own = WITH_MODULE.includes(kernel) ? ['proof/security-modules'] : DEFAULT
+  const folders = specs.length === 0 ? own : specs.filter((name) => name !== 'core')
   const compiled = join(root, 'build', '__test__')
   const ava = (name, backend) => {
     const spec = name.replace(/^(build\/)?__test__\//, '').replace(/(\.spec\.(ts|js))?\/?$/, '')
@@ -164,7 +170,7 @@ function suites() {
   const script = `import { capabilities } from './dist/index.js'; console.log(capabilities())`
   return [
     { name: 'capabilities', command: [process.execPath, '--input-type=module', '--eval', script] },
-    ...(specs.length === 0 || specs.includes('core') ? corePrograms() : []),
+    ...((specs.length === 0 && own === DEFAULT) || specs.includes('core') ? corePrograms() : []),
     ...backends.flatMap((backend) => folders.map((name) => ava(name, backend)))
   ]
 }
@@ -180,8 +186,9 @@ function scriptOf(list) {
 }
 
 /** Starts a kernel whose first process runs the script; its output is in the job's folder. */
-function boot(version, job) {
-  const folder = fetch(version)
+function boot(kernel, job) {
+  const folder = fetch(versionOf(kernel))
+  const [, module] = kernel.split('+')
   const [moduleList] = find(folder, /\/modules\.dep$/)
   const settings = {
     checkout: root,
@@ -206,7 +213,8 @@ function boot(version, job) {
     'ro',
     'con=null',
     'con0=null,fd:1',
-    'panic=1'
+    'panic=1',
+    ...(module === undefined ? [] : [`security=${module}`])
   ]
   const init = join(root, 'tools', 'check', 'kernels', 'init.sh')
   const child = spawn('./linux', [`mem=${values.memory}`, ...parameters, `init=${init}`, `job=${job}`], {
@@ -247,7 +255,7 @@ async function runOn(kernel, script) {
     shown = text.length
     return text
   }
-  const child = RELEASES.has(kernel) ? boot(kernel, job) : filter(kernel, job)
+  const child = FILTERS.has(kernel) ? filter(kernel, job) : boot(kernel, job)
   const end = () => {
     child.kill('SIGTERM')
     fs.rmSync(job, { recursive: true })
@@ -281,19 +289,20 @@ function countsOf(output, at) {
 
 const setUp = await run(process.execPath, ['tools/build/setup.mjs'])
 if (setUp.code !== 0) process.exit(1)
-const list = suites()
-const table = Object.fromEntries(list.map(({ name }) => [name, {}]))
+const table = {}
 const skips = new Map()
 let passed = 0
 let failed = 0
 for (const kernel of kernels) {
   console.log(`# kernel ${kernel}`)
+  const list = suites(kernel)
   const output = await runOn(kernel, scriptOf(list))
   for (const [at, { name }] of list.entries()) {
     const counts = countsOf(output, at)
     passed += counts.passed
     failed += counts.failed
     const cell = counts.passed === 0 && counts.failed === 0 ? 'printed' : `${counts.passed}`
+    table[name] ??= {}
     table[name][kernel] = counts.failed === 0 ? cell : `${counts.passed}, ${counts.failed} failed`
     for (const title of counts.skipped) skips.set(title, (skips.get(title) ?? new Set()).add(kernel))
   }

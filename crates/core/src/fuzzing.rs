@@ -38,9 +38,6 @@ pub fn own_all(control: &[u8]) -> Vec<OwnedFd> {
 #[allow(unsafe_code, reason = "it owns descriptors that it has opened without an owner")]
 mod control;
 #[cfg(all(test, target_os = "linux"))]
-#[path = "../fuzz/src/corpus.rs"]
-mod corpus;
-#[cfg(all(test, target_os = "linux"))]
 #[path = "../fuzz/src/probes.rs"]
 #[allow(dead_code, reason = "other targets use the rest")]
 mod probes;
@@ -50,19 +47,19 @@ mod worker;
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-  use super::{control, corpus, worker};
+  use super::{control, probes, worker};
 
   #[test]
   #[cfg_attr(miri, ignore = "it makes system calls that Miri does not know")]
   fn what_the_fuzzer_has_found_of_control_messages_is_owned_once() {
     assert!(
-      corpus::seeds(include_str!("../fuzz/corpus/control.hex")).inspect(|(_, seed)| control::run(seed)).count() > 0
+      probes::seeds(include_str!("../fuzz/corpus/control.hex")).inspect(|(_, seed)| control::run(seed)).count() > 0
     );
   }
 
   #[test]
   fn a_worker_has_each_connection_until_it_returns_or_ends_it_whatever_its_frames() {
-    let seeds = corpus::seeds(include_str!("../fuzz/corpus/worker.hex"));
+    let seeds = probes::seeds(include_str!("../fuzz/corpus/worker.hex"));
     // Miri needs seconds for each.
     let few = seeds.step_by(if cfg!(miri) { 45 } else { 1 });
     assert!(few.inspect(|(_, seed)| worker::run(seed)).count() > 0);

@@ -6,8 +6,6 @@
 mod address;
 #[path = "../fuzz/src/channel.rs"]
 mod channel;
-#[path = "../fuzz/src/corpus.rs"]
-mod corpus;
 #[path = "../fuzz/src/frame.rs"]
 mod frame;
 #[path = "../fuzz/src/probes.rs"]
@@ -23,7 +21,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 fn replay(corpus: &str, run: fn(&[u8])) {
   let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
   let mut count = 0;
-  for (line, seed) in corpus::seeds(corpus) {
+  for (line, seed) in probes::seeds(corpus) {
     println!("{line}");
     run(&seed);
     count += 1;

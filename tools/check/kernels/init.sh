@@ -5,6 +5,7 @@ mount -t proc proc /proc
 job=$(sed 's/.* job=\([^ ]*\).*/\1/' /proc/cmdline)
 . "$job/settings" # checkout, busybox, modules, PATH
 mount -t sysfs sysfs /sys
+! grep -q security=smack /proc/cmdline || mount -t smackfs smackfs /sys/fs/smackfs
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o mode=620,ptmxmode=666 devpts /dev/pts
 ln -snf /proc/self/fd /dev/fd

@@ -5,9 +5,8 @@ pub mod address;
 pub mod channel;
 #[cfg(fuzzing)] // only this build exports the internals that it needs
 pub mod control;
-pub mod corpus;
 pub mod frame;
-mod probes;
+pub mod probes;
 pub mod socket;
 #[cfg(fuzzing)] // likewise
 pub mod worker;

@@ -1,4 +1,5 @@
-//! Descriptors that can be identified, and whose copies can be detected.
+//! What the targets share: descriptors that can be identified, and whose copies can be detected; how a target reads its input; and the
+//! committed corpora, whose files `corpus/TARGET.hex` have one seed a line, in hexadecimal digits.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -140,4 +141,12 @@ pub fn pattern(seed: u8, length: usize) -> Vec<u8> {
   let mut bytes = block.repeat(length.div_ceil(block.len()));
   bytes.truncate(length);
   bytes
+}
+
+/// Returns the seeds of a corpus, each with its line. `npm run fuzz -- TARGET --add FILE` adds one.
+pub fn seeds(corpus: &str) -> impl Iterator<Item = (&str, Vec<u8>)> {
+  corpus.lines().map(|line| {
+    let byte = |at| u8::from_str_radix(&line[at..at + 2], 16).expect("a corpus has two digits for each byte");
+    (line, (0..line.len()).step_by(2).map(byte).collect())
+  })
 }
