@@ -230,6 +230,21 @@ onLinux('SIGHUP has serve read its file again, and puts new workers in the place
   t.is(await askService(path), next)
 })
 
+onLinux('SIGHUP while serve starts reloads when the start is complete', async (t) => {
+  const cwd = folderWithWorker()
+  const module = `import { existsSync, writeFileSync } from 'node:fs'
+const isFirst = !existsSync('started')
+writeFileSync('started', '')
+if (isFirst) process.kill(process.ppid, 'SIGHUP')
+await import('./worker.mjs')`
+  writeFileSync(join(cwd, 'first.mjs'), module)
+  const running = startServe(t, cwd, ['--json', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'first.mjs'])
+  await running.printed(/"event":"listening"[^]*"event":"ready"[^]*"event":"exit"/)
+  t.regex(await askService(join(cwd, 'x.sock')), /^\d+ /)
+  running.child.kill('SIGTERM')
+  t.is((await running.ended).signal, 'SIGTERM')
+})
+
 onLinux('serve --json prints a line of JSON for all that happens', async (t) => {
   const cwd = folderWithWorker()
   const running = startServe(t, cwd, ['--json', '--listen', 'unix:./x.sock', '--workers', '1', '--', 'worker.mjs'])

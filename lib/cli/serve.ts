@@ -204,7 +204,7 @@ async function serve(program: readonly string[], options: ServeOptions): Promise
       `--config cannot be used with ${extra === undefined ? 'PROGRAM' : optionFor(extra)}: set it in the file`
     )
   }
-  const serving = await withSignals<Serving>(async (signal) => {
+  const start = async (signal: AbortSignal): Promise<Serving> => {
     try {
       if (typeof description === 'string') return { server: await superserve(fileOf(description), { signal }) }
       if (takeover === undefined) return { server: await superserve({ ...description, signal }) }
@@ -215,7 +215,8 @@ async function serve(program: readonly string[], options: ServeOptions): Promise
     } catch (error) {
       throw config === undefined ? asOption(error) : asSetting(error, fileOf(config))
     }
-  })
+  }
+  const serving = await withSignals(start, ['SIGINT', 'SIGTERM']) // SIGHUP reloads
   if (json === true) reportAsJson(serving)
   else report(serving)
 }

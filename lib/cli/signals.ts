@@ -8,13 +8,14 @@ export class SignalError extends Error {
   }
 }
 
-const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
-
 /**
- * Runs a task that SIGINT, SIGTERM and SIGHUP abort, so that it closes its sockets and removes their files. `main` then
+ * Runs a task that signals abort (SIGINT, SIGTERM and SIGHUP), so that it closes its sockets and removes their files. `main` then
  * raises the same signal again, so that the parent process sees it in the exit status.
  */
-export async function withSignals<T>(task: (signal: AbortSignal) => Promise<T>): Promise<T> {
+export async function withSignals<T>(
+  task: (signal: AbortSignal) => Promise<T>,
+  signals: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP']
+): Promise<T> {
   const controller = new AbortController()
   const interrupt = (signal: NodeJS.Signals) => controller.abort(new SignalError(signal))
   for (const signal of signals) process.on(signal, interrupt)

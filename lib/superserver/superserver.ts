@@ -39,7 +39,7 @@ export interface SuperserverOptions extends Abortable {
    * - SIGTERM and SIGINT close the superserver, and then terminate the process, unless it has another listener for that signal.
    *   Its 'exit' listeners run, the files of its sockets are removed, and its exit status is the signal
    * - a second SIGTERM or SIGINT kills the workers immediately
-   * - SIGHUP reloads. The event 'failure' reports why a reload failed
+   * - SIGHUP reloads, and during the start as soon as that is complete. The event 'failure' reports why a reload failed
    */
   signals?: boolean | undefined
   /**
@@ -136,6 +136,8 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     const server = new Superserver(read, notifies, constructorKey)
     using _abortion = onAbort(signal, () => void server.close({ timeout: 0 }))
     server.#hold()
+    let complete = () => {}
+    if (signals) server.#reloadBySignal(new Promise((resolve) => (complete = resolve)))
     try {
       await server.#runInOrder(() => server.#prepare(settings))
       await raceAbort(beforeAccept?.(), signal)
@@ -145,7 +147,8 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
       throw signal?.aborted === true ? aborted(signal) : error
     }
     if (signal?.aborted === true) throw aborted(signal)
-    if (signals) server.#listen()
+    if (signals) server.#endBySignals()
+    complete()
     server.#notify({ ready: true })
     return server
   }
@@ -344,11 +347,18 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     notify(state).catch((error: unknown) => emitFailure(this, ALL, error))
   }
 
-  /** Handles the signals of a service manager. */
-  #listen(): void {
-    const reload = () => {
-      this.reload().catch((error: unknown) => this.closed || emitFailure(this, ALL, error))
+  /** Reloads at SIGHUP, but not before the start is complete: its default action would end the process. */
+  #reloadBySignal(started: Promise<void>): void {
+    const reload = async () => {
+      await started
+      await this.reload().catch((error: unknown) => this.closed || emitFailure(this, ALL, error))
     }
+    process.on('SIGHUP', reload)
+    this.#unlisten = () => void process.off('SIGHUP', reload)
+  }
+
+  /** Closes at SIGTERM and SIGINT, as a service manager expects. */
+  #endBySignals(): void {
     const end = async (signal: NodeJS.Signals) => {
       const isSecond = this.closed
       await this.close(isSecond ? { timeout: 0 } : {})
@@ -359,8 +369,12 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
       process.once('exit', () => endBySignalAtExit(number))
       process.exit(128 + number)
     }
-    process.on('SIGHUP', reload).on('SIGTERM', end).on('SIGINT', end)
-    this.#unlisten = () => void process.off('SIGHUP', reload).off('SIGTERM', end).off('SIGINT', end)
+    const unlisten = this.#unlisten
+    process.on('SIGTERM', end).on('SIGINT', end)
+    this.#unlisten = () => {
+      unlisten()
+      process.off('SIGTERM', end).off('SIGINT', end)
+    }
   }
 }
 
