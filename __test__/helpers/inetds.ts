@@ -51,6 +51,8 @@ const paths = (name: string) => ['/usr/sbin', '/opt/superservers/usr/sbin'].map(
 const usage = (path: string) => spawnSync(path, ['-?'], { encoding: 'utf8' }).stderr
 const inetd = paths('inetd').find((path) => existsSync(path) && usage(path).includes('[-dEil]')) // others are called so too
 const xinetd = paths('xinetd').find((path) => existsSync(path))
+// There xinetd stops responding now and then, at its start or later (2.3.15, on 5.10 and 6.1).
+const isUserMode = isLinux && readFileSync('/proc/cpuinfo', 'utf8').includes('User Mode Linux')
 
 /** The three superservers whose behaviour is compared. */
 export const superservers: readonly Superserver[] = [
@@ -350,7 +352,9 @@ export function compare({ title, observe, seen, but, lacking, changesUser = fals
     const [its, expected] = but?.[name] ?? [title, seen]
     const asRoot = name !== 'superserve' || changesUser
     const reason = `needs ${name}, Python 3.9 and Linux${asRoot ? ', and to begin as root' : ''}`
-    const only = onlyIf(isLinux && hasPython && path !== undefined && (isRoot || !asRoot), reason, test.serial)
+    const hangs = name === 'xinetd' && isUserMode
+    const canRun = isLinux && hasPython && path !== undefined && (isRoot || !asRoot)
+    const only = onlyIf(canRun && !hangs, hangs ? 'xinetd hangs on kernels in user mode' : reason, test.serial)
     only(`${name}: ${its}`, async (t) => {
       t.deepEqual(await observe(t, server), expected)
     })

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, readFileSync, realpathSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
@@ -274,5 +274,5 @@ test('CommonJS modules require it, and fdpass-usocket by the name of usocket', (
   t.is(require('fdpass/usocket').USocket, USocket)
   t.is(require('usocket').USocket, USocket)
   t.is(require('usocket').UServer, UServer)
-  t.true(require.resolve('usocket').startsWith(resolve('packages', 'usocket')))
+  t.true(realpathSync(require.resolve('usocket')).startsWith(resolve('packages', 'usocket')))
 })
