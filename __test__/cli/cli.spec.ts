@@ -83,13 +83,41 @@ const misuses: Readonly<Record<string, readonly string[]>> = {
     'x',
     'y'
   ],
+  'fdpass: send: --socket-mode requires --listen': ['send', '--socket-mode', '660', 'x', 'y'],
+  'fdpass: send: --wait cannot be used with --listen': ['send', '--listen', '--wait', '1', 'x', 'y'],
   'fdpass: send: --data must not be empty on a stream: a byte carries the descriptor': ['send', '--data', '', 'x', 'y'],
   "fdpass: recv: Expected -- before the program 'cat'": ['recv', 'x', 'cat'],
   "fdpass: recv: Expected -- before the program 'y'": ['recv', 'x', 'y', '--', 'cat'],
   'fdpass: recv: --json cannot be used with PROGRAM': ['recv', '--json', 'x', '--', 'cat'],
   'fdpass: recv: --wait requires --connect': ['recv', '--wait', '1', 'x'],
+  'fdpass: recv: --connect does not support --type dgram, which has no connections': [
+    'recv',
+    '--connect',
+    '--type=dgram',
+    'x'
+  ],
+  'fdpass: recv: --socket-mode cannot be used with --connect': ['recv', '--connect', '--socket-mode', '660', 'x'],
   'fdpass: serve: Nothing to listen on: specify --listen WHERE or --config FILE': ['serve', '--', 'cat'],
   'fdpass: serve: No program to run: specify -- PROGRAM or --config FILE': ['serve', '--listen', 'tcp:0'],
+  'fdpass: serve: --config cannot be used with PROGRAM: set it in the file': ['serve', '--config', 'x', '--', 'cat'],
+  'fdpass: serve: --listen WHERE=PORT is for a Node server that is a worker': [
+    'serve',
+    '--listen',
+    'tcp:0=3000',
+    '--',
+    'cat'
+  ],
+  'fdpass: serve: --listen WHERE=PORT is out of range. It must be >= 1 and <= 65535. Received type number (70000)': [
+    'serve',
+    '--listen',
+    'tcp:0=70000',
+    '--',
+    'x.mjs'
+  ],
+  "fdpass: serve: --listen is listed twice: 'tcp:0'": ['serve', '--listen', 'tcp:0', '--listen', 'tcp:0', '--', 'cat'],
+  "fdpass: serve: option '--env <NAME=VALUE>' argument 'X' is invalid. It must be NAME=VALUE.": ['serve', '--env', 'X'],
+  "fdpass: serve: option '--rlimit <NAME=SOFT[:HARD]>' argument 'core' is invalid. It must be NAME=NUMBER or NAME=SOFT:HARD.":
+    ['serve', '--rlimit', 'core'],
   'fdpass: serve: --config cannot be used with --max-connections: set it in the file': [
     'serve',
     '--config',

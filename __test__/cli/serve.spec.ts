@@ -230,6 +230,17 @@ onLinux('SIGHUP has serve read its file again, and puts new workers in the place
   t.is(await askService(path), next)
 })
 
+onLinux('serve prints how a program failed, and that it pauses', async (t) => {
+  const cwd = folderInPackage()
+  const options = ['--listen', 'unix:./x.sock', '--max-spawns', '1', '--pause', '0.25']
+  const running = startServe(t, cwd, [...options, '--', 'sh', '-c', 'echo served; exit 3'])
+  await running.printed(/Listening/)
+  t.is(await askService(join(cwd, 'x.sock')), 'served\n')
+  t.is(await askService(join(cwd, 'x.sock')), 'served\n')
+  await running.printed(/^fdpass: serve: Process \d+ ended with code 3\n/m)
+  await running.printed(/^fdpass: serve: Too many processes: 'service' pauses for 0\.25 s\n/m)
+})
+
 onLinux('SIGHUP while serve starts reloads when the start is complete', async (t) => {
   const cwd = folderWithWorker()
   const module = `import { existsSync, writeFileSync } from 'node:fs'

@@ -116,6 +116,7 @@ const parts = {
   },
   conformance: {
     share: 6,
+    atMost: 1800,
     command: () => [process.execPath, 'node_modules/ava/entrypoints/cli.mjs', '--tap', ...conformanceTests],
     read: (output) => {
       const [pass, fail, skip] = ['pass', 'fail', 'skip'].map((word) =>
