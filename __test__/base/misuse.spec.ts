@@ -4,6 +4,10 @@ import { join } from 'node:path'
 import { inspect } from 'node:util'
 import test from 'ava'
 import { UnixServer, UnixSocket, connect, listen, recvFd, sendFd, socketpair, bind } from 'fdpass'
+import { Broker } from 'fdpass/broker'
+import { Store } from 'fdpass/store'
+import { Superserver } from 'fdpass/superserver'
+import { Takeover } from 'fdpass/takeover'
 import {
   type Loose,
   TYPE,
@@ -145,6 +149,20 @@ test.serial('the constructor of a server is private', async (t) => {
   t.is(readAll(file), 'mine')
   closeSync(file)
 })
+
+for (const [constructor, makers] of [
+  [Broker, 'startBroker() or connectBroker()'],
+  [Store, 'connectStore()'],
+  [Superserver, 'superserve()'],
+  [Takeover, 'takeover()']
+] as const) {
+  test(`the constructor of ${constructor.name} is private`, (t) => {
+    t.throws(() => Reflect.construct(constructor, []), {
+      code: VALUE,
+      message: `The "key" argument is private: use ${makers}`
+    })
+  })
+}
 
 const onLinux = onlyIf(isLinux, 'Linux only', test.serial)
 

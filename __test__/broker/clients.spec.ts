@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import test from 'ava'
 import { Channel, connect, listen } from 'fdpass'
-import { type BrokerRequest, connectBroker, serveBroker } from 'fdpass/broker'
+import { type BrokerRequest, connectBroker, serveBroker, startBroker } from 'fdpass/broker'
 import { begin, codeOf, makeFolder, refused } from '../helpers/brokers.ts'
 import { canResolve, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, readAll, temporaryFolder } from '../helpers/descriptors.ts'
@@ -19,6 +19,33 @@ const asRoot = onlyIf(isRoot && isLinux, 'needs root on Linux')
 
 const NOBODY = 65_534
 
+test('what a broker offers and allows is checked before it starts', async (t) => {
+  const { root } = makeFolder()
+  await t.throwsAsync(startBroker({ roots: [root, ''] }), {
+    code: 'ERR_INVALID_ARG_VALUE',
+    message: /^The "options\.roots\[1\]" property must be a path, not empty and without a NUL/
+  })
+  await t.throwsAsync(startBroker({ roots: [root], allow: '' }), {
+    message: /^The "options\.allow" property must not be empty/
+  })
+  await t.throwsAsync(startBroker({ roots: [root], allow: 5 as never }), {
+    code: 'ERR_INVALID_ARG_TYPE',
+    message: /^The "options\.allow" property must be of type function or string or an instance of URL/
+  })
+})
+
+test('a broker that answers without a descriptor violates the protocol', async (t) => {
+  using server = await listen(join(temporaryFolder(), 'socket'))
+  const broker = connectBroker(server.address)
+  using channel = new Channel(await server.accept())
+  channel.onRequest(() => ({ value: null }))
+  await t.throwsAsync((await broker).open('file'), {
+    code: 'EPROTO',
+    message: 'EPROTO: the broker answered without a descriptor, recvmsg'
+  })
+  ;(await broker).close()
+})
+
 test('arguments are checked before anything is sent, and a call can be aborted and closed', async (t) => {
   const { root } = makeFolder()
   const broker = await begin(t, { roots: [root], allow: () => new Promise(() => {}) })
@@ -27,6 +54,7 @@ test('arguments are checked before anything is sent, and a call can be aborted a
   await t.throwsAsync(broker.open('file', -1), { code: 'ERR_OUT_OF_RANGE' })
   await t.throwsAsync(broker.open('file', 'r', 0o10000), { code: 'ERR_OUT_OF_RANGE' })
   await t.throwsAsync(broker.connect('relative'), { code: 'ERR_INVALID_ARG_VALUE' })
+  await t.throwsAsync(broker.open('a\0b'), { message: 'The "path" argument must be a path, without a NUL' })
   const controller = new AbortController()
   const call = broker.open('file', 'r', 0, { signal: controller.signal })
   await setTimeout(20)
