@@ -28,6 +28,13 @@ test('what a broker offers and allows is checked before it starts', async (t) =>
   await t.throwsAsync(startBroker({ roots: [root], allow: '' }), {
     message: /^The "options\.allow" property must not be empty/
   })
+  await t.throwsAsync(startBroker({ roots: [root], services: ['tcp:80'] }), {
+    message: `The "options.services[0]" property must name a host: 'tcp:HOST:PORT'. Received 'tcp:80'`
+  })
+  using server = await listen(join(temporaryFolder(), 'socket'), { type: 'seqpacket' })
+  t.throws(() => serveBroker(server, { roots: [root], allow: () => true }), {
+    message: `The "listener" argument must be of type 'stream'`
+  })
   await t.throwsAsync(startBroker({ roots: [root], allow: 5 as never }), {
     code: 'ERR_INVALID_ARG_TYPE',
     message: /^The "options\.allow" property must be of type function or string or an instance of URL/

@@ -19,7 +19,7 @@ import {
   rejects,
   throws
 } from '../helpers/arguments.ts'
-import { isLinux } from '../helpers/conditions.ts'
+import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { countFds, openFile, temporaryFolder } from '../helpers/descriptors.ts'
 import { newPort } from '../helpers/inetds.ts'
 import { endWith } from '../helpers/processes.ts'
@@ -270,11 +270,36 @@ test('close() has its options checked, and nothing happens then', async (t) => {
   throws(t, 'new', VALUE, () => new (superserver.Superserver as unknown as new () => object)())
 })
 
+test('settings that contradict each other, or the system, are refused in words', async (t) => {
+  const noGroup = 'with it: no passwd entry has its group. Received 54321'
+  for (const [options, message] of [
+    [
+      { listen, module: 'x.mjs', preload: true, listenAs: ['*', 3000] },
+      `The "options.listenAs" property has more elements than 'listen'`
+    ],
+    [
+      { listen, module: '-' },
+      'The "options.module" property must be a file: standard input can be read once, and workers have none'
+    ],
+    [{ listen, command, user: 54_321 }, `The "options.user" property needs options.group ${noGroup}`],
+    [
+      { services: { web: { listen, command, user: 54_321 } } },
+      `The "options.services.web.user" property needs options.services.web.group ${noGroup}`
+    ]
+  ] as const) {
+    await t.throwsAsync(superserve(options) as Promise<unknown>, { code: VALUE, message })
+  }
+})
+
 test('a process that is no worker has no connections and no listeners', async (t) => {
   t.false(superserver.isWorker)
   const { connections, listeners, serve } = superserver
   throws(t, 'connections', 'ERR_INVALID_STATE', () => connections())
   throws(t, 'listeners', 'ERR_INVALID_STATE', () => listeners())
+  t.throws(() => superserver.worker.retire(), {
+    code: 'ERR_INVALID_STATE',
+    message: 'This process is no worker, or has not called connections(), serve() or listeners()'
+  })
   await rejects(t, 'serve', 'ERR_INVALID_STATE', () => serve(createServer()))
   for (const options of notOptions) throws(t, show(options), TYPE, () => (connections as Loose)(options))
   for (const allowHalfOpen of [null, 0, 1, 'true', {}]) {
@@ -283,6 +308,23 @@ test('a process that is no worker has no connections and no listeners', async (t
   for (const server of [undefined, null, 5, {}, () => {}]) {
     await rejects(t, show(server), TYPE, () => (serve as Loose)(server), /"server"/)
   }
+})
+
+onlyIf(isLinux, 'needs Linux')('what a superserver sends that is no frame is an error of its worker', async (t) => {
+  const [socket, theirs] = socketpair()
+  const program = `import { connections } from 'fdpass/superserver'
+    process.on('uncaughtException', ({ message }) => process.stdout.write(message, () => process.exit()))
+    for await (const _ of connections());`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+    env: { ...process.env, FDPASS_WORKER: '3' },
+    stdio: ['ignore', 'pipe', 'inherit', theirs.fd]
+  })
+  theirs.close()
+  const ended = endWith(t, child)
+  await socket.recv()
+  await socket.send('these are more bytes than the header of a frame has')
+  t.is(await ended, 'EPROTO: the superserver sent bytes that are not a frame, recvmsg')
+  socket.close()
 })
 
 test('a variable that names no channel makes no worker', async (t) => {

@@ -66,10 +66,28 @@ for (const handoff of handoffs) {
     t.like((await exit)[0], { code: 0, lost: 0 })
   })
 
+  const key = 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13'
+  const head = `GET / HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n${key}\r\n\r\n`
+
+  test(`${handoff}: a WebSocket connection that is upgraded while its worker drains gets the response, then the close frame`, async (t) => {
+    const server = await begin(t, serving('late-websocket', { handoff }))
+    const socket = await dial(t, where(server), 'GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+    await once(socket, 'data')
+    socket.write(head)
+    const exit = once(server, 'exit')
+    const closing = server.close()
+    let received = Buffer.alloc(0)
+    while (!received.subarray(-4).equals(Buffer.from([0x88, 2, 3, 0xe9]))) {
+      received = Buffer.concat([received, ...((await once(socket, 'data')) as Buffer[])])
+    }
+    t.regex(received.toString('latin1'), /^HTTP\/1\.1 101 [^]*s3pPLMBiTxaQ9kYGzzhZRbK\+xOo=\r\n\r\n.{4}$/)
+    socket.write(Buffer.from([0x88, 0x82, 0, 0, 0, 0, 3, 0xe9]))
+    await closing
+    t.like((await exit)[0], { code: 0, lost: 0 })
+  })
+
   test(`${handoff}: a WebSocket client gets the close frame 1001, and answers it`, async (t) => {
     const server = await begin(t, serving('websocket', { handoff }))
-    const key = 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13'
-    const head = `GET / HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n${key}\r\n\r\n`
     const socket = await dial(t, where(server), head)
     await readTo(socket, 's3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n')
     const exit = once(server, 'exit')

@@ -108,6 +108,9 @@ test('an invalid descriptor is an error, after which the socket can still connec
   t.is(typeof client.fd, 'number')
   t.throws(() => client.connect(path), { code: 'ERR_INVALID_STATE' })
   t.throws(() => new USocket().connect({}), { code: 'ERR_INVALID_ARG_TYPE' })
+  t.throws(() => new USocket(5 as never), {
+    message: 'The "options" argument must be of type string or object. Received type number (5)'
+  })
   client.destroy()
   server.close()
 })

@@ -1,5 +1,4 @@
 import { connect as connectTcp } from 'node:net'
-import { constants } from 'node:os'
 import { bindListener, connect as connectUnix, type SocketType } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
 import { wrapFd, putFd } from '../descriptor/internal.ts'
@@ -59,19 +58,18 @@ export async function connectService(service: ServiceAddress, signal: AbortSigna
   })
 }
 
-const types: readonly SocketType[] = ['stream', 'dgram', 'seqpacket']
-
 /** Connects to the socket at a path, whatever its type. */
-async function connectToPath(path: string, signal: AbortSignal): Promise<Descriptor> {
-  for (const type of types) {
-    try {
-      const socket = await connectUnix(path, { type, signal })
-      return wrapFd(takeSocketFd(socket))
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EPROTOTYPE') throw error
-    }
+async function connectToPath(
+  path: string,
+  signal: AbortSignal,
+  [type, ...others]: readonly SocketType[] = ['stream', 'dgram', 'seqpacket']
+): Promise<Descriptor> {
+  try {
+    return wrapFd(takeSocketFd(await connectUnix(path, { type: type!, signal })))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EPROTOTYPE' || others.length === 0) throw error
+    return connectToPath(path, signal, others)
   }
-  throw systemError(-constants.errno.EPROTOTYPE, 'connect', path)
 }
 
 /** Listens on a service. The descriptor is in blocking mode. */

@@ -90,7 +90,9 @@ const GOING_AWAY = Buffer.from([0x88, 2, 1001 >> 8, 1001 & 0xff])
 /** The WebSocket connections of a server, by the requests that it has upgraded. The program's library speaks the protocol. */
 export class WebSockets implements Disposable {
   readonly #server: Server
-  readonly #sockets = new Set<Socket>()
+  /** The connections, each with the number of bytes written before the response that upgrades it. */
+  readonly #sockets = new Map<Socket, number>()
+  #isClosing = false
 
   constructor(server: Server) {
     this.#server = server
@@ -99,9 +101,10 @@ export class WebSockets implements Disposable {
     if (server.listenerCount('upgrade') > 0) server.prependListener('upgrade', this.#upgraded)
   }
 
-  /** Sends each client a close frame, to which it answers by closing. A library writes the frames of one turn together. */
+  /** Sends each client a close frame, to which it answers by closing, and each later one. A library writes the frames of one turn together. */
   close(): void {
-    for (const socket of this.#sockets) if (socket.writable) socket.write(GOING_AWAY)
+    this.#isClosing = true
+    for (const [socket, before] of this.#sockets) sayGoingAway(socket, before)
   }
 
   /** Removes its listeners. */
@@ -126,7 +129,25 @@ export class WebSockets implements Disposable {
 
   readonly #upgraded = ({ headers }: IncomingMessage, socket: Socket): void => {
     if (headers.upgrade?.toLowerCase() !== 'websocket') return
-    this.#sockets.add(socket)
+    const { bytesWritten } = socket
+    this.#sockets.set(socket, bytesWritten)
     socket.once('close', () => this.#sockets.delete(socket))
+    if (this.#isClosing) sayGoingAway(socket, bytesWritten)
   }
+}
+
+/** Sends a close frame, but not before the response that upgrades the connection, which the program may write later. */
+function sayGoingAway(socket: Socket, bytesBefore: number): void {
+  if (!socket.writable) return
+  if (socket.bytesWritten > bytesBefore) {
+    socket.write(GOING_AWAY)
+    return
+  }
+  const write = (...args: Parameters<Socket['write']>): boolean => {
+    Reflect.deleteProperty(socket, 'write') // that of its class
+    // The frames that the program writes with the response go first.
+    queueMicrotask(() => sayGoingAway(socket, bytesBefore))
+    return socket.write(...args)
+  }
+  socket.write = write as Socket['write']
 }

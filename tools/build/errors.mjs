@@ -152,7 +152,6 @@ const ofSystem = {
     'The peer violated a protocol of [PROTOCOL.md](../PROTOCOL.md). The connection is closed.',
     'Check that both ends speak the same protocol and version.'
   ],
-  EPROTOTYPE: ['The address belongs to a socket of another type.', 'Connect to the address of a broker.'],
   ETIMEDOUT: [
     'A reply, a helper or a successor did not arrive in time.',
     'Raise the timeout, or find out what the other process waits for.'

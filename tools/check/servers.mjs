@@ -199,7 +199,7 @@ async function grpc(port, record) {
     while (!record.done) {
       await new Promise((resolve) =>
         client.makeUnaryRequest('/test/ask', as, as, Buffer.from('x'), (error, answer) => {
-          if (error) record.fail(Object.assign(error, { code: `grpc ${error.code}` }))
+          if (error) record.fail(Object.assign(error, { code: `grpc ${error.code}: ${error.details}` }))
           else record.answer(String(answer))
           resolve()
         })
