@@ -136,7 +136,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     const server = new Superserver(read, notifies, constructorKey)
     using _abortion = onAbort(signal, () => void server.close({ timeout: 0 }))
     server.#hold()
-    let complete = () => {}
+    let complete: (() => void) | undefined
     if (signals) server.#reloadBySignal(new Promise((resolve) => (complete = resolve)))
     try {
       await server.#runInOrder(() => server.#prepare(settings))
@@ -148,7 +148,7 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     }
     if (signal?.aborted === true) throw aborted(signal)
     if (signals) server.#endBySignals()
-    complete()
+    complete?.()
     server.#notify({ ready: true })
     return server
   }
