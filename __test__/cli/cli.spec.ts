@@ -161,6 +161,7 @@ const misuses: Readonly<Record<string, readonly string[]>> = {
     '5000',
     'x'
   ],
+  'fdpass: store serve: SOCKET must not be empty': ['store', 'serve', ''],
   "fdpass: store serve: --takeover must differ from the store's own address": [
     'store',
     'serve',

@@ -241,6 +241,20 @@ onLinux('serve prints how a program failed, and that it pauses', async (t) => {
   await running.printed(/^fdpass: serve: Too many processes: 'service' pauses for 0\.25 s\n/m)
 })
 
+onLinux('serve prints how many connections a worker has lost that exits by itself', async (t) => {
+  const cwd = folderInPackage()
+  const program = `import { createServer } from 'node:net'
+createServer((socket) => socket.on('data', () => process.exit(3)).write('served')).listen(3000)`
+  writeFileSync(join(cwd, 'app.mjs'), program)
+  const running = startServe(t, cwd, ['--listen', 'tcp:127.0.0.1:0=*', '--workers', '1', '--', 'app.mjs'])
+  const [, port] = await running.printed(/Listening on tcp:127\.0\.0\.1:(\d+)/)
+  const socket = dial(Number(port))
+  socket.on('error', () => {})
+  t.deepEqual(await once(socket, 'data'), [Buffer.from('served')])
+  socket.write('exit')
+  await running.printed(/^fdpass: serve: Process \d+ ended with code 3; 1 connections were lost\n/m)
+})
+
 onLinux('SIGHUP while serve starts reloads when the start is complete', async (t) => {
   const cwd = folderWithWorker()
   const module = `import { existsSync, writeFileSync } from 'node:fs'
