@@ -51,7 +51,7 @@ const paths = (name: string) => ['/usr/sbin', '/opt/superservers/usr/sbin'].map(
 const usage = (path: string) => spawnSync(path, ['-?'], { encoding: 'utf8' }).stderr
 const inetd = paths('inetd').find((path) => existsSync(path) && usage(path).includes('[-dEil]')) // others are called so too
 const xinetd = paths('xinetd').find((path) => existsSync(path))
-// There xinetd stops responding now and then, at its start or later (2.3.15, on 5.10 and 6.1).
+// On kernels in user mode (5.10, 6.1) xinetd 2.3.15 stops responding now and then, at its start or later.
 const isUserMode = isLinux && readFileSync('/proc/cpuinfo', 'utf8').includes('User Mode Linux')
 
 /** The three superservers whose behaviour is compared. */

@@ -46,7 +46,7 @@ function expectQuiet({ end, stdout, stderr }: Outcome, what: string): void {
   if (end !== 0 || stderr !== '') throw new Error(`${what} ended with ${end}: ${stderr}${stdout}`)
 }
 
-/** Runs a task with a folder for its sockets. The folder is removed once the task has ended, and with it every process that used it. */
+/** Runs a task with a folder for its sockets, and removes the folder afterwards. The task waits for the processes that use it. */
 async function withFolder<T>(task: (folder: string) => Promise<T>): Promise<T> {
   const folder = mkdtempSync(join(tmpdir(), 'fdpass-'))
   try {

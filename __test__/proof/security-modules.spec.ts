@@ -1,5 +1,5 @@
 // A security module between two processes. The kernels of `npm run test:kernels -- 6.1+smack 7.2+smack` have Smack, whose rules are lines that
-// root writes (Documentation/admin-guide/LSM/Smack.rst). These tests run as root with the label `_`, and Smack stops neither.
+// root writes (Documentation/admin-guide/LSM/Smack.rst). The tests run as root with the label `_`. Smack does not restrict root.
 import { execFileSync } from 'node:child_process'
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

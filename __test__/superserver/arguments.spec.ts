@@ -271,7 +271,7 @@ test('close() has its options checked, and nothing happens then', async (t) => {
 })
 
 test('settings that contradict each other, or the system, are refused in words', async (t) => {
-  const noGroup = 'with it: no passwd entry has its group. Received 54321'
+  const noGroup = 'with it: no passwd entry has its group. Received 3999999999'
   for (const [options, message] of [
     [
       { listen, module: 'x.mjs', preload: true, listenAs: ['*', 3000] },
@@ -281,9 +281,9 @@ test('settings that contradict each other, or the system, are refused in words',
       { listen, module: '-' },
       'The "options.module" property must be a file: standard input can be read once, and workers have none'
     ],
-    [{ listen, command, user: 54_321 }, `The "options.user" property needs options.group ${noGroup}`],
+    [{ listen, command, user: 3_999_999_999 }, `The "options.user" property needs options.group ${noGroup}`],
     [
-      { services: { web: { listen, command, user: 54_321 } } },
+      { services: { web: { listen, command, user: 3_999_999_999 } } },
       `The "options.services.web.user" property needs options.services.web.group ${noGroup}`
     ]
   ] as const) {

@@ -143,11 +143,11 @@ function sayGoingAway(socket: Socket, bytesBefore: number): void {
     socket.write(GOING_AWAY)
     return
   }
-  const write = (...args: Parameters<Socket['write']>): boolean => {
-    Reflect.deleteProperty(socket, 'write') // that of its class
+  const { write } = socket
+  socket.write = ((...args: Parameters<Socket['write']>): boolean => {
+    socket.write = write
     // The frames that the program writes with the response go first.
     queueMicrotask(() => sayGoingAway(socket, bytesBefore))
-    return socket.write(...args)
-  }
-  socket.write = write as Socket['write']
+    return write.apply(socket, args)
+  }) as Socket['write']
 }

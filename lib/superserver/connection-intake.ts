@@ -148,16 +148,12 @@ export function openSocketOf(fd: number, name: string, allowHalfOpen: boolean, h
   const isTcp = name.startsWith('tcp:')
   const isKnown = (isTcp || name.startsWith('unix:')) && process.versions.deno === undefined
   // With a descriptor Node finds out by five system calls what it is.
-  const options = {
-    handle: isKnown ? openHandle(fd, isTcp) : undefined,
-    fd: isKnown ? undefined : fd,
-    allowHalfOpen,
-    readable: true,
-    writable: true,
-    readableHighWaterMark: highWaterMark,
-    writableHighWaterMark: highWaterMark
-  }
-  return new NetSocket(options as SocketConstructorOpts) // @types/node declares neither a handle nor sizes
+  const options = isKnown
+    ? { handle: openHandle(fd, isTcp), readable: true, writable: true, allowHalfOpen }
+    : { fd, readable: true, writable: true, allowHalfOpen }
+  const sizes = { readableHighWaterMark: highWaterMark, writableHighWaterMark: highWaterMark }
+  // @types/node declares neither a handle nor sizes.
+  return new NetSocket((highWaterMark === undefined ? options : { ...options, ...sizes }) as SocketConstructorOpts)
 }
 
 /** Throws ERR_UNSUPPORTED_PLATFORM on a runtime whose sockets cannot be made of a descriptor. */

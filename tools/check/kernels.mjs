@@ -2,7 +2,7 @@
 // It prints a table of kernels and suites; the last line counts the tests: `N passed, N failed`.
 //
 //   5.10, 6.1, 6.12, 7.2   Debian's user-mode-linux of bullseye, bookworm, trixie and sid: a kernel that is a program, without KVM or image
-//   6.1+smack, 7.2+smack   the same with the security module Smack, for __test__/proof/security-modules.spec.ts, whose subject they are
+//   6.1+smack, 7.2+smack   these kernels with the security module Smack; by default only __test__/proof/security-modules.spec.ts runs there
 //   4.18                   this kernel without the system calls and socket options that came after 4.18, which fail with ENOSYS
 //   seccomp                the same calls fail with EPERM, as under the seccomp profiles of older container engines
 //

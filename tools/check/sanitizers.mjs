@@ -24,10 +24,12 @@ const BEYOND_VALGRIND = {
   pool: 'as inetd',
   spawn: 'as inetd'
 }
-/** A single test of an otherwise suitable program, likewise. */
+
+/** Tests that valgrind cannot run, of programs that it can run, with the reason. */
 const SKIPPED = {
   a_close_that_blocks_delays_no_other_owner_and_nothing_else_s272: 'valgrind stops all threads during a close(2)'
 }
+
 /** The tests in which several threads use core, for ThreadSanitizer. */
 const THREADED = ['channel', 'descriptor', 'pool', 'socket_file']
 
