@@ -297,7 +297,7 @@ export async function supervise(): Promise<void> {
   const counters: ConnectionCounters = stats
   exactly<number>()(counters.handedOn)
   exactly<WorkerState[]>()(stats.workers)
-  exactly<'starting' | 'ready' | 'draining'>()(stats.workers[0]!.state)
+  exactly<'starting' | 'ready' | 'draining' | 'running'>()(stats.workers[0]!.state)
   exactly<number | null>()(stats.workers[0]!.connections)
   exactly<void>()(await server.reload())
   exactly<void>()(await server.ref().unref().close({ timeout: 5 }))

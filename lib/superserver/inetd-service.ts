@@ -61,7 +61,7 @@ export class InetdService extends NativeService {
     const { handoff } = this.settings
     const workers = (state?.programs ?? []).map((pid) => {
       const connections = handoff === 'wait' ? null : 1
-      return { service: this.name, pid, state: 'ready' as const, connections, unacknowledged: 0 }
+      return { service: this.name, pid, state: 'running' as const, connections, unacknowledged: 0 }
     })
     const counters = countersOf(state)
     return { ...counters, spawned: counters.acknowledged, workers }

@@ -4,8 +4,11 @@ export interface WorkerState {
   readonly service: string
   /** The process's pid. */
   readonly pid: number
-  /** `'starting'` until it is ready; `'draining'` while it finishes its last connections. A program of `nowait` or `wait` is `'ready'`. */
-  readonly state: 'starting' | 'ready' | 'draining'
+  /**
+   * Of a worker: `'starting'` until it is ready, and `'draining'` while it finishes its last connections. Of a program of `nowait` or
+   * `wait`, which does not report that it is ready: `'running'`.
+   */
+  readonly state: 'starting' | 'ready' | 'draining' | 'running'
   /** The number of its connections; null if it accepts connections itself. */
   readonly connections: number | null
   /** The number of its connections that it has not acknowledged. */
