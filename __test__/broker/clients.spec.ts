@@ -10,8 +10,8 @@ import { Channel, connect, listen } from 'fdpass'
 import { type BrokerRequest, connectBroker, serveBroker, startBroker } from 'fdpass/broker'
 import { begin, codeOf, makeFolder, refused } from '../helpers/brokers.ts'
 import { canResolve, isLinux, onlyIf } from '../helpers/conditions.ts'
-import { countFds, readAll, temporaryFolder } from '../helpers/descriptors.ts'
-import { endWith, fixturePath, fixtureSource, runs } from '../helpers/processes.ts'
+import { countFds, newPath, readAll, temporaryFolder } from '../helpers/descriptors.ts'
+import { endWith, fixturePath, fixtureSource, runs, startLimited } from '../helpers/processes.ts'
 
 const isRoot = process.getuid?.() === 0
 
@@ -174,6 +174,15 @@ test('a client meets the end of its service', async (t) => {
   await t.throwsAsync(call, { code: 'ECONNRESET' })
   await t.throwsAsync(connectBroker(join(folder, 'broker')), { code: 'ENOENT' })
 })
+
+onlyIf(isLinux, 'needs Linux')(
+  'while the table of a broker is full, its clients wait, with a warning [S249]',
+  async (t) => {
+    const { socket, done } = startLimited(64, 'tables', ['broker', newPath()])
+    socket.close()
+    t.regex(await done, /^broker: EMFILE: .*\ncharacter-device\n$/)
+  }
+)
 
 test('a policy of serveBroker that throws denies the request, and is a warning of the process', async (t) => {
   const { folder, root } = makeFolder()

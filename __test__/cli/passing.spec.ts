@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
 import test from 'ava'
@@ -352,3 +352,28 @@ onLinux('recv and store serve report a user that they refuse once, and then how 
     t.deepEqual(refusals, lines)
   }
 })
+
+onlyIf(isLinux && uid === 0 && hasPython, 'needs root and Python 3.9')(
+  'recv reports 64 users that it refuses one by one, and then how many others [S262]',
+  async (t) => {
+    const cwd = sandbox()
+    chmodSync(cwd, 0o755)
+    const running = begin(t, 'fdpass', ['recv', '--socket-mode', '666', '--allow-uid', '12345', './x.sock'], { cwd })
+    const path = join(cwd, 'x.sock')
+    const none = await connectWhenThere(path)
+    t.is(await none.recv(), null)
+    const users = `import os, socket, sys
+for user in range(20000, 20000 + 63 + 10):
+    os.seteuid(user)
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(sys.argv[1])
+    os.seteuid(0)
+    assert client.recv(1) == b''`
+    t.is((await begin(t, 'python3', ['-c', users, path]).ended).code, 0)
+    running.child.kill('SIGTERM')
+    const refusals = (await running.ended).stderr.split('\n').filter((line) => line.includes('Refused'))
+    t.is(refusals.length, 64 + 2)
+    t.regex(refusals[64]!, /^fdpass: Refused: user 20063, process \d+$/)
+    t.is(refusals[65], 'fdpass: Refused: others, 10 times so far')
+  }
+)

@@ -354,6 +354,20 @@ onLinux(
   }
 )
 
+onLinux(
+  'descriptors inside of a D-Bus header, of a message whose own were lost, end the stream and are closed [S270]',
+  async (t) => {
+    const { socket, done } = await startSmallPeer()
+    const file = openFile('content')
+    const message = encodeCall(1, tooMany)
+    await socket.send(message.subarray(0, 9), { fds: Array.from({ length: tooMany }, () => file) })
+    await socket.send(message.subarray(9, 12), { fds: [file] })
+    closeSync(file)
+    t.is(await done, 'error EPROTO\n0 left, ERR_CONTROL_TRUNCATED\n')
+    socket.close()
+  }
+)
+
 onLinux('descriptors that no D-Bus message claims and that do not fit into the table change nothing', async (t) => {
   const { socket, done } = await startSmallPeer()
   const [file, other] = [openFile('lost'), openFile('content')]

@@ -10,7 +10,9 @@ import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { readToEnd } from '../helpers/connections.ts'
 import { newPath } from '../helpers/descriptors.ts'
 import { folderInPackage, startServe } from '../helpers/cli.ts'
+import { newPort } from '../helpers/inetds.ts'
 import { endWith, fixturePath } from '../helpers/processes.ts'
+import { hasIPv6 } from '../helpers/sockets.ts'
 import { begin, fetchFrom, handoffs, pidsOf, where } from '../helpers/superserver.ts'
 
 /** A service whose workers are a server that knows nothing of fdpass. */
@@ -264,6 +266,17 @@ onlyIf(isLinux, 'needs Linux')('with socket activation a restart fails no reques
   t.regex(
     await text(wrong.child.stderr!),
     /EINVAL: the variable FDPASS_LISTEN_AS must be names with a port or '\*', such as web=3000,admin=\*\. Received 'web=port'/
+  )
+})
+
+onlyIf(hasIPv6, 'needs IPv6')('an error names an IPv6 address as --listen does', async (t) => {
+  const port = newPort()
+  await failsWith(
+    t,
+    plain('on', { args: [`${port}`, '::1'] }),
+    new RegExp(
+      `listens on tcp:\\[::1\\]:${port}, which was not passed to it\\. .*--listen tcp:127\\.0\\.0\\.1:0=${port}`
+    )
   )
 })
 

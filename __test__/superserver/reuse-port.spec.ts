@@ -5,7 +5,9 @@ import { type ServiceOptions, type Superserver, superserve } from 'fdpass/supers
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { newPath } from '../helpers/descriptors.ts'
 import { newPort, until } from '../helpers/inetds.ts'
+import { startLimited } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
+import { text } from '../helpers/sockets.ts'
 import { type Client, begin, call, fetchFrom, nextOf, onLoopback, pidsOf, where } from '../helpers/superserver.ts'
 
 const onLinux = onlyIf(isLinux, 'needs Linux')
@@ -93,6 +95,22 @@ onLinux('while a worker has no replacement, the others get the connections of it
   )
   for (const client of [...later, ...last]) client.close()
 })
+
+onLinux(
+  'while the table of a superserver is full, connections of a worker that has ended wait, with a warning [S249]',
+  async (t) => {
+    const path = newPath()
+    const { socket, done } = startLimited(256, 'tables', ['relay', JSON.stringify(onOnePort('unless', path)), path])
+    const port = Number(text(await socket.recv()))
+    const clients = Array.from({ length: CROWD }, () => call(t, { host: '127.0.0.1', port }))
+    await Promise.all(clients.map(async (client) => (await client).ask('hello')))
+    socket.close()
+    t.regex(
+      await done,
+      /^A superserver cannot accept connections for a worker that has ended; they wait: EMFILE: .*\n$/
+    )
+  }
+)
 
 onLinux('reloads to more and to fewer workers lose no connection', async (t) => {
   const path = newPath()

@@ -183,6 +183,19 @@ onLinux('where one number is not open nothing is taken, and it can be tried agai
   closeSync(file)
 })
 
+onLinux('where a number is owned by fdpass already, it stays with its owner, and nothing is taken', async (t) => {
+  const file = openFile('taken')
+  const { done } = start(t, [...withOwnPid, ...node, 'owned'], { LISTEN_FDS: '1' }, [file])
+  t.deepEqual(linesOf(await done), [
+    [
+      'EEXIST: 3, one of the 1 descriptors that LISTEN_FDS announces, is owned by fdpass already, fcntl',
+      'file',
+      ['LISTEN_PID', 'LISTEN_FDS']
+    ]
+  ])
+  closeSync(file)
+})
+
 onLinux("where nothing is open the runtime's own descriptors are not taken", async (t) => {
   const { done } = start(t, [...withOwnPid, ...node, 'nothing'], { LISTEN_FDS: '1' }, [])
   t.deepEqual(linesOf(await done), [

@@ -2,11 +2,12 @@ import { once } from 'node:events'
 import { closeSync, existsSync, symlinkSync } from 'node:fs'
 import { createServer } from 'node:net'
 import test from 'ava'
-import { Channel, bindListener, connect, listen as listenAt } from 'fdpass'
+import { Channel, bindListener, connect, listen as listenAt, socketpair } from 'fdpass'
 import { takeover } from 'fdpass/takeover'
 import { CLOSE, REQUEST, frame, receiveFrame } from '../helpers/channels.ts'
 import { hasWriter, newPath, openFile, openPipe } from '../helpers/descriptors.ts'
 import { isPending, turns } from '../helpers/promises.ts'
+import { text } from '../helpers/sockets.ts'
 import { begin, tcp } from '../helpers/takeovers.ts'
 
 test('a process that is not allowed is refused before it gets anything, and the old process serves on [S61]', async (t) => {
@@ -243,3 +244,42 @@ test('a predecessor of another service is refused by the successor [S218]', asyn
   channel.onRequest(() => ({ value: { pid: 1, control: null, service: 'other', listeners: [] }, fds: [server] }))
   await t.throwsAsync(taking, { code: 'EACCES', message: /is the service 'other', not 'one'/ })
 })
+
+for (const [what, message] of [
+  ['shorter than its header', [0, 0, 0, 3, 1, 2, 3]],
+  ['with a name longer than itself', [0, 0, 0, 8, 255, 255, 255, 255, 0, 0, 0, 0]],
+  ['with a state longer than itself', [0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0, 1, 97]]
+] as const) {
+  test(`a connection ${what} from a predecessor is an error and is closed; the next one is received [S64]`, async (t) => {
+    const path = newPath()
+    const [ours, theirs] = socketpair()
+    const server = await listenAt(path)
+    const control = bindListener({ path: newPath() })
+    const serving = (async () => {
+      const channel = new Channel(await server.accept())
+      const value = { pid: 1, control: null, listeners: [] }
+      channel.onRequest(({ value: wish }) => {
+        return (wish as { ask: string }).ask === 'listeners' ? { value, fds: [control.fd, theirs.fd] } : undefined
+      })
+      await channel.closed
+    })()
+    const next = await begin(t, { path, listen: {}, connections: true })
+    theirs.close()
+    const [client, connection] = socketpair()
+    await ours.send(Uint8Array.from(message), { fds: [connection.fd] })
+    await ours.send(Uint8Array.from([0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0]), { fds: [connection.fd] })
+    connection.close()
+    const received = next.predecessor!.connections()
+    await t.throwsAsync(received.next(), { code: 'EPROTO', message: /a connection arrived without its name and state/ })
+    const { socket, name, state } = (await next.predecessor!.connections().next()).value!
+    t.deepEqual([name, state.length], ['', 0])
+    socket.end('the last one')
+    t.is(text(await client.recv()), 'the last one')
+    t.is(await client.recv(), null) // the first one is closed too
+    for (const end of [client, ours]) end.close()
+    next.close()
+    await serving
+    server.close()
+    control.closeSync()
+  })
+}

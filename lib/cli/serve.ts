@@ -277,15 +277,14 @@ function asOption(error: unknown): unknown {
   const refused = refusedArgument(error)
   if (refused === undefined) return error
   const [name = '', ...rest] = refused.path
-  return new CliError(`${optionOrOperand(name, rest)} ${refused.reason}`, USAGE)
+  return new CliError(`${optionNameOf(name, rest)} ${refused.reason}`, USAGE)
 }
 
-/** Returns what the command line calls an option of a service. */
-function optionOrOperand(name: string, rest: readonly string[]): string {
+/** Returns what the command line calls an option of a service. The program was checked before. */
+function optionNameOf(name: string, rest: readonly string[]): string {
   if (name === 'path') return '--takeover'
   if (name === 'listenAs') return '--listen WHERE=PORT'
-  if (name === 'rlimits') return `--rlimit ${rest.join('.')}`
-  return name === 'module' || name.startsWith('command') ? 'PROGRAM' : optionFor(name)
+  return name === 'rlimits' ? `--rlimit ${rest.join('.')}` : optionFor(name)
 }
 
 /** Returns an error about the content of a file as one that names the file. */
