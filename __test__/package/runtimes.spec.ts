@@ -1,4 +1,4 @@
-// Bun and Deno: what their own classes lack is refused before anything has changed.
+// Bun and Deno: what their own classes lack is refused before anything has changed. macOS: so is what it lacks itself.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, existsSync, openSync, writeFileSync } from 'node:fs'
@@ -7,12 +7,22 @@ import { type AddressInfo, type Socket, connect as dial, createServer } from 'no
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import type { ExecutionContext } from 'ava'
-import { Descriptor, adoptConnection, handOver, memfd, receiveConnection, socketpair } from 'fdpass'
+import {
+  Descriptor,
+  adoptConnection,
+  bind,
+  bindListener,
+  eventfd,
+  handOver,
+  memfd,
+  receiveConnection,
+  socketpair
+} from 'fdpass'
 import { startBroker } from 'fdpass/broker'
-import { superserve } from 'fdpass/superserver'
+import { serve, superserve } from 'fdpass/superserver'
 import { takeover } from 'fdpass/takeover'
 import { folderInPackage } from '../helpers/cli.ts'
-import { onlyIf } from '../helpers/conditions.ts'
+import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { newPath, temporaryFile } from '../helpers/descriptors.ts'
 
 const isBun = 'bun' in process.versions
@@ -20,6 +30,7 @@ const isDeno = 'deno' in process.versions
 const onBun = onlyIf(isBun, 'Bun only')
 const onDeno = onlyIf(isDeno, 'Deno only')
 const onBoth = onlyIf(isBun || isDeno, 'Bun and Deno only')
+const onLinux = onlyIf(isLinux && !isBun && !isDeno, 'needs Node on Linux')
 
 const unsupported = { code: 'ERR_UNSUPPORTED_PLATFORM' }
 
@@ -114,6 +125,22 @@ onBun('serve of a takeover on Bun refuses an HTTP server, and leaves the listene
   await ended
 })
 
+onBun('serve on Bun refuses every server', async (t) => {
+  const message = "Bun's net.Socket is made of no descriptor: run workers on Node or Deno"
+  await t.throwsAsync(serve(createServer()), { ...unsupported, message })
+})
+
+onBoth('fdpass/listen on Bun and Deno fails where sockets were passed', async (t) => {
+  const module = writeModule(`
+    Object.assign(process.env, { LISTEN_PID: String(process.pid), LISTEN_FDS: '1' })
+    import('fdpass/listen').catch(({ code, message }) => console.log(code, message))
+  `)
+  using listener = bindListener({ host: '127.0.0.1', port: 0 })
+  const child = spawn(process.execPath, [module], { stdio: ['ignore', 'pipe', 'inherit', listener.fd] })
+  const message = 'fdpass/listen needs Node, of whose net.Server it replaces a method'
+  t.is(await text(child.stdout!), `ERR_UNSUPPORTED_PLATFORM ${message}\n`)
+})
+
 onDeno('Descriptor.from on Deno refuses a file of node:fs, which Deno would close again', async (t) => {
   const file = openSync(temporaryFile('content'), 'r')
   t.throws(() => Descriptor.from(file), { code: 'ERR_INVALID_ARG_VALUE' })
@@ -149,4 +176,21 @@ onDeno('a number that Deno was started with is closed once', async (t) => {
 onDeno('a broker on Deno refuses another user', async (t) => {
   await t.throwsAsync(startBroker({ user: process.getuid!() }), unsupported)
   await t.throwsAsync(startBroker({ group: process.getgid!() }), unsupported)
+})
+
+onLinux('macOS, which this process claims to be, is refused what only Linux has, with what is missing', async (t) => {
+  const platform = Object.getOwnPropertyDescriptor(process, 'platform')!
+  const service = { listen: 'tcp:127.0.0.1:0', module: 'x.mjs' }
+  Object.defineProperty(process, 'platform', { ...platform, value: 'darwin' })
+  t.teardown(() => Object.defineProperty(process, 'platform', platform))
+  t.throws(() => eventfd(), { ...unsupported, message: 'macOS has no eventfd(2): use a pipe' })
+  t.throws(() => bind('\0name'), { message: /^The "address" argument must be a path: abstract addresses are Linux'$/ })
+  await t.throwsAsync(superserve({ ...service, maxMemory: 2 ** 30 }), {
+    ...unsupported,
+    message: 'maxMemory needs Linux: darwin has no /proc/PID/status'
+  })
+  await t.throwsAsync(superserve({ ...service, handoff: 'listener', reusePort: true }), {
+    ...unsupported,
+    message: 'reusePort needs Linux, whose SO_REUSEPORT distributes connections: this is darwin'
+  })
 })

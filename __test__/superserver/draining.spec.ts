@@ -1,13 +1,14 @@
 import { once } from 'node:events'
 import { Agent, get, type IncomingMessage } from 'node:http'
-import { connect as connectHttp2 } from 'node:http2'
-import { type NetConnectOpts, type Socket, connect } from 'node:net'
+import { type ClientHttp2Session, connect as connectHttp2 } from 'node:http2'
+import { type AddressInfo, type NetConnectOpts, type Socket, connect, createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import type { ProcessEvent, ServiceOptions, Superserver } from 'fdpass/superserver'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { readToEnd } from '../helpers/connections.ts'
 import { fixturePath } from '../helpers/processes.ts'
+import { until } from '../helpers/inetds.ts'
 import { begin, fetchFrom, handoffs, pidsOf, where } from '../helpers/superserver.ts'
 
 /** A service whose workers serve with one of the servers of `superserver-worker.ts`. */
@@ -33,6 +34,13 @@ async function readTo(socket: Socket, text: string): Promise<string> {
   return read
 }
 
+/** Resolves to the response to an HTTP/2 request; rejects if its stream fails. */
+async function answerOf(session: ClientHttp2Session, path: string): Promise<string> {
+  let answer = ''
+  for await (const part of session.request({ ':path': path }).setEncoding('utf8')) answer += part
+  return answer
+}
+
 /** Closes a superserver, whose workers have half of this time before they end what would not end. */
 const closeSoon = (server: Superserver) => server.close({ timeout: 10_000 })
 
@@ -55,13 +63,67 @@ for (const handoff of handoffs) {
     const stream = session.request({ ':path': '/' }).setEncoding('utf8')
     let read = String(((await once(stream, 'data')) as [string])[0])
     stream.on('data', (text: string) => (read += text))
-    const exit = once(server, 'exit')
+    const [ended, exit] = [once(stream, 'end'), once(server, 'exit')]
     const closing = server.close()
     // The client is late: its answer to the server's ping comes when the stream has ended.
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300)
     t.is((await goaway)[0], 0)
-    await once(stream, 'end')
+    await ended
     t.is(read, 'begun\nended')
+    await closing
+    t.like((await exit)[0], { code: 0, lost: 0 })
+  })
+
+  test(`${handoff}: clients of HTTP/2 that ask one request after the other fail none in a reload, and get GOAWAY before a response`, async (t) => {
+    const server = await begin(t, serving('http2-pid', { handoff }))
+    const [old] = pidsOf(server)
+    let begun = 0
+    const clients = Array.from({ length: 20 }, async () => {
+      const session = connectHttp2('http://localhost', { createConnection: () => connect(where(server)) })
+      const gone = new AbortController()
+      session.once('goaway', () => gone.abort())
+      for (let asked = 0; !gone.signal.aborted; asked++) {
+        t.is(await answerOf(session, '/'), `${old}`)
+        if (asked === 0) begun++
+      }
+      session.close()
+    })
+    await until(() => begun === 20)
+    await server.reload()
+    await Promise.all(clients)
+    t.is(server.stats().lost, 0)
+  })
+
+  test(`${handoff}: an HTTP/2 stream that a client begins before it reads GOAWAY is served`, async (t) => {
+    const server = await begin(t, serving('http2-pid', { handoff }))
+    const [pid] = pidsOf(server)
+    // A relay, which holds back what the server sends.
+    const held: Buffer[] = []
+    let isHolding = false
+    let client: Socket
+    const relay = createServer((near) => {
+      client = near.on('error', () => {}) // it ends first
+      const far = connect(where(server))
+      t.teardown(() => far.destroy())
+      near.pipe(far)
+      far.on('data', (data) => (isHolding ? held.push(data) : near.write(data)))
+      far.once('end', () => near.end())
+    }).listen(0, '127.0.0.1')
+    t.teardown(() => relay.close())
+    await once(relay, 'listening')
+    const session = connectHttp2(`http://127.0.0.1:${(relay.address() as AddressInfo).port}`)
+    await answerOf(session, '/')
+    const slow = answerOf(session, '/slow')
+    await answerOf(session, '/') // behind the headers of the slow one
+    isHolding = true
+    const exit = once(server, 'exit')
+    const closing = closeSoon(server)
+    await until(() => Buffer.concat(held)[3] === 7) // a frame of type GOAWAY
+    const late = answerOf(session, '/')
+    await until(() => Buffer.concat(held).includes(`${pid}`))
+    isHolding = false
+    client!.write(Buffer.concat(held))
+    t.deepEqual(await Promise.all([slow, late]), [`${pid}`, `${pid}`])
     await closing
     t.like((await exit)[0], { code: 0, lost: 0 })
   })

@@ -122,6 +122,20 @@ for (const [what, send] of Object.entries({
   })
 }
 
+test('a process that requests the listeners twice is refused, and the old one serves on [S63]', async (t) => {
+  const path = newPath()
+  const old = await begin(t, { path })
+  const channel = new Channel(await connect(path))
+  const question = { ask: 'listeners', version: 1, listen: [], connections: false }
+  for (const fd of (await channel.request(question)).fds) fd.closeSync()
+  const message = /the successor requested the listeners twice/
+  await t.throwsAsync(channel.request(question), { code: 'EPROTO', message })
+  channel.close()
+  const next = await begin(t, { path })
+  await old.superseded
+  t.is(next.predecessor!.pid, process.pid)
+})
+
 test('bytes that are no protocol are refused, and the old process serves on [S63]', async (t) => {
   const path = newPath()
   const old = await begin(t, { path })

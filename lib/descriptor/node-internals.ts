@@ -337,13 +337,13 @@ export type Listen = (
   flags?: number
 ) => void
 
-/** The part of `net.Server` that has kept its name for code that wraps it. Runtimes other than Node do not have it. */
+/** The part of Node's `net.Server` that has kept its name for code that wraps it. */
 interface ListeningServer {
-  _listen2?: Listen
+  _listen2: Listen
 }
 
-/** Returns Node's own way to listen; undefined on another runtime. */
-export function nodeListen(): Listen | undefined {
+/** Returns Node's own way to listen. */
+export function nodeListen(): Listen {
   return (process.getBuiltinModule('node:net').Server.prototype as unknown as ListeningServer)._listen2
 }
 

@@ -1,6 +1,8 @@
 import type { ServerResponse, IncomingMessage } from 'node:http'
 import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
+import { Duplex } from 'node:stream'
+import { clearTimeout, setTimeout } from 'node:timers'
 
 /** Returns a listener for `'close'`, which is emitted once. One for all sockets costs less than a closure for each. */
 export function closeListener(act: (socket: Socket) => void): (this: Socket) => void {
@@ -43,29 +45,38 @@ function withClose(headers: unknown): unknown {
   return [...list.filter((_, index) => !isConnection(list[index - (index % 2)])), 'Connection', 'close']
 }
 
-/** The highest id of a client's stream. */
-const LAST_STREAM = 2 ** 31 - 1
+/** A GOAWAY frame without an error that refuses no stream: RFC 9113, 6.8. */
+const GOAWAY_NOTICE = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0])
+/** The maximum time for which a session without streams waits for the next one, in milliseconds. */
+const NEXT_STREAM_MS = 1000
 
 /**
- * Closes a session as RFC 9113, 6.8 describes it: the first GOAWAY refuses no stream, because the client may have begun one. The second one,
- * after a round trip, names the last stream.
+ * Closes a session. GOAWAY is sent before a response, so that a client reads it before it begins another stream: a client of Node's fails a
+ * request that it has not sent when it reads GOAWAY. So a session without streams waits some time for the next one.
+ *
+ * The first GOAWAY refuses no stream, because the client may have begun some. The second one, after a round trip, names the last stream (RFC
+ * 9113, 6.8). Node's `goaway()` is no such first one: behind it nghttp2 ignores new streams (session_allow_incoming_new_stream). So that frame is
+ * written to the socket. With TLS this is not possible, since Node aborts when two writes of a TLSWrap overlap: there is one GOAWAY, which
+ * refuses the streams that arrive behind it.
  */
 export class Http2Closing {
   readonly session: ServerHttp2Session
-  #streams = 0
+  readonly #streams = new Set<ServerHttp2Stream>()
   #hasBegun = false
+  #timer: NodeJS.Timeout | undefined
 
   /** Create it before the session has streams. */
   constructor(session: ServerHttp2Session) {
     this.session = session
     session.on('stream', (stream: ServerHttp2Stream) => {
-      this.#streams++
-      stream.once('close', () => {
-        this.#streams--
-        // Behind a GOAWAY and the last stream nghttp2 reads nothing more, not even the answer to a ping (nghttp2_session_want_read).
-        if (this.#hasBegun && this.#streams === 0) session.close()
-      })
+      this.#streams.add(stream)
+      stream.once('close', () => this.#streams.delete(stream))
+      // The bytes that have arrived can begin further streams. No response is written before the next tick.
+      if (this.#timer === undefined) return
+      this.#stopTimer()
+      process.nextTick(() => this.#announce())
     })
+    session.once('close', () => this.#stopTimer())
   }
 
   /** Closes the session when its streams have ended. */
@@ -73,14 +84,39 @@ export class Http2Closing {
     const { session } = this
     if (session.closed || session.destroyed || this.#hasBegun) return
     this.#hasBegun = true
-    if (this.#streams === 0) return session.close()
-    session.goaway(0, LAST_STREAM)
+    // The first frame of a server is SETTINGS.
+    if (session.pendingSettingsAck) session.once('localSettings', () => this.#begin())
+    else this.#begin()
+  }
+
+  /** Refuses new streams from now on, and closes the session when its streams have ended. */
+  close(): void {
+    this.session.close()
+  }
+
+  #begin(): void {
+    if ([...this.#streams].some((stream) => !stream.writableEnded)) this.#announce()
+    else this.#timer = setTimeout(() => this.#announce(), NEXT_STREAM_MS)
+  }
+
+  #stopTimer(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+  }
+
+  #announce(): void {
+    const { session } = this
+    if (session.closed || session.destroyed) return
     try {
-      if (session.ping(() => session.close())) return
+      if (session.encrypted === false) {
+        // The session's own `write` throws. nghttp2's frames are written as a whole, so this one is between two.
+        Reflect.apply(Duplex.prototype.write, session.socket, [GOAWAY_NOTICE])
+        if (session.ping(() => process.nextTick(() => this.close()))) return
+      }
     } catch {
-      // Too many pings are on their way.
+      // Too many pings are on their way, or the runtime is another one.
     }
-    session.close()
+    this.close()
   }
 }
 

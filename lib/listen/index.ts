@@ -7,8 +7,9 @@
  * - Started by a service manager with socket activation (`LISTEN_FDS`, of this process): the server listens on the passed sockets. SIGTERM
  *   drains it, unless the program handles that signal.
  *
- * A server gets a passed socket if it listens on the same port or path; a socket of `node:dgram` one of UDP if it binds to the same port. `listenAs` of the superserver, `--listen WHERE=PORT`, or
- * `FDPASS_LISTEN_AS=NAME=PORT` name another one. Other servers listen as ever. `FDPASS_DEBUG=listen` prints what is taken.
+ * A server gets a passed socket if it listens on the same port or path; a socket of `node:dgram` one of UDP if it binds to the same port.
+ * `listenAs` of the superserver, `--listen WHERE=PORT`, or `FDPASS_LISTEN_AS=NAME=PORT` name another one. Other servers listen as ever.
+ * `FDPASS_DEBUG=listen` prints what is taken.
  *
  * It does nothing in other processes, in Workers, and in child processes of such a program. It throws ERR_UNSUPPORTED_PLATFORM on a runtime
  * other than Node, if something was passed.

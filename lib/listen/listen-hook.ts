@@ -3,7 +3,7 @@ import type { Server } from 'node:net'
 import { constants } from 'node:os'
 import { setImmediate } from 'node:timers'
 import { type Listen, hasHandle, nodeListen, pipeNameOf, replaceListen } from '../descriptor/internal.ts'
-import { withCode } from '../base/internal.ts'
+import { checkRuntime } from '../base/internal.ts'
 import { ServerDrain } from '../handover/internal.ts'
 import { displayPassed } from '../superserver/internal.ts'
 import { displayWanted, isSameAddress, matchSource, type PassedSource, type Wanted } from './matching.ts'
@@ -30,11 +30,10 @@ export function debug(text: string): void {
 
 /** Has the servers of this program take passed sockets when they listen. Throws ERR_UNSUPPORTED_PLATFORM on a runtime other than Node. */
 export function hookListen<S extends PassedSource>(sources: readonly S[], taking: Taking<S>): void {
+  const why = 'fdpass/listen needs Node, of whose net.Server it replaces a method'
+  checkRuntime('Bun', why)
+  checkRuntime('Deno', why)
   const original = nodeListen()
-  if (original === undefined) {
-    const text = 'fdpass/listen needs Node: net.Server of this runtime has no _listen2() to replace'
-    throw withCode(new Error(text), 'ERR_UNSUPPORTED_PLATFORM')
-  }
   const listen: Listen = function (this: Server, address, port, addressType, backlog, fd, flags) {
     const asBefore = () => original.call(this, address, port, addressType, backlog, fd, flags)
     if (hasHandle(this) || (typeof fd === 'number' && fd >= 0)) return asBefore()

@@ -93,7 +93,7 @@ function moduleCommand(
   const nodeArgs = execArgv === undefined ? [...runArguments, ...ownArguments()] : textsOf(at('execArgv'), execArgv)
   const own = args === undefined ? [] : textsOf(at('args'), args)
   if (boolean(at('preload'), preload)) {
-    const why = `${at('preload')} needs Node: net.Server of this runtime has no _listen2() to replace`
+    const why = `${at('preload')} needs Node, of whose net.Server it replaces a method`
     checkRuntime('Bun', why)
     checkRuntime('Deno', `${why}. Without it (--no-preload), the module takes its connections by serve()`)
     nodeArgs.push('--import', import.meta.resolve('fdpass/listen'))

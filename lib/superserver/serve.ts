@@ -28,7 +28,7 @@ let intake: ConnectionIntake<Socket> | undefined
  *
  * - HTTP/1: each connection is closed after its next response, whatever `Connection` header the program sets, and idle connections after
  *   the server's `keepAliveTimeout`. A client therefore never sends a request over a connection that is being closed.
- * - HTTP/2: each session gets GOAWAY, and ends with its last stream.
+ * - HTTP/2: each session gets GOAWAY before a response, or a second later, and ends with its last stream.
  * - WebSocket: each connection gets the close frame 1001 (going away), after `onDrain`.
  *
  * Shortly before the superserver kills this worker (5 s, or half of a `drainTimeout` of less than 10 s), the connections that would never
