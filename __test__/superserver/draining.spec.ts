@@ -41,6 +41,15 @@ async function answerOf(session: ClientHttp2Session, path: string): Promise<stri
   return answer
 }
 
+const GOAWAY = 7
+
+/** The types of the HTTP/2 frames that have arrived as a whole: RFC 9113, 4.1. */
+function frameTypes(bytes: Buffer): number[] {
+  const types: number[] = []
+  for (let at = 0; at + 9 <= bytes.length; at += 9 + bytes.readUIntBE(at, 3)) types.push(bytes[at + 3]!)
+  return types
+}
+
 /** Closes a superserver, whose workers have half of this time before they end what would not end. */
 const closeSoon = (server: Superserver) => server.close({ timeout: 10_000 })
 
@@ -83,7 +92,7 @@ for (const handoff of handoffs) {
       const gone = new AbortController()
       session.once('goaway', () => gone.abort())
       for (let asked = 0; !gone.signal.aborted; asked++) {
-        t.is(await answerOf(session, '/'), `${old}`)
+        t.is(await answerOf(session, '/'), `/ ${old}`)
         if (asked === 0) begun++
       }
       session.close()
@@ -98,15 +107,19 @@ for (const handoff of handoffs) {
     const server = await begin(t, serving('http2-pid', { handoff }))
     const [pid] = pidsOf(server)
     // A relay, which holds back what the server sends.
-    const held: Buffer[] = []
+    let [sent, held] = [Buffer.alloc(0), Buffer.alloc(0)]
     let isHolding = false
     let client: Socket
     const relay = createServer((near) => {
       client = near.on('error', () => {}) // it ends first
       const far = connect(where(server))
       t.teardown(() => far.destroy())
-      near.pipe(far)
-      far.on('data', (data) => (isHolding ? held.push(data) : near.write(data)))
+      near.pipe(far.on('error', () => {}))
+      far.on('data', (data) => {
+        sent = Buffer.concat([sent, data])
+        if (isHolding) held = Buffer.concat([held, data])
+        else near.write(data)
+      })
       far.once('end', () => near.end())
     }).listen(0, '127.0.0.1')
     t.teardown(() => relay.close())
@@ -118,12 +131,12 @@ for (const handoff of handoffs) {
     isHolding = true
     const exit = once(server, 'exit')
     const closing = closeSoon(server)
-    await until(() => Buffer.concat(held)[3] === 7) // a frame of type GOAWAY
-    const late = answerOf(session, '/')
-    await until(() => Buffer.concat(held).includes(`${pid}`))
+    await until(() => frameTypes(sent).includes(GOAWAY))
+    const late = answerOf(session, '/late')
+    await until(() => held.includes(`/late ${pid}`))
     isHolding = false
-    client!.write(Buffer.concat(held))
-    t.deepEqual(await Promise.all([slow, late]), [`${pid}`, `${pid}`])
+    client!.write(held)
+    t.deepEqual(await Promise.all([slow, late]), [`/slow ${pid}`, `/late ${pid}`])
     await closing
     t.like((await exit)[0], { code: 0, lost: 0 })
   })

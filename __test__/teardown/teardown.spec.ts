@@ -3,17 +3,19 @@ import { once } from 'node:events'
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { text as readAll } from 'node:stream/consumers'
 import test from 'ava'
 import { connect } from 'fdpass'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
-import { finish, fixturePath } from '../helpers/processes.ts'
+import { finish, fixturePath, runs } from '../helpers/processes.ts'
 import { text } from '../helpers/sockets.ts'
 import { endProcess, endWorkers, exitWithWorkers } from '../helpers/teardown.ts'
 
 // Serial throughout, as each of them keeps the machine busy. `npm run test:teardown` does the same with 1,000 Workers on each Node.
 const seed = Number(process.env.FDPASS_SEED ?? Math.floor(Math.random() * 2 ** 30))
 const onLinux = onlyIf(isLinux, 'needs Linux', test.serial)
+const hasStrace = runs('strace', '-V') && runs('strace', '-qq', 'true') // tracing may be forbidden
 
 onLinux(
   `60 Workers that end in every way at random moments of I/O leave no descriptor, thread, process or file (seed ${seed})`,
@@ -122,3 +124,56 @@ test('the package loaded in one vm context after the other works, and nothing ab
   const options = ['--experimental-vm-modules', '--expose-gc', '--no-warnings']
   t.is(await prove('package-copies', ['contexts', '50'], options), 'done\n')
 })
+
+/** Casts in a Worker, which ends when the object of Node's has the descriptor, and the cast has not returned. */
+const castsThatEnd = {
+  toSocket: `
+    const [read] = pipe()
+    net.Socket = class extends net.Socket {
+      constructor(options) {
+        super(options)
+        process.exit()
+      }
+    }
+    read.toSocket()`,
+  toServer: `
+    const listener = bindListener({ host: '127.0.0.1', port: 0 })
+    exitAfter(net.Server.prototype, 'listen')
+    listener.toServer()`,
+  toDatagramSocket: `
+    const socket = dgram.createSocket('udp4').bind(0, '127.0.0.1', async () => {
+      const [a, b] = socketpair()
+      await a.sendFd(socket._handle.fd)
+      const { fd } = await b.recvFd()
+      exitAfter(dgram.Socket.prototype, 'bind')
+      fd.toDatagramSocket()
+    })`
+}
+
+for (const [method, cast] of Object.entries(castsThatEnd)) {
+  onlyIf(
+    hasStrace,
+    'needs strace',
+    test.serial
+  )(`a Worker that ends inside of ${method} closes nothing twice`, async (t) => {
+    const worker = `
+      const [dgram, net] = [require('node:dgram'), require('node:net')]
+      const { bindListener, pipe, socketpair } = require('fdpass')
+      function exitAfter(prototype, name) {
+        const original = prototype[name]
+        prototype[name] = function (...args) {
+          original.apply(this, args)
+          process.exit()
+        }
+      }
+      ${cast}`
+    const program = `new (require('node:worker_threads').Worker)(${JSON.stringify(worker)}, { eval: true }).once('exit', console.log)`
+    // Only the calls that fail.
+    const trace = ['-f', '-qq', '-Z', '-e', 'trace=close', '-e', 'signal=none']
+    const child = spawn('strace', [...trace, process.execPath, '--no-warnings', '--eval', program], {
+      stdio: ['ignore', 'pipe', 'pipe']
+    })
+    const [printed, failed] = await Promise.all([readAll(child.stdout), readAll(child.stderr)])
+    t.deepEqual({ printed, failed }, { printed: '0\n', failed: '' })
+  })
+}

@@ -1,11 +1,12 @@
 import type { Socket as DatagramSocket } from 'node:dgram'
+import { once } from 'node:events'
 import { type ReadStream, type WriteStream, createReadStream, createWriteStream, readSync } from 'node:fs'
 import type { Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
 import { optionsOf } from '../base/validate.ts'
 import { signalOf } from '../base/abort.ts'
 import { type Kind, accessOf, isReadable, isWritable, kindOf } from './kind.ts'
 import { internetAddressOf } from '../address/socket-address.ts'
-import { duplicateFd } from '../native/owned-fds.ts'
+import { duplicateFd, giveFd } from '../native/owned-fds.ts'
 import { native } from '../native/binding.ts'
 import { listenOn, setConnected } from './node-internals.ts'
 import { withCode } from '../base/errors.ts'
@@ -63,8 +64,8 @@ export function toSocket(fd: number, options: SocketConstructorOpts | undefined)
     )
   }
   const halves = { readable: isReadable(access), writable: isWritable(access) }
-  const socket = new (process.getBuiltinModule('node:net').Socket)({ ...halves, ...options, fd })
-  native.release(fd)
+  const { Socket: NetSocket } = process.getBuiltinModule('node:net')
+  const socket = giveFd(fd, () => new NetSocket({ ...halves, ...options, fd }))
   if (options === undefined || !('onread' in options)) readToEnd(socket, fd)
   return socket
 }
@@ -113,11 +114,25 @@ function readSome(fd: number, buffer: Buffer): number {
   }
 }
 
-/** Casts to a server that is starting; the caller takes the number once the server listens. */
-export function toServer(fd: number, options: ServerOpts | undefined): Server {
+/** Resolves to a server that listens on a descriptor; the caller releases the descriptor then. */
+export async function toServer(fd: number, options: ServerOpts | undefined): Promise<Server> {
   checkCast(fd, 'toServer')
   if (native.socketType(fd) === 'seqpacket') throw wrongKind("Node's net has no seqpacket: use toUnixServer()")
-  return listenOn(process.getBuiltinModule('node:net').createServer(optionsOf(options)), fd)
+  const server = process.getBuiltinModule('node:net').createServer(optionsOf(options))
+  await giveToServer(fd, server)
+  return server
+}
+
+/** As `giveFd`, for a server that listens on the descriptor; the caller releases it when this has resolved. */
+export async function giveToServer(fd: number, server: Server, backlog?: number): Promise<void> {
+  native.setLeaving(fd, true)
+  try {
+    listenOn(server, fd, backlog)
+    if (!server.listening) await once(server, 'listening') // it has failed, or continues in a later turn
+  } catch (error) {
+    native.setLeaving(fd, false)
+    throw error
+  }
 }
 
 export function toDatagramSocket(fd: number): DatagramSocket {
@@ -136,19 +151,17 @@ export function toDatagramSocket(fd: number): DatagramSocket {
     )
   const { createSocket } = process.getBuiltinModule('node:dgram')
   const socket = createSocket(local?.family === 'IPv6' ? 'udp6' : 'udp4')
-  if (fd > 0) {
-    socket.bind({ fd, exclusive: true })
-    native.release(fd)
-  } else {
+  const bind = (number: number) => socket.bind({ fd: number, exclusive: true })
+  if (fd > 0) giveFd(fd, bind)
+  else {
     // bind() takes 0, the number that inetd passes, for a missing one.
     const duplicate = duplicateFd(fd)
     try {
-      socket.bind({ fd: duplicate, exclusive: true })
+      giveFd(duplicate, bind)
     } catch (error) {
       native.close(duplicate)
       throw error
     }
-    native.release(duplicate)
     native.close(fd)
   }
   if (hasPeer) setConnected(socket)
@@ -162,18 +175,14 @@ export function toReadStream(fd: number, options: FileStreamOptions | undefined)
     'toReadStream() does not work on Deno, whose node:fs refuses received descriptors: use read(), bytes() or text()'
   )
   if (!isReadable(accessOf(fd))) throw wrongKind('a descriptor opened for writing only has no toReadStream()')
-  const stream = createReadStream('', { ...optionsOf(options), fd })
-  native.release(fd)
-  return stream
+  return giveFd(fd, () => createReadStream('', { ...optionsOf(options), fd }))
 }
 
 export function toWriteStream(fd: number, options: FileStreamOptions | undefined): WriteStream {
   checkCast(fd, 'toWriteStream')
   checkRuntime('Deno', 'toWriteStream() does not work on Deno, whose node:fs refuses received descriptors: use write()')
   if (!isWritable(accessOf(fd))) throw wrongKind('a descriptor opened for reading only has no toWriteStream()')
-  const stream = createWriteStream('', { ...optionsOf(options), fd })
-  native.release(fd)
-  return stream
+  return giveFd(fd, () => createWriteStream('', { ...optionsOf(options), fd }))
 }
 
 /** Returns the error of a call on a descriptor that was closed, released or cast. */

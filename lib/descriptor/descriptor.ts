@@ -1,6 +1,5 @@
 import type { Socket as DatagramSocket } from 'node:dgram'
 import { constants } from 'node:buffer'
-import { once } from 'node:events'
 import type { ReadStream, WriteStream } from 'node:fs'
 import type { AddressInfo, Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
 import { type Address, localAddressOf, internetAddressOf } from '../address/socket-address.ts'
@@ -330,8 +329,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
     const pending = operations.get(this)
     pending?.suspend()
     try {
-      const server = cast.toServer(this[borrow](), options)
-      if (!server.listening) await once(server, 'listening') // it has failed
+      const server = await cast.toServer(this[borrow](), options)
       native.release(takeFd(this))
       return server
     } catch (error) {

@@ -1,6 +1,6 @@
 // What this room offers to the rooms above it, and not to users.
 export { borrow, putFd, putFds } from './fd-source.ts'
-export { checkCast, wrongKind } from './casts.ts'
+export { checkCast, giveToServer, wrongKind } from './casts.ts'
 export { adopt, closeQuietly, takeFd, takeFds, wrapFd } from './descriptor.ts'
 export { StreamHandle, openIo } from './io.ts'
 export { kindOf } from './kind.ts'
@@ -8,7 +8,6 @@ export {
   type ConnectionHandle,
   type Listen,
   hasHandle,
-  listenOn,
   nodeListen,
   openHandle,
   pipeNameOf,

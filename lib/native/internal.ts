@@ -14,7 +14,7 @@ export {
   setUndumpable
 } from './binding.ts'
 export { AGAIN, BROKEN, BUSY, END, MAX_RECEIVED_FDS, MAX_SENT_FDS } from './codes.ts'
-export { closeFds, duplicateShared } from './owned-fds.ts'
+export { closeFds, duplicateShared, giveFd } from './owned-fds.ts'
 export { flushResult, frameResult, fdAt } from './results.ts'
 export { MOST_BYTES, fds, outcome, text } from './shared-memory.ts'
 export { systemError } from './system-error.ts'

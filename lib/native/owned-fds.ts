@@ -17,6 +17,23 @@ export function duplicateFd(fd: number): number {
   return fds[0]
 }
 
+/**
+ * Has an object of Node's take a descriptor, which stays as it is if `take` throws. A Worker can be terminated when both own it, and what both
+ * own is closed twice: the second close can be that of another thread's descriptor. So the end of the Worker leaves the number open meanwhile.
+ */
+export function giveFd<T>(fd: number, take: (fd: number) => T): T {
+  native.setLeaving(fd, true)
+  let object: T
+  try {
+    object = take(fd)
+  } catch (error) {
+    native.setLeaving(fd, false)
+    throw error
+  }
+  native.release(fd)
+  return object
+}
+
 /** Closes numbers that the native side owns, runs of them with one system call. */
 export function closeFds(numbers: readonly number[]): void {
   if (numbers.length === 1) {

@@ -2,7 +2,7 @@ import type { Socket, SocketConstructorOpts } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { checkRuntime } from '../base/internal.ts'
 import { openHandle } from '../descriptor/internal.ts'
-import { native } from '../native/internal.ts'
+import { giveFd, native } from '../native/internal.ts'
 import { closeListener } from '../handover/internal.ts'
 import { type AcceptShape, Acceptor, warnOfService } from '../socket/internal.ts'
 import { type WorkerChannel, type Assignment, openWorkerChannel } from './worker-channel.ts'
@@ -83,13 +83,12 @@ export class ConnectionIntake<T> {
   #connect(fd: number, name: string, ended: () => void): void {
     let connection: T
     try {
-      connection = this.handler.open(fd, name)
+      connection = giveFd(fd, () => this.handler.open(fd, name))
     } catch (error) {
       native.close(fd)
       ended()
       throw error
     }
-    native.release(fd)
     let isTracked = false
     const track = (socket: Socket) => {
       isTracked = true

@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import type { Server } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
@@ -11,7 +10,7 @@ import {
   withLimit,
   shown
 } from '../base/internal.ts'
-import { checkCast, takeFd, takeFds, borrow, listenOn } from '../descriptor/internal.ts'
+import { checkCast, giveToServer, takeFd, takeFds, borrow } from '../descriptor/internal.ts'
 import { refuse } from '../channel/internal.ts'
 import { type Credentials, type UnixSocket, connect, listen } from '../socket/index.ts'
 import type { Descriptor } from '../descriptor/index.ts'
@@ -152,8 +151,7 @@ export class Takeover implements Disposable {
       return
     }
     using drain = new ServerDrain(server)
-    listenOn(server, listener[borrow](), this.#settings.sources.get(name)?.backlog ?? BACKLOG)
-    if (!server.listening) await once(server, 'listening') // listening failed, or continues in a later turn
+    await giveToServer(listener[borrow](), server, this.#settings.sources.get(name)?.backlog ?? BACKLOG)
     native.release(takeFd(listener))
     const ended = new Promise<void>((resolve) => server.once('close', resolve))
     await Promise.race([this.superseded, this.#closing, ended])

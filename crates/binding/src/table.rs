@@ -1,6 +1,6 @@
 //! The descriptors of one JavaScript environment, by number.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ struct Entry {
   fd: ClaimedFd,
   /// The user whose process has sent the descriptor, or is the socket's peer, and can make its close block; `NO_SENDER` for none.
   sender: u32,
+  /// Whether an object of the runtime is taking the descriptor, and may own it already.
+  leaving: bool,
 }
 
 /// No user's id: setuid(2) takes it for "unchanged".
@@ -140,8 +142,10 @@ impl Table {
     if index >= self.entries.len() {
       self.entries.resize_with((index + 1).next_power_of_two(), || None);
     }
-    let stale =
-      self.entries.get_mut(index).and_then(|place| place.replace(Entry { details: None, fd, sender: NO_SENDER }));
+    let stale = self
+      .entries
+      .get_mut(index)
+      .and_then(|place| place.replace(Entry { details: None, fd, sender: NO_SENDER, leaving: false }));
     if let Some(stale) = stale {
       // The program closed the number itself, and the kernel has assigned it again: it belongs to the new descriptor.
       stale.fd.supersede();
@@ -272,7 +276,7 @@ impl Table {
     if entry.sender == NO_SENDER {
       return Ok(Some(entry.fd));
     }
-    let Entry { fd, sender, details } = entry;
+    let Entry { fd, sender, details, .. } = entry;
     if let Some((socket_type, ancillary)) = details.as_ref().and_then(|details| details.socket) {
       // Its peer sees the end now, although the close is later. It fails if the peer has disconnected. A service does not ask for the
       // address of a socket that it has received, so that the table knows only its own connections as sockets.
@@ -290,6 +294,13 @@ impl Table {
     let mut entry = self.remove(number)?;
     entry.detach()?;
     Ok(entry.fd.into_fd())
+  }
+
+  /// Notes that an object of the runtime is taking a descriptor, or has failed to. If the environment ends meanwhile, the number stays open,
+  /// because that object can own it.
+  pub(crate) fn set_leaving(&mut self, number: RawFd, leaving: bool) -> Result<(), Errno> {
+    self.get_mut(number)?.leaving = leaving;
+    Ok(())
   }
 
   /// Prepares a descriptor for another object of this environment, as [`Table::release`] does, but keeps its ownership.
@@ -385,7 +396,12 @@ impl Table {
 impl Drop for Table {
   fn drop(&mut self) {
     for number in 0..self.entries.len() {
-      let _ = self.take_own(number as RawFd);
+      let number = number as RawFd;
+      if self.get(number).is_ok_and(|entry| entry.leaving) {
+        let _ = self.release(number).map(IntoRawFd::into_raw_fd);
+      } else {
+        let _ = self.take_own(number);
+      }
     }
   }
 }

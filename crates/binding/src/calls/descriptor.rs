@@ -288,6 +288,13 @@ impl Environment {
     })
   }
 
+  /// Notes that an object of the runtime is taking a descriptor, which `release` completes, or has failed to. Meanwhile the end of the
+  /// environment does not close the number, which that object can own already: what both own is closed twice.
+  #[napi]
+  pub fn set_leaving(&self, fd: i32, leaving: bool) -> i32 {
+    self.number(|state| state.table.set_leaving(fd, leaving).map(|()| 0))
+  }
+
   /// Ends the use of a socket by one object, for another one: the descriptor stays owned, and is otherwise as `release` leaves it.
   #[napi]
   pub fn detach(&self, fd: i32) -> i32 {
