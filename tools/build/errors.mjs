@@ -21,7 +21,7 @@ const ofPackage = {
   ],
   ERR_DESCRIPTOR_CLOSED: [
     'A method was called on a `Descriptor` that is closed, released or cast.',
-    'Use the object that the cast returned, or `dup()` the descriptor before.'
+    'Use the object that the cast returned, or `duplicate()` the descriptor before.'
   ],
   ERR_HANDLE_NOT_RECEIVED: [
     "The peer of Node's IPC channel could not receive a handle.",
