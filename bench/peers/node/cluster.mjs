@@ -12,9 +12,11 @@ if (cluster.isPrimary) {
   const probe = await listenOnLoopback(() => {})
   const { port } = probe.address()
   await once(probe.close(), 'close')
-  const started = Array.from({ length: workers }, () => once(cluster.fork({ PORT: port }), 'listening'))
+  const started = Array.from({ length: workers }, () => once(cluster.fork({ PORT: port }), 'message'))
   await Promise.all(started)
   console.log(port)
 } else {
-  createServer(answer).listen({ port: Number(process.env.PORT), host: '127.0.0.1', reusePort: way === 'reuse' })
+  const server = createServer(answer)
+  server.listen({ port: Number(process.env.PORT), host: '127.0.0.1', reusePort: way === 'reuse' })
+  server.on('listening', () => process.send('listening')) // with reusePort the primary does not know of it
 }
