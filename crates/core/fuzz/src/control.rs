@@ -116,7 +116,7 @@ fn walk_messages(input: &mut Input<'_>) {
     installed.retain(|number| !found.contains(number));
     drop(owned);
   }
-  // SAFETY: installed above, and nobody owns them.
+  // SAFETY: installed above, and nothing else owns them.
   installed.into_iter().for_each(|number| drop(unsafe { OwnedFd::from_raw_fd(number) }));
   probes.assert_all_closed();
 }

@@ -184,7 +184,7 @@ impl<'a> Pair<'a> {
       }
       Err(Errno::EAGAIN) => {
         assert!(end.purged || end.queue.is_empty(), "{} wait", end.queue.len());
-        assert!(!end.ended || capacity == 0, "an end is told");
+        assert!(!end.ended || capacity == 0, "an end is reported");
       }
       Err(Errno::ECONNRESET) => {
         assert!(peer.fds.is_empty());

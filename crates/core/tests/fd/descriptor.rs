@@ -16,7 +16,7 @@ fn an_adopted_number_is_owned_and_close_on_exec() {
   let (fd, probe) = probe();
   fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
   let number = fd.into_raw_fd();
-  // SAFETY: nobody else owns it.
+  // SAFETY: nothing else owns it.
   let adopted = unsafe { adopt(number) }.unwrap();
   assert_eq!(adopted.as_raw_fd(), number);
   assert!(is_close_on_exec(&adopted));

@@ -104,7 +104,7 @@ fn what_has_no_name_in_a_file_system_is_told_by_proc() {
 #[cfg(target_os = "linux")]
 fn made(number: i32) -> OwnedFd {
   assert!(number >= 0);
-  // SAFETY: open, and nobody else's.
+  // SAFETY: open, and owned by nothing else.
   unsafe { std::os::fd::FromRawFd::from_raw_fd(number) }
 }
 

@@ -351,7 +351,7 @@ fn a_program_has_the_listener_until_it_ends_and_then_the_next_one() {
   let Some(program) = python(script) else { return };
   let (mut inetd, address) = serving(InetdMode::Wait, program, NO_LIMITS);
   inetd.settle();
-  assert_eq!(inetd.service.running().len(), 0, "nobody has come");
+  assert_eq!(inetd.service.running().len(), 0, "no client has connected");
   let clients = [connect(address), connect(address), connect(address)];
   for (index, client) in clients.iter().enumerate() {
     until_started(&mut inetd, index as u64 + 1);
@@ -364,7 +364,7 @@ fn a_program_has_the_listener_until_it_ends_and_then_the_next_one() {
     inetd.until_event(Event::ProgramEnded { pid, status: ExitStatus::Code(5) });
   }
   inetd.settle();
-  assert_eq!(inetd.service.running().len(), 0, "nobody waits");
+  assert_eq!(inetd.service.running().len(), 0, "no client waits");
 }
 
 #[test]
@@ -513,7 +513,7 @@ fn after_stop_a_program_keeps_its_listener_and_none_is_started_after_it() {
   second.shutdown(Shutdown::Write).unwrap();
   inetd.until_event(Event::Idle);
   assert_eq!(inetd.service.counters().acknowledged, 1);
-  assert!((&third).read(&mut [0]).is_err(), "nobody has its listener any more");
+  assert!((&third).read(&mut [0]).is_err(), "no process has its listener any more");
 }
 
 #[test]

@@ -257,7 +257,7 @@ fn a_connection_is_acknowledged_and_then_completed() {
   drop(job);
   pool.settle();
   assert_is_open(&client);
-  assert_eq!(pool.service.assigned(), 1, "it is held until its end is told");
+  assert_eq!(pool.service.assigned(), 1, "it is held until its end is reported");
   worker.tell_ended(&[id]);
   counters.completed = 1;
   until_counted(&mut pool, counters);
