@@ -56,8 +56,8 @@ const NEXT_STREAM_MS = 1000
  *
  * The first GOAWAY refuses no stream, because the client may have begun some. The second one, after a round trip, names the last stream (RFC
  * 9113, 6.8). Node's `goaway()` is no such first one: behind it nghttp2 ignores new streams (session_allow_incoming_new_stream). So that frame is
- * written to the socket. With TLS this is not possible, since Node aborts when two writes of a TLSWrap overlap: there is one GOAWAY, which
- * refuses the streams that arrive behind it.
+ * written to the socket. With TLS this is not possible, since Node aborts when two writes of a TLSWrap overlap, nor on Deno, which has sockets of
+ * its own: there is one GOAWAY, which refuses the streams that arrive behind it.
  */
 export class Http2Closing {
   readonly session: ServerHttp2Session
@@ -108,13 +108,13 @@ export class Http2Closing {
     const { session } = this
     if (session.closed || session.destroyed) return
     try {
-      if (session.encrypted === false) {
+      if (session.encrypted === false && process.versions.deno === undefined) {
         // The session's own `write` throws. nghttp2's frames are written as a whole, so this one is between two.
         Reflect.apply(Duplex.prototype.write, session.socket, [GOAWAY_NOTICE])
         if (session.ping(() => process.nextTick(() => this.close()))) return
       }
     } catch {
-      // Too many pings are on their way, or the runtime is another one.
+      // Too many pings are on their way.
     }
     this.close()
   }
