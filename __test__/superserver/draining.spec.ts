@@ -1,13 +1,23 @@
+import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { Agent, get, type IncomingMessage } from 'node:http'
 import { type ClientHttp2Session, connect as connectHttp2 } from 'node:http2'
-import { type AddressInfo, type NetConnectOpts, type Socket, connect, createServer } from 'node:net'
+import {
+  type AddressInfo,
+  type NetConnectOpts,
+  type Socket,
+  type TcpNetConnectOpts,
+  connect,
+  createServer
+} from 'node:net'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import type { ProcessEvent, ServiceOptions, Superserver } from 'fdpass/superserver'
 import { isLinux, onlyIf } from '../helpers/conditions.ts'
 import { readToEnd } from '../helpers/connections.ts'
-import { fixturePath } from '../helpers/processes.ts'
+import { temporaryFolder } from '../helpers/descriptors.ts'
+import { fixturePath, runs } from '../helpers/processes.ts'
 import { until } from '../helpers/inetds.ts'
 import { begin, fetchFrom, handoffs, pidsOf, where } from '../helpers/superserver.ts'
 
@@ -39,6 +49,17 @@ async function answerOf(session: ClientHttp2Session, path: string): Promise<stri
   let answer = ''
   for await (const part of session.request({ ':path': path }).setEncoding('utf8')) answer += part
   return answer
+}
+
+const hasOpenssl = runs('openssl', 'version')
+
+/** Makes a key and a certificate for localhost, and returns their folder. */
+function makeKey(): string {
+  const folder = temporaryFolder()
+  const files = ['-keyout', join(folder, 'key.pem'), '-out', join(folder, 'cert.pem')]
+  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-subj', '/CN=localhost']
+  execFileSync('openssl', ['req', '-x509', ...key, ...files], { stdio: 'ignore' })
+  return folder
 }
 
 const GOAWAY = 7
@@ -83,25 +104,33 @@ for (const handoff of handoffs) {
     t.like((await exit)[0], { code: 0, lost: 0 })
   })
 
-  test(`${handoff}: clients of HTTP/2 that ask one request after the other fail none in a reload, and get GOAWAY before a response`, async (t) => {
-    const server = await begin(t, serving('http2-pid', { handoff }))
-    const [old] = pidsOf(server)
-    let begun = 0
-    const clients = Array.from({ length: 20 }, async () => {
-      const session = connectHttp2('http://localhost', { createConnection: () => connect(where(server)) })
-      const gone = new AbortController()
-      session.once('goaway', () => gone.abort())
-      for (let asked = 0; !gone.signal.aborted; asked++) {
-        t.is(await answerOf(session, '/'), `/ ${old}`)
-        if (asked === 0) begun++
+  for (const isSecure of [false, true]) {
+    onlyIf(hasOpenssl || !isSecure, 'needs openssl')(
+      `${handoff}: clients of HTTP/2${isSecure ? ' over TLS' : ''} that ask one request after the other fail none in a reload, and get GOAWAY before a response`,
+      async (t) => {
+        const server = await begin(t, serving('http2-pid', { handoff, args: isSecure ? [makeKey()] : [] }))
+        const [old] = pidsOf(server)
+        let begun = 0
+        const clients = Array.from({ length: 20 }, async () => {
+          const { port } = where(server) as TcpNetConnectOpts
+          const session = connectHttp2(`${isSecure ? 'https' : 'http'}://127.0.0.1:${port}`, {
+            rejectUnauthorized: false
+          })
+          const gone = new AbortController()
+          session.once('goaway', () => gone.abort())
+          for (let asked = 0; !gone.signal.aborted; asked++) {
+            t.is(await answerOf(session, '/'), `/ ${old}`)
+            if (asked === 0) begun++
+          }
+          session.close()
+        })
+        await until(() => begun === 20)
+        await server.reload()
+        await Promise.all(clients)
+        t.is(server.stats().lost, 0)
       }
-      session.close()
-    })
-    await until(() => begun === 20)
-    await server.reload()
-    await Promise.all(clients)
-    t.is(server.stats().lost, 0)
-  })
+    )
+  }
 
   test(`${handoff}: an HTTP/2 stream that a client begins before it reads GOAWAY is served`, async (t) => {
     const server = await begin(t, serving('http2-pid', { handoff }))
