@@ -225,6 +225,12 @@ server.on('connection', (socket) => socket.on('message', (text) => socket.send('
 const io = new Server(Number(process.env.PORT), { transports: ['websocket'] })
 io.on('connection', (socket) => socket.on('ask', (text, answer) => answer('ok ' + process.pid)))`
   },
+  http2: {
+    packages: [],
+    client: 'http2Clients',
+    source: `import { createServer } from 'node:http2'
+createServer((request, response) => response.end('ok ' + process.pid)).listen(process.env.PORT)`
+  },
   'grpc-js': {
     packages: ['@grpc/grpc-js@1'],
     client: 'grpc',

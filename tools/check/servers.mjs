@@ -8,6 +8,7 @@ import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
+import http2 from 'node:http2'
 import { createRequire } from 'node:module'
 import { delimiter, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -186,6 +187,32 @@ async function mqtt(port, record) {
   await Promise.all(clients)
 }
 
+/** Twenty HTTP/2 clients of Node's, which connect again at GOAWAY, and repeat nothing. */
+async function http2Clients(port, record) {
+  const clients = Array.from({ length: 20 }, async () => {
+    let session
+    while (!record.done) {
+      if (session === undefined || session.closed || session.destroyed) {
+        session = http2.connect(`http://127.0.0.1:${port}`)
+        session
+          .on('error', (error) => record.fail(error))
+          .on('goaway', function () {
+            this.close()
+          })
+      }
+      let text = ''
+      try {
+        for await (const part of session.request({ ':path': '/' }).setEncoding('utf8')) text += part
+        record.answer(text)
+      } catch (error) {
+        record.fail(error)
+      }
+    }
+    session.close()
+  })
+  await Promise.all(clients)
+}
+
 /** gRPC's serializer of bytes. */
 const as = (value) => value
 
@@ -210,7 +237,7 @@ async function grpc(port, record) {
   await Promise.all(clients)
 }
 
-const clients = { webSockets, socketIo, mqtt, grpc }
+const clients = { webSockets, socketIo, mqtt, grpc, http2Clients }
 
 /** Runs a program with reloads under load; returns what is wrong. */
 async function run(name, handoff, mode) {
