@@ -125,8 +125,15 @@ test('the package loaded in one vm context after the other works, and nothing ab
   t.is(await prove('package-copies', ['contexts', '50'], options), 'done\n')
 })
 
-/** Casts in a Worker, which ends when the object of Node's has the descriptor, and the cast has not returned. */
+/** Casts in a Worker that ends before the cast has returned. */
 const castsThatEnd = {
+  'toSocket, before Node has the descriptor,': `
+    net.Socket = class extends net.Socket {
+      constructor() {
+        process.exit()
+      }
+    }
+    pipe()[0].toSocket()`,
   toSocket: `
     const [read] = pipe()
     net.Socket = class extends net.Socket {
@@ -143,7 +150,7 @@ const castsThatEnd = {
   toDatagramSocket: `
     const socket = dgram.createSocket('udp4').bind(0, '127.0.0.1', async () => {
       const [a, b] = socketpair()
-      await a.sendFd(socket._handle.fd)
+      await a.sendFd(socket)
       const { fd } = await b.recvFd()
       exitAfter(dgram.Socket.prototype, 'bind')
       fd.toDatagramSocket()
@@ -155,7 +162,7 @@ for (const [method, cast] of Object.entries(castsThatEnd)) {
     hasStrace,
     'needs strace',
     test.serial
-  )(`a Worker that ends inside of ${method} closes nothing twice`, async (t) => {
+  )(`a Worker that ends inside of ${method} closes everything once`, async (t) => {
     const worker = `
       const [dgram, net] = [require('node:dgram'), require('node:net')]
       const { bindListener, pipe, socketpair } = require('fdpass')
@@ -167,13 +174,22 @@ for (const [method, cast] of Object.entries(castsThatEnd)) {
         }
       }
       ${cast}`
-    const program = `new (require('node:worker_threads').Worker)(${JSON.stringify(worker)}, { eval: true }).once('exit', console.log)`
+    const program = `
+      const { readdirSync } = require('node:fs')
+      const { Worker } = require('node:worker_threads')
+      const count = () => readdirSync('/proc/self/fd').length
+      const run = (done) => new Worker(${JSON.stringify(worker)}, { eval: true }).once('exit', done)
+      // What the first one opens for the process stays open.
+      run(() => {
+        const before = count()
+        run((code) => console.log(code, count() - before))
+      })`
     // Only the calls that fail.
     const trace = ['-f', '-qq', '-Z', '-e', 'trace=close', '-e', 'signal=none']
     const child = spawn('strace', [...trace, process.execPath, '--no-warnings', '--eval', program], {
       stdio: ['ignore', 'pipe', 'pipe']
     })
     const [printed, failed] = await Promise.all([readAll(child.stdout), readAll(child.stderr)])
-    t.deepEqual({ printed, failed }, { printed: '0\n', failed: '' })
+    t.deepEqual({ printed, failed }, { printed: '0 0\n', failed: '' })
   })
 }

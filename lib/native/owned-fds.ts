@@ -18,8 +18,8 @@ export function duplicateFd(fd: number): number {
 }
 
 /**
- * Has an object of Node's take a descriptor, which stays as it is if `take` throws. A Worker can be terminated when both own it, and what both
- * own is closed twice: the second close can be that of another thread's descriptor. So the end of the Worker leaves the number open meanwhile.
+ * Has an object of Node's take a descriptor, which stays as it is if `take` throws. A Worker can be terminated when both own it, and a
+ * second close can be that of another thread's descriptor: the native side, whose turn is after Node's, looks whether the number is the same file.
  */
 export function giveFd<T>(fd: number, take: (fd: number) => T): T {
   native.setLeaving(fd, true)

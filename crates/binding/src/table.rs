@@ -1,11 +1,11 @@
 //! The descriptors of one JavaScript environment, by number.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::Arc;
 
 use fdpass_core::{
-  AncillaryOptions, Decoder, Direction, Errno, Limits, NonBlocking, Outbox, Socket, SocketFile, SocketType,
+  AncillaryOptions, Decoder, Direction, Errno, FileId, Limits, NonBlocking, Outbox, Socket, SocketFile, SocketType,
   set_blocking,
 };
 
@@ -20,8 +20,6 @@ struct Entry {
   fd: ClaimedFd,
   /// The user whose process has sent the descriptor, or is the socket's peer, and can make its close block; `NO_SENDER` for none.
   sender: u32,
-  /// Whether an object of the runtime is taking the descriptor, and may own it already.
-  leaving: bool,
 }
 
 /// No user's id: setuid(2) takes it for "unchanged".
@@ -79,12 +77,14 @@ pub(crate) struct Table {
   entries: Vec<Option<Entry>>,
   reactor: Reactor,
   owner: Owner,
+  /// The numbers that an object of the runtime is taking, and may own already, with the file of each.
+  leaving: Vec<(RawFd, FileId)>,
 }
 
 impl Table {
   /// Creates an empty table over a reactor.
   pub(crate) fn new(reactor: Reactor) -> Self {
-    Self { entries: Vec::new(), reactor, owner: Owner::new() }
+    Self { entries: Vec::new(), reactor, owner: Owner::new(), leaving: Vec::new() }
   }
 
   /// Takes ownership of a descriptor and returns its number.
@@ -142,10 +142,8 @@ impl Table {
     if index >= self.entries.len() {
       self.entries.resize_with((index + 1).next_power_of_two(), || None);
     }
-    let stale = self
-      .entries
-      .get_mut(index)
-      .and_then(|place| place.replace(Entry { details: None, fd, sender: NO_SENDER, leaving: false }));
+    let stale =
+      self.entries.get_mut(index).and_then(|place| place.replace(Entry { details: None, fd, sender: NO_SENDER }));
     if let Some(stale) = stale {
       // The program closed the number itself, and the kernel has assigned it again: it belongs to the new descriptor.
       stale.fd.supersede();
@@ -276,7 +274,7 @@ impl Table {
     if entry.sender == NO_SENDER {
       return Ok(Some(entry.fd));
     }
-    let Entry { fd, sender, details, .. } = entry;
+    let Entry { fd, sender, details } = entry;
     if let Some((socket_type, ancillary)) = details.as_ref().and_then(|details| details.socket) {
       // Its peer sees the end now, although the close is later. It fails if the peer has disconnected. A service does not ask for the
       // address of a socket that it has received, so that the table knows only its own connections as sockets.
@@ -291,16 +289,26 @@ impl Table {
   /// Removes a descriptor from the table and returns it in its original blocking mode, after ending its registration. A
   /// bound socket's file stays.
   pub(crate) fn release(&mut self, number: RawFd) -> Result<OwnedFd, Errno> {
+    self.leaving.retain(|&(other, _)| other != number);
     let mut entry = self.remove(number)?;
     entry.detach()?;
     Ok(entry.fd.into_fd())
   }
 
-  /// Notes that an object of the runtime is taking a descriptor, or has failed to. If the environment ends meanwhile, the number stays open,
-  /// because that object can own it.
+  /// Notes that an object of the runtime is taking a descriptor, or has failed to. If the environment ends meanwhile, the runtime closes that
+  /// object first: a number that is no longer the same file is not closed again.
   pub(crate) fn set_leaving(&mut self, number: RawFd, leaving: bool) -> Result<(), Errno> {
-    self.get_mut(number)?.leaving = leaving;
+    self.leaving.retain(|&(other, _)| other != number);
+    if leaving {
+      self.leaving.push((number, FileId::of(self.get(number)?.fd.as_fd())?));
+    }
     Ok(())
+  }
+
+  /// Returns whether a number is not any more the file that an object of the runtime was taking.
+  fn has_left(&self, number: RawFd) -> bool {
+    let Some((_, file)) = self.leaving.iter().find(|&&(other, _)| other == number) else { return false };
+    self.get(number).is_ok_and(|entry| FileId::of(entry.fd.as_fd()).ok() != Some(*file))
   }
 
   /// Prepares a descriptor for another object of this environment, as [`Table::release`] does, but keeps its ownership.
@@ -397,8 +405,8 @@ impl Drop for Table {
   fn drop(&mut self) {
     for number in 0..self.entries.len() {
       let number = number as RawFd;
-      if self.get(number).is_ok_and(|entry| entry.leaving) {
-        let _ = self.release(number).map(IntoRawFd::into_raw_fd);
+      if self.has_left(number) {
+        let _ = self.remove(number).map(|entry| entry.fd.abandon());
       } else {
         let _ = self.take_own(number);
       }

@@ -288,8 +288,8 @@ impl Environment {
     })
   }
 
-  /// Notes that an object of the runtime is taking a descriptor, which `release` completes, or has failed to. Meanwhile the end of the
-  /// environment does not close the number, which that object can own already: what both own is closed twice.
+  /// Notes that an object of the runtime is taking a descriptor, which `release` completes, or has failed to. If the environment ends
+  /// meanwhile, the number is not closed a second time behind that object.
   #[napi]
   pub fn set_leaving(&self, fd: i32, leaving: bool) -> i32 {
     self.number(|state| state.table.set_leaving(fd, leaving).map(|()| 0))
