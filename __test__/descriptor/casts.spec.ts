@@ -277,3 +277,11 @@ onNode('a server casts, accepts, and can be cast again from what it was sent as'
   a.close()
   b.close()
 })
+
+test('of two calls of toServer at a time, one gets the descriptor', async (t) => {
+  const listener = bindListener({ host: '127.0.0.1', port: 0 })
+  const [first, second] = await Promise.allSettled([listener.toServer(), listener.toServer()])
+  t.is(first.status, 'fulfilled')
+  t.like(second, { status: 'rejected', reason: { code: 'ERR_DESCRIPTOR_CLOSED' } })
+  if (first.status === 'fulfilled') first.value.close()
+})

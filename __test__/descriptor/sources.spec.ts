@@ -298,13 +298,14 @@ onNode('a standard output that is redirected to a file is a source', async (t) =
   const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
     stdio: ['ignore', file, file, theirs.fd]
   })
+  const closed = once(child, 'close') // it can come before the message is received
   theirs.close()
   using message = (await socket.recv())!
   t.deepEqual(
     message.fds.map(({ fd }) => sameFile(fd, file)),
     [true, true]
   )
-  t.deepEqual(await once(child, 'close'), [0, null])
+  t.deepEqual(await closed, [0, null])
   t.is(readFileSync(path, 'utf8'), '')
   closeSync(file)
   socket.close()

@@ -170,6 +170,20 @@ for (const handoff of handoffs) {
     t.like((await exit)[0], { code: 0, lost: 0 })
   })
 
+  test(`${handoff}: an HTTP/2 client that acknowledges nothing does not keep a worker`, async (t) => {
+    const server = await begin(t, serving('http2-pid', { handoff }))
+    const settings = Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    const socket = await dial(t, where(server), 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n')
+    socket.write(settings)
+    await once(socket, 'data')
+    const exit = once(server, 'exit')
+    const closing = server.close({ timeout: 2 ** 31 - 1 })
+    await once(socket.resume(), 'end')
+    socket.destroy()
+    await closing
+    t.like((await exit)[0], { code: 0, lost: 0 })
+  })
+
   const key = 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13'
   const head = `GET / HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n${key}\r\n\r\n`
 

@@ -228,7 +228,7 @@ test("'fd:N' is the number of a descriptor that listens, which stays open", asyn
   const client = connect(port, '127.0.0.1')
   client.write('through a number')
   t.is(await nextText(client), 'through a number')
-  // `fdpass serve` would print of a ready one that it is ready.
+  // `fdpass serve` prints a line for each worker that is 'ready'.
   t.deepEqual(
     server.stats().workers.map(({ state }) => state),
     ['running']

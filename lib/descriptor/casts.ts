@@ -114,25 +114,31 @@ function readSome(fd: number, buffer: Buffer): number {
   }
 }
 
-/** Resolves to a server that listens on a descriptor; the caller releases the descriptor then. */
-export async function toServer(fd: number, options: ServerOpts | undefined): Promise<Server> {
+/** Creates a server for a listener, which {@link giveToServer} has it take. */
+export function serverFor(fd: number, options: ServerOpts | undefined): Server {
   checkCast(fd, 'toServer')
   if (native.socketType(fd) === 'seqpacket') throw wrongKind("Node's net has no seqpacket: use toUnixServer()")
-  const server = process.getBuiltinModule('node:net').createServer(optionsOf(options))
-  await giveToServer(fd, server)
-  return server
+  return process.getBuiltinModule('node:net').createServer(optionsOf(options))
 }
 
-/** As `giveFd`, for a server that listens on the descriptor; the caller releases it when this has resolved. */
-export async function giveToServer(fd: number, server: Server, backlog?: number): Promise<void> {
+/**
+ * As `giveFd`, for a server that listens on the descriptor; the caller releases it. Returns undefined if the server listens; otherwise a promise,
+ * because listening has failed, or continues in a later turn.
+ */
+export function giveToServer(fd: number, server: Server, backlog?: number): Promise<unknown> | undefined {
   native.setLeaving(fd, true)
+  const stays = () => native.setLeaving(fd, false)
   try {
     listenOn(server, fd, backlog)
-    if (!server.listening) await once(server, 'listening') // it has failed, or continues in a later turn
   } catch (error) {
-    native.setLeaving(fd, false)
+    stays()
     throw error
   }
+  if (server.listening) return undefined
+  return once(server, 'listening').catch((error: unknown) => {
+    stays()
+    throw error
+  })
 }
 
 export function toDatagramSocket(fd: number): DatagramSocket {

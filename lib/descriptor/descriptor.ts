@@ -329,7 +329,10 @@ export class Descriptor implements Disposable, AsyncDisposable {
     const pending = operations.get(this)
     pending?.suspend()
     try {
-      const server = await cast.toServer(this[borrow](), options)
+      const fd = this[borrow]()
+      const server = cast.serverFor(fd, options)
+      const listening = cast.giveToServer(fd, server)
+      if (listening !== undefined) await listening
       native.release(takeFd(this))
       return server
     } catch (error) {

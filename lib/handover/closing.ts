@@ -49,6 +49,8 @@ function withClose(headers: unknown): unknown {
 const GOAWAY_NOTICE = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0])
 /** The maximum time for which a session without streams waits for the next one, in milliseconds. */
 const NEXT_STREAM_MS = 1000
+/** The maximum time for which a session waits for its client's acknowledgements, in milliseconds. A client can be gone, or send none. */
+const MAX_WAIT_MS = 10_000
 
 /**
  * Closes a session. GOAWAY is sent before a response, so that a client reads it before it begins another stream: a client of Node's fails a
@@ -64,6 +66,7 @@ export class Http2Closing {
   readonly #streams = new Set<ServerHttp2Stream>()
   #hasBegun = false
   #timer: NodeJS.Timeout | undefined
+  #limit: NodeJS.Timeout | undefined
 
   /** Create it before the session has streams. */
   constructor(session: ServerHttp2Session) {
@@ -76,7 +79,10 @@ export class Http2Closing {
       this.#stopTimer()
       process.nextTick(() => this.#announce())
     })
-    session.once('close', () => this.#stopTimer())
+    session.once('close', () => {
+      this.#stopTimer()
+      clearTimeout(this.#limit)
+    })
   }
 
   /** Closes the session when its streams have ended. */
@@ -84,6 +90,7 @@ export class Http2Closing {
     const { session } = this
     if (session.closed || session.destroyed || this.#hasBegun) return
     this.#hasBegun = true
+    this.#limit = setTimeout(() => this.close(), MAX_WAIT_MS)
     // The first frame of a server is SETTINGS.
     if (session.pendingSettingsAck) session.once('localSettings', () => this.#begin())
     else this.#begin()

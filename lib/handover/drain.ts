@@ -28,8 +28,8 @@ interface RequestStart {
  *
  * - HTTP/1: each connection is closed after its next response, which says so, whatever headers the program sets. Idle connections are
  *   closed after `keepAliveTimeout`, and not immediately, because a client may be sending a request over a connection that was kept alive.
- * - HTTP/2: each session gets GOAWAY, and ends with its last stream. Streams that the client begins before it reads GOAWAY are served; with TLS
- *   they can be refused.
+ * - HTTP/2: each session gets GOAWAY, and ends with its last stream. Streams that the client begins before it reads GOAWAY are served; with TLS,
+ *   and on Deno, they can be refused.
  * - WebSocket: each connection gets the close frame 1001 (going away).
  *
  * Some time before the deadline, idle HTTP connections and those of other protocols are ended, and so are streams of server-sent events,

@@ -18,8 +18,8 @@ export function duplicateFd(fd: number): number {
 }
 
 /**
- * Has an object of Node's take a descriptor, which stays as it is if `take` throws. A Worker can be terminated when both own it, and a
- * second close can be that of another thread's descriptor: the native side, whose turn is after Node's, looks whether the number is the same file.
+ * Has an object of Node's take a descriptor, which stays as it is if `take` throws. A Worker can be terminated when both own it. Node
+ * closes its objects first. The native side then closes the number only if it is still the same file, because another thread can have it.
  */
 export function giveFd<T>(fd: number, take: (fd: number) => T): T {
   native.setLeaving(fd, true)

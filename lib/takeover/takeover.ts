@@ -151,7 +151,9 @@ export class Takeover implements Disposable {
       return
     }
     using drain = new ServerDrain(server)
-    await giveToServer(listener[borrow](), server, this.#settings.sources.get(name)?.backlog ?? BACKLOG)
+    const backlog = this.#settings.sources.get(name)?.backlog ?? BACKLOG
+    const listening = giveToServer(listener[borrow](), server, backlog)
+    if (listening !== undefined) await listening
     native.release(takeFd(listener))
     const ended = new Promise<void>((resolve) => server.once('close', resolve))
     await Promise.race([this.superseded, this.#closing, ended])

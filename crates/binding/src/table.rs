@@ -289,7 +289,6 @@ impl Table {
   /// Removes a descriptor from the table and returns it in its original blocking mode, after ending its registration. A
   /// bound socket's file stays.
   pub(crate) fn release(&mut self, number: RawFd) -> Result<OwnedFd, Errno> {
-    self.leaving.retain(|&(other, _)| other != number);
     let mut entry = self.remove(number)?;
     entry.detach()?;
     Ok(entry.fd.into_fd())
@@ -376,6 +375,7 @@ impl Table {
 
   /// Removes an entry. Fails with `EBADF` if the program closed the number itself and another environment owns it now.
   fn remove(&mut self, number: RawFd) -> Result<Entry, Errno> {
+    self.leaving.retain(|&(other, _)| other != number);
     let entry = usize::try_from(number).ok().and_then(|index| self.entries.get_mut(index)?.take());
     let entry = entry.ok_or(Errno::EBADF)?;
     if entry.fd.is_current() {
