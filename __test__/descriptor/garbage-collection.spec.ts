@@ -1,5 +1,8 @@
 import { spawn } from 'node:child_process'
+import { runInNewContext } from 'node:vm'
 import test from 'ava'
+import { Places } from '../../lib/base/places.ts'
+import { retainedBytes } from '../helpers/conditions.ts'
 import { fixturePath, finish } from '../helpers/processes.ts'
 
 const collected = 'FDPASS_NOT_CLOSED\ndone\n'
@@ -40,3 +43,20 @@ for (const [scenario, [title, output]] of Object.entries(scenarios)) {
     t.is(await finish(spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'ignore'] })), output)
   })
 }
+
+test('objects that come and go in a long-lived collection are garbage of the young generation', (t) => {
+  const places = new Places<object>()
+  const present: [object, number][] = []
+  for (let i = 0; i < 2; i++) retainedBytes() // promotes the collection
+  const before = process.memoryUsage().heapUsed
+  for (let i = 0; i < 200_000; i++) {
+    const item = { text: 'x'.repeat(10), values: [i, i, i, i, i, i, i, i, i, i] }
+    present.push([item, places.add(item)])
+    if (present.length > 64) places.remove(...present.shift()!)
+  }
+  t.is(places.size, 64)
+  t.deepEqual([...places].length, 64)
+  runInNewContext("gc({ type: 'minor' })")
+  const kept = process.memoryUsage().heapUsed - before
+  t.true(kept < 10e6, `${kept} bytes`) // 31 MB with a Set
+})

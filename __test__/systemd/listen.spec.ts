@@ -147,7 +147,7 @@ onlyIf(hasPidfs, 'needs Python 3.9, and pidfds with inode numbers of their own (
     const [[error]] = linesOf(await start(t, [...node, 'listen'], {}, [file, file], `${garbage}\n`).done) as [[string]]
     t.is(error, 'EINVAL')
     // What is passed to another process is not taken because this one cannot find its own number out.
-    const short = ['sh', '-c', `ulimit -n 64; ${exact}`, 'sh', ...node, 'full']
+    const short = ['sh', '-c', `ulimit -n 256; ${exact}`, 'sh', ...node, 'full']
     const [full] = linesOf(await start(t, short, { OFFSET: '1', LISTEN_FDS: '1' }, [file]).done)
     t.deepEqual(full, ['EMFILE', ['LISTEN_PID', 'LISTEN_FDS', 'LISTEN_PIDFDID'], 0])
   }

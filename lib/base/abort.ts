@@ -1,6 +1,7 @@
 import { setTimeout, clearTimeout } from 'node:timers'
 import { addAbortListener } from 'node:events'
 import { invalidType, withCode, timedOut } from './errors.ts'
+import { Places } from './places.ts'
 
 /** Returns the AbortError of an operation whose signal was aborted. */
 export function aborted(signal: AbortSignal): Error {
@@ -47,7 +48,7 @@ export function raceAbort<T>(promise: T | PromiseLike<T>, signal: AbortSignal | 
 }
 
 /** The callbacks of each signal's operations. */
-const abortions = new WeakMap<AbortSignal, { readonly callbacks: Set<() => void>; readonly listener: Disposable }>()
+const abortions = new WeakMap<AbortSignal, { readonly callbacks: Places<() => void>; readonly listener: Disposable }>()
 
 /**
  * Calls `abort` when the signal is aborted; disposing of the result removes the callback.
@@ -58,7 +59,7 @@ export function onAbort(signal: AbortSignal | undefined, abort: () => void): Dis
   if (signal === undefined) return undefined
   let abortion = abortions.get(signal)
   if (abortion === undefined) {
-    const callbacks = new Set<() => void>()
+    const callbacks = new Places<() => void>()
     const listener = addAbortListener(signal, () => {
       for (const callback of callbacks) callback()
     })
@@ -66,10 +67,10 @@ export function onAbort(signal: AbortSignal | undefined, abort: () => void): Dis
     abortions.set(signal, abortion)
   }
   const { callbacks, listener } = abortion
-  callbacks.add(abort)
+  const place = callbacks.add(abort)
   return {
     [Symbol.dispose]() {
-      callbacks.delete(abort)
+      callbacks.remove(abort, place)
       if (callbacks.size > 0) return
       listener[Symbol.dispose]()
       abortions.delete(signal)

@@ -29,6 +29,7 @@ export {
 } from './errors.ts'
 export { type InspectionArguments, inspected, inspection, stateOf, uncloneable } from './inspection.ts'
 export { type Identity, groupOf, identityOf, loginVariables, uidOf } from './identity.ts'
+export { Places } from './places.ts'
 export { ByteBuffer, Queue } from './queue.ts'
 export { checkRuntime, runArguments } from './runtime.ts'
 export { RestartBackoff } from './backoff.ts'

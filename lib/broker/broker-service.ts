@@ -1,4 +1,5 @@
 import {
+  Places,
   type InspectionArguments,
   inspected,
   inspection,
@@ -41,7 +42,7 @@ export class BrokerService implements Disposable {
   readonly #listener: UnixServer
   readonly #roots: Roots
   readonly #handler: RequestHandler
-  readonly #channels = new Set<Channel>()
+  readonly #channels = new Places<Channel>()
   readonly #connections: ServiceConnections
 
   /** @internal */
@@ -73,7 +74,6 @@ export class BrokerService implements Disposable {
         messages: false,
         maxPending: MAX_PENDING_REQUESTS
       })
-      this.#channels.add(channel)
       void this.#untilClosed(channel, connection)
       const admitted = connection
       this.#handler.serve(channel, (signal) => this.#connections.noteRequest(admitted, signal))
@@ -84,8 +84,9 @@ export class BrokerService implements Disposable {
   }
 
   async #untilClosed(channel: Channel, connection: ServiceConnection): Promise<void> {
+    const place = this.#channels.add(channel)
     await channel.closed
-    this.#channels.delete(channel)
+    this.#channels.remove(channel, place)
     this.#connections.remove(connection)
     channel.close()
   }

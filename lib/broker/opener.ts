@@ -13,8 +13,8 @@ export interface Opened extends Pick<BlockingOpen, 'kind' | 'isMagic'> {
 
 /** The calls of one user. */
 class Share {
-  /** The calls whose threads may run; those that were abandoned too. */
-  readonly calls = new Set<BlockingOpen>()
+  /** The number of calls whose threads may run; those that were abandoned too. */
+  calls = 0
   readonly abandoned = new Set<BlockingOpen>()
   #waiting: (() => void)[] = []
 
@@ -24,7 +24,7 @@ class Share {
   }
 
   remove(call: BlockingOpen): void {
-    this.calls.delete(call)
+    this.calls--
     this.abandoned.delete(call)
     const waiting = this.#waiting
     this.#waiting = []
@@ -59,7 +59,7 @@ export class Opener {
       const share = await this.#admit(user, limit)
       const call = start()
       if (typeof call === 'number') return { code: call, kind: null, isMagic: false }
-      share.calls.add(call)
+      share.calls++
       try {
         await raceAbort(call.wait(), limit)
       } catch (error) {
@@ -78,13 +78,13 @@ export class Opener {
     for (;;) {
       for (const [id, other] of this.#shares) {
         other.prune()
-        if (other.calls.size === 0 && id !== user) this.#shares.delete(id)
+        if (other.calls === 0 && id !== user) this.#shares.delete(id)
       }
       const share = this.#shares.get(user) ?? new Share()
       this.#shares.set(user, share)
-      const total = [...this.#shares.values()].reduce((sum, { calls }) => sum + calls.size, 0)
-      if (share.calls.size < MAX_PER_USER && total < MAX_THREADS) return share
-      if (share.calls.size === share.abandoned.size) throw systemError(-constants.errno.EAGAIN, 'openat2')
+      const total = [...this.#shares.values()].reduce((sum, { calls }) => sum + calls, 0)
+      if (share.calls < MAX_PER_USER && total < MAX_THREADS) return share
+      if (share.calls === share.abandoned.size) throw systemError(-constants.errno.EAGAIN, 'openat2')
       await raceAbort(share.changed(), limit)
     }
   }

@@ -126,8 +126,8 @@ export function serverFor(fd: number, options: ServerOpts | undefined): Server {
  * because listening has failed, or continues in a later turn.
  */
 export function giveToServer(fd: number, server: Server, backlog?: number): Promise<unknown> | undefined {
-  native.setLeaving(fd, true)
-  const stays = () => native.setLeaving(fd, false)
+  native.setLeaving(fd, 1)
+  const stays = () => native.setLeaving(fd, 0)
   try {
     listenOn(server, fd, backlog)
   } catch (error) {

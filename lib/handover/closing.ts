@@ -3,13 +3,7 @@ import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { clearTimeout, setTimeout } from 'node:timers'
-
-/** Returns a listener for `'close'`, which is emitted once. One for all sockets costs less than a closure for each. */
-export function closeListener(act: (socket: Socket) => void): (this: Socket) => void {
-  return function (this: Socket) {
-    act(this)
-  }
-}
+import { Places } from '../base/places.ts'
 
 /**
  * Has a response close its connection, and say so in its header. Node does so for `shouldKeepAlive = false` only if the program sets no
@@ -63,7 +57,7 @@ const MAX_WAIT_MS = 10_000
  */
 export class Http2Closing {
   readonly session: ServerHttp2Session
-  readonly #streams = new Set<ServerHttp2Stream>()
+  readonly #streams = new Places<ServerHttp2Stream>()
   #hasBegun = false
   #timer: NodeJS.Timeout | undefined
   #limit: NodeJS.Timeout | undefined
@@ -72,8 +66,7 @@ export class Http2Closing {
   constructor(session: ServerHttp2Session) {
     this.session = session
     session.on('stream', (stream: ServerHttp2Stream) => {
-      this.#streams.add(stream)
-      stream.once('close', () => this.#streams.delete(stream))
+      this.#streams.addUntilClosed(stream)
       // The bytes that have arrived can begin further streams. No response is written before the next tick.
       if (this.#timer === undefined) return
       this.#stopTimer()
@@ -130,11 +123,17 @@ export class Http2Closing {
 /** A close frame of a server with the status 1001, "going away": RFC 6455, 5.5.1 and 7.4.1. */
 const GOING_AWAY = Buffer.from([0x88, 2, 1001 >> 8, 1001 & 0xff])
 
+/** A WebSocket connection. */
+interface Upgraded {
+  readonly socket: Socket
+  /** The number of bytes written before the response that upgrades it. */
+  readonly bytesBefore: number
+}
+
 /** The WebSocket connections of a server, by the requests that it has upgraded. The program's library speaks the protocol. */
 export class WebSockets implements Disposable {
   readonly #server: Server
-  /** The connections, each with the number of bytes written before the response that upgrades it. */
-  readonly #sockets = new Map<Socket, number>()
+  readonly #connections = new Places<Upgraded>()
   #isClosing = false
 
   constructor(server: Server) {
@@ -147,7 +146,7 @@ export class WebSockets implements Disposable {
   /** Sends each client a close frame, to which it answers by closing, and each later one. A library writes the frames of one turn together. */
   close(): void {
     this.#isClosing = true
-    for (const [socket, before] of this.#sockets) sayGoingAway(socket, before)
+    for (const { socket, bytesBefore } of this.#connections) sayGoingAway(socket, bytesBefore)
   }
 
   /** Removes its listeners. */
@@ -172,10 +171,11 @@ export class WebSockets implements Disposable {
 
   readonly #upgraded = ({ headers }: IncomingMessage, socket: Socket): void => {
     if (headers.upgrade?.toLowerCase() !== 'websocket') return
-    const { bytesWritten } = socket
-    this.#sockets.set(socket, bytesWritten)
-    socket.once('close', () => this.#sockets.delete(socket))
-    if (this.#isClosing) sayGoingAway(socket, bytesWritten)
+    const bytesBefore = socket.bytesWritten
+    const upgraded = { socket, bytesBefore }
+    const place = this.#connections.add(upgraded)
+    socket.once('close', () => this.#connections.remove(upgraded, place))
+    if (this.#isClosing) sayGoingAway(socket, bytesBefore)
   }
 }
 

@@ -3,9 +3,10 @@ import type { Server as HttpServer, ServerResponse } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import { clearTimeout, setTimeout } from 'node:timers'
+import { Places } from '../base/places.ts'
 import { MAX_INT } from '../base/validate.ts'
 import { headOf, isHttp2Socket } from '../descriptor/node-internals.ts'
-import { closeAfter, closeListener, Http2Closing, WebSockets } from './closing.ts'
+import { closeAfter, Http2Closing, WebSockets } from './closing.ts'
 
 /** The shortest time for which a draining HTTP server keeps idle connections, in milliseconds. */
 const MIN_IDLE_MS = 100
@@ -39,11 +40,11 @@ interface RequestStart {
  */
 export class ServerDrain implements Disposable {
   readonly #server: Server
-  readonly #sockets = new Set<Socket>()
-  readonly #sessions = new Set<Http2Closing>()
+  readonly #sockets = new Places<Socket>()
+  readonly #sessions = new Places<Http2Closing>()
   readonly #webSockets: WebSockets
   /** The HTTP/1 responses that are not sent yet. */
-  readonly #responses = new Set<ServerResponse>()
+  readonly #responses = new Places<ServerResponse>()
   #draining = false
   readonly #timers: NodeJS.Timeout[] = []
   #idleTimer: NodeJS.Timeout | undefined
@@ -52,12 +53,12 @@ export class ServerDrain implements Disposable {
     this.#server = server
     this.#webSockets = new WebSockets(server)
     server.prependListener('connection', this.#addSocket)
-    server.prependListener('secureConnection', this.#addSecureSocket)
+    server.prependListener('secureConnection', this.#addSocket)
     if (isHttp2(server)) server.prependListener('session', this.#addSession)
     if (!isHttp(server)) return
-    subscribe(REQUEST_STARTS, this.#requestStarted)
-    // Runtimes other than Node may report nothing. With such a listener an HTTP/2 server would emit 'request' for each 'stream' too.
-    if (!isHttp2(server)) server.prependListener('request', this.#requested)
+    if (process.versions.deno === undefined) subscribe(REQUEST_STARTS, this.#requestStarted)
+    // With such a listener an HTTP/2 server would emit 'request' for each 'stream' too.
+    else if (!isHttp2(server)) server.prependListener('request', this.#requested)
   }
 
   /**
@@ -97,7 +98,7 @@ export class ServerDrain implements Disposable {
     this.#idleTimer = undefined
     const server = this.#server
     server.off('connection', this.#addSocket)
-    server.off('secureConnection', this.#addSecureSocket)
+    server.off('secureConnection', this.#addSocket)
     server.off('session', this.#addSession)
     server.off('request', this.#requested)
     unsubscribe(REQUEST_STARTS, this.#requestStarted)
@@ -120,23 +121,13 @@ export class ServerDrain implements Disposable {
   }
 
   readonly #addSocket = (socket: Socket): void => {
-    this.#sockets.add(socket)
-    socket.on('close', this.#removeSocket)
-  }
-
-  readonly #removeSocket = closeListener((socket) => this.#sockets.delete(socket))
-
-  /** Adds a TLS connection in the place of the TCP connection below it, whose end alone would not be the end of the TLS connection. */
-  readonly #addSecureSocket = (socket: Socket): void => {
-    const { _parent: below } = socket as Socket & { readonly _parent?: Socket | null }
-    if (below) this.#sockets.delete(below)
-    this.#addSocket(socket)
+    this.#sockets.addUntilClosed(socket)
   }
 
   readonly #addSession = (session: ServerHttp2Session): void => {
     const closing = new Http2Closing(session)
-    this.#sessions.add(closing)
-    session.once('close', () => this.#sessions.delete(closing))
+    const place = this.#sessions.add(closing)
+    session.once('close', () => this.#sessions.remove(closing, place))
     if (this.#draining) closing.start()
   }
 
@@ -148,9 +139,7 @@ export class ServerDrain implements Disposable {
   readonly #requested = (_request: unknown, response: ServerResponse): void => this.#addResponse(response)
 
   #addResponse(response: ServerResponse): void {
-    if (this.#responses.has(response)) return
-    this.#responses.add(response)
-    response.once('close', () => this.#responses.delete(response))
+    this.#responses.addUntilClosed(response)
     if (this.#draining) closeAfter(response)
   }
 
@@ -161,7 +150,10 @@ export class ServerDrain implements Disposable {
     for (const session of this.#sessions) session.close()
     const answering = new Set<Socket | null>()
     for (const response of this.#responses) if (!isEventStream(response)) answering.add(response.socket)
-    for (const socket of this.#sockets) if (!answering.has(socket) && !isBusy(socket)) socket.end()
+    const sockets = [...this.#sockets]
+    // The end of a TCP connection would not be the end of the TLS connection over it.
+    const below = new Set(sockets.map(parentOf))
+    for (const socket of sockets) if (!answering.has(socket) && !below.has(socket) && !isBusy(socket)) socket.end()
   }
 
   #destroyAll(): void {
@@ -181,6 +173,11 @@ function isHttp2(server: Server): boolean {
 
 function isEventStream(response: ServerResponse): boolean {
   return /^content-type: *text\/event-stream/im.test(headOf(response))
+}
+
+/** Returns the TCP connection below a TLS connection. */
+function parentOf(socket: Socket): Socket | null | undefined {
+  return (socket as Socket & { readonly _parent?: Socket | null })._parent
 }
 
 /** Returns whether a connection has a part of an HTTP/1 request, whose response is still to come, or an HTTP/2 session. */

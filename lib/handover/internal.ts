@@ -6,5 +6,4 @@ export {
   openReceivedConnection
 } from './receive-connection.ts'
 export { type ServerOptions, isServer, serveConnection } from './adopt-connection.ts'
-export { closeListener } from './closing.ts'
 export { ServerDrain } from './drain.ts'

@@ -56,8 +56,9 @@ export class Sender {
   send(line: Buffer, descriptor: Descriptor | undefined, signal: AbortSignal | undefined): Promise<void> {
     const send = new PendingSend(line, descriptor)
     const sent = this.#pending.add<void>(send, signal)
-    this.#unwritten.add(send)
-    this.#flush()
+    if (this.#unacknowledged === undefined && this.#unwritten.size === 0) void this.#write(send)
+    else this.#unwritten.add(send)
+    this.#onChange()
     return sent
   }
 

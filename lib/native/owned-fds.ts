@@ -22,12 +22,12 @@ export function duplicateFd(fd: number): number {
  * closes its objects first. The native side then closes the number only if it is still the same file, because another thread can have it.
  */
 export function giveFd<T>(fd: number, take: (fd: number) => T): T {
-  native.setLeaving(fd, true)
+  native.setLeaving(fd, 1)
   let object: T
   try {
     object = take(fd)
   } catch (error) {
-    native.setLeaving(fd, false)
+    native.setLeaving(fd, 0)
     throw error
   }
   native.release(fd)

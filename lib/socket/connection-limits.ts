@@ -1,5 +1,6 @@
 import { constants } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Places } from '../base/places.ts'
 import { MAX_INT, integer } from '../base/validate.ts'
 import { native } from '../native/binding.ts'
 import type { SystemError } from '../native/system-error.ts'
@@ -82,6 +83,8 @@ export interface ServiceConnection {
   /** Whether the peer has sent no request. */
   isSilent: boolean
   readonly close: () => void
+  /** Its place among the connections of the service. */
+  place: number
 }
 
 /**
@@ -92,8 +95,7 @@ export interface ServiceConnection {
 export class ServiceConnections {
   readonly #limits: Limits
   readonly #maxClosing: number
-  /** In the order in which they were accepted. */
-  readonly #connections = new Set<ServiceConnection>()
+  readonly #connections = new Places<ServiceConnection>()
 
   /** Creates it with the limits among options. By default the connections take at most half of the free descriptor table. */
   constructor(options: ConnectionLimits) {
@@ -116,8 +118,8 @@ export class ServiceConnections {
     if (!isTrusted && this.#count(isSameUser) >= maxConnectionsPerUser && !this.#closeSilent(isSameUser))
       return undefined
     if (this.#connections.size >= maxConnections && !this.#closeSilent(() => true)) return undefined
-    const connection = { uid, isTrusted, since: performance.now(), isSilent: true, close }
-    this.#connections.add(connection)
+    const connection = { uid, isTrusted, since: performance.now(), isSilent: true, close, place: 0 }
+    connection.place = this.#connections.add(connection)
     return connection
   }
 
@@ -142,7 +144,7 @@ export class ServiceConnections {
   }
 
   remove(connection: ServiceConnection): void {
-    this.#connections.delete(connection)
+    this.#connections.remove(connection, connection.place)
   }
 
   #count(matches: (connection: ServiceConnection) => boolean): number {
@@ -152,15 +154,17 @@ export class ServiceConnections {
   }
 
   #closeSilent(matches: (connection: ServiceConnection) => boolean): boolean {
-    const before = performance.now() - SILENCE_MS
+    let oldest: ServiceConnection | undefined
+    let before = performance.now() - SILENCE_MS
     for (const connection of this.#connections) {
-      if (connection.since > before) break
-      if (!connection.isSilent || !matches(connection)) continue
-      this.#connections.delete(connection)
-      connection.close()
-      return true
+      if (!connection.isSilent || connection.since > before || !matches(connection)) continue
+      oldest = connection
+      before = connection.since
     }
-    return false
+    if (oldest === undefined) return false
+    this.remove(oldest)
+    oldest.close()
+    return true
   }
 }
 

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Address } from '../address/index.ts'
 import {
+  Places,
   type InspectionArguments,
   inspected,
   inspection,
@@ -58,7 +59,7 @@ export class StoreService implements Disposable {
   readonly #takeover: Takeover
   readonly #listener: UnixServer
   readonly #entries: Entries
-  readonly #channels = new Set<Channel>()
+  readonly #channels = new Places<Channel>()
   readonly #connections: ServiceConnections
   #closed = false
   #moved = false
@@ -163,7 +164,7 @@ export class StoreService implements Disposable {
       socket.close() // the client has already disconnected
       return
     }
-    this.#channels.add(channel)
+    const place = this.#channels.add(channel)
     if (this.#moved) channel.send({ moved: true }).catch(() => {}) // while `allow` decided
     channel.onRequest(async (request) => {
       try {
@@ -175,7 +176,7 @@ export class StoreService implements Disposable {
       }
     })
     await channel.closed
-    this.#channels.delete(channel)
+    this.#channels.remove(channel, place)
     channel.close()
   }
 

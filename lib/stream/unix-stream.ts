@@ -1,6 +1,7 @@
 import { constants } from 'node:os'
 import { Duplex } from 'node:stream'
 import { invalidType, withCode } from '../base/errors.ts'
+import { Queue } from '../base/queue.ts'
 import { MAX_INT, boolean, bytesOf, integer } from '../base/validate.ts'
 import { type FdSource, borrow, putFds } from '../descriptor/fd-source.ts'
 import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
@@ -57,6 +58,12 @@ interface DelayedOperation {
   readonly callback: Callback
 }
 
+/** A chunk, and the duplicated descriptors that are sent with its first byte. */
+interface ChunkWithFds {
+  readonly chunk: Uint8Array
+  readonly duplicates: readonly number[]
+}
+
 /**
  * A Unix domain stream socket as a Node stream, with descriptors beside the bytes. {@link UnixSocket.toStream} and
  * {@link Descriptor.toStream} create it.
@@ -81,8 +88,8 @@ interface DelayedOperation {
 export class UnixStream extends Duplex {
   #socket: UnixSocket | undefined
   #referenced = true
-  /** The duplicated descriptors of chunks that wait to be sent. */
-  readonly #duplicates = new Map<Uint8Array, readonly number[]>()
+  /** The chunks with descriptors that wait to be sent, in order. */
+  readonly #withFds = new Queue<ChunkWithFds>()
   #duplicateCount = 0
   /** At most one of `_write`, `_writev` and `_final` waits for a socket. */
   #delayed: DelayedOperation | undefined
@@ -274,7 +281,7 @@ export class UnixStream extends Duplex {
     if (bytes.length === 0) throw dataRequired('chunk')
     const chunk = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
     const duplicates = [...captured, ...(count === 0 ? [] : duplicateShared(count))]
-    this.#duplicates.set(chunk, duplicates)
+    this.#withFds.push({ chunk, duplicates })
     this.#duplicateCount += duplicates.length
     const hasRoom = super.write(chunk, callback)
     if (this.#duplicateCount + MAX_SENT_FDS <= this.maxFds) return hasRoom
@@ -319,8 +326,7 @@ export class UnixStream extends Duplex {
     this.#socket?.close()
     const delayed = this.#delayed
     this.#delayed = undefined
-    for (const duplicates of this.#duplicates.values()) closeFds(duplicates)
-    this.#duplicates.clear()
+    for (let next = this.#withFds.shift(); next !== undefined; next = this.#withFds.shift()) closeFds(next.duplicates)
     this.#duplicateCount = 0
     this.closeHeld(error)
     delayed?.callback(error ?? socketClosed())
@@ -408,7 +414,7 @@ export class UnixStream extends Duplex {
       await socket.send(data)
     }
     for (const { chunk } of chunks) {
-      const hasFds = this.#duplicates.has(chunk)
+      const hasFds = this.#withFds.peek()?.chunk === chunk
       if (length > 0 && (hasFds || length + chunk.length > MAX_BATCH_BYTES)) await flush()
       if (hasFds) {
         await this.#send(socket, chunk)
@@ -421,11 +427,10 @@ export class UnixStream extends Duplex {
   }
 
   #send(socket: UnixSocket, chunk: Uint8Array): Promise<void> {
-    const duplicates = this.#duplicates.get(chunk)
+    const duplicates = this.#withFds.peek()?.chunk === chunk ? this.#withFds.shift()!.duplicates : undefined
     // A send that has to wait duplicates its descriptors itself.
     const sent = socket.send(chunk, duplicates === undefined ? undefined : { fds: duplicates })
     if (duplicates !== undefined) {
-      this.#duplicates.delete(chunk)
       this.#duplicateCount -= duplicates.length
       closeFds(duplicates)
     }

@@ -1,14 +1,66 @@
 import type { Socket, SocketConstructorOpts } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout } from 'node:timers'
 import { checkRuntime } from '../base/internal.ts'
 import { openHandle } from '../descriptor/internal.ts'
-import { giveFd, native } from '../native/internal.ts'
-import { closeListener } from '../handover/internal.ts'
-import { type AcceptShape, Acceptor, warnOfService } from '../socket/internal.ts'
+import { PollHandle } from '../event-loop/internal.ts'
+import { AGAIN, giveFd, native, systemError } from '../native/internal.ts'
+import { warnOfService } from '../socket/internal.ts'
 import { type WorkerChannel, type Assignment, openWorkerChannel } from './worker-channel.ts'
 
 /** The delay after a failed accept, in milliseconds. */
 const RETRY_DELAY_MS = 100
+/** The maximum number of connections that one wake accepts. The others are for other workers, which accept meanwhile. */
+const CONNECTIONS_PER_WAKE = 2
+
+/**
+ * Accepts the connections of a listener as they arrive. While the descriptor table is full, clients wait in the accept queue: libuv, by which
+ * a `net.Server` accepts, would close their connections (uv__emfile_trick in src/unix/stream.c).
+ */
+class PassedListener extends PollHandle {
+  readonly #connect: (fd: number) => void
+  #paused: boolean
+  #hasFailed = false
+
+  constructor(fd: number, paused: boolean, connect: (fd: number) => void) {
+    super(fd)
+    this.#paused = paused
+    this.#connect = connect
+    this.update()
+  }
+
+  /** Whether nothing is accepted for now. */
+  set paused(on: boolean) {
+    this.#paused = on
+    this.update()
+  }
+
+  protected get waitsForInput(): boolean {
+    return !this.#paused && !this.#hasFailed && !this.closed
+  }
+
+  protected flushInput(): void {
+    for (let accepted = 0; accepted < CONNECTIONS_PER_WAKE && this.waitsForInput; accepted++) {
+      const fd = native.accept(this.fd)
+      if (fd === AGAIN) return
+      if (fd < 0) return this.fail(() => systemError(fd, 'accept'))
+      this.#connect(fd)
+    }
+  }
+
+  /** Warns, and tries again after a delay. */
+  protected fail(error: () => Error): void {
+    warnOfService('A worker of a superserver cannot accept connections, which wait', error())
+    this.#hasFailed = true
+    setTimeout(() => {
+      this.#hasFailed = false
+      this.update()
+    }, RETRY_DELAY_MS)
+  }
+
+  protected end(): number[] {
+    return []
+  }
+}
 
 /** What a process does with its connections. */
 export interface ConnectionHandler<T> {
@@ -28,19 +80,11 @@ export interface ConnectionHandler<T> {
 /** Receives connections: those that the superserver passes, and those accepted from the listeners that it passes. */
 export class ConnectionIntake<T> {
   handler: ConnectionHandler<T>
-  readonly #acceptors = new Set<Acceptor>()
+  readonly #listeners: PassedListener[] = []
   readonly channel: WorkerChannel
-  /** The open sockets, with what reports the end of one. */
-  readonly #open = new Map<Socket, () => void>()
-  readonly #onClose = closeListener((socket) => {
-    const ended = this.#open.get(socket)
-    this.#open.delete(socket)
-    ended?.()
-    this.#finishIfDone()
-  })
+  /** The number of open connections. */
+  #open = 0
   #paused = false
-  #resume = () => {}
-  #resumed: Promise<void> = Promise.resolve()
   /** Resolves when the superserver will send nothing more. */
   readonly drained: Promise<void>
   /** Resolves when all connections are closed as well. */
@@ -57,8 +101,7 @@ export class ConnectionIntake<T> {
       take: (given) => this.#take(given),
       serves: (name) => this.handler.serves?.(name) ?? true,
       end: () => {
-        for (const acceptor of this.#acceptors) acceptor.close()
-        this.#resume()
+        for (const listener of this.#listeners) listener.close()
         drain()
         this.#finishIfDone()
       }
@@ -70,89 +113,81 @@ export class ConnectionIntake<T> {
   set paused(on: boolean) {
     if (on === this.#paused) return
     this.channel.paused = this.#paused = on
-    if (on) this.#resumed = new Promise((resolve) => (this.#resume = resolve))
-    else this.#resume()
+    for (const listener of this.#listeners) listener.paused = on
   }
 
   #take({ name, fd, id }: Assignment): void {
     if (id === undefined) {
-      if (this.handler.bind?.(fd, name) !== true) void this.#accept(fd, name)
-    } else this.#connect(fd, name, () => this.channel.reportClosed(id))
+      if (this.handler.bind?.(fd, name) !== true) this.#listen(fd, name)
+    } else this.#connect(fd, name, id)
   }
 
-  #connect(fd: number, name: string, ended: () => void): void {
-    let connection: T
-    try {
-      connection = giveFd(fd, () => this.handler.open(fd, name))
-    } catch (error) {
-      native.close(fd)
-      ended()
-      throw error
-    }
+  #connect(fd: number, name: string, id?: number): void {
     let isTracked = false
     const track = (socket: Socket) => {
       isTracked = true
-      this.#open.set(socket, ended)
-      socket.on('close', this.#onClose)
+      this.#open++
+      socket.on('close', () => {
+        this.#open--
+        if (id !== undefined) this.channel.reportClosed(id)
+        this.#finishIfDone()
+      })
     }
     try {
-      this.handler.serve(connection, name, track)
+      this.handler.serve(this.#openConnection(fd, name), name, track)
     } finally {
-      if (!isTracked) ended()
+      if (!isTracked && id !== undefined) this.channel.reportClosed(id)
     }
   }
 
-  /**
-   * Accepts connections of a listener until the superserver drains this worker. While the descriptor table is full, clients wait in the
-   * accept queue: libuv, by which a `net.Server` accepts, would close their connections (uv__emfile_trick in src/unix/stream.c).
-   */
-  async #accept(listener: number, name: string): Promise<void> {
-    const acceptor = new Acceptor(listener, undefined)
-    this.#acceptors.add(acceptor)
-    if (this.channel.draining) acceptor.close()
-    const connect: AcceptShape<void> = (fd) => {
+  #openConnection(fd: number, name: string): T {
+    try {
+      return giveFd(fd, () => this.handler.open(fd, name))
+    } catch (error) {
+      native.close(fd)
+      throw error
+    }
+  }
+
+  /** Accepts connections of a listener until the superserver drains this worker. */
+  #listen(fd: number, name: string): void {
+    const listener = new PassedListener(fd, this.#paused, (connection) => {
       try {
-        this.#connect(fd, name, ignore)
+        this.#connect(connection, name)
       } catch (error) {
         // The program's error: it becomes an uncaught exception, and other connections are still served.
         queueMicrotask(() => {
           throw error
         })
       }
-    }
-    while (!acceptor.closed) {
-      try {
-        await acceptor.accept(this, connect, undefined)
-        if (this.#paused) await this.#resumed
-      } catch (error) {
-        if (acceptor.closed) return
-        warnOfService('A worker of a superserver cannot accept connections, which wait', error)
-        await sleep(RETRY_DELAY_MS)
-      }
-    }
+    })
+    this.#listeners.push(listener)
+    if (this.channel.draining) listener.close()
   }
 
   #finishIfDone(): void {
-    if (this.channel.draining && this.#open.size === 0) this.#finish()
+    if (this.channel.draining && this.#open === 0) this.#finish()
   }
 }
 
-function ignore(): void {}
-
 let NetSocket: typeof Socket | undefined
+const isDeno = process.versions.deno !== undefined
 
 /** Creates a socket of a connection's descriptor. */
 export function openSocketOf(fd: number, name: string, allowHalfOpen: boolean, highWaterMark?: number): Socket {
   NetSocket ??= process.getBuiltinModule('node:net').Socket
   const isTcp = name.startsWith('tcp:')
-  const isKnown = (isTcp || name.startsWith('unix:')) && process.versions.deno === undefined
-  // With a descriptor Node finds out by five system calls what it is.
-  const options = isKnown
-    ? { handle: openHandle(fd, isTcp), readable: true, writable: true, allowHalfOpen }
-    : { fd, readable: true, writable: true, allowHalfOpen }
-  const sizes = { readableHighWaterMark: highWaterMark, writableHighWaterMark: highWaterMark }
-  // @types/node declares neither a handle nor sizes.
-  return new NetSocket((highWaterMark === undefined ? options : { ...options, ...sizes }) as SocketConstructorOpts)
+  const isKnown = (isTcp || name.startsWith('unix:')) && !isDeno
+  return new NetSocket({
+    // With a descriptor Node finds out by five system calls what it is.
+    handle: isKnown ? openHandle(fd, isTcp) : undefined,
+    fd: isKnown ? undefined : fd,
+    readable: true,
+    writable: true,
+    allowHalfOpen,
+    readableHighWaterMark: highWaterMark,
+    writableHighWaterMark: highWaterMark
+  } as SocketConstructorOpts) // @types/node declares neither a handle nor sizes
 }
 
 /** Throws ERR_UNSUPPORTED_PLATFORM on a runtime whose sockets cannot be made of a descriptor. */

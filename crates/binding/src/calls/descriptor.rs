@@ -24,6 +24,17 @@ pub(super) fn close(state: &mut State, [fd]: [i32; 1]) -> CallResult {
   Ok(0)
 }
 
+pub(super) fn release(state: &mut State, [fd]: [i32; 1]) -> CallResult {
+  // The caller owns the number from here on.
+  let _ = state.table.release(fd)?.into_raw_fd();
+  Ok(0)
+}
+
+pub(super) fn set_leaving(state: &mut State, [fd, leaving]: [i32; 2]) -> CallResult {
+  state.table.set_leaving(fd, leaving != 0)?;
+  Ok(0)
+}
+
 pub(super) fn close_all(state: &mut State, [count]: [i32; 1]) -> CallResult {
   let State { table, memory: Memory { fds, .. }, .. } = state;
   let closing = take_all(table, fds.first(count)?);
@@ -276,23 +287,6 @@ impl Environment {
       claims::reserve(state.table.borrowed_one(&fd)?)?;
       Ok(0)
     })
-  }
-
-  /// Gives up ownership of a descriptor, which stays open in its original blocking mode. A bound socket's file stays.
-  #[napi]
-  pub fn release(&self, fd: i32) -> i32 {
-    self.number(|state| {
-      // The caller owns the number from here on.
-      let _ = state.table.release(fd)?.into_raw_fd();
-      Ok(0)
-    })
-  }
-
-  /// Notes that an object of the runtime is taking a descriptor, which `release` completes, or has failed to. If the environment ends
-  /// meanwhile, the number is not closed a second time behind that object.
-  #[napi]
-  pub fn set_leaving(&self, fd: i32, leaving: bool) -> i32 {
-    self.number(|state| state.table.set_leaving(fd, leaving).map(|()| 0))
   }
 
   /// Ends the use of a socket by one object, for another one: the descriptor stays owned, and is otherwise as `release` leaves it.

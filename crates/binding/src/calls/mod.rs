@@ -32,6 +32,13 @@ pub struct HotCalls<'env> {
   /// Closes the first `count` descriptors in `fds`, each run of consecutive numbers with one close_range(2).
   #[napi(ts_type = "(count: number) => number")]
   pub close_all: Unknown<'env>,
+  /// Gives up ownership of a descriptor, which stays open in its original blocking mode. A bound socket's file stays.
+  #[napi(ts_type = "(fd: number) => number")]
+  pub release: Unknown<'env>,
+  /// Notes that an object of the runtime is taking a descriptor, which `release` completes: 1; or that it has failed to: 0. If the environment
+  /// ends meanwhile, the number is not closed a second time behind that object.
+  #[napi(ts_type = "(fd: number, leaving: number) => number")]
+  pub set_leaving: Unknown<'env>,
   /// Replaces the first `count` numbers in `fds`, which can be any of this process, by duplicates. Duplicates all or none.
   #[napi(ts_type = "(count: number) => number")]
   pub duplicate: Unknown<'env>,
@@ -123,6 +130,8 @@ impl<'env> HotCalls<'env> {
       accept: call("accept", integers!(socket::accept, 1))?,
       close: call("close", integers!(descriptor::close, 1))?,
       close_all: call("closeAll", integers!(descriptor::close_all, 1))?,
+      release: call("release", integers!(descriptor::release, 1))?,
+      set_leaving: call("setLeaving", integers!(descriptor::set_leaving, 2))?,
       duplicate: call("duplicate", integers!(descriptor::duplicate, 1))?,
       watch: call("watch", integers!(socket::watch, 2))?,
       read: call("read", integers!(descriptor::read, 2))?,
