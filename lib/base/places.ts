@@ -7,6 +7,8 @@
 export class Places<T extends object> implements Iterable<T> {
   readonly #items: (T | undefined)[] = []
   readonly #free: number[] = []
+  /** Called when no object is left. */
+  onEmpty: (() => void) | undefined
 
   /** The number of objects. */
   get size(): number {
@@ -20,11 +22,6 @@ export class Places<T extends object> implements Iterable<T> {
     return place
   }
 
-  /** Returns the object of a place. */
-  at(place: number): T | undefined {
-    return this.#items[place]
-  }
-
   /** Adds an object until it emits 'close'. */
   addUntilClosed(this: Places<T & NodeJS.EventEmitter>, item: T & NodeJS.EventEmitter): void {
     const place = this.add(item)
@@ -36,6 +33,7 @@ export class Places<T extends object> implements Iterable<T> {
     if (this.#items[place] !== item) return
     this.#items[place] = undefined
     this.#free.push(place)
+    if (this.onEmpty !== undefined && this.size === 0) this.onEmpty()
   }
 
   /** Iterates over the objects, in no particular order. An object may be removed meanwhile. */

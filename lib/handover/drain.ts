@@ -46,6 +46,7 @@ export class ServerDrain implements Disposable {
   /** The HTTP/1 responses that are not sent yet. */
   readonly #responses = new Places<ServerResponse>()
   #draining = false
+  #emptied: Promise<void> | undefined
   readonly #timers: NodeJS.Timeout[] = []
   #idleTimer: NodeJS.Timeout | undefined
 
@@ -82,6 +83,14 @@ export class ServerDrain implements Disposable {
     }
     for (const session of this.#sessions) session.start()
     return this.#closeWebSockets(farewell)
+  }
+
+  /** Resolves when the server has no connection. */
+  get emptied(): Promise<void> {
+    return (this.#emptied ??= new Promise((resolve) => {
+      this.#sockets.onEmpty = resolve
+      if (this.#sockets.size === 0) resolve()
+    }))
   }
 
   async #closeWebSockets(farewell: (() => unknown) | undefined): Promise<void> {

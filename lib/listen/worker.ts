@@ -87,7 +87,11 @@ class Taker implements TakingServer {
   }
 
   /** Gives the server a connection. Calls `track` with its socket, unless the server refuses it or passes it to another process. */
-  dispatch(connection: ConnectionHandle, track: (socket: Socket) => void): void {
+  dispatch(connection: ConnectionHandle, track: ((socket: Socket) => void) | undefined): void {
+    if (track === undefined) {
+      this.onconnection(0, connection)
+      return
+    }
     this.server.prependOnceListener('connection', track)
     try {
       this.onconnection(0, connection)
@@ -203,6 +207,7 @@ class WorkerTaking implements Taking<WorkerSource> {
     if (this.#awaitsMessage) return this.#note("The program has not called process.send('ready')")
     debug('ready')
     this.#intake = new ConnectionIntake({
+      waitsForAccepted: true,
       open: (fd, name) => openHandle(fd, this.#byName.get(name)!.socket.path === undefined),
       serve: (connection, name, track) => this.#dispatch(connection, name, track),
       bind: (fd, name) => this.#bind(fd, name),
@@ -242,7 +247,7 @@ class WorkerTaking implements Taking<WorkerSource> {
     return true
   }
 
-  #dispatch(connection: ConnectionHandle, name: string, track: (socket: Socket) => void): void {
+  #dispatch(connection: ConnectionHandle, name: string, track: ((socket: Socket) => void) | undefined): void {
     const taker = takerOf(this.#byName.get(name)!, connection)
     if (taker === undefined)
       connection.close() // the program has closed its server since the connection was acknowledged
@@ -254,14 +259,15 @@ class WorkerTaking implements Taking<WorkerSource> {
     const { deadline } = await worker.draining
     const timeout = deadline - Date.now()
     debug(`drains, for ${timeout} ms at most`)
-    for (const drain of this.#drains.values()) void drain.start(timeout)
-    const ended = this.#disposeAfter(finished)
+    const drains = [...this.#drains.values()]
+    for (const drain of drains) void drain.start(timeout)
+    const ended = this.#disposeAfter(Promise.all([finished, ...drains.map((drain) => drain.emptied)]))
     await Promise.race([ended, lastCall(timeout)])
     endProgram(this.#drains.keys(), this.#datagrams, ended)
   }
 
   /** Stops the timers of the drains, which would keep the process alive, when all connections have ended. */
-  async #disposeAfter(finished: Promise<void>): Promise<void> {
+  async #disposeAfter(finished: Promise<unknown>): Promise<void> {
     await finished
     for (const drain of this.#drains.values()) drain[Symbol.dispose]()
   }

@@ -103,7 +103,7 @@ export class Acceptor extends PollHandle {
         if (taken() >= waiting && this.held >= (available ??= native.availableDescriptors()) / 4) return
         chargeTick()
       }
-      const code = native.accept(this.fd)
+      const code = native.accept(this.fd, 0)
       if (code === AGAIN) {
         this.#spare = Math.max(this.#spare - 1, 0)
         return

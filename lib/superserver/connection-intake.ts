@@ -17,14 +17,15 @@ const CONNECTIONS_PER_WAKE = 2
  * a `net.Server` accepts, would close their connections (uv__emfile_trick in src/unix/stream.c).
  */
 class PassedListener extends PollHandle {
-  readonly #connect: (fd: number) => void
+  /** Called with the number of a connection that an object of Node's is about to take: see `setLeaving`. */
+  readonly #accepted: (fd: number) => void
   #paused: boolean
   #hasFailed = false
 
-  constructor(fd: number, paused: boolean, connect: (fd: number) => void) {
+  constructor(fd: number, paused: boolean, accepted: (fd: number) => void) {
     super(fd)
     this.#paused = paused
-    this.#connect = connect
+    this.#accepted = accepted
     this.update()
   }
 
@@ -39,11 +40,11 @@ class PassedListener extends PollHandle {
   }
 
   protected flushInput(): void {
-    for (let accepted = 0; accepted < CONNECTIONS_PER_WAKE && this.waitsForInput; accepted++) {
-      const fd = native.accept(this.fd)
+    for (let count = 0; count < CONNECTIONS_PER_WAKE && this.waitsForInput; count++) {
+      const fd = native.accept(this.fd, 1)
       if (fd === AGAIN) return
       if (fd < 0) return this.fail(() => systemError(fd, 'accept'))
-      this.#connect(fd)
+      this.#accepted(fd)
     }
   }
 
@@ -66,11 +67,13 @@ class PassedListener extends PollHandle {
 export interface ConnectionHandler<T> {
   /** Makes an object of a connection's descriptor, which that object owns. The descriptor stays open if it throws. */
   open(fd: number, name: string): T
+  /** Whether the handler itself waits for the end of the connections that this process accepts. */
+  readonly waitsForAccepted: boolean
   /**
-   * Serves a connection. Calls `track` with its socket before the program's code runs, which may throw; does not call it for a connection
-   * that was refused, or passed to another process.
+   * Serves a connection. Calls `track`, unless it is undefined, with its socket before the program's code runs, which may throw; does not call
+   * it for a connection that was refused, or passed to another process.
    */
-  serve(connection: T, name: string, track: (socket: Socket) => void): void
+  serve(connection: T, name: string, track: ((socket: Socket) => void) | undefined): void
   /** Takes a datagram socket, which the handler owns; returns false for a listener. */
   bind?(fd: number, name: string): boolean
   /** Returns whether connections of a source are served at present (default: always). Others go to another worker. */
@@ -87,7 +90,7 @@ export class ConnectionIntake<T> {
   #paused = false
   /** Resolves when the superserver will send nothing more. */
   readonly drained: Promise<void>
-  /** Resolves when all connections are closed as well. */
+  /** Resolves when all connections are closed as well, but those for which the handler waits. */
   readonly finished: Promise<void>
   #finish!: () => void
 
@@ -122,25 +125,21 @@ export class ConnectionIntake<T> {
     } else this.#connect(fd, name, id)
   }
 
-  #connect(fd: number, name: string, id?: number): void {
+  /** Serves a connection that the superserver has passed. */
+  #connect(fd: number, name: string, id: number): void {
     let isTracked = false
     const track = (socket: Socket) => {
       isTracked = true
-      this.#open++
-      socket.on('close', () => {
-        this.#open--
-        if (id !== undefined) this.channel.reportClosed(id)
-        this.#finishIfDone()
-      })
+      this.#track(socket, () => this.channel.reportClosed(id))
     }
     try {
-      this.handler.serve(this.#openConnection(fd, name), name, track)
+      this.handler.serve(this.#openPassed(fd, name), name, track)
     } finally {
-      if (!isTracked && id !== undefined) this.channel.reportClosed(id)
+      if (!isTracked) this.channel.reportClosed(id)
     }
   }
 
-  #openConnection(fd: number, name: string): T {
+  #openPassed(fd: number, name: string): T {
     try {
       return giveFd(fd, () => this.handler.open(fd, name))
     } catch (error) {
@@ -149,11 +148,34 @@ export class ConnectionIntake<T> {
     }
   }
 
+  /** Serves a connection that `PassedListener` has accepted. */
+  #serveAccepted(fd: number, name: string): void {
+    const { handler } = this
+    let connection: T
+    try {
+      connection = handler.open(fd, name)
+    } catch (error) {
+      native.close(fd)
+      throw error
+    }
+    native.release(fd)
+    handler.serve(connection, name, handler.waitsForAccepted ? undefined : (socket) => this.#track(socket, ignore))
+  }
+
+  #track(socket: Socket, closed: () => void): void {
+    this.#open++
+    socket.on('close', () => {
+      this.#open--
+      closed()
+      this.#finishIfDone()
+    })
+  }
+
   /** Accepts connections of a listener until the superserver drains this worker. */
   #listen(fd: number, name: string): void {
     const listener = new PassedListener(fd, this.#paused, (connection) => {
       try {
-        this.#connect(connection, name)
+        this.#serveAccepted(connection, name)
       } catch (error) {
         // The program's error: it becomes an uncaught exception, and other connections are still served.
         queueMicrotask(() => {
@@ -169,6 +191,8 @@ export class ConnectionIntake<T> {
     if (this.channel.draining && this.#open === 0) this.#finish()
   }
 }
+
+function ignore(): void {}
 
 let NetSocket: typeof Socket | undefined
 const isDeno = process.versions.deno !== undefined

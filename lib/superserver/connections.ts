@@ -102,9 +102,10 @@ export function connections(options?: ConnectionsOptions): AsyncIterableIterator
   if (iterated === undefined) {
     const queue = new SocketQueue()
     const intake = new ConnectionIntake({
+      waitsForAccepted: false,
       open: (fd, name) => openSocketOf(fd, name, allowHalfOpen),
       serve(socket, _name, track) {
-        track(socket)
+        track?.(socket)
         queue.push(socket)
       }
     })

@@ -19,6 +19,9 @@ export interface ServeOptions extends Abortable {
 /** The connections of this process, which a second call of `serve` continues to take. */
 let intake: ConnectionIntake<Socket> | undefined
 
+/** The drains of all servers that have been given connections. */
+const drains: ServerDrain[] = []
+
 /**
  * Serves the connections that a superserver passes to this worker with a server that does not listen itself: one of `node:http`,
  * `node:https`, `node:http2`, `node:tls` or `node:net`. The server serves each one as if it had accepted it, within its own options and
@@ -50,12 +53,14 @@ export async function serve(server: Server, options?: ServeOptions): Promise<voi
   }
   if (!isServer(server)) throw invalidType('server', 'an instance of net.Server', server)
   using drain = new ServerDrain(server)
+  drains.push(drain)
   const taken = takeConnections(server)
   try {
     await raceAbort(taken.drained, signal)
     const { deadline } = await worker.draining
     const farewell = drain.start(deadline - Date.now(), onDrain && (() => onDrain(deadline)))
-    await Promise.all([raceAbort(taken.finished, signal), farewell])
+    const emptied = drains.map((each) => each.emptied)
+    await Promise.all([raceAbort(Promise.all([taken.finished, ...emptied]), signal), farewell])
   } catch (error) {
     taken.paused = true
     throw error
@@ -66,9 +71,10 @@ export async function serve(server: Server, options?: ServeOptions): Promise<voi
 function takeConnections(server: Server): ConnectionIntake<Socket> {
   const { allowHalfOpen = false, highWaterMark } = server as Server & ServerOptions
   const handler: ConnectionHandler<Socket> = {
+    waitsForAccepted: true,
     open: (fd, name) => openSocketOf(fd, name, allowHalfOpen, highWaterMark),
     serve(socket, _name, track) {
-      track(socket)
+      track?.(socket)
       serveConnection(server, socket)
     }
   }

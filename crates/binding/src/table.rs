@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fdpass_core::{
   AncillaryOptions, Decoder, Direction, Errno, FileId, Limits, NonBlocking, Outbox, Socket, SocketFile, SocketType,
-  set_blocking,
+  is_main_thread, set_blocking,
 };
 
 use crate::claims::{self, Claim, ClaimedFd, Owner};
@@ -77,14 +77,16 @@ pub(crate) struct Table {
   entries: Vec<Option<Entry>>,
   reactor: Reactor,
   owner: Owner,
-  /// The numbers that an object of the runtime is taking, and may own already, with the file of each.
-  leaving: Vec<(RawFd, FileId)>,
+  /// The numbers that an object of the runtime is taking, and may own already. In a Worker with the file of each: the process continues when a
+  /// Worker ends, and another thread can have the number then. The end of the main thread is that of the process.
+  leaving: Vec<(RawFd, Option<FileId>)>,
+  is_main_thread: bool,
 }
 
 impl Table {
   /// Creates an empty table over a reactor.
   pub(crate) fn new(reactor: Reactor) -> Self {
-    Self { entries: Vec::new(), reactor, owner: Owner::new(), leaving: Vec::new() }
+    Self { entries: Vec::new(), reactor, owner: Owner::new(), leaving: Vec::new(), is_main_thread: is_main_thread() }
   }
 
   /// Takes ownership of a descriptor and returns its number.
@@ -295,19 +297,21 @@ impl Table {
   }
 
   /// Notes that an object of the runtime is taking a descriptor, or has failed to. If the environment ends meanwhile, the runtime closes that
-  /// object first: a number that is no longer the same file is not closed again.
+  /// object first: a number that is no longer the same file is not closed again, and none on the main thread.
   pub(crate) fn set_leaving(&mut self, number: RawFd, leaving: bool) -> Result<(), Errno> {
     self.leaving.retain(|&(other, _)| other != number);
     if leaving {
-      self.leaving.push((number, FileId::of(self.get(number)?.fd.as_fd())?));
+      let fd = self.get(number)?.fd.as_fd();
+      let file = if self.is_main_thread { None } else { Some(FileId::of(fd)?) };
+      self.leaving.push((number, file));
     }
     Ok(())
   }
 
-  /// Returns whether a number is not any more the file that an object of the runtime was taking.
+  /// Returns whether an object of the runtime was taking a number, which is not the same file any more, or which the end of the process closes.
   fn has_left(&self, number: RawFd) -> bool {
     let Some((_, file)) = self.leaving.iter().find(|&&(other, _)| other == number) else { return false };
-    self.get(number).is_ok_and(|entry| FileId::of(entry.fd.as_fd()).ok() != Some(*file))
+    file.is_none_or(|file| self.get(number).is_ok_and(|entry| FileId::of(entry.fd.as_fd()).ok() != Some(file)))
   }
 
   /// Prepares a descriptor for another object of this environment, as [`Table::release`] does, but keeps its ownership.

@@ -86,4 +86,5 @@ pub use socket::{
   is_unknown_user, peer, peer_pidfd, socket, socketpair,
 };
 pub use sys::errno::errno_text;
+pub use sys::is_main_thread;
 pub use sys::wait::end_by_signal_at_exit;

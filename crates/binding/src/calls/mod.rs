@@ -23,8 +23,8 @@ use crate::reactor::Dispatcher;
 /// `AGAIN`, `BUSY`, `END`, `BROKEN` or a negative error number.
 #[napi(object, object_from_js = false)]
 pub struct HotCalls<'env> {
-  /// Accepts a connection: accept(2). Returns its number, which the environment owns.
-  #[napi(ts_type = "(listener: number) => number")]
+  /// Accepts a connection: accept(2). Returns its number, which the environment owns; with `leaving` 1 as after `setLeaving`.
+  #[napi(ts_type = "(listener: number, leaving: number) => number")]
   pub accept: Unknown<'env>,
   /// Closes a descriptor: close(2).
   #[napi(ts_type = "(fd: number) => number")]
@@ -127,7 +127,7 @@ impl<'env> HotCalls<'env> {
   fn new(env: &'env Env, environment: &Environment) -> napi::Result<Self> {
     let call = |name: &str, callback: Callback| function(env, name, callback, environment.slot());
     Ok(Self {
-      accept: call("accept", integers!(socket::accept, 1))?,
+      accept: call("accept", integers!(socket::accept, 2))?,
       close: call("close", integers!(descriptor::close, 1))?,
       close_all: call("closeAll", integers!(descriptor::close_all, 1))?,
       release: call("release", integers!(descriptor::release, 1))?,

@@ -80,8 +80,12 @@ fn address_text(address: Result<Option<Address>, Errno>) -> Either3<String, Null
   }
 }
 
-pub(super) fn accept(state: &mut State, [listener]: [i32; 1]) -> CallResult {
-  state.table.accept(listener)
+pub(super) fn accept(state: &mut State, [listener, leaving]: [i32; 2]) -> CallResult {
+  let number = state.table.accept(listener)?;
+  if leaving != 0 {
+    state.table.set_leaving(number, true)?;
+  }
+  Ok(number)
 }
 
 pub(super) fn watch(state: &mut State, [fd, events]: [i32; 2]) -> CallResult {

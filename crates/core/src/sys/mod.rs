@@ -12,3 +12,16 @@ pub(crate) mod msg;
 pub(crate) mod socket;
 pub(crate) mod sockopt;
 pub(crate) mod wait;
+
+/// Returns whether the calling thread is the first one of its process.
+pub fn is_main_thread() -> bool {
+  #[cfg(any(target_os = "linux", target_os = "android"))]
+  {
+    nix::unistd::gettid() == nix::unistd::getpid()
+  }
+  #[cfg(not(any(target_os = "linux", target_os = "android")))]
+  {
+    // SAFETY: it has no preconditions.
+    unsafe { libc::pthread_main_np() != 0 }
+  }
+}
