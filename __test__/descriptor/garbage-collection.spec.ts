@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { runInNewContext } from 'node:vm'
 import test from 'ava'
-import { Places } from '../../lib/base/places.ts'
+import { Places } from '../../lib/base/collections.ts'
 import { retainedBytes } from '../helpers/conditions.ts'
 import { fixturePath, finish } from '../helpers/processes.ts'
 

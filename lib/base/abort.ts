@@ -1,7 +1,7 @@
 import { setTimeout, clearTimeout } from 'node:timers'
 import { addAbortListener } from 'node:events'
 import { invalidType, withCode, timedOut } from './errors.ts'
-import { Places } from './places.ts'
+import { Places } from './collections.ts'
 
 /** Returns the AbortError of an operation whose signal was aborted. */
 export function aborted(signal: AbortSignal): Error {

@@ -1,4 +1,4 @@
-import { Queue } from '../base/queue.ts'
+import { Queue } from '../base/collections.ts'
 import { MAX_INT } from '../base/validate.ts'
 import { rejection } from '../base/errors.ts'
 import { Waiter, Waiters, settle } from '../base/waiters.ts'

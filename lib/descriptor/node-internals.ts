@@ -3,7 +3,6 @@ import { closeSync, fstatSync, readFileSync } from 'node:fs'
 import type { ServerResponse } from 'node:http'
 import type { Server, Socket, SocketConstructorOpts } from 'node:net'
 import type { Readable, Writable } from 'node:stream'
-import { isMainThread } from 'node:worker_threads'
 import { invalidValue } from '../base/errors.ts'
 import { checkRuntime } from '../base/runtime.ts'
 import { systemError } from '../native/system-error.ts'
@@ -196,7 +195,8 @@ export function isReadAsStdin(fd: number): boolean {
   const { _getActiveHandles: activeHandles } = process as { _getActiveHandles?: () => object[] }
   const stdin = activeHandles?.().find(isStdin) as Socket | undefined
   if (stdin !== undefined) return handleOf(stdin)?.reading === true
-  if (!isMainThread || !isFile(fd)) return false
+  // Loaded when it is needed, because this takes as long as a tenth of an import of fdpass.
+  if (!process.getBuiltinModule('node:worker_threads').isMainThread || !isFile(fd)) return false
   const { destroyed, readableEnded, readableFlowing } = process.stdin
   return !destroyed && !readableEnded && (readableFlowing === true || process.stdin.listenerCount('readable') > 0)
 }

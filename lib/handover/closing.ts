@@ -3,7 +3,7 @@ import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { clearTimeout, setTimeout } from 'node:timers'
-import { Places } from '../base/places.ts'
+import { Places } from '../base/collections.ts'
 
 /**
  * Has a response close its connection, and say so in its header. Node does so for `shouldKeepAlive = false` only if the program sets no

@@ -1,6 +1,6 @@
 import { types } from 'node:util'
 import { invalidReturn, rejection } from '../base/errors.ts'
-import { Queue } from '../base/queue.ts'
+import { Queue } from '../base/collections.ts'
 import { Waiter, Waiters, settle } from '../base/waiters.ts'
 import { PollHandle } from '../event-loop/poll-handle.ts'
 import { chargeTick } from '../event-loop/tick-budget.ts'

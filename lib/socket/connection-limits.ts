@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Places } from '../base/places.ts'
+import { Places } from '../base/collections.ts'
 import { MAX_INT, integer } from '../base/validate.ts'
 import { native } from '../native/binding.ts'
 import type { SystemError } from '../native/system-error.ts'

@@ -1,5 +1,5 @@
 import { takeName } from '../address/socket-address.ts'
-import { Queue } from '../base/queue.ts'
+import { Queue } from '../base/collections.ts'
 import { rejection } from '../base/errors.ts'
 import { Waiter, Waiters, settle } from '../base/waiters.ts'
 import { type Descriptor, wrapFd } from '../descriptor/descriptor.ts'

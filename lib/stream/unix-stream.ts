@@ -1,7 +1,7 @@
 import { constants } from 'node:os'
 import { Duplex } from 'node:stream'
 import { invalidType, withCode } from '../base/errors.ts'
-import { Queue } from '../base/queue.ts'
+import { Queue } from '../base/collections.ts'
 import { MAX_INT, boolean, bytesOf, integer } from '../base/validate.ts'
 import { type FdSource, borrow, putFds } from '../descriptor/fd-source.ts'
 import { type Descriptor, takeFds } from '../descriptor/descriptor.ts'
