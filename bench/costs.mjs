@@ -1,6 +1,6 @@
 // `npm run bench:costs -- [--base REVISION] [--only WORKLOADS]`: what a message costs, counted and not timed, so that the load of a machine
 // changes nothing: machine instructions by valgrind, those of the native binary among them, system calls by strace, and bytes that JavaScript
-// allocates. V8 interprets and compiles nothing, because when it compiles what depends on much else.
+// allocates. V8 interprets the code: what it compiles, and when, would differ between two runs.
 //
 // Each workload runs in one process, twice, with N and with more messages: the difference is without what starting takes. With --base, those of
 // another revision of this repository are counted too, with the same Node, and a cost that is more than 3 % higher is an error.
@@ -23,7 +23,7 @@ STEADY.push('--min-semi-space-size=512', '--max-semi-space-size=512')
 /** The system calls of V8's memory and threads, whose number depends on the moment. */
 const UNSTEADY = ['brk', 'futex', 'madvise', 'mmap', 'mprotect', 'munmap', 'sched_yield']
 
-/** How many messages of one descriptor a message of a workload is counted for, because it takes as long. */
+/** The workloads whose messages take longer, with the factor by which they pass fewer. */
 const PER = { batch: 32, request: 4 }
 
 /** The workloads: messages of one descriptor, each awaited; the same, iterated; messages of 64; and requests over a channel. */
@@ -77,7 +77,7 @@ const { values } = parseArgs({
 })
 const root = fileURLToPath(new URL('..', import.meta.url))
 
-/** Passes messages, and prints the bytes that this has allocated for each. */
+/** Passes messages, and prints the number of bytes that this has allocated. */
 async function pass(folder, workload, count) {
   const fdpass = await import(pathToFileURL(join(folder, 'dist/index.js')))
   await workloads[workload](fdpass, 1000)
@@ -158,9 +158,8 @@ function costsOf(folder, workload) {
   return Object.fromEntries(costs)
 }
 
-/** Builds a revision in a folder of its own; returns the folder. */
-function checkOut(revision) {
-  const folder = mkdtempSync(join(tmpdir(), 'fdpass-base-'))
+/** Builds a revision in a folder. */
+function checkOut(revision, folder) {
   const commands = [
     ['git', 'worktree', 'add', '--detach', folder, revision],
     ['npm', 'run', '--prefix', folder, 'setup']
@@ -169,7 +168,6 @@ function checkOut(revision) {
     const { status } = spawnSync(file, args, { cwd: root, stdio: ['ignore', 2, 2] })
     if (status !== 0) throw new Error(`${file} ${args.join(' ')}: code ${status}`)
   }
-  return folder
 }
 
 const round = (value) => Number(value.toPrecision(5))
@@ -181,7 +179,7 @@ function compare(base) {
   for (const workload of names) {
     const [costs, baseCosts] = [root, base].map((folder) => folder && costsOf(folder, workload))
     const isWorse = (name) => costs[name] > (baseCosts?.[name] ?? Infinity) * TOLERANCE
-    // What happens once in a while, by the clock, counts too.
+    // The event loop's turns depend on the clock, so a cost that is too high is counted again.
     if (Object.keys(costs).some(isWorse)) {
       const again = [root, base].map((folder) => costsOf(folder, workload))
       for (const name of Object.keys(costs)) {
@@ -206,8 +204,9 @@ if (values.run !== undefined) await pass(values.package, values.run, Number(valu
 else if (values.help) console.log('usage: npm run bench:costs -- [--base REVISION] [--only WORKLOAD,…]')
 else if (values.base === undefined) compare()
 else {
-  const folder = checkOut(values.base)
+  const folder = mkdtempSync(join(tmpdir(), 'fdpass-base-'))
   try {
+    checkOut(values.base, folder)
     compare(folder)
   } finally {
     spawnSync('git', ['worktree', 'remove', '--force', folder], { cwd: root, stdio: 'ignore' })

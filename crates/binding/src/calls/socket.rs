@@ -82,8 +82,11 @@ fn address_text(address: Result<Option<Address>, Errno>) -> Either3<String, Null
 
 pub(super) fn accept(state: &mut State, [listener, leaving]: [i32; 2]) -> CallResult {
   let number = state.table.accept(listener)?;
-  if leaving != 0 {
-    state.table.set_leaving(number, true)?;
+  if leaving != 0
+    && let Err(errno) = state.table.set_leaving(number, true)
+  {
+    drop(state.table.take_own(number));
+    return Err(errno);
   }
   Ok(number)
 }
