@@ -1,12 +1,11 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs'
-import { constants } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Report, Step } from './scenario.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
-import { errorsOf, passing } from './errors.ts'
+import { errnoOf, errorsOf, passing } from './errors.ts'
 import { generator } from '../helpers/random.ts'
 
 /** A system call of a scenario, and how it fails. */
@@ -131,7 +130,7 @@ export class Runner {
     table.writeUInt32LE(index < 0 ? MOST_CALLS : index, 0)
     table.writeUInt32LE(fault?.nth ?? 0, 4)
     table.writeUInt32LE(fault?.times ?? 0, 8)
-    table.writeInt32LE(fault === undefined || fault.error === 'SHORT' ? 0 : errnoOf(fault.error), 12)
+    table.writeInt32LE(fault === undefined || fault.error === 'SHORT' ? 0 : errnoOf(fault.error)!, 12)
     // Not what the process writes when it starts: in how many fdpass was found, and how many calls there are.
     const file = openSync(this.#table, 'r+')
     for (const [from, to] of [
@@ -241,21 +240,6 @@ const opening: ReadonlySet<string> = new Set([
   'eventfd',
   'timerfd_create'
 ])
-
-function errnoOf(name: string): number {
-  return (constants.errno as Record<string, number>)[name] ?? rest[name]!
-}
-
-// What Node has no name for.
-const rest: Record<string, number> = {
-  ENFILE: 23,
-  EUSERS: 87,
-  ESHUTDOWN: 108,
-  ETOOMANYREFS: 109,
-  EDQUOT: 122,
-  ENOLCK: 37,
-  ENOEXEC: 8
-}
 
 /** What a scenario does where nothing fails: any of these, as some of it depends on time. */
 export interface Baseline {
@@ -370,7 +354,7 @@ function flaw(
     const text = `${step}: ${JSON.stringify(error)}`
     if (typeof error.code !== 'string') return `no code: ${text}`
     // ERR_*, or an error of the system.
-    const number = (constants.errno as Record<string, number>)[error.code] ?? rest[error.code]
+    const number = errnoOf(error.code)
     if (number === undefined) {
       if (!/^(?:ERR_|ABORT_ERR$|MINE$)/.test(error.code)) return `an unknown code: ${text}`
     } else if (error.errno !== -number || typeof error.syscall !== 'string') return `not in Node's shape: ${text}`

@@ -1,3 +1,5 @@
+import { constants } from 'node:os'
+
 /**
  * The errors that a system call may return, as its man page lists them (ERRORS in man-pages 6.03; unix(7) and ip(7) for what a protocol adds; a
  * seccomp filter's `ENOSYS` and `EPERM` where the call is newer than Linux 4.18). Left out is what only a wrong argument causes: `EFAULT`, `ENOTSOCK`, …,
@@ -80,3 +82,19 @@ export const errorsOf: Readonly<Record<string, string>> = {
 
 /** What is over after some time: it is met several times in a row, too. */
 export const passing: ReadonlySet<string> = new Set(['EINTR', 'EAGAIN', 'ETOOMANYREFS', 'ECONNABORTED', 'SHORT'])
+
+/** The error numbers that Node has no name for. */
+const rest: Record<string, number> = {
+  ENFILE: 23,
+  EUSERS: 87,
+  ESHUTDOWN: 108,
+  ETOOMANYREFS: 109,
+  EDQUOT: 122,
+  ENOLCK: 37,
+  ENOEXEC: 8
+}
+
+/** Returns the number of a system error; undefined for other codes. */
+export function errnoOf(name: string): number | undefined {
+  return (constants.errno as Record<string, number>)[name] ?? rest[name]
+}

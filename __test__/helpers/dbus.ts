@@ -95,3 +95,33 @@ export async function openPeers(t: ExecutionContext) {
   await Promise.all(connections.map((connection) => once(connection, 'connect', soon())))
   return { server: connections[0]!, client: connections[1]!, streams }
 }
+
+/** The bytes of a header field. */
+export function encodeField(code: number, type: string, value: Buffer): Buffer {
+  return Buffer.concat([Buffer.from([code, 1, type.charCodeAt(0), 0]), value])
+}
+
+/** The bytes of a method call that claims descriptors. */
+export function encodeCall(
+  serial: number,
+  fds: number,
+  { bigEndian = false, before = [] as readonly Buffer[] } = {}
+): Buffer {
+  const uint32 = (value: number) => {
+    const bytes = Buffer.alloc(4)
+    return bigEndian ? (bytes.writeUInt32BE(value), bytes) : (bytes.writeUInt32LE(value), bytes)
+  }
+  const string = (value: string) => Buffer.concat([uint32(value.length), Buffer.from(`${value}\0`)])
+  const all = [
+    ...before,
+    encodeField(1, 'o', string('/x')),
+    encodeField(3, 's', string('Take')),
+    encodeField(8, 'g', Buffer.from('\0\0'))
+  ]
+  if (fds > 0) all.push(encodeField(9, 'u', uint32(fds)))
+  const padded = all.map((each) => Buffer.concat([each, Buffer.alloc(-each.length & 7)]))
+  const fields = Buffer.concat([...padded.slice(0, -1), all.at(-1)!])
+  const beginning = Buffer.from([(bigEndian ? 'B' : 'l').charCodeAt(0), messageType.methodCall, 0, 1])
+  const header = Buffer.concat([beginning, uint32(0), uint32(serial), uint32(fields.length), fields])
+  return Buffer.concat([header, Buffer.alloc(-header.length & 7)])
+}

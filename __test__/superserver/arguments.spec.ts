@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
@@ -19,11 +18,10 @@ import {
   rejects,
   throws
 } from '../helpers/arguments.ts'
-import { isLinux, onlyIf } from '../helpers/conditions.ts'
+import { isLinux } from '../helpers/conditions.ts'
 import { countFds, openFile, temporaryFolder } from '../helpers/descriptors.ts'
 import { newPort } from '../helpers/inetds.ts'
-import { endWith } from '../helpers/processes.ts'
-import { begin, call, children, onLoopback, sceneOf, where } from '../helpers/superserver.ts'
+import { begin, call, children, sceneOf, where } from '../helpers/superserver.ts'
 
 const superserve = superserver.superserve as Loose
 const folder = temporaryFolder()
@@ -308,42 +306,6 @@ test('a process that is no worker has no connections and no listeners', async (t
   for (const server of [undefined, null, 5, {}, () => {}]) {
     await rejects(t, show(server), TYPE, () => (serve as Loose)(server), /"server"/)
   }
-})
-
-onlyIf(isLinux, 'needs Linux')('what a superserver sends that is no frame is an error of its worker', async (t) => {
-  const [socket, theirs] = socketpair()
-  const program = `import { connections } from 'fdpass/superserver'
-    process.on('uncaughtException', ({ message }) => process.stdout.write(message, () => process.exit()))
-    for await (const _ of connections());`
-  const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
-    env: { ...process.env, FDPASS_WORKER: '3' },
-    stdio: ['ignore', 'pipe', 'inherit', theirs.fd]
-  })
-  theirs.close()
-  const ended = endWith(t, child)
-  await socket.recv()
-  await socket.send('these are more bytes than the header of a frame has')
-  t.is(await ended, 'EPROTO: the superserver sent bytes that are not a frame, recvmsg')
-  socket.close()
-})
-
-test('a variable that names no channel makes no worker', async (t) => {
-  const program = `import { connections } from 'fdpass/superserver'
-    try { connections() } catch ({ code }) { console.log(code) }`
-  for (const number of ['', '0', '99', '-1', 'three', '1e99']) {
-    const env = { ...process.env, FDPASS_WORKER: number }
-    const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
-      env,
-      stdio: ['ignore', 'pipe', 'inherit']
-    })
-    t.is(await endWith(t, child), 'ERR_INVALID_STATE\n', number)
-  }
-})
-
-test('a worker takes its channel once, whichever way', async (t) => {
-  const server = await begin(t, onLoopback('twice'))
-  const client = await call(t, where(server))
-  t.is(await client.next(), 'ERR_INVALID_STATE ERR_INVALID_STATE taken true undefined')
 })
 
 /** Starts that fail, with something in the way of the last service; and the error. */

@@ -1,10 +1,12 @@
+import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import test from 'ava'
+import { socketpair } from 'fdpass'
 import { type ExitEvent, type ProcessEvent, superserve } from 'fdpass/superserver'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { newPath } from '../helpers/descriptors.ts'
 import { until } from '../helpers/inetds.ts'
-import { fixtureSource } from '../helpers/processes.ts'
+import { endWith, fixtureSource } from '../helpers/processes.ts'
 import { begin, call, handoffs, nextOf, onLoopback, pidsOf, where } from '../helpers/superserver.ts'
 
 test('a worker that dies is replaced at once: events report its exit, the start of another, and its readiness', async (t) => {
@@ -181,3 +183,39 @@ for (const way of ['exit', 'shut', 'flood'] as const) {
     }
   })
 }
+
+onlyIf(isLinux, 'needs Linux')('what a superserver sends that is no frame is an error of its worker', async (t) => {
+  const [socket, theirs] = socketpair()
+  const program = `import { connections } from 'fdpass/superserver'
+    process.on('uncaughtException', ({ message }) => process.stdout.write(message, () => process.exit()))
+    for await (const _ of connections());`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+    env: { ...process.env, FDPASS_WORKER: '3' },
+    stdio: ['ignore', 'pipe', 'inherit', theirs.fd]
+  })
+  theirs.close()
+  const ended = endWith(t, child)
+  await socket.recv()
+  await socket.send('these are more bytes than the header of a frame has')
+  t.is(await ended, 'EPROTO: the superserver sent bytes that are not a frame, recvmsg')
+  socket.close()
+})
+
+test('a variable that names no channel makes no worker', async (t) => {
+  const program = `import { connections } from 'fdpass/superserver'
+    try { connections() } catch ({ code }) { console.log(code) }`
+  for (const number of ['', '0', '99', '-1', 'three', '1e99']) {
+    const env = { ...process.env, FDPASS_WORKER: number }
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+      env,
+      stdio: ['ignore', 'pipe', 'inherit']
+    })
+    t.is(await endWith(t, child), 'ERR_INVALID_STATE\n', number)
+  }
+})
+
+test('a worker takes its channel once, whichever way', async (t) => {
+  const server = await begin(t, onLoopback('twice'))
+  const client = await call(t, where(server))
+  t.is(await client.next(), 'ERR_INVALID_STATE ERR_INVALID_STATE taken true undefined')
+})
