@@ -91,11 +91,12 @@ withPython('a terminal has a size, and the program inside gets SIGWINCH when it 
   t.deepEqual({ ...terminal.size }, { columns: 100, rows: 30 })
   const program = `
 import os, signal, fcntl, termios
-signal.signal(signal.SIGWINCH, lambda *_: (print(os.get_terminal_size(0), flush=True), exit()))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 print("ready", flush=True)
-while True: signal.pause()`
+signal.sigwait([signal.SIGWINCH])
+print(os.get_terminal_size(0), flush=True)`
   const { socket, done } = startProgram('python3', ['-c', program], { standard: [slave.fd, slave.fd, 'inherit'] })
   slave.closeSync()
   let text = ''
