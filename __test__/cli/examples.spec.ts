@@ -1,9 +1,9 @@
 import { once } from 'node:events'
 import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
-import { type Running, begin, commandsBelow, helpOf, installed } from '../helpers/cli.ts'
+import { type Running, begin, commandsBelow, helpOf, installed, projectFolder } from '../helpers/cli.ts'
 import { onlyIf } from '../helpers/conditions.ts'
 import { runs } from '../helpers/processes.ts'
 import { fetchFrom } from '../helpers/superserver.ts'
@@ -189,7 +189,7 @@ let count = 0
 for (const [title, text] of found) {
   const { stdout, stderr = /^$/, shell = 'sh', needs = [true, ''], files = {}, ask, after } = expected[title] ?? {}
   onlyIf(...needs)(`The example of the help works as described: ${title}`, async (t) => {
-    const folder = resolve('build', 'cli', `${count++}`) // inside the package, whose name is found there
+    const folder = projectFolder(join('cli', `${count++}`))
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder, { recursive: true })
     for (const [name, content] of Object.entries(files)) {

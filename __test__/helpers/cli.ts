@@ -6,12 +6,20 @@ import { join, resolve } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { temporaryFolder } from './descriptors.ts'
 
+/** The package that the examples use: this check-out, or an installed one, by which `npm run test:package -- --all` tests it. */
+export const packageFolder = process.env.FDPASS_PACKAGE ?? '.'
+
+/** A folder of a name in which `fdpass` is found: inside of the package's own folder, or where it is installed. */
+export function projectFolder(name: string): string {
+  return process.env.FDPASS_PACKAGE === undefined ? resolve('build', name) : resolve(packageFolder, '../..', name)
+}
+
 /** A folder in which `fdpass` is found, as npm installs it: a link to the built file. */
 const folder = realpathSync(temporaryFolder())
 const bin = join(folder, 'bin')
 mkdirSync(bin)
 chmodSync(folder, 0o755) // other users are to find it
-symlinkSync(resolve('dist/lib/cli/main.js'), join(bin, 'fdpass'))
+symlinkSync(resolve(packageFolder, 'dist/lib/cli/main.js'), join(bin, 'fdpass'))
 symlinkSync(process.execPath, join(bin, 'node')) // what its first line asks for
 
 /** The environment of a user who has installed the package. */

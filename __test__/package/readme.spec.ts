@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
-import { begin, installed } from '../helpers/cli.ts'
+import { begin, installed, packageFolder, projectFolder } from '../helpers/cli.ts'
 import { hasPython, isLinux, onlyIf } from '../helpers/conditions.ts'
 import { connectWhenThere } from '../helpers/connections.ts'
 import { temporaryFolder } from '../helpers/descriptors.ts'
@@ -87,7 +87,7 @@ function programsOfRuntime(): string | undefined {
   const words = command.map((word) => `'${word}'`).join(' ')
   for (const [name, program] of [
     ['node', ''],
-    ['fdpass', `'${resolve('dist/lib/cli/main.js')}'`]
+    ['fdpass', `'${resolve(packageFolder, 'dist/lib/cli/main.js')}'`]
   ] as const) {
     writeFileSync(join(folder, name), `#!/bin/sh\nexec ${words} ${program} "$@"\n`, { mode: 0o755 })
   }
@@ -108,7 +108,7 @@ for (const { title, commands, printed, runtimes, files } of examples) {
     reason,
     test.serial
   )(`The documented example ${outcome} on ${runtime}: ${title}`, async (t) => {
-    const folder = join('build', 'readme', runtime, anchorOf(title)) // inside the package, so that `fdpass` is found by its own name
+    const folder = projectFolder(join('readme', runtime, anchorOf(title)))
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder, { recursive: true })
     for (const [, text, name] of files) writeFileSync(join(folder, name!), text!)

@@ -47,6 +47,21 @@ test('a change that another client asks for while a successor starts is refused:
   await first.superseded
 })
 
+test('a store that a successor has replaced answers what clients have sent before it closes their connections', async (t) => {
+  const path = newPath()
+  const first = await open(t, { path })
+  using channel = new Channel(await connect(path))
+  await channel.request({ ask: 'list' })
+  await open(t, { path })
+  t.is(((await channel.receive())!.value as { moved: boolean }).moved, true)
+  const change = channel.request({ ask: 'delete', name: 'name' })
+  // The time that clients have to move is over before the store reads the request.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1500)
+  await t.throwsAsync(change, { code: 'ERR_STORE_MOVED' })
+  await first.superseded
+  await t.throwsAsync(channel.request({ ask: 'list' }), { code: 'EPIPE' })
+})
+
 test('changes that come while a successor starts reach it, and none is lost', async (t) => {
   const path = newPath()
   let service = await open(t, { path })

@@ -28,26 +28,32 @@ export function closeApart(socket: UnixSocket): void {
   native.setSender(socket[borrow](), socket.peer().uid)
 }
 
-/** Serves each connection until the listener is closed. Retries a failed accept, for instance with a full descriptor table. */
+/**
+ * Serves each connection until the listener is closed. Retries a failed accept, for instance with a full descriptor table.
+ *
+ * Closing the listener closes no connection: none is accepted ahead.
+ */
 export async function serveConnections(
   service: string,
   listener: UnixServer,
   serve: (socket: UnixSocket) => unknown
 ): Promise<void> {
   while (!listener.closed) {
+    let socket: UnixSocket
     try {
-      for await (const socket of listener) {
-        try {
-          closeApart(socket)
-        } catch {
-          socket.close() // the client has already disconnected
-          continue
-        }
-        void serve(socket)
-      }
+      socket = await listener.accept()
     } catch (error) {
+      if (listener.closed) return
       warnOfService(service, error)
       await sleep(RETRY_DELAY_MS)
+      continue
     }
+    try {
+      closeApart(socket)
+    } catch {
+      socket.close() // the client has already disconnected
+      continue
+    }
+    void serve(socket)
   }
 }

@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import type { Address } from '../address/index.ts'
 import {
   Places,
@@ -30,6 +30,7 @@ import {
 } from '../socket/internal.ts'
 import { borrow } from '../descriptor/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
+import { native } from '../native/internal.ts'
 import { storeError, MAX_BYTES, MAX_ENTRY_FDS, MOVED, type StoreRequest } from './protocol.ts'
 import { type Takeover, takeover } from '../takeover/index.ts'
 import { type NewEntry, Entries, type SerializedEntry, expiryOf, WRITE, READ } from './entries.ts'
@@ -46,7 +47,10 @@ const LIMITS = {
   maxPending: MAX_PENDING_REQUESTS
 } as const
 
-/** The time that clients have to move to a successor before their connections are closed, in milliseconds. */
+/**
+ * The time that clients have to move to a successor, in milliseconds. They cannot send requests afterwards, and have the same time again to read
+ * the answers before their connections are closed.
+ */
 const MIGRATION_TIMEOUT_MS = 1000
 
 /** A running store: the result of {@link serveStore}. */
@@ -61,6 +65,10 @@ export class StoreService implements Disposable {
   readonly #entries: Entries
   readonly #channels = new Places<Channel>()
   readonly #connections: ServiceConnections
+  /** The number of connections that are being served, also before they are channels. */
+  #serving = 0
+  /** Called when there are none. */
+  #onIdle: (() => void) | undefined
   #closed = false
   #moved = false
   /** Resolves when a starting successor serves or has failed. Changes of entries wait for it. */
@@ -128,16 +136,20 @@ export class StoreService implements Disposable {
   /** Moves the clients to the successor, then closes the service. */
   async #move(): Promise<void> {
     this.#moved = true
-    const disconnected = [...this.#channels].map(async (channel) => {
-      channel.send({ moved: true }).catch(() => {}) // the client has already disconnected
-      await channel.closed
-    })
+    for (const channel of this.#channels) reportMove(channel)
     this.#listener.close()
-    await Promise.race([Promise.all(disconnected), sleep(MIGRATION_TIMEOUT_MS)])
+    await turn() // an accept that has resolved is served
+    const idle = new Promise<void>((resolve) => (this.#onIdle = resolve))
+    if (this.#serving === 0) return this.close()
+    await Promise.race([idle, sleep(MIGRATION_TIMEOUT_MS)])
+    // Later requests fail with EPIPE, upon which clients connect again. Those that the socket holds are answered.
+    for (const { socket } of this.#channels) if (!socket.closed) native.shutdown(socket.fd, 'read')
+    await Promise.race([idle, sleep(MIGRATION_TIMEOUT_MS)])
     this.close()
   }
 
   async #serve(socket: UnixSocket): Promise<void> {
+    this.#serving++
     try {
       const credentials = socket.peer()
       const connection = this.#connections.admit(credentials, () => socket.close())
@@ -149,6 +161,9 @@ export class StoreService implements Disposable {
       }
     } catch {
       socket.close() // the client has already disconnected
+    } finally {
+      this.#serving--
+      if (this.#serving === 0) this.#onIdle?.()
     }
   }
 
@@ -165,7 +180,7 @@ export class StoreService implements Disposable {
       return
     }
     const place = this.#channels.add(channel)
-    if (this.#moved) channel.send({ moved: true }).catch(() => {}) // while `allow` decided
+    if (this.#moved) reportMove(channel) // while `allow` decided
     channel.onRequest(async (request) => {
       try {
         await this.#connections.noteRequest(connection, request.signal)
@@ -241,6 +256,11 @@ export class StoreService implements Disposable {
       expires: expiryOf(deadline)
     }))
   }
+}
+
+/** Has a client connect to the successor, after the answers that it still waits for. */
+function reportMove(channel: Channel): void {
+  channel.send({ moved: true }).catch(() => {}) // the client has already disconnected
 }
 
 /** Returns what a client gets of an error: a refusal as it is, and nothing of a failure, which is a warning here. */

@@ -1,9 +1,10 @@
 // Tests what users install: packs everything as a release does, publishes it to a local registry, and installs it from there into empty
 // folders, with a PATH that contains node, npm and sh only:
 //
-//   npm run test:package [-- --runtimes node@20,node@22,node@24,node@26]
+//   npm run test:package [-- --runtimes node@20,node@22,node@24,node@26] [--all]
 //
-// It needs npm's registry for its tools, and for the versions of Node. It prints the import time, and fails only far above the bar.
+// With --all, the installed package also runs all examples of README and the guides on each runtime, those of the command line's help, and an
+// unmodified express server with reloads under load on each version of Node: some ten minutes more. It needs npm's registry for its tools, and for the versions of Node. It prints the import time, and fails only far above the bar.
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import {
@@ -38,7 +39,10 @@ const IMPORTS = 40
 const platform = 'linux-x64-gnu'
 
 const { values: options } = parseArgs({
-  options: { runtimes: { type: 'string', default: 'node@20,node@22,node@24,node@26' } }
+  options: {
+    runtimes: { type: 'string', default: 'node@20,node@22,node@24,node@26' },
+    all: { type: 'boolean', default: false }
+  }
 })
 const work = mkdtempSync(join(realpathSync(tmpdir()), 'fdpass-package-'))
 const home = join(work, 'home')
@@ -216,6 +220,36 @@ test("README's example, and the command line, on each version of Node", async (t
     })
   }
 })
+
+const skipUnlessAll = { skip: options.all ? false : 'takes minutes: --all' }
+
+/** Runs a program of this check-out that tests the installed package; it has to succeed. */
+function check(node, args) {
+  const env = { ...process.env, FDPASS_PACKAGE: join(clean, 'node_modules', 'fdpass') }
+  const { status, stdout, stderr } = spawnSync(node, args, { cwd: root, env, encoding: 'utf8' })
+  assert.equal(status, 0, `${stdout}${stderr}`)
+  return stdout.trimEnd().split('\n').at(-1)
+}
+
+test('the examples of README and the guides, from the installed package, on each runtime', skipUnlessAll, (t) => {
+  t.diagnostic(check(process.execPath, ['tools/check/runtimes.mjs', 'examples']))
+})
+
+test("the examples of the command line's help, from the installed package", skipUnlessAll, async (t) => {
+  const args = ['node_modules/ava/entrypoints/cli.mjs', 'build/__test__/cli/examples.spec.js']
+  for (const [version, node] of nodes) await t.test(version, () => void check(node, args))
+})
+
+test(
+  'an unmodified express server is reloaded and replaced under load, by the installed package',
+  skipUnlessAll,
+  async (t) => {
+    const args = ['tools/check/servers.mjs', 'express', 'restarts', '--package', join(clean, 'node_modules', 'fdpass')]
+    for (const [version, node] of nodes) {
+      await t.test(version, (subtest) => subtest.diagnostic(check(node, args)))
+    }
+  }
+)
 
 test("the command line contains commander, with commander's licence", () => {
   assert.ok(existsSync(join(clean, 'node_modules', 'fdpass', 'dist', 'lib', 'cli', 'commander.LICENSE')))

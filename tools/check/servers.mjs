@@ -1,4 +1,4 @@
-// `npm run test:servers [-- PROGRAM…] [--set NAME] [--reloads N] [--handoff NAME] [--mode MODE] [--restarts N]`: servers that people have,
+// `npm run test:servers [-- PROGRAM…] [--set NAME] [--reloads N] [--handoff NAME] [--mode MODE] [--restarts N] [--package PATH]`: servers that people have,
 // unmodified, under `superserve({ preload: true })`, with reloads while clients ask; and one of them under `fdpass serve --takeover` and under
 // socket activation, with N restarts. No request may fail.
 //
@@ -23,7 +23,8 @@ const { values, positionals } = parseArgs({
     reloads: { type: 'string', default: '5' },
     restarts: { type: 'string', default: '10' },
     handoff: { type: 'string', multiple: true, default: ['connection', 'listener'] },
-    mode: { type: 'string', multiple: true, default: ['keep', 'close'] }
+    mode: { type: 'string', multiple: true, default: ['keep', 'close'] },
+    package: { type: 'string', default: root }
   }
 })
 const programs = { small, frameworks, release }[values.set]
@@ -31,6 +32,9 @@ if (programs === undefined) throw new Error(`There is no set ${values.set}: smal
 const chosen = positionals.length > 0 ? positionals.filter((name) => name !== 'restarts') : Object.keys(programs)
 const folder = join(root, 'node_modules', '.fdpass', `servers-${values.set}`)
 const requireThere = createRequire(join(folder, 'x.js'))
+
+/** Returns the file of an entry point of the package that is tested: this check-out (default), or an installed one. */
+const entryPoint = createRequire(join(values.package, 'package.json')).resolve
 
 /** Returns the folder of a program. One that is built has a folder of its own. */
 function folderOf(name) {
@@ -241,7 +245,7 @@ const clients = { webSockets, socketIo, mqtt, grpc, http2Clients }
 
 /** Runs a program with reloads under load; returns what is wrong. */
 async function run(name, handoff, mode) {
-  const { superserve } = await import('fdpass/superserver')
+  const { superserve } = await import(entryPoint('fdpass/superserver'))
   const { source, files, module = `${name}.mjs`, args = () => [], client } = programs[name]
   prepare(name)
   const probe = http.createServer().listen(0, '127.0.0.1')
@@ -301,7 +305,7 @@ async function run(name, handoff, mode) {
 async function restart(name, way, mode) {
   prepare(name)
   const path = join(folder, `${name}.mjs`)
-  const { bindListener } = await import('fdpass')
+  const { bindListener } = await import(entryPoint('fdpass'))
   const listener = await bindListener({ port: 0, host: '127.0.0.1' })
   const probe = await listener.duplicate().toServer()
   const { port } = probe.address()
@@ -337,7 +341,7 @@ async function restart(name, way, mode) {
 
 /** Starts `fdpass serve --takeover`, which replaces the one that serves; resolves when its workers are ready. */
 async function startSuccessor(path, port) {
-  const cli = join(root, 'dist', 'lib', 'cli', 'main.js')
+  const cli = join(dirname(entryPoint('fdpass')), 'lib', 'cli', 'main.js')
   const options = [
     '--takeover',
     join(folder, `takeover-${port}.sock`),
@@ -358,7 +362,7 @@ async function startSuccessor(path, port) {
 /** Starts a program as a service manager with socket activation does. */
 async function startActivated(path, port, listener) {
   const script = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
-  const args = ['-c', script, 'sh', process.execPath, '--import', 'fdpass/listen', path]
+  const args = ['-c', script, 'sh', process.execPath, '--import', entryPoint('fdpass/listen'), path]
   return spawn('sh', args, {
     cwd: folder,
     env: { ...process.env, PORT: port },
