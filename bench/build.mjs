@@ -1,7 +1,8 @@
 // Builds what is measured, in bench/.build. What cannot be built is reported with its reason.
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { copyFileSync, cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { installRuntime } from '../tools/check/install.mjs'
 import { run } from './processes.mjs'
 
 export const bench = fileURLToPath(new URL('.', import.meta.url))
@@ -9,6 +10,9 @@ const folder = join(bench, '.build')
 const source = (path) => join(bench, 'peers', path)
 
 export const built = (path) => join(folder, path)
+
+/** The versions of Node that are compared. */
+export const VERSIONS = [20, 22, 24, 26]
 
 const compile = (name) => run(['cc', '-O2', '-Wall', '-o', built(name), source(`c/${name}.c`)])
 
@@ -37,6 +41,22 @@ const steps = {
     await run([process.execPath, '-e', "['express', 'fastify', 'pm2'].forEach(require.resolve)"], { cwd }).catch(() =>
       run(['npm', 'install', '--no-package-lock', '--no-audit', '--no-fund', '--silent'], { cwd })
     )
+  },
+  nodes() {
+    for (const version of VERSIONS) installRuntime(`node@${version}`, 'node')
+  },
+  // The package as npm installs it, and that of the platform.
+  async package() {
+    const project = join(bench, '..')
+    await run([process.execPath, join(project, 'tools/release/package.mjs')], { cwd: project })
+    const modules = built('package/node_modules')
+    const platform = `${process.platform}-${process.arch}-gnu`
+    rmSync(modules, { recursive: true, force: true })
+    cpSync(join(project, 'npm/fdpass'), join(modules, 'fdpass'), { recursive: true })
+    mkdirSync(join(modules, `fdpass-${platform}`))
+    const binary = `fdpass.${platform}.node`
+    copyFileSync(join(project, binary), join(modules, `fdpass-${platform}`, binary))
+    writeFileSync(join(modules, `fdpass-${platform}`, 'package.json'), JSON.stringify({ main: binary }))
   },
   async usocket() {
     const cwd = built('usocket')

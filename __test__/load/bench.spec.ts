@@ -54,7 +54,7 @@ withTools('every suite of the benchmark measures something, and nothing of ours 
   await bench('--quick', '--only', [...OURS, ...OTHERS].join(), '--out', folder)
   const { suites } = JSON.parse(readFileSync(join(folder, 'results.json'), 'utf8')) as Results
 
-  const names = ['passing', 'calls', 'superserver', 'workers', 'reload', 'accept', 'channel', 'load', 'idle', 'imports']
+  const names = 'passing versions calls superserver workers reload accept channel load idle imports'.split(' ')
   t.deepEqual(Object.keys(suites), names)
   const rows = Object.values(suites).flatMap((suite) => suite.rows)
   const canCount = runs('perf', 'stat', '-e', 'raw_syscalls:sys_enter', 'true') || runs('strace', '-c', 'true')

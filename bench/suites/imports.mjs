@@ -1,5 +1,4 @@
 import { spawnSync } from 'node:child_process'
-import { join } from 'node:path'
 import { bench, built } from '../build.mjs'
 import { pinned } from '../processes.mjs'
 import { median, column, decimal, spread } from '../table.mjs'
@@ -8,9 +7,14 @@ const PAIRS = 25
 
 const imported = {
   fdpass: {
-    is: "import 'fdpass', as it is in dist/",
+    is: "import 'fdpass', from the package that npm installs",
     args: ['--input-type=module', '-e', "import 'fdpass'"],
-    cwd: join(bench, '..')
+    cwd: built('package')
+  },
+  'fdpass-command': {
+    is: 'fdpass --help',
+    args: ['node_modules/fdpass/dist/lib/cli/main.js', '--help'],
+    cwd: built('package')
   },
   'fdpass-module': {
     is: 'an empty module: what is Node’s own of it',
@@ -32,7 +36,7 @@ export default {
   title: 'Importing',
   text: `How much longer a new process takes that imports the package than \`node -e 0\`: from its start to its end, on one CPU, with the
 files in the page cache; the median of ${PAIRS} in a round, one of each in turn.`,
-  needs: { usocket: 'usocket' },
+  needs: { fdpass: 'package', 'fdpass-command': 'package', usocket: 'usocket' },
   tools: [],
   describe: (peer) => imported[peer].is,
   workloads: ['import@1'],

@@ -1,4 +1,5 @@
-import { built } from '../build.mjs'
+import { join } from 'node:path'
+import { VERSIONS, bench, built } from '../build.mjs'
 import { peers, superservers } from '../peers.mjs'
 import { Conversation, childrenOf, cpuOf, openDescriptorsOf, pinned, run, runForJson, statusOf } from '../processes.mjs'
 import { column, integer, lost, memory, ratio, spread } from '../table.mjs'
@@ -56,6 +57,7 @@ async function measureConnections(command, n, workload = 'w4') {
       perSecond: n / result.seconds,
       cpuEach: ((parentCpu + workerCpu) / n) * 1e6,
       parentCpuEach: (parentCpu / n) * 1e6,
+      workerCpuEach: (workerCpu / n) * 1e6,
       firstRss,
       peakRss: statusOf(worker, 'VmHWM'),
       open: openDescriptorsOf(worker)
@@ -109,6 +111,54 @@ free, and round trips depend on whether it wakes an idle CPU. CPU is of both end
   }
 }
 
+const versioned = Object.fromEntries(
+  VERSIONS.flatMap((version) => {
+    const node = join(bench, `../node_modules/.fdpass/runtimes/node-${version}/node_modules/.bin/node`)
+    const command = [node, join(bench, 'peers/node/fdpass.mjs')]
+    return [
+      [`fdpass-node-${version}`, { is: `Node ${version}: each call awaited`, command: [...command, 'await'] }],
+      [
+        `fdpass-iterate-node-${version}`,
+        { is: `Node ${version}: 64 sends at a time, \`for await\``, command: [...command, 'iterate'], cannot: ['w1@1'] }
+      ]
+    ]
+  })
+)
+
+/** The same on each version of Node. */
+export const versions = {
+  title: 'Versions of Node',
+  text: 'w1, w2 and w3 on one CPU, with both processes on one version of Node. The other tables are of the version that ran the benchmark.',
+  baseline: 'c-blocking',
+  needs: Object.fromEntries(Object.keys(versioned).map((peer) => [peer, 'nodes'])),
+  tools: ['c'],
+  describe: (peer) => versioned[peer]?.is ?? peers[peer].is,
+  workloads: ['w1@1', 'w2@1', 'w3-64@1', 'w3-253@1'],
+
+  columns: (workload) => [
+    column(workload === 'w1@1' ? 'round trips/s' : 'descriptors/s', 'perSecond', integer),
+    spread('perSecond'),
+    ratio('perSecond', '× C'),
+    column('CPU µs each', 'cpuEach'),
+    ratio('cpuEach', '× C'),
+    lost
+  ],
+
+  cases({ cpu }) {
+    const compared = { 'c-blocking': peers['c-blocking'], ...versioned }
+    return this.workloads.flatMap((workload) => {
+      const kind = workload.replace('@1', '')
+      return Object.entries(compared).map(([peer, { command, cannot }]) => ({
+        workload,
+        peer,
+        cannot: Array.isArray(cannot) && cannot.includes(workload) ? 'the same as awaited' : undefined,
+        start: START[kind],
+        measure: (n) => measurePassing(command, kind, n, cpu)
+      }))
+    })
+  }
+}
+
 /** w4 with what is made for handing connections to a worker. */
 export const superserver = {
   title: 'A superserver',
@@ -129,6 +179,7 @@ lost with a worker that dies.`,
     column('p99 µs', 'p99'),
     column("parent's CPU µs each", 'parentCpuEach'),
     ratio('parentCpuEach', '× C'),
+    column("worker's CPU µs each", 'workerCpuEach'),
     lost
   ],
 
