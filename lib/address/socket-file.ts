@@ -44,13 +44,13 @@ export function fileAccessOf({ mode, owner, group }: SocketFileOptions, name: Ui
 
 /** Binds a socket; null for an address of the kernel's choice. Throws EADDRINUSE while another process replaces the file. */
 export function bindAddress(fd: number, name: Uint8Array | null, access: FileAccess = {}): void {
-  check(fd, bind(fd, name, access), name, access)
+  check(fd, bindOnce(fd, name, access), name, access)
 }
 
 /** Binds a socket; while another process replaces the file, retries until the outcome is known. */
 export async function bindAddressWithRetry(fd: number, name: Uint8Array, access: FileAccess): Promise<void> {
   const deadline = performance.now() + LOCK_TIMEOUT_MS
-  check(fd, await retry(() => (performance.now() > deadline ? IN_USE : bind(fd, name, access)), AGAIN), name, access)
+  check(fd, await retry(() => (performance.now() > deadline ? IN_USE : bindOnce(fd, name, access)), AGAIN), name, access)
 }
 
 /** How long another process may hold the lock beside a socket's file, in milliseconds. Replacing a file takes microseconds. */
@@ -67,7 +67,7 @@ function removeFilesAtExit(): void {
   removesFiles = true
 }
 
-function bind(fd: number, name: Uint8Array | null, { mode }: FileAccess): number {
+function bindOnce(fd: number, name: Uint8Array | null, { mode }: FileAccess): number {
   removeFilesAtExit()
   return native.bind(fd, name, mode)
 }

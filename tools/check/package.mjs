@@ -281,6 +281,15 @@ test('import and require return the same module, without a warning', async (t) =
   }
 })
 
+test('functions and classes have the names by which they are exported: messages and stack traces show them', () => {
+  const program = `
+    const names = ['', '/broker', '/ipc', '/superserver', '/takeover', '/store', '/systemd', '/dbus', '/usocket']
+    for (const name of names)
+      for (const [key, value] of Object.entries(await import('fdpass' + name)))
+        if (typeof value === 'function' && value.name !== key) console.log(key, value.name)`
+  assert.equal(execute('node', ['--input-type=module', '-e', program]), '')
+})
+
 test('importing takes at most as long as starting Node', (t) => {
   const pinned = spawnSync('taskset', ['-c', '0', process.execPath, '-e', '0']).status === 0
   const measure = (args) => {

@@ -40,10 +40,11 @@ const imported = /^import \{([^}]*)\} from "(node:[\w/]+)";$/gm
 function useGetBuiltinModule(_statement, names, module) {
   return `const {${names.replaceAll(' as ', ': ')}} = process.getBuiltinModule("${module}");`
 }
-// esbuild renames a class that refers to itself; error messages would show the new name.
+// esbuild renames a class that refers to itself, and makes the others anonymous: error messages would show other names, once the variables are renamed.
 function restoreClassNames(text) {
   const renamed = [...text.matchAll(/^var (\w+) = class _\1\b/gm)].map(([, name]) => name)
-  return renamed.reduce((named, name) => named.replaceAll(new RegExp(`\\b_${name}\\b`, 'g'), name), text)
+  const restored = renamed.reduce((named, name) => named.replaceAll(new RegExp(`\\b_${name}\\b`, 'g'), name), text)
+  return restored.replaceAll(/^var (\w+) = class(?= extends\b| \{)/gm, 'var $1 = class $1')
 }
 
 /** Bundles the library; returns esbuild's metafile. */
@@ -77,8 +78,6 @@ async function bundleCommandLine(folder) {
     ...common,
     entryPoints: ['main', 'openfile'].map((name) => join(compiled, 'lib', 'cli', `${name}.js`)),
     outdir: cli,
-    minify: true,
-    keepNames: true,
     external: ['fdpass', 'fdpass/*'],
     chunkNames: '[name]-[hash]',
     // commander is CommonJS, and requires modules of Node's.

@@ -8,7 +8,7 @@ import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } f
 import { dirname, join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { parseTriple } from '@napi-rs/cli'
-import { transformSync } from 'esbuild'
+import { minify } from 'terser'
 import { digestOfNativeSources, root } from '../run.mjs'
 import { bundle } from './bundle.mjs'
 
@@ -37,15 +37,16 @@ for (const { path } of files) {
   cpSync(join(root, path), join(folder, path))
 }
 await bundle(join(folder, 'dist'))
-// The declarations keep their comments. The command line is minified already.
+// The declarations keep their comments. Functions and classes keep their names, for stack traces: esbuild would call Object.defineProperty for
+// each while the package is imported.
 for (const path of readdirSync(folder, { recursive: true })) {
-  if (!/\.c?js$/.test(path) || path.startsWith(join('dist', 'lib', 'cli'))) continue
-  const { code } = transformSync(readFileSync(join(folder, path), 'utf8'), {
-    minify: true, // and shortens names, which saves 86 KB
-    keepNames: true,
-    lineLimit: 120, // an uncaught error prints its line
-    target: 'node20.19',
-    legalComments: 'none'
+  if (!/\.c?js$/.test(path)) continue
+  const { code } = await minify(readFileSync(join(folder, path), 'utf8'), {
+    module: path.endsWith('.js'),
+    ecma: 2022,
+    keep_fnames: true,
+    keep_classnames: true,
+    format: { max_line_len: 120 } // an uncaught error prints its line
   })
   writeFileSync(join(folder, path), code)
 }
