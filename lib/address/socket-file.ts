@@ -50,7 +50,12 @@ export function bindAddress(fd: number, name: Uint8Array | null, access: FileAcc
 /** Binds a socket; while another process replaces the file, retries until the outcome is known. */
 export async function bindAddressWithRetry(fd: number, name: Uint8Array, access: FileAccess): Promise<void> {
   const deadline = performance.now() + LOCK_TIMEOUT_MS
-  check(fd, await retry(() => (performance.now() > deadline ? IN_USE : bindOnce(fd, name, access)), AGAIN), name, access)
+  check(
+    fd,
+    await retry(() => (performance.now() > deadline ? IN_USE : bindOnce(fd, name, access)), AGAIN),
+    name,
+    access
+  )
 }
 
 /** How long another process may hold the lock beside a socket's file, in milliseconds. Replacing a file takes microseconds. */
