@@ -36,6 +36,12 @@ export function settle<T>(waiter: Pending<T>, value: T | PromiseLike<T>): void {
   waiter.resolve(value)
 }
 
+/** What a queue of pending operations belongs to. */
+export interface WaitersOwner<W> {
+  /** Called after an abort has removed and rejected a waiter. */
+  waiterAborted(waiter: W): void
+}
+
 /**
  * Pending operations in the order of their calls: each settles once, with a value, an error, or an AbortError.
  *
@@ -45,11 +51,10 @@ export class Waiters<W extends Waiter<any>> {
   #first: W | undefined
   #last: W | undefined
   #length = 0
-  readonly #aborted: ((waiter: W) => void) | undefined
+  readonly #owner: WaitersOwner<W> | undefined
 
-  /** @param onAborted called after an abort has removed and rejected a waiter */
-  constructor(onAborted?: (waiter: W) => void) {
-    this.#aborted = onAborted
+  constructor(owner?: WaitersOwner<W>) {
+    this.#owner = owner
   }
 
   get length(): number {
@@ -69,7 +74,7 @@ export class Waiters<W extends Waiter<any>> {
     if (signal !== undefined) {
       waiter.abortion = onAbort(signal, () => {
         if (!this.reject(waiter, () => aborted(signal))) return
-        this.#aborted?.(waiter)
+        this.#owner?.waiterAborted(waiter)
       })
     }
     waiter.isQueued = true

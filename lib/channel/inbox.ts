@@ -63,7 +63,7 @@ export class Inbox {
   /** @param onAborted called after a pending receive was aborted */
   constructor(limits: ChannelLimits, onAborted: () => void) {
     this.#limits = limits
-    this.#receives = new Waiters(onAborted)
+    this.#receives = new Waiters({ waiterAborted: onAborted })
   }
 
   /** Whether no message is held. */

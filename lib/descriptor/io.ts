@@ -138,10 +138,10 @@ class Failure {
  * thread pool.
  */
 export class StreamHandle extends PollHandle implements DescriptorIo {
-  readonly #reads = new Waiters<PendingRead>(() => this.update())
-  readonly #writes = new Waiters<PendingWrite>(() => this.update())
-  readonly #readable = new Waiters<PendingPoll>(() => this.update())
-  readonly #writable = new Waiters<PendingPoll>(() => this.update())
+  readonly #reads = new Waiters<PendingRead>(this)
+  readonly #writes = new Waiters<PendingWrite>(this)
+  readonly #readable = new Waiters<PendingPoll>(this)
+  readonly #writable = new Waiters<PendingPoll>(this)
 
   read(holder: object, maxBytes: number, position?: Position, signal?: AbortSignal): Promise<Buffer | null> {
     if (position !== undefined) return Promise.reject(new Failure(NO_POSITION, 'pread').error())

@@ -91,6 +91,11 @@ export abstract class PollHandle implements Watched {
     this.#hold(this.#referenced && this.busy)
   }
 
+  /** Called after an abort has rejected a pending operation. */
+  waiterAborted(): void {
+    this.update()
+  }
+
   /** Re-arms after a delay. Used by handles that have no pending operation to report the failure to. */
   protected watchLater(): void {
     setTimeout(() => this.update(), REARM_DELAY_MS).unref()

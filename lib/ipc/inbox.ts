@@ -41,7 +41,7 @@ export class Inbox {
    */
   constructor(maxBytes: number, onAborted: () => void) {
     this.#maxBytes = maxBytes
-    this.#receives = new Waiters(onAborted)
+    this.#receives = new Waiters({ waiterAborted: onAborted })
   }
 
   /** Whether a receive is pending. */

@@ -24,7 +24,7 @@ class PendingSend extends Waiter<void> {
 export class Sender {
   readonly #socket: UnixSocket
   readonly #onChange: () => void
-  readonly #pending = new Waiters<PendingSend>((send) => this.#aborted(send))
+  readonly #pending = new Waiters<PendingSend>(this)
   /** The pending sends that were not passed to the socket. */
   readonly #unwritten = new Set<PendingSend>()
   #unacknowledged: PendingSend | undefined
@@ -62,7 +62,7 @@ export class Sender {
     return sent
   }
 
-  #aborted(send: PendingSend): void {
+  waiterAborted(send: PendingSend): void {
     if (this.#unwritten.delete(send)) closeQuietly(send.descriptor)
   }
 

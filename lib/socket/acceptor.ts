@@ -53,7 +53,7 @@ type Accepted = number | (() => unknown)
 /** A listening socket that accepts connections. */
 export class Acceptor extends PollHandle {
   readonly #allow: Allow | undefined
-  readonly #waiters = new Waiters<PendingAccept>(() => this.update())
+  readonly #waiters = new Waiters<PendingAccept>(this)
   /** The connections and errors that no accept has taken yet. */
   readonly #accepted = new Queue<Accepted>()
   /** The connections for which the promise of `allow` is pending. */

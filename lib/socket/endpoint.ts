@@ -29,12 +29,10 @@ export interface Framing {
 /** The handle of a socket that sends and receives. */
 export class Endpoint extends PollHandle implements SendingSocket, ReceivingSocket {
   readonly type: SocketType
-  readonly isStream: boolean
-  readonly isDatagram: boolean
   /** Whether descriptors are accepted; otherwise a message that carries any is refused. */
   readonly takesFds: boolean
-  readonly sender: Sender = new Sender(this)
-  readonly receiver: Receiver = new Receiver(this)
+  #sender: Sender | undefined
+  #receiver: Receiver | undefined
   /** A connection received by `receiveConnection` whose message is still incomplete; closed with the socket. */
   arriving: Descriptor | undefined
   /** The channel that the socket belongs to. */
@@ -42,14 +40,32 @@ export class Endpoint extends PollHandle implements SendingSocket, ReceivingSock
   /** Called when the socket is closed or released. */
   onEnd: (() => void) | undefined
   /** The senders with pending messages, by destination: one full receiver does not delay the others. */
-  readonly #senders = new Map<string, Sender>()
+  #senders: Map<string, Sender> | undefined
 
   constructor(fd: number, type: SocketType, takesFds: boolean) {
     super(fd)
     this.type = type
-    this.isStream = this.type === 'stream'
-    this.isDatagram = this.type === 'dgram'
     this.takesFds = takesFds
+  }
+
+  get isStream(): boolean {
+    return this.type === 'stream'
+  }
+
+  get isDatagram(): boolean {
+    return this.type === 'dgram'
+  }
+
+  /** The sending half. Each half is made when it is first used. */
+  get sender(): Sender {
+    this.#sender ??= new Sender(this)
+    return this.#sender
+  }
+
+  /** The receiving half. */
+  get receiver(): Receiver {
+    this.#receiver ??= new Receiver(this)
+    return this.#receiver
   }
 
   override get referenced(): boolean {
@@ -64,48 +80,49 @@ export class Endpoint extends PollHandle implements SendingSocket, ReceivingSock
 
   /** Returns the sender to an address. The socket keeps it while it has pending messages. */
   senderTo(address: string, name: Uint8Array): Sender {
-    return this.#senders.get(address) ?? new Sender(this, address, name)
+    return this.#senders?.get(address) ?? new Sender(this, address, name)
   }
 
   /** Notes whether the sender to an address has pending messages. */
   setWaiting(address: string, sender: Sender, waits: boolean): void {
+    this.#senders ??= new Map()
     if (waits) this.#senders.set(address, sender)
     else if (this.#senders.get(address) === sender) this.#senders.delete(address)
   }
 
   *#allSenders(): Iterable<Sender> {
-    yield this.sender
-    yield* this.#senders.values()
+    if (this.#sender !== undefined) yield this.#sender
+    if (this.#senders !== undefined) yield* this.#senders.values()
   }
 
   protected get waitsForInput(): boolean {
-    return (this.framing ?? this.receiver).waitsForInput
+    return (this.framing ?? this.#receiver)?.waitsForInput === true
   }
 
   protected override get waitsForRoom(): boolean {
-    return (this.framing ?? this.sender).waitsForRoom
+    return (this.framing ?? this.#sender)?.waitsForRoom === true
   }
 
   protected flushInput(): void {
-    ;(this.framing ?? this.receiver).flushInput()
+    ;(this.framing ?? this.#receiver)?.flushInput()
   }
 
   protected override flushOutput(): void {
-    ;(this.framing ?? this.sender).flushOutput()
+    ;(this.framing ?? this.#sender)?.flushOutput()
   }
 
   protected fail(error: () => Error): void {
     this.framing?.fail(error)
-    this.receiver.fail(error)
-    this.sender.fail(error)
+    this.#receiver?.fail(error)
+    this.#sender?.fail(error)
   }
 
   protected end(): number[] {
     this.onEnd?.()
     this.framing?.end()
-    this.receiver.close()
+    this.#receiver?.close()
     if (this.arriving !== undefined) closeFds(takeFds([this.arriving]))
     for (const sender of this.#allSenders()) sender.fail(socketClosed)
-    return this.receiver.takeHeldFds()
+    return this.#receiver?.takeHeldFds() ?? []
   }
 }

@@ -101,9 +101,9 @@ export interface ReceivingSocket {
 /** The receiving half of a socket. */
 export class Receiver {
   readonly #socket: ReceivingSocket
-  readonly #waiters: Waiters<PendingReceive>
+  readonly #waiters = new Waiters<PendingReceive>(this)
   /** Messages received ahead by an iteration, in order, and an error that came after them. */
-  readonly #ahead = new Queue<Message | Failure>()
+  #ahead: Queue<Message | Failure> | undefined
   /** The rest of a stream's held message, after a receive with a smaller `maxBytes` took its first part. */
   #rest: Message | undefined
   /**
@@ -120,7 +120,6 @@ export class Receiver {
 
   constructor(socket: ReceivingSocket) {
     this.#socket = socket
-    this.#waiters = new Waiters((pending) => this.#drop(pending))
   }
 
   /** Whether a receive is pending. */
@@ -131,12 +130,12 @@ export class Receiver {
   /** The number of messages received ahead, with that of which a pending receive has received a part. */
   get held(): number {
     const isPartial = this.#waiters.first?.shape.parts?.isEmpty === false
-    return this.#ahead.length + (this.#rest === undefined ? 0 : 1) + (isPartial ? 1 : 0)
+    return (this.#ahead?.length ?? 0) + (this.#rest === undefined ? 0 : 1) + (isPartial ? 1 : 0)
   }
 
   /** Whether there are messages that a receive takes before those of the socket. */
   get #hasHeld(): boolean {
-    return this.#ahead.length > 0 || this.#rest !== undefined
+    return (this.#ahead !== undefined && this.#ahead.length > 0) || this.#rest !== undefined
   }
 
   /** Receives one message in the caller's shape, at once or when it arrives. */
@@ -181,11 +180,12 @@ export class Receiver {
 
   /** Holds what was received in part for the next receive. */
   #putBack(parts: MessageParts): void {
+    this.#ahead ??= new Queue()
     for (const message of parts.takeAll()) this.#ahead.push(message)
   }
 
   /** Keeps what an aborted receive has received. */
-  #drop({ shape: { parts } }: PendingReceive): void {
+  waiterAborted({ shape: { parts } }: PendingReceive): void {
     if (parts !== undefined && !parts.isEmpty) {
       this.#putBack(parts)
       // After the signal has ended its other operations.
@@ -310,26 +310,27 @@ export class Receiver {
     const { fd } = this.#socket
     const code = native.receiveMany(fd, maxBytes, this.#acceptedFds(maxFds), this.#mostFds, FDS_PER_WAKE)
     const taken = batchCount()
+    const ahead = (this.#ahead ??= new Queue())
     let at = 0
     let position = 0
     for (let i = 0; i < taken; i++) {
       const length = batchByteCount(i)
       const count = batchFdCount(i)
       this.#noteFds(count)
-      this.#ahead.push(new Message(copyBuffer(at, length), length, wrapFds(position, count)))
+      ahead.push(new Message(copyBuffer(at, length), length, wrapFds(position, count)))
       at += length
       position += count
     }
-    if (code >= 0) this.#ahead.push(this.#take(copyBuffer(at, code), position, toMessage))
+    if (code >= 0) ahead.push(this.#take(copyBuffer(at, code), position, toMessage))
     else if (code !== AGAIN && code !== BUSY && code !== END)
-      this.#ahead.push(new Failure(() => systemError(code, 'recvmsg')))
+      ahead.push(new Failure(() => systemError(code, 'recvmsg')))
     chargeTick(taken)
-    if (this.#ahead.length === 0) this.#countMiss()
+    if (ahead.length === 0) this.#countMiss()
   }
 
   /** Takes a held message, within the limits of the receive that takes it. */
   #takeHeld<T>({ maxBytes, maxFds }: Limits, shape: Shape<T>): T | Failure {
-    let message = this.#rest ?? this.#ahead.shift()!
+    let message = this.#rest ?? this.#ahead!.shift()!
     this.#rest = undefined
     this.#lastFds = -1
     if (message instanceof Failure) return message
@@ -351,7 +352,7 @@ export class Receiver {
   takeHeldFds(): number[] {
     const numbers: number[] = []
     this.#rest = undefined // its descriptors went with its first part
-    for (let held = this.#ahead.shift(); held !== undefined; held = this.#ahead.shift()) {
+    for (let held = this.#ahead?.shift(); held !== undefined; held = this.#ahead?.shift()) {
       if (held instanceof Message) numbers.push(...held.takeFds())
     }
     return numbers

@@ -48,15 +48,14 @@ export class Sender {
   /** The destination, as a string and as bytes; undefined for the socket's peer. */
   readonly #address: string | undefined
   readonly #name: Uint8Array | undefined
-  readonly #waiters: Waiters<PendingSend>
-  readonly #backoff = new Backoff()
+  readonly #waiters = new Waiters<PendingSend>(this)
+  #backoff: Backoff | undefined
   #timer: NodeJS.Timeout | undefined
 
   constructor(socket: SendingSocket, address?: string, name?: Uint8Array) {
     this.#socket = socket
     this.#address = address
     this.#name = name
-    this.#waiters = new Waiters((pending) => this.#drop(pending))
   }
 
   /** Whether no send is pending. */
@@ -115,7 +114,7 @@ export class Sender {
     return {
       taken,
       cancel: (error) => {
-        if (this.#waiters.reject(pending, error)) this.#drop(pending)
+        if (this.#waiters.reject(pending, error)) this.waiterAborted(pending)
       }
     }
   }
@@ -190,7 +189,7 @@ export class Sender {
         this.#retryLater()
         break
       }
-      this.#backoff.reset()
+      this.#backoff?.reset()
       if (sent < 0) {
         this.#waiters.reject(pending, () => this.#error(sent))
         sentFds.push(...pending.takeFds())
@@ -232,6 +231,7 @@ export class Sender {
   /** Tries again after a delay. */
   #retryLater(): void {
     if (this.#timer !== undefined) return
+    this.#backoff ??= new Backoff()
     this.#timer = setTimeout(() => {
       this.#timer = undefined
       this.flushOutput()
@@ -241,7 +241,7 @@ export class Sender {
   }
 
   /** Releases what a send held that was aborted or cancelled. */
-  #drop(pending: PendingSend): void {
+  waiterAborted(pending: PendingSend): void {
     closeFds(pending.takeFds())
     if (pending.offset > 0) this.#endHalf()
     this.#cancelRetryIfIdle()
@@ -269,6 +269,6 @@ export class Sender {
     if (this.#waiters.length > 0 || this.#timer === undefined) return
     clearTimeout(this.#timer)
     this.#timer = undefined
-    this.#backoff.reset()
+    this.#backoff?.reset()
   }
 }
