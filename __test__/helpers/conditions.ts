@@ -20,8 +20,12 @@ export function hasOutOfBand(): boolean {
  * Python. The call's number is the same on every architecture.
  */
 export function canResolve(flag: 'beneath' | 'cached'): boolean {
-  const open = `ctypes.CDLL(None).syscall(437, -100, b".", (ctypes.c_uint64 * 3)(os.O_PATH, 0, ${{ beneath: 8, cached: 32 }[flag]}), 24)`
-  return isLinux && spawnSync('python3', ['-c', `import ctypes, os; os._exit(3 if ${open} < 0 else 0)`]).status !== 3
+  const open = `syscall(437, -100, b".", (ctypes.c_uint64 * 3)(os.O_PATH, 0, ${{ beneath: 8, cached: 32 }[flag]}), 24)`
+  // Where the file system of "." has nothing in the cache, as hostfs, the call fails with EAGAIN.
+  const script = `import ctypes, errno, os
+failed = ctypes.CDLL(None, use_errno=True).${open} < 0
+os._exit(3 if failed and ctypes.get_errno() in (errno.ENOSYS, errno.EINVAL, errno.EPERM) else 0)`
+  return isLinux && spawnSync('python3', ['-c', script]).status !== 3
 }
 
 /** How many descriptors a process may have. */
