@@ -240,11 +240,8 @@ onlyIf(canMount, 'needs root, FUSE and mount namespaces')(
     t.deepEqual(new Set(await Promise.all(first)), new Set(['ETIMEDOUT']))
     t.is(await codeOf(broker.open(`${hanging}/file`)), 'ETIMEDOUT')
     t.is(await codeOf(broker.open(`${hanging}/file`)), 'EAGAIN')
-    // Before Linux 5.12, and without openat2, no open is known not to block. A rename anywhere makes a lookup in the cache fail.
-    const codes: (string | undefined)[] = []
-    do codes.push(await codeOf(broker.open('file')))
-    while (codes.length < 20 && !codes.includes('opened'))
-    t.is(codes.at(-1), canResolve('cached') ? 'opened' : 'EAGAIN')
+    // Before Linux 5.12, and without openat2, no open is known not to block.
+    t.is(await codeOf(broker.open('file')), canResolve('cached') ? 'opened' : 'EAGAIN')
     const args = [fixturePath('services'), 'open', server.address, 'file']
     const other = spawn(process.execPath, args, { uid: NOBODY, gid: NOBODY, stdio: ['ignore', 'pipe', 'inherit'] })
     t.is(await endWith(t, other), 'inside\n')
