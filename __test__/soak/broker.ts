@@ -73,7 +73,8 @@ await play(async (scene) => {
       scene.count('kills')
       scene.count('helpers killed')
     }),
-    scene.repeat(3000, 9000, () => scene.fillTable(200))
+    scene.repeat(3000, 9000, () => scene.fillTable(200)),
+    scene.attack(path)
   ])
   service.close()
   listener.close()

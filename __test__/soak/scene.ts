@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { differences, fillTable, freeTable, resources } from '../helpers/descriptors.ts'
+import { fixtureSource } from '../helpers/processes.ts'
 import { generator } from '../helpers/random.ts'
 
 const collect = (globalThis as unknown as { gc(): void }).gc
@@ -92,6 +93,19 @@ export class Scene {
   /** Waits until there is room, so that a program can be started. */
   async room(): Promise<void> {
     while (this.#isFull) await delay(20)
+  }
+
+  /** Has hostile peers connect to a socket, one after the other, until the end. Each sends noise between frames that claim too much. */
+  async attack(path: string): Promise<void> {
+    await this.repeat(200, 1500, async () => {
+      await this.room()
+      const args = [fixtureSource('hostile.py'), 'noise', path, `${this.random.below(2 ** 31)}`]
+      const child = spawn('python3', args, { stdio: ['ignore', 'ignore', 'inherit'] })
+      children.add(child)
+      await once(child, 'close')
+      children.delete(child)
+      this.count('hostile peers')
+    })
   }
 
   /** A promise that has to settle: what is missing after half a minute is a problem. */

@@ -75,6 +75,7 @@ await play(async (scene) => {
   await Promise.all([
     scene.repeat(0, 40, () => alone(call)),
     scene.repeat(500, 2000, () => alone(all)),
+    scene.attack(path),
     // Clients that put what expires, and are killed.
     scene.repeat(500, 2000, async () => {
       const program = scene.start(programPath('clients'), ['store', path, `${below(2 ** 31)}`])

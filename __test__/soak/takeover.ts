@@ -57,6 +57,7 @@ async function row(scene: Scene, kind: 'net' | 'http' | 'superserver'): Promise<
   }
   await Promise.all([
     ...Array.from({ length: 5 }, () => scene.repeat(0, 100, ask)),
+    scene.attack(path),
     scene.repeat(3000, 9000, async () => {
       if (scene.oneIn(3)) {
         const crash = crashes[below(crashes.length)]!

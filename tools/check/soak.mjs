@@ -1,5 +1,5 @@
 // `npm run test:soak -- [--minutes 20] [--seed S] [PART…]`: runs a superserver, channels, a broker, a store and servers that take over
-// (__test__/soak) at once, under kills, reloads, full descriptor tables and limits. Clients count their answers. The memory and
+// (__test__/soak) at once, under kills, reloads, full descriptor tables, limits and hostile peers. Clients count their answers. The memory and
 // descriptors of the long-lived processes have to be constant at the end. It prints the counters each minute, and `N passed, N failed`.
 import { spawn, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
