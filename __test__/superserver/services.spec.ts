@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { type AddressInfo, type Socket, connect } from 'node:net'
@@ -54,6 +54,27 @@ for (const [name, service, question] of [
     if (!('handoff' in service)) await until(() => server.stats().active === 1) // of others it is not known
   })
 }
+
+test.serial(
+  'nothing is taken before SIGTERM and SIGINT are handled: by default they would end it at once',
+  async (t) => {
+    using listener = bindListener({ host: '127.0.0.1', port: 0 })
+    const { port } = listener.address as AddressInfo
+    const client = `require('net').connect(${port}, '127.0.0.1').on('data', (data) => process.stdout.write(data, () => process.exit())).write('pid\\n')`
+    const answers: string[] = []
+    const { on } = process
+    t.teardown(() => (process.on = on))
+    process.on = function (this: NodeJS.Process, ...args: never[]) {
+      // A superserver that accepted already would answer, as its connections are passed on by another thread.
+      if ((args as unknown[])[0] === 'SIGTERM')
+        answers.push(spawnSync(process.execPath, ['-e', client], { timeout: 2000, encoding: 'utf8' }).stdout)
+      return Reflect.apply(on, this, args) as NodeJS.Process
+    } as typeof on
+    const server = await superserve({ ...sceneOf('lines'), listen: listener, workers: 1 })
+    t.deepEqual(answers, [''])
+    await server.close({ timeout: 0 })
+  }
+)
 
 test('what beforeAccept throws or rejects with fails the start, which has taken nothing; an abort does not wait for it', async (t) => {
   using listener = bindListener({ host: '127.0.0.1', port: 0 })

@@ -141,13 +141,13 @@ export class Superserver extends EventEmitter<SuperserverEventMap> implements As
     try {
       await server.#runInOrder(() => server.#prepare(settings))
       await raceAbort(beforeAccept?.(), signal)
+      if (signals) server.#endBySignals()
       server.#accept()
     } catch (error) {
       await server.close({ timeout: 0 })
       throw signal?.aborted === true ? aborted(signal) : error
     }
     if (signal?.aborted === true) throw aborted(signal)
-    if (signals) server.#endBySignals()
     complete?.()
     server.#notify({ ready: true })
     return server
