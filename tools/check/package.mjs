@@ -4,7 +4,8 @@
 //   npm run test:package [-- --runtimes node@20,node@22,node@24,node@26] [--all]
 //
 // With --all, the installed package also runs all examples of README and the guides on each runtime, those of the command line's help, and an
-// unmodified express server with reloads under load on each version of Node: some ten minutes more. It needs npm's registry for its tools, and for the versions of Node. It prints the import time, and fails only far above the bar.
+// unmodified express server with reloads under load on each version of Node: some ten minutes more. It needs npm's registry for its tools, and
+// for the versions of Node. It prints the import time, and fails only far above the bar.
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import {
