@@ -24,9 +24,9 @@ STEADY.push('--min-semi-space-size=512', '--max-semi-space-size=512')
 const UNSTEADY = ['brk', 'futex', 'madvise', 'mmap', 'mprotect', 'munmap', 'sched_yield']
 
 /** The workloads whose messages take longer, with the factor by which they pass fewer. */
-const PER = { batch: 32, request: 4 }
+const PER = { batch: 32, request: 4, channel: 2 }
 
-/** The workloads: messages of one descriptor, each awaited; the same, iterated; messages of 64; and requests over a channel. */
+/** The workloads: messages of one descriptor, each awaited; the same, iterated; messages of 64; requests over a channel, and messages with a descriptor. */
 const workloads = {
   awaited: async ({ socketpair }, count) => {
     const [ours, theirs] = socketpair()
@@ -61,6 +61,15 @@ const workloads = {
     const [ours, theirs] = socketpair().map((socket) => new Channel(socket))
     theirs.onRequest(({ value }) => ({ value }))
     for (let i = 0; i < count / PER.request; i++) await ours.request({ n: i })
+  },
+  channel: async ({ Channel, memfd, socketpair }, count) => {
+    const [ours, theirs] = socketpair().map((socket) => new Channel(socket))
+    const file = memfd()
+    for (let i = 0; i < count / PER.channel; i += BATCH) {
+      const sent = Array.from({ length: BATCH }, (_, j) => ours.send({ n: i + j }, [file]))
+      for (let j = 0; j < BATCH; j++) (await theirs.receive()).close()
+      await Promise.all(sent)
+    }
   }
 }
 

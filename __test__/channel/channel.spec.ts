@@ -41,6 +41,29 @@ test('messages keep their order, and each its own descriptors', async (t) => {
   files.forEach((file) => file.closeSync())
 })
 
+test('messages with descriptors that have arrived do not cost a turn of the event loop each', async (t) => {
+  const COUNT = 48
+  const [a, b] = openChannels<number>(t)
+  const file = memfd()
+  const first = b.receive()
+  await turns(1) // the event loop watches the socket from now on
+  for (let i = 0; i <= COUNT; i++) await a.send(i, [file])
+  file.closeSync()
+  ;(await first)!.close()
+  let seen = 0
+  let counting = setImmediate(function count() {
+    seen++
+    counting = setImmediate(count)
+  })
+  for (let i = 1; i <= COUNT; i++) {
+    const message = (await b.receive())!
+    t.is(message.value, i)
+    message.close()
+  }
+  clearImmediate(counting)
+  t.true(seen < COUNT / 4, `${seen} turns`)
+})
+
 test('a message with as many descriptors as there can be arrives whole, whether it has bytes or none', async (t) => {
   const [a, b] = openChannels(t, { maxFds: 4048 })
   const file = memfd()

@@ -127,9 +127,8 @@ export class ChannelConnection implements Framing, FrameConsumer {
     if (this.#end === null) return Promise.resolve(shape(null))
     if (this.#endpoint.closed) throw this.#closedError()
     const received = this.#inbox.add(owner, shape, signal)
-    // Arming a socket costs more than a try. An armed socket is reported by the event loop.
     if (!chargeTick()) this.#reader.resume()
-    else if (this.#reader.hasMore || !this.#endpoint.armedForReading) this.#reader.readAvailable()
+    else this.#reader.tryRead()
     this.#endpoint.update()
     return received
   }

@@ -10,6 +10,9 @@ import { ReceivedFrame } from './frame.ts'
 /** The maximum number of frames that one wake reads. */
 const FRAMES_PER_WAKE = 64
 
+/** The size of a frame above which one wake receives nothing behind it, so that a wake stays short. */
+const LONG = 4096
+
 /** How much is read after failed sends, in search of the peer's reason: bytes, of which each frame costs some more than it has. */
 const LAST_BYTES = 1024 * 1024
 const BYTES_PER_FRAME = 256
@@ -62,10 +65,34 @@ export class FrameReader {
     return this.#hasMore
   }
 
-  /** Reads the frames that the consumer can use and one receive brought. An event reports further ones. */
+  /** Reads frames for an event, or the rest of what a receive brought. */
   readAvailable(): void {
+    this.#read(true)
+  }
+
+  /** Reads frames for a call that waits, unless an event is as good: arming a socket costs more than a try. */
+  tryRead(): void {
+    const endpoint = this.#endpoint
+    if (this.#hasMore) this.#read(true)
+    else if (!endpoint.armedForReading || endpoint.isHopeful()) this.#read(false)
+  }
+
+  /**
+   * Reads the frames that the consumer can use. Descriptors end a receive (unix(7)), so another one follows if earlier ones found
+   * something. What follows a frame without descriptors, or a long one, is reported by an event.
+   *
+   * @param isKnown whether there is a frame
+   */
+  #read(isKnown: boolean): void {
     for (let left = FRAMES_PER_WAKE; left > 0; left--) {
-      if (!this.#consumer.waitsForInput || !this.readNext() || !this.#hasMore) return
+      if (!this.#consumer.waitsForInput) return
+      const found = this.readNext()
+      if (!isKnown) this.#endpoint.noteTry(found)
+      if (!found) return
+      isKnown = this.#hasMore
+      if (isKnown) continue
+      const { fds, size } = this.#frame
+      if (fds.length === 0 || size > LONG || !this.#endpoint.isHopeful()) return
     }
     if (this.#consumer.waitsForInput) this.resume()
   }

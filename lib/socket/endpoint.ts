@@ -26,6 +26,10 @@ export interface Framing {
   drop(): void
 }
 
+/** The bounds of the count of tries: at the lower one, the next sixteen are left out. */
+const MAX_HITS = 3
+const MIN_HITS = -16
+
 /** The handle of a socket that sends and receives. */
 export class Endpoint extends PollHandle implements SendingSocket, ReceivingSocket {
   readonly type: SocketType
@@ -39,6 +43,8 @@ export class Endpoint extends PollHandle implements SendingSocket, ReceivingSock
   framing: Framing | undefined
   /** Called when the socket is closed or released. */
   onEnd: (() => void) | undefined
+  /** Counts recent tries to receive that no event had caused. */
+  #hits = MAX_HITS
   /** The senders with pending messages, by destination: one full receiver does not delay the others. */
   #senders: Map<string, Sender> | undefined
 
@@ -66,6 +72,20 @@ export class Endpoint extends PollHandle implements SendingSocket, ReceivingSock
   get receiver(): Receiver {
     this.#receiver ??= new Receiver(this)
     return this.#receiver
+  }
+
+  /**
+   * Whether a try to receive is worth its system call, although no event reports anything: in a ping-pong it never finds
+   * anything, in a stream it always does. Each try that is left out brings the next one nearer.
+   */
+  isHopeful(): boolean {
+    return this.#hits > 0 || ++this.#hits > 0
+  }
+
+  /** Notes whether a try that no event had caused has found something. */
+  noteTry(found: boolean): void {
+    if (found) this.#hits = Math.min(Math.max(this.#hits, 0) + 1, MAX_HITS)
+    else this.#hits = this.#hits > 1 ? this.#hits - 1 : MIN_HITS
   }
 
   override get referenced(): boolean {

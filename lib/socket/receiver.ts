@@ -37,10 +37,6 @@ const MESSAGES_PER_WAKE = 64
  */
 const FDS_PER_WAKE = 250
 
-/** The bounds of `#hitCounter`: at the lower one, the next sixteen tries are skipped. */
-const MAX_HITS = 3
-const MIN_HITS = -15
-
 /** The limits of one receive. */
 export interface Limits {
   readonly maxBytes: number
@@ -94,6 +90,8 @@ export interface ReceivingSocket {
   /** Whether descriptors are accepted; otherwise a message that carries any is refused. */
   readonly takesFds: boolean
   readonly armedForReading: boolean
+  isHopeful(): boolean
+  noteTry(found: boolean): void
   /** Watches for what the pending operations need. */
   update(): void
 }
@@ -106,11 +104,6 @@ export class Receiver {
   #ahead: Queue<Message | Failure> | undefined
   /** The rest of a stream's held message, after a receive with a smaller `maxBytes` took its first part. */
   #rest: Message | undefined
-  /**
-   * Counts recent receives that succeeded at once. In a ping-pong the first try never succeeds, in a stream it always does:
-   * at zero and below, a receive waits for the event loop without a try.
-   */
-  #hitCounter = MAX_HITS
   /** Whether descriptors were lost before, possibly to a full table: receiving ahead could lose more. */
   #careful = false
   /** The largest number of descriptors in any message so far. */
@@ -145,11 +138,11 @@ export class Receiver {
     if (shape.inTurn !== true && this.#shouldTryFirst() && chargeTick()) {
       const received = this.#tryReceive(limits, shape)
       if (received !== undefined) {
-        this.#hitCounter = Math.min(Math.max(this.#hitCounter, 0) + 1, MAX_HITS)
+        this.#socket.noteTry(true)
         if (shape.ahead === true && this.#lastFds >= 0) this.#receiveAhead(limits)
         return answer(received)
       }
-      this.#countMiss()
+      this.#socket.noteTry(false)
     }
     return this.#wait(socket, limits, shape, signal)
   }
@@ -199,13 +192,7 @@ export class Receiver {
 
   /** Whether to try before waiting. A socket that is not armed is always tried: arming costs more than a try. */
   #shouldTryFirst(): boolean {
-    if (this.#hitCounter > 0 || !this.#socket.armedForReading) return true
-    this.#hitCounter++
-    return false
-  }
-
-  #countMiss(): void {
-    this.#hitCounter = this.#hitCounter > 1 ? this.#hitCounter - 1 : MIN_HITS
+    return !this.#socket.armedForReading || this.#socket.isHopeful()
   }
 
   /** One recvmsg; undefined if no message is available. */
@@ -304,7 +291,7 @@ export class Receiver {
 
   /** Receives further messages for an iteration, within the caps. */
   #receiveAhead(limits: Limits): void {
-    if (this.#hitCounter <= 0 && ++this.#hitCounter <= 0) return
+    if (!this.#socket.isHopeful()) return
     const { maxBytes, maxFds } = limits
     if (this.#careful || maxBytes > MOST_BYTES) return
     const { fd } = this.#socket
@@ -325,7 +312,7 @@ export class Receiver {
     else if (code !== AGAIN && code !== BUSY && code !== END)
       ahead.push(new Failure(() => systemError(code, 'recvmsg')))
     chargeTick(taken)
-    if (ahead.length === 0) this.#countMiss()
+    if (ahead.length === 0) this.#socket.noteTry(false)
   }
 
   /** Takes a held message, within the limits of the receive that takes it. */
