@@ -50,6 +50,9 @@ const work = mkdtempSync(join(realpathSync(tmpdir()), 'fdpass-package-'))
 chmodSync(work, 0o755) // an example runs workers as another user
 const home = join(work, 'home')
 const clean = join(work, 'clean')
+const packages = join(work, 'npm')
+const repository = 'https://example.org/fdpass'
+const tag = `v${JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).version}`
 const nodes = new Map([[process.version, process.execPath]])
 let registry
 
@@ -78,6 +81,12 @@ function execute(...args) {
   const { status, stdout, stderr } = run(...args)
   assert.equal(status, 0, `${args[0]} ${args[1].join(' ')}: ${stdout}${stderr}`)
   return stdout
+}
+
+/** Publishes the packages to the local registry, as the release does. */
+function publish(...args) {
+  const script = join(root, 'tools/release/publish.mjs')
+  return run('node', [script, '--registry', registry.address, '--from', packages, ...args], { cwd: work })
 }
 
 /** Creates a folder for a program, with a package.json; returns its path. */
@@ -152,11 +161,15 @@ before(async () => {
     }
   }
   execFileSync(process.execPath, ['tools/release/package.mjs'], { cwd: root, stdio: ['ignore', 2, 2] })
-  // Yarn needs the packages of all platforms. Those of other platforms are published without a binary.
-  const packages = join(work, 'npm')
   const made = join(root, 'target', 'npm', 'packages') // napi-rs creates none outside the project
   await new NapiCli().createNpmDirs({ cwd: root, npmDir: made })
   cpSync(made, packages, { recursive: true })
+  cpSync(join(root, 'npm', 'fdpass'), join(packages, 'fdpass'), { recursive: true })
+  // Yarn needs the packages of all platforms. Those of other platforms have an empty file as their binary.
+  for (const name of readdirSync(made)) {
+    const { main } = JSON.parse(readFileSync(join(made, name, 'package.json'), 'utf8'))
+    if (main.endsWith('.node')) writeFileSync(join(packages, name, main), '')
+  }
   const released = join(root, 'npm', platform)
   const isReleased = existsSync(join(released, 'package.json'))
   if (isReleased) cpSync(released, join(packages, platform), { recursive: true })
@@ -168,9 +181,8 @@ before(async () => {
     join(home, '.npmrc'),
     `registry=${registry.address}\n${registry.address.replace('http:', '')}:_authToken=none\naudit=false\nfund=false\nupdate-notifier=false\n`
   )
-  for (const folder of [...readdirSync(packages).map((name) => join(packages, name)), join(root, 'npm', 'fdpass')]) {
-    execute('npm', ['publish'], { cwd: folder })
-  }
+  const { status, stderr } = publish(tag, '--repository', repository)
+  assert.equal(status, 0, stderr)
   project('clean')
   execute('npm', ['install', '--ignore-scripts', 'fdpass'])
 })
@@ -188,6 +200,44 @@ test('publint and are-the-types-wrong find nothing', async () => {
   execute(attw, ['--pack', join(root, 'npm', 'fdpass'), '--profile', 'esm-only', '--format', 'ascii', '--no-color'], {
     env: process.env
   })
+})
+
+test('the published packages name their repository, its issues and its README', () => {
+  for (const name of ['fdpass', `fdpass-${platform}`]) {
+    const {
+      homepage,
+      bugs,
+      repository: named
+    } = JSON.parse(readFileSync(join(clean, 'node_modules', name, 'package.json'), 'utf8'))
+    assert.deepEqual(
+      { homepage, bugs, named },
+      {
+        homepage: `${repository}#readme`,
+        bugs: { url: `${repository}/issues` },
+        named: { type: 'git', url: `git+${repository}.git` }
+      }
+    )
+  }
+})
+
+test('nothing is published with another version, without a repository, or if a binary is missing', () => {
+  const refused = (reason, ...args) => {
+    const { status, stdout, stderr } = publish(...args)
+    assert.deepEqual({ status, stdout }, { status: 1, stdout: '' })
+    assert.match(stderr, reason)
+  }
+  refused(/^Nothing is published: the tag is v99\.0\.0, but/, 'v99.0.0', '--repository', repository)
+  refused(/^Nothing is published: --repository must be the https address/, tag)
+  refused(
+    /^Nothing is published: --repository must be the https address/,
+    tag,
+    '--repository',
+    'git@example.org:fdpass'
+  )
+  const binary = join(packages, 'darwin-arm64', 'fdpass.darwin-arm64.node')
+  rmSync(binary)
+  refused(/^Nothing is published: .*darwin-arm64 lacks fdpass\.darwin-arm64\.node\n$/, tag, '--repository', repository)
+  writeFileSync(binary, '')
 })
 
 test('npm installs two packages of at most 1.3 MB together, without install scripts', (t) => {
