@@ -220,12 +220,14 @@ test('the published packages name their repository, its issues and its README', 
   }
 })
 
+/** Checks that nothing is published, for a reason. */
+function refused(reason, ...args) {
+  const { status, stdout, stderr } = publish(...args)
+  assert.deepEqual({ status, stdout }, { status: 1, stdout: '' })
+  assert.match(stderr, reason)
+}
+
 test('nothing is published with another version, without a repository, or if a binary is missing', () => {
-  const refused = (reason, ...args) => {
-    const { status, stdout, stderr } = publish(...args)
-    assert.deepEqual({ status, stdout }, { status: 1, stdout: '' })
-    assert.match(stderr, reason)
-  }
   refused(/^Nothing is published: the tag is v99\.0\.0, but/, 'v99.0.0', '--repository', repository)
   refused(/^Nothing is published: --repository must be the https address/, tag)
   refused(
@@ -241,14 +243,14 @@ test('nothing is published with another version, without a repository, or if a b
 })
 
 test('npm installs two packages of at most 1.3 MB together, without install scripts', (t) => {
-  const packages = readdirSync(join(clean, 'node_modules')).filter((name) => !name.startsWith('.'))
-  assert.deepEqual(packages, ['fdpass', `fdpass-${platform}`])
-  const sizes = packages.map((name) =>
+  const names = readdirSync(join(clean, 'node_modules')).filter((name) => !name.startsWith('.'))
+  assert.deepEqual(names, ['fdpass', `fdpass-${platform}`])
+  const sizes = names.map((name) =>
     files(join(clean, 'node_modules', name)).reduce((sum, path) => sum + statSync(path).size, 0)
   )
-  t.diagnostic(`bytes: ${packages.map((name, index) => `${name} ${sizes[index]}`).join(', ')}`)
+  t.diagnostic(`bytes: ${names.map((name, index) => `${name} ${sizes[index]}`).join(', ')}`)
   assert.ok(sizes[0] + sizes[1] <= SIZE, `${sizes[0] + sizes[1]} bytes, more than ${SIZE}`)
-  for (const name of packages) {
+  for (const name of names) {
     const description = JSON.parse(readFileSync(join(clean, 'node_modules', name, 'package.json'), 'utf8'))
     assert.equal(description.scripts, undefined)
     assert.equal(description.dependencies, undefined)
