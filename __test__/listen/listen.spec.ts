@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { type RemoteInfo, createSocket } from 'node:dgram'
 import { on, once } from 'node:events'
 import { type AddressInfo, connect } from 'node:net'
+import { relative } from 'node:path'
 import { text } from 'node:stream/consumers'
 import test, { type ExecutionContext } from 'ava'
 import { bindListener, recvFd, sendFd, socketpair } from 'fdpass'
@@ -267,6 +268,16 @@ onlyIf(isLinux, 'needs Linux')('with socket activation a restart fails no reques
     await text(wrong.child.stderr!),
     /EINVAL: the variable FDPASS_LISTEN_AS must be names with a port or '\*', such as web=3000,admin=\*\. Received 'web=port'/
   )
+})
+
+onlyIf(isLinux, 'needs Linux')('with socket activation a program gets a Unix domain socket by its path', async (t) => {
+  for (const named of [(path: string) => path, (path: string) => relative(process.cwd(), path)]) {
+    const path = newPath()
+    using listener = bindListener({ path })
+    const { child } = activate(t, listener.fd, 'path', 'web', { PORT: '' }, named(path))
+    t.is(await fetchFrom({ path }), `path ${child.pid}`)
+    child.kill()
+  }
 })
 
 onlyIf(hasIPv6, 'needs IPv6')('an error names an IPv6 address as --listen does', async (t) => {

@@ -27,6 +27,10 @@ const needs: Record<string, [boolean, string, Surroundings?]> = {
   'Superserver: Write a worker': [isLinux, 'needs Linux'],
   'inetd programs': [isLinux, 'needs Linux'],
   'Migrating to fdpass: From node:cluster': [isLinux, 'needs Linux'],
+  'Migrating to fdpass: From systemd and sd-notify': [
+    runs('systemd-socket-activate', '--version'),
+    'needs systemd-socket-activate'
+  ],
   Restarts: [isLinux, 'needs Linux'],
   Store: [isLinux, 'needs Linux'],
   'Shared memory': [isLinux, 'needs Linux'],

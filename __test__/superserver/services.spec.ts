@@ -7,6 +7,7 @@ import test from 'ava'
 import { bindListener } from 'fdpass'
 import { type ExitEvent, superserve } from 'fdpass/superserver'
 import { hasPython, onlyIf } from '../helpers/conditions.ts'
+import { newPath } from '../helpers/descriptors.ts'
 import { until } from '../helpers/inetds.ts'
 import { endWith, fixtureSource } from '../helpers/processes.ts'
 import { isPending } from '../helpers/promises.ts'
@@ -257,6 +258,13 @@ test("'fd:N' is the number of a descriptor that listens, which stays open", asyn
   client.destroy()
   await server.close()
   t.deepEqual(listener.address, { address: '127.0.0.1', family: 'IPv4', port })
+})
+
+test("'fd:N' of a Unix domain socket has the name of its path", async (t) => {
+  const path = newPath()
+  using listener = bindListener({ path })
+  const server = await begin(t, { listen: `fd:${listener.fd}`, command: ['/bin/cat'] })
+  t.like(server.addresses[0], { name: `unix:${path}`, address: path })
 })
 
 test("a real-time signal that ended a program is in its 'exit' event [S135]", async (t) => {

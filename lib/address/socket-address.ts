@@ -73,3 +73,8 @@ export function internetAddressOf(fd: number, of: 'socket' | 'peer' = 'socket'):
   if (typeof found === 'number') return null
   return { ...found, family: found.address.includes(':') ? 'IPv6' : 'IPv4' }
 }
+
+/** Returns the address of a socket of any family; null for one without an address. */
+export function addressOfSocket(fd: number): AddressInfo | Address | null {
+  return internetAddressOf(fd) ?? localAddressOf(fd)
+}

@@ -2,7 +2,7 @@ import type { Socket as DatagramSocket } from 'node:dgram'
 import { constants } from 'node:buffer'
 import type { ReadStream, WriteStream } from 'node:fs'
 import type { AddressInfo, Server, ServerOpts, Socket, SocketConstructorOpts } from 'node:net'
-import { type Address, localAddressOf, internetAddressOf } from '../address/socket-address.ts'
+import { type Address, addressOfSocket } from '../address/socket-address.ts'
 import { type Abortable, signalOf } from '../base/abort.ts'
 import { type Bytes, bigInteger, boolean, bytesOf, MAX_INT, integer, optionsOf } from '../base/validate.ts'
 import * as cast from './casts.ts'
@@ -153,8 +153,7 @@ export class Descriptor implements Disposable, AsyncDisposable {
    * @throws ERR_DESCRIPTOR_CLOSED
    */
   get address(): AddressInfo | Address | null {
-    const fd = this[borrow]()
-    return typeof native.socketType(fd) === 'string' ? localAddressOf(fd) : internetAddressOf(fd)
+    return addressOfSocket(this[borrow]())
   }
 
   /**

@@ -16,14 +16,7 @@ export {
   pathIsLink,
   socketClosed
 } from './errors.ts'
-export {
-  type ListenSource,
-  type Source,
-  addressOfSocket,
-  isDatagram,
-  listenerSourceOf,
-  sourceOf
-} from './listen-source.ts'
+export { type ListenSource, type Source, isDatagram, listenerSourceOf, sourceOf } from './listen-source.ts'
 export { ListeningSocket, duplicateOf } from './listening-socket.ts'
 export { closeApart, serveConnections, warnOfService } from './serving.ts'
 export { moveSocket, openSocket, takeSocketFd } from './unix-socket.ts'

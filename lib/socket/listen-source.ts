@@ -1,12 +1,10 @@
-import type { AddressInfo } from 'node:net'
-import { internetAddressOf, localAddressOf } from '../address/socket-address.ts'
+import { addressOfSocket } from '../address/socket-address.ts'
 import { formatInternet, parseListenAddress } from '../address/listen-address.ts'
 import { invalidType, invalidValue } from '../base/errors.ts'
 import { integer } from '../base/validate.ts'
 import { borrow } from '../descriptor/fd-source.ts'
 import { Descriptor } from '../descriptor/descriptor.ts'
 import { type Kind, kindOf } from '../descriptor/kind.ts'
-import { native } from '../native/binding.ts'
 import type { TcpListenerOptions, UnixListenerOptions } from './bind-listener.ts'
 
 /**
@@ -82,14 +80,6 @@ function nameOf(fd: number, kind: Kind): string {
   if (address === null) return `descriptor:${fd}`
   if (typeof address === 'string') return `unix:${address}`
   return formatInternet(kind === 'udp' ? 'udp' : 'tcp', address.address, address.port)
-}
-
-/** Returns the address of a socket of any family; null for a socket without an address. */
-export function addressOfSocket(fd: number): AddressInfo | string | null {
-  const address = internetAddressOf(fd)
-  if (address !== null) return address
-  native.socketType(fd) // registers it as a socket of this environment
-  return localAddressOf(fd)
 }
 
 /** Returns whether a source is a datagram socket. */

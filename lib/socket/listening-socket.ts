@@ -9,7 +9,8 @@ import { closeFds } from '../native/owned-fds.ts'
 import { fdAt, putFdAt } from '../native/results.ts'
 import { systemError } from '../native/system-error.ts'
 import { bindListener } from './bind-listener.ts'
-import { type Source, addressOfSocket, sourceFd } from './listen-source.ts'
+import { addressOfSocket } from '../address/socket-address.ts'
+import { type Source, sourceFd } from './listen-source.ts'
 import { makeSocket } from './new-socket.ts'
 
 /** A listening or datagram socket, opened from a {@link Source}. The environment's table owns its descriptor. */

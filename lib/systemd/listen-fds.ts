@@ -8,7 +8,7 @@ import { kindOf, takeFromDeno, wrapFd } from '../descriptor/internal.ts'
 import { describeErrno, native } from '../native/internal.ts'
 import { openReactor } from '../event-loop/internal.ts'
 import { socketpair } from '../socket/index.ts'
-import { addressOfSocket } from '../socket/internal.ts'
+import { addressOfSocket } from '../address/internal.ts'
 import { FIRST, countOf, isThisProcess, invalidVariable } from './environment.ts'
 import type { SystemError } from '../native/index.ts'
 

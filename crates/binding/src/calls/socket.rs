@@ -268,10 +268,10 @@ impl Environment {
     socket_type.map_or_else(|errno| Either::B(code(errno)), |socket_type| Either::A(socket_type.into()))
   }
 
-  /// Returns the address of a socket: getsockname(2). Null if it has none.
+  /// Returns the address of a Unix domain socket of this process: getsockname(2). Null if it has none.
   #[napi]
-  pub fn local_address(&self, socket: i32) -> Either3<String, Null, i32> {
-    address_text(self.with(|state| state.table.socket(socket)?.local_address()))
+  pub fn local_address(&self, fd: i32) -> Either3<String, Null, i32> {
+    address_text(self.with(|state| Socket::new(state.table.borrowed_one(&fd)?)?.local_address()))
   }
 
   /// Returns the address of a socket's peer: getpeername(2). Null if it has none.
