@@ -462,18 +462,79 @@ test('pnpm installs the package', () => {
   assert.equal(execute('node', ['--input-type=module', '-e', broker], { cwd: folder }), 'opened\n')
 })
 
-test("the package works with Yarn's Plug'n'Play", () => {
-  const yarn = join(install('@yarnpkg/cli-dist@^4'), 'node_modules/@yarnpkg/cli-dist/bin/yarn.js')
-  const folder = project('yarn')
+/** Has Yarn use the local registry, and Plug'n'Play. */
+function configureYarn(folder) {
   writeFileSync(
     join(folder, '.yarnrc.yml'),
     `npmRegistryServer: "${registry.address}"\nunsafeHttpWhitelist: ["127.0.0.1"]\nenableTelemetry: false\nnodeLinker: pnp\nnpmMinimalAgeGate: 0\n`
   )
+}
+
+test("the package works with Yarn's Plug'n'Play", () => {
+  const yarn = join(install('@yarnpkg/cli-dist@^4'), 'node_modules/@yarnpkg/cli-dist/bin/yarn.js')
+  const folder = project('yarn')
+  configureYarn(folder)
   execute('node', [yarn, 'add', 'fdpass'], { cwd: folder })
   assert.ok(!existsSync(join(folder, 'node_modules')))
   runExample(folder, { command: `node ${yarn} node example.mjs` })
   writeFileSync(join(folder, 'broker.mjs'), broker)
   assert.equal(execute('node', [yarn, 'node', 'broker.mjs'], { cwd: folder }), 'opened\n')
+})
+
+/** A package that depends on usocket: it passes a descriptor to itself. */
+const dependent = `
+const { closeSync, openSync, readFileSync } = require('node:fs')
+const { UServer, USocket } = require('usocket')
+const server = new UServer().listen('own.sock')
+server.once('connection', (socket) => {
+  socket.once('readable', () => {
+    const { fds } = socket.read(undefined, null)
+    console.log(readFileSync(fds[0], 'utf8'))
+    closeSync(fds[0])
+    socket.destroy()
+    server.close()
+  })
+})
+server.once('listening', () => {
+  const socket = new USocket('own.sock', () => {
+    const fd = openSync('shown')
+    socket.write({ data: Buffer.from('x'), fds: [fd], callback: () => closeSync(fd) })
+  })
+  socket.once('end', () => socket.destroy())
+})
+`
+
+/** Creates a project that depends on a package which depends on usocket. */
+function projectOfDependent(name, description) {
+  const folder = project(name, { dependencies: { dependent: 'file:./dependent' }, ...description })
+  project(join(name, 'dependent'), { name: 'dependent', version: '1.0.0', dependencies: { usocket: '^1.0.0' } })
+  writeFileSync(join(folder, 'dependent', 'index.js'), dependent)
+  writeFileSync(join(folder, 'main.cjs'), "require('dependent')")
+  writeFileSync(join(folder, 'shown'), 'through fdpass-usocket')
+  return folder
+}
+
+test("an override has a dependency's usocket be fdpass-usocket, as docs/guide/migrating.md describes", async (t) => {
+  const replacement = 'npm:fdpass-usocket@^0.1'
+  await t.test('npm', () => {
+    const folder = projectOfDependent('override', { overrides: { usocket: replacement } })
+    execute('npm', ['install'], { cwd: folder })
+    assert.match(execute('npm', ['ls', 'usocket'], { cwd: folder }), /usocket@npm:fdpass-usocket@0\.1/)
+    assert.equal(execute('node', ['main.cjs'], { cwd: folder }), 'through fdpass-usocket\n')
+  })
+  await t.test('pnpm', () => {
+    const pnpm = join(install('pnpm@^10'), 'node_modules/pnpm/bin/pnpm.cjs')
+    const folder = projectOfDependent('override-pnpm', { pnpm: { overrides: { usocket: replacement } } })
+    execute('node', [pnpm, 'install'], { cwd: folder })
+    assert.equal(execute('node', ['main.cjs'], { cwd: folder }), 'through fdpass-usocket\n')
+  })
+  await t.test('Yarn', () => {
+    const yarn = join(install('@yarnpkg/cli-dist@^4'), 'node_modules/@yarnpkg/cli-dist/bin/yarn.js')
+    const folder = projectOfDependent('override-yarn', { resolutions: { usocket: replacement } })
+    configureYarn(folder)
+    execute('node', [yarn, 'install'], { cwd: folder })
+    assert.equal(execute('node', [yarn, 'node', 'main.cjs'], { cwd: folder }), 'through fdpass-usocket\n')
+  })
 })
 
 test('a bundle made by esbuild works with fdpass outside it', async (t) => {
