@@ -131,7 +131,9 @@ test.serial('a process that is killed while its successor starts leaves it every
   t.is((await next.lines.next()).value, 'stopped taken')
   old.child.kill('SIGKILL')
   await old.exited
-  next.child.kill('SIGCONT')
+  // It has printed that it is about to stop.
+  const waking = setInterval(() => next.child.kill('SIGCONT'), 50)
+  t.teardown(() => clearInterval(waking))
   t.is(await serving(next), port)
   t.true(existsSync(path))
   const third = startServer(t, path, 'third', 'net')
