@@ -180,7 +180,7 @@ impl Environment {
   pub fn claim_file(&self, socket: i32, id: &[u8]) -> i32 {
     self.number(|state| {
       let id = id.try_into().map_err(|_| Errno::EINVAL)?;
-      let file = SocketFile::claim(state.table.socket(socket)?, id)?;
+      let file = SocketFile::claim(Socket::new(state.table.borrowed_one(&socket)?)?, id)?;
       let claimed = file.is_some();
       state.table.set_file(socket, file)?;
       Ok(claimed.into())
