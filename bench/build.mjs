@@ -57,6 +57,7 @@ const steps = {
     const binary = `fdpass.${platform}.node`
     copyFileSync(join(project, binary), join(modules, `fdpass-${platform}`, binary))
     writeFileSync(join(modules, `fdpass-${platform}`, 'package.json'), JSON.stringify({ main: binary }))
+    writeFileSync(built('package/package.json'), '{}') // else 'fdpass' would be the project around it
   },
   async usocket() {
     const cwd = built('usocket')
