@@ -196,6 +196,11 @@ impl Table {
     Ok(Socket::from_parts(fd.as_fd(), socket_type, ancillary))
   }
 
+  /// Borrows a Unix domain socket of the process, whether or not the table knows it as one.
+  pub(crate) fn any_socket<'a>(&'a self, number: &'a RawFd) -> Result<Socket<'a>, Errno> {
+    self.socket(*number).or_else(|_| Socket::new(self.borrowed_one(number)?))
+  }
+
   /// Notes that a number is a socket. Ignores numbers that the table does not own.
   pub(crate) fn set_socket(&mut self, number: RawFd, socket_type: SocketType, ancillary: AncillaryOptions) {
     if let Ok(details) = self.details(number) {

@@ -180,7 +180,7 @@ impl Environment {
   pub fn claim_file(&self, socket: i32, id: &[u8]) -> i32 {
     self.number(|state| {
       let id = id.try_into().map_err(|_| Errno::EINVAL)?;
-      let file = SocketFile::claim(Socket::new(state.table.borrowed_one(&socket)?)?, id)?;
+      let file = SocketFile::claim(state.table.any_socket(&socket)?, id)?;
       let claimed = file.is_some();
       state.table.set_file(socket, file)?;
       Ok(claimed.into())
@@ -271,7 +271,7 @@ impl Environment {
   /// Returns the address of a Unix domain socket of this process: getsockname(2). Null if it has none.
   #[napi]
   pub fn local_address(&self, fd: i32) -> Either3<String, Null, i32> {
-    address_text(self.with(|state| Socket::new(state.table.borrowed_one(&fd)?)?.local_address()))
+    address_text(self.with(|state| state.table.any_socket(&fd)?.local_address()))
   }
 
   /// Returns the address of a socket's peer: getpeername(2). Null if it has none.
