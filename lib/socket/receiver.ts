@@ -90,7 +90,9 @@ export interface ReceivingSocket {
   /** Whether descriptors are accepted; otherwise a message that carries any is refused. */
   readonly takesFds: boolean
   readonly armedForReading: boolean
+  /** Whether a try to receive is worth its system call, although no event reports anything. */
   isHopeful(): boolean
+  /** Notes whether a try that no event had caused has found something. */
   noteTry(found: boolean): void
   /** Watches for what the pending operations need. */
   update(): void
