@@ -50,7 +50,9 @@ const known: Readonly<Record<string, readonly (readonly [call: string, error: st
     ['epoll_ctl', 'ENOSPC'],
     ['uv_poll_init', 'ENOSPC']
   ],
-  programs: [['fork', 'EAGAIN']]
+  programs: [['fork', 'EAGAIN']],
+  // A pipe that could not be watched was read as a file, and an empty one told so.
+  systemd: [['fcntl(F_SETFL)', 'EPERM']]
 }
 
 for (const scenario of scenarios) {

@@ -5,8 +5,8 @@ use std::ptr;
 use std::sync::Arc;
 
 use fdpass_core::{
-  AncillaryOptions, Decoder, Direction, Errno, FileId, Limits, NonBlocking, Outbox, Socket, SocketFile, SocketType,
-  is_main_thread, set_blocking,
+  AncillaryOptions, Decoder, Direction, Errno, FileId, Kind, Limits, NonBlocking, Outbox, Socket, SocketFile,
+  SocketType, is_main_thread, set_blocking,
 };
 
 use crate::claims::{self, Claim, ClaimedFd, Owner};
@@ -342,8 +342,8 @@ impl Table {
     if details.registration.is_none() {
       match self.reactor.register(fd) {
         Ok(registration) => details.registration = Some(registration),
-        // A file without poll(2), such as /dev/null (epoll_ctl(2)).
-        Err(Errno::EPERM) => return Ok(false),
+        // A file without poll(2), such as /dev/null (epoll_ctl(2)). Of a pipe, a terminal or a socket it is an error of another call.
+        Err(Errno::EPERM) if matches!(Kind::of(fd)?, Kind::CharacterDevice | Kind::Other) => return Ok(false),
         Err(errno) => return Err(errno),
       }
     }
