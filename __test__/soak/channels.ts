@@ -50,7 +50,7 @@ class Peer {
     this.files = files
     const [socket, theirs] = socketpair()
     try {
-      this.program = scene.start(programPath('channel-peer'), [`${scene.random.below(2 ** 31)}`, `${MAX_FDS}`], {
+      this.program = scene.start(programPath('clients'), ['channel', `${scene.random.below(2 ** 31)}`, `${MAX_FDS}`], {
         stdio: ['ignore', 'ignore', 'inherit', theirs.fd],
         limit: scene.between(70, 200)
       })

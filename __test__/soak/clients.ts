@@ -1,10 +1,10 @@
 // Clients of the soak test: `clients.js SUBJECT ARGUMENT…`.
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { fstatSync, readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import { memfd } from 'fdpass'
+import { Channel, UnixSocket, memfd } from 'fdpass'
 import { connectBroker } from 'fdpass/broker'
 import { connectStore } from 'fdpass/store'
 import { digest } from '../helpers/connections.ts'
@@ -135,9 +135,63 @@ async function askSuperserver([family, where, seed]: readonly [string, ...string
   console.log(JSON.stringify(seen))
 }
 
+/** The other end of a channel: `channel SEED MAX_FDS`, over descriptor 3. It answers requests, sends messages, and asks, until it is killed. */
+async function useChannel(numbers: readonly [string, ...string[]]): Promise<void> {
+  const [seed, maxFds] = numbers.map(Number) as [number, number]
+  const { below } = generator(seed)
+  const channel = new Channel(UnixSocket.from(3), { maxFds })
+
+  channel.onRequest(async (request) => {
+    const { n, back, pause, text } = request.value as { n: number; back: number; pause: number; text: string }
+    const inodes = request.fds.map(({ fd }) => fstatSync(fd).ino)
+    await delay(pause)
+    for (const fd of request.fds.slice(back)) fd.closeSync()
+    return { value: { n, inodes, text }, fds: request.fds.slice(0, back) }
+  })
+  // What ends it ends the process.
+  void channel.closed.then(() => process.exit(0))
+
+  const ENDED = new Set<unknown>([
+    'ECONNRESET',
+    'EPIPE',
+    'ERR_SOCKET_CLOSED',
+    'EMFILE',
+    'ERR_CONTROL_TRUNCATED',
+    'ERR_OUT_OF_RANGE',
+    'EMSGSIZE'
+  ])
+  const may = (error: unknown) => {
+    if (!ENDED.has((error as NodeJS.ErrnoException).code)) throw error
+  }
+  for (let n = 0; ;) {
+    await delay(below(40))
+    let memory
+    try {
+      memory = memfd({ data: `${n}` })
+      await channel.send(
+        { n },
+        Array.from({ length: below(8) }, () => memory!)
+      )
+      n++
+    } catch (error) {
+      may(error)
+    }
+    memory?.closeSync()
+    if (below(4) > 0) continue
+    try {
+      const answer = await channel.request({ n })
+      if (readFileSync(answer.fds[0]!.fd, 'utf8') !== `${n}`) throw new Error(`${n} was answered otherwise`)
+      answer.close()
+    } catch (error) {
+      may(error)
+    }
+  }
+}
+
 const [subject, ...args] = process.argv.slice(2) as [string, string, ...string[]]
 const subjects: Record<string, (args: readonly [string, ...string[]]) => Promise<void>> = {
   broker: askBroker,
+  channel: useChannel,
   store: useStore,
   superserver: askSuperserver
 }

@@ -1,10 +1,14 @@
-// The programs of servers.mjs: what each needs from npm, and its source, or its files and the command that builds them. Each listens on PORT,
+// The programs of servers.mjs and soak.mjs: what each needs from npm, and its source, or its files and the command that builds them. Each listens on PORT,
 // and answers '/' with "ok", a space and its process id, or with something else. `/slow` takes 200 ms.
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { delimiter, dirname, join } from 'node:path'
+import { root } from '../run.mjs'
 
 const SLOW = 'await new Promise((resolve) => setTimeout(resolve, 200))'
 
 /** Programs that are large to install: what they need, and their source. Each listens on PORT. */
-export const frameworks = {
+const frameworks = {
   nest: {
     packages: ['@nestjs/core@11', '@nestjs/common@11', '@nestjs/platform-express@11', 'reflect-metadata', 'rxjs@7'],
     source: `import 'reflect-metadata'
@@ -94,7 +98,7 @@ export default [index('routes/home.js'), route('slow', 'routes/slow.js')]`,
 }
 
 /** Programs whose installation or build takes a minute or more. */
-export const release = {
+const release = {
   next: {
     packages: ['next@15', 'react@19', 'react-dom@19'],
     files: {
@@ -121,7 +125,7 @@ export default { output: 'server', adapter: node({ mode: 'standalone' }) }`,
 }
 
 /** Small programs: what they need, and their source. Each listens on PORT. */
-export const small = {
+const small = {
   http: {
     source: `import { createServer } from 'node:http'
 createServer((q, r) => q.url === '/slow' ? setTimeout(() => r.end('slow'), 200) : r.end('ok ' + process.pid)).listen(process.env.PORT)`
@@ -216,7 +220,7 @@ server.listen(process.env.PORT)`
     client: 'webSockets',
     source: `import { WebSocketServer } from 'ws'
 const server = new WebSocketServer({ port: Number(process.env.PORT) })
-server.on('connection', (socket) => socket.on('message', (text) => socket.send('ok ' + process.pid + ' ' + text)))`
+server.on('connection', (socket) => socket.on('error', () => {}).on('message', (text) => socket.send('ok ' + process.pid + ' ' + text)))`
   },
   'socket.io': {
     packages: ['socket.io@4', 'socket.io-client@4'],
@@ -241,4 +245,55 @@ server.addService({ ask: { path: '/test/ask', requestStream: false, responseStre
   { ask: (call, done) => setTimeout(() => done(null, Buffer.from('ok ' + process.pid)), 20) })
 server.bindAsync('127.0.0.1:' + process.env.PORT, grpc.ServerCredentials.createInsecure(), (error) => { if (error) throw error })`
   }
+}
+
+const sets = { small, frameworks, release }
+
+/** Returns the programs of a set. */
+export function programsOf(set) {
+  const programs = sets[set]
+  if (programs === undefined) throw new Error(`There is no set ${set}: ${Object.keys(sets).join(', ')}`)
+  return programs
+}
+
+/** Returns the folder of the programs of a set that are not built. */
+export function folderOf(set) {
+  return join(root, 'node_modules', '.fdpass', `servers-${set}`)
+}
+
+/** Installs packages in a folder, unless they are there. */
+function install(where, packages) {
+  const stamp = join(where, 'installed')
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === packages.join(' ')) return
+  mkdirSync(join(where, 'node_modules'), { recursive: true })
+  writeFileSync(join(where, 'package.json'), '{ "type": "module", "private": true }')
+  execFileSync('npm', ['install', '--no-audit', '--no-fund', '--silent', ...packages], { cwd: where, stdio: 'inherit' })
+  if (!existsSync(join(where, 'node_modules', 'fdpass'))) symlinkSync(root, join(where, 'node_modules', 'fdpass'))
+  writeFileSync(stamp, packages.join(' '))
+}
+
+/** Installs, writes and builds a program, unless that is done; returns its folder. Only one that is built has a folder of its own. */
+export function prepare(set, name) {
+  const programs = programsOf(set)
+  const { packages, source, files = { [`${name}.mjs`]: source }, build } = programs[name]
+  const folder = build === undefined ? folderOf(set) : join(folderOf(set), name)
+  const shared = Object.values(programs).filter((program) => program.build === undefined)
+  install(folder, build ? packages : [...new Set(shared.flatMap((program) => program.packages ?? []))])
+  for (const [path, text] of Object.entries(files)) {
+    if (text === undefined) continue
+    mkdirSync(dirname(join(folder, path)), { recursive: true })
+    writeFileSync(join(folder, path), text)
+  }
+  if (build === undefined || existsSync(join(folder, 'built'))) return folder
+  const [command, ...args] = build
+  const env = {
+    ...process.env,
+    PATH: `${join(folder, 'node_modules', '.bin')}${delimiter}${process.env.PATH}`,
+    NEXT_TELEMETRY_DISABLED: '1',
+    ASTRO_TELEMETRY_DISABLED: '1'
+  }
+  console.log(`# ${name}: ${build.join(' ')}`)
+  execFileSync(command, args, { cwd: folder, env, stdio: ['ignore', 'ignore', 'inherit'] })
+  writeFileSync(join(folder, 'built'), '')
+  return folder
 }

@@ -4,17 +4,16 @@
 //
 // The programs of a set (server-programs.mjs), `small` (default), `frameworks` or `release`, are installed from npm, once, into
 // node_modules/.fdpass/servers-SET, and built there. It prints a line for each run, and `N passed, N failed` in the last one.
-import { execFileSync, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import http2 from 'node:http2'
 import { createRequire } from 'node:module'
-import { delimiter, dirname, join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { root } from '../run.mjs'
-import { frameworks, release, small } from './server-programs.mjs'
+import { folderOf, prepare, programsOf } from './server-programs.mjs'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -27,53 +26,13 @@ const { values, positionals } = parseArgs({
     package: { type: 'string', default: root }
   }
 })
-const programs = { small, frameworks, release }[values.set]
-if (programs === undefined) throw new Error(`There is no set ${values.set}: small, frameworks, release`)
+const programs = programsOf(values.set)
 const chosen = positionals.length > 0 ? positionals.filter((name) => name !== 'restarts') : Object.keys(programs)
-const folder = join(root, 'node_modules', '.fdpass', `servers-${values.set}`)
-const requireThere = createRequire(join(folder, 'x.js'))
+/** Requires a package that is installed for the programs that share an installation. */
+const requireThere = (name) => createRequire(join(folderOf(values.set), 'x.js'))(name)
 
 /** Returns the file of an entry point of the package that is tested: this check-out (default), or an installed one. */
 const entryPoint = createRequire(join(values.package, 'package.json')).resolve
-
-/** Returns the folder of a program. One that is built has a folder of its own. */
-function folderOf(name) {
-  return programs[name].build === undefined ? folder : join(folder, name)
-}
-
-/** Installs packages in a folder, unless they are there. */
-function install(where, packages) {
-  const stamp = join(where, 'installed')
-  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === packages.join(' ')) return
-  mkdirSync(join(where, 'node_modules'), { recursive: true })
-  writeFileSync(join(where, 'package.json'), '{ "type": "module", "private": true }')
-  execFileSync('npm', ['install', '--no-audit', '--no-fund', '--silent', ...packages], { cwd: where, stdio: 'inherit' })
-  if (!existsSync(join(where, 'node_modules', 'fdpass'))) symlinkSync(root, join(where, 'node_modules', 'fdpass'))
-  writeFileSync(stamp, packages.join(' '))
-}
-
-/** Writes a program, and installs and builds it unless that is done. */
-function prepare(name) {
-  const { packages, source, files = { [`${name}.mjs`]: source }, build } = programs[name]
-  const own = folderOf(name)
-  if (build !== undefined) install(own, packages)
-  for (const [path, text] of Object.entries(files)) {
-    if (text === undefined) continue
-    mkdirSync(dirname(join(own, path)), { recursive: true })
-    writeFileSync(join(own, path), text)
-  }
-  if (build === undefined || existsSync(join(own, 'built'))) return
-  const [command, ...args] = build
-  const env = {
-    ...process.env,
-    PATH: `${join(own, 'node_modules', '.bin')}${delimiter}${process.env.PATH}`,
-    NEXT_TELEMETRY_DISABLED: '1',
-    ASTRO_TELEMETRY_DISABLED: '1'
-  }
-  console.log(`# ${name}: ${build.join(' ')}`)
-  execFileSync(command, args, { cwd: own, env, stdio: ['ignore', 'ignore', 'inherit'] })
-  writeFileSync(join(own, 'built'), '')
-}
 
 /** What the clients of one run have seen. */
 class Record {
@@ -247,7 +206,7 @@ const clients = { webSockets, socketIo, mqtt, grpc, http2Clients }
 async function run(name, handoff, mode) {
   const { superserve } = await import(entryPoint('fdpass/superserver'))
   const { source, files, module = `${name}.mjs`, args = () => [], client } = programs[name]
-  prepare(name)
+  const folder = prepare(values.set, name)
   const probe = http.createServer().listen(0, '127.0.0.1')
   await once(probe, 'listening')
   const { port } = probe.address()
@@ -255,9 +214,9 @@ async function run(name, handoff, mode) {
   await once(probe, 'close')
   const server = await superserve({
     listen: `tcp:127.0.0.1:${port}`,
-    module: join(folderOf(name), module),
+    module: join(folder, module),
     args: args(port),
-    cwd: folderOf(name),
+    cwd: folder,
     preload: true,
     handoff,
     workers: 2,
@@ -303,8 +262,7 @@ async function run(name, handoff, mode) {
 
 /** Restarts a program in a way, under load; returns whether no request has failed. */
 async function restart(name, way, mode) {
-  prepare(name)
-  const path = join(folder, `${name}.mjs`)
+  const path = join(prepare(values.set, name), `${name}.mjs`)
   const { bindListener } = await import(entryPoint('fdpass'))
   const listener = await bindListener({ port: 0, host: '127.0.0.1' })
   const probe = await listener.duplicate().toServer()
@@ -344,7 +302,7 @@ async function startSuccessor(path, port) {
   const cli = join(dirname(entryPoint('fdpass')), 'lib', 'cli', 'main.js')
   const options = [
     '--takeover',
-    join(folder, `takeover-${port}.sock`),
+    join(dirname(path), `takeover-${port}.sock`),
     '--listen',
     `tcp:127.0.0.1:${port}`,
     '--workers',
@@ -364,7 +322,7 @@ async function startActivated(path, port, listener) {
   const script = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
   const args = ['-c', script, 'sh', process.execPath, '--import', entryPoint('fdpass/listen'), path]
   return spawn('sh', args, {
-    cwd: folder,
+    cwd: dirname(path),
     env: { ...process.env, PORT: port },
     stdio: ['ignore', 'ignore', 'inherit', listener.fd]
   })
@@ -378,16 +336,6 @@ async function untilMoved(record) {
 
 const setUp = spawn(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: ['ignore', 2, 2] })
 if ((await once(setUp, 'exit'))[0] !== 0) process.exit(1)
-const isShared = ({ build }) => build === undefined
-if (chosen.some((name) => isShared(programs[name]))) {
-  install(folder, [
-    ...new Set(
-      Object.values(programs)
-        .filter(isShared)
-        .flatMap(({ packages = [] }) => packages)
-    )
-  ])
-}
 let [passed, failed] = [0, 0]
 for (const name of chosen) {
   const modes = programs[name].client === undefined ? values.mode : ['keep']

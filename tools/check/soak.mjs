@@ -1,13 +1,21 @@
-// `npm run test:soak -- [--minutes 20] [--seed S] [PART…]`: runs a superserver, channels, a broker, a store and servers that take over
-// (__test__/soak) at once, under kills, reloads, full descriptor tables, limits and hostile peers. Clients count their answers. The memory and
+// `npm run test:soak -- [--minutes 20] [--seed S] [PART…]`: runs a superserver, unmodified programs of npm under another one, channels, a broker, a
+// store and servers that take over (__test__/soak) at once, under kills, reloads, full descriptor tables, limits and hostile peers. Clients count their answers. The memory and
 // descriptors of the long-lived processes have to be constant at the end. It prints the counters each minute, and `N passed, N failed`.
 import { spawn, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { root } from '../run.mjs'
+import { folderOf, prepare } from './server-programs.mjs'
 
 /** The parts: each is a long-lived process. Some have a limit of descriptors that they reach. */
-const parts = { superserver: { limit: 200 }, channels: { limit: 400 }, broker: { limit: 400 }, store: {}, takeover: {} }
+const parts = {
+  superserver: { limit: 200 },
+  programs: {},
+  channels: { limit: 400 },
+  broker: { limit: 400 },
+  store: {},
+  takeover: {}
+}
 
 /** How much a process may grow in the second half of the time. Allocators take memory in large pieces, and return it late. */
 const GROWTH = { rss: 8 * 1024, heap: 2 * 1024 } // KiB
@@ -30,6 +38,8 @@ if (process.platform !== 'linux') {
 if (spawnSync(process.execPath, ['tools/build/setup.mjs'], { cwd: root, stdio: 'inherit' }).status !== 0)
   process.exit(1)
 
+if (chosen.includes('programs')) for (const name of ['express', 'ws']) prepare('small', name)
+
 /** Starts a part, and collects its reports. */
 function start(name, place) {
   const node = [
@@ -37,7 +47,8 @@ function start(name, place) {
     '--expose-gc',
     '--trace-warnings',
     join(root, 'build', '__test__', 'soak', `${name}.js`),
-    `${seed + place}`
+    `${seed + place}`,
+    ...(name === 'programs' ? [folderOf('small')] : [])
   ]
   const { limit = '' } = parts[name]
   const child = spawn('sh', ['-c', '[ -z "$0" ] || ulimit -n "$0"; exec "$@"', `${limit}`, ...node], {
@@ -87,6 +98,9 @@ const shown = [
   'kills',
   'take-overs',
   'reloads',
+  'hostile peers',
+  'hostile clients',
+  'hostile workers',
   'problems'
 ]
 const line = (counts) => shown.map((what) => `${counts[what] ?? 0} ${what}`).join(', ')

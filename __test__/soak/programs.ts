@@ -1,0 +1,181 @@
+// Programs that know nothing of fdpass, express and a WebSocket server, under a superserver that reloads them again and again. Hostile clients
+// connect to them, and a hostile worker floods the superserver: no honest client sees anything. `programs.js SEED FOLDER`: where the programs are.
+import { once } from 'node:events'
+import { rmSync } from 'node:fs'
+import { Agent, get } from 'node:http'
+import { createRequire } from 'node:module'
+import { type Socket, connect } from 'node:net'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { superserve } from 'fdpass/superserver'
+import { readAllOf } from '../helpers/connections.ts'
+import { temporaryFolder } from '../helpers/descriptors.ts'
+import { fixtureSource } from '../helpers/processes.ts'
+import { type Scene, play } from './scene.ts'
+
+/** What is used of the package ws, whose types are not installed. */
+interface WebSocketClient {
+  on(event: string, listener: (value: never) => void): this
+  send(text: string): void
+  close(): void
+}
+
+const folder = process.argv[3]!
+const { WebSocket } = createRequire(join(folder, 'x.js'))('ws') as { WebSocket: new (url: string) => WebSocketClient }
+const mark = join(temporaryFolder(), 'mark')
+
+const program = (name: string, handoff: 'connection' | 'listener') => ({
+  listen: 'tcp:127.0.0.1:0',
+  module: join(folder, `${name}.mjs`),
+  cwd: folder,
+  preload: true,
+  execArgv: [],
+  workers: 2,
+  drainTimeout: 30_000,
+  handoff
+})
+const server = await superserve({
+  signals: false,
+  services: {
+    'express by connection': program('express', 'connection'),
+    'express by listener': program('express', 'listener'),
+    'ws by connection': program('ws', 'connection'),
+    'ws by listener': program('ws', 'listener'),
+    hostile: {
+      listen: 'tcp:127.0.0.1:0',
+      command: ['/usr/bin/env', 'python3', '-I', '-S', fixtureSource('hostile.py'), 'flooding_worker', 'shut', mark],
+      mode: 'workers',
+      workers: 1
+    }
+  }
+})
+const ports = server.addresses.map(({ address }) => (address as { port: number }).port)
+let scene: Scene | undefined
+server.on('exit', ({ service, lost, signal }) => {
+  if (service !== 'hostile' && (lost > 0 || signal === 'SIGKILL'))
+    scene?.problem(`a worker of ${service} ended with ${signal}, and lost ${lost}`)
+})
+server.on('failure', ({ service, error }) => {
+  if (service !== 'hostile') scene?.problem(`${service}: ${error.stack}`)
+})
+
+/** A client of express that asks again when it has its answer, over one connection or one each. */
+async function ask(current: Scene, port: number, keepAlive: boolean): Promise<void> {
+  const agent = new Agent({ keepAlive, maxSockets: 1 })
+  await current.repeat(0, 100, async () => {
+    const path = current.oneIn(20) ? '/slow' : '/'
+    current.count('requests')
+    const answered = new Promise<string>((resolve, reject) => {
+      get({ host: '127.0.0.1', port, path, agent }, (response) => {
+        let text = `${response.statusCode} `
+        response.setEncoding('utf8').on('data', (data: string) => (text += data))
+        response.on('error', reject).on('end', () => resolve(text))
+      }).on('error', reject)
+    })
+    const text = await current.settles(`GET ${path}`, answered)
+    if (!/^200 (ok \d+|slow)$/.test(text)) current.problem(`GET ${path} was answered: ${text}`)
+    current.count('answered')
+  })
+  agent.destroy()
+}
+
+/** A WebSocket client, which connects again where the server says that it is going away (1001). */
+async function talk(current: Scene, port: number): Promise<void> {
+  while (!current.stopped) {
+    const socket = new WebSocket(`ws://127.0.0.1:${port}`)
+    let asked = 0
+    const closed = new Promise<number>((resolve) => socket.on('close', resolve))
+    socket
+      .on('error', (error: Error) => current.problem(error))
+      .on('open', () => next())
+      .on('message', (text: Buffer) => {
+        if (String(text).split(' ')[2] !== `${asked}`) current.problem(`${asked} was answered: ${String(text)}`)
+        current.count('answered')
+        if (current.stopped) socket.close()
+        else setTimeout(next, current.random.below(100))
+      })
+    const next = () => {
+      current.count('requests')
+      socket.send(`${++asked}`)
+    }
+    const code = await closed
+    current.count('connections')
+    if (code !== 1001 && !current.stopped) current.problem(`a WebSocket was closed with ${code}`)
+  }
+}
+
+const upgrade = `GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${Buffer.alloc(16).toString('base64')}\r\n\r\n`
+
+/** What hostile clients do with a connection, before they reset it. */
+const attacks: readonly ((socket: Socket, scene: Scene) => unknown)[] = [
+  (_, { random }) => delay(random.below(2000)),
+  (socket) => socket.end(),
+  (socket, { random }) => socket.write(Buffer.from(Array.from({ length: 2000 }, () => random.below(256)))),
+  (socket) => socket.write('GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf'),
+  (socket) => socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(500)),
+  async (socket, current) => {
+    for (const byte of upgrade) {
+      if (socket.destroyed || current.stopped) return
+      socket.write(byte)
+      await delay(10)
+    }
+  },
+  async (socket, { random }) => {
+    socket.write(upgrade)
+    await delay(random.below(200))
+    socket.write(Buffer.from(Array.from({ length: 500 }, () => random.below(256))))
+  },
+  // Frames that are sent without end, by one who reads no answer.
+  async (socket, current) => {
+    socket.write(upgrade)
+    const frame = Buffer.from([0x81, 0xfd, ...Buffer.alloc(4), ...Buffer.alloc(125, 'x')])
+    const flood = Buffer.concat(Array.from({ length: 500 }, () => frame))
+    for (let left = 20; left > 0 && !socket.destroyed && !current.stopped; left--) {
+      socket.write(flood)
+      await delay(20)
+    }
+  }
+]
+
+async function attack(current: Scene, port: number): Promise<void> {
+  await current.repeat(0, 300, async () => {
+    const socket = connect({ host: '127.0.0.1', port }).on('error', () => {})
+    const closed = new Promise((resolve) => socket.on('close', resolve))
+    await once(socket, 'connect')
+    await attacks[current.random.below(attacks.length)]!(socket, current)
+    await delay(current.random.below(300))
+    socket.resetAndDestroy()
+    await closed
+    current.count('hostile clients')
+  })
+}
+
+/** Has a new worker flood the superserver, and asks until its successor answers. */
+async function flood(current: Scene): Promise<void> {
+  const before = server.stats().workers.find(({ service }) => service === 'hostile')
+  rmSync(mark, { force: true })
+  if (before !== undefined) process.kill(before.pid, 'SIGKILL')
+  const answer = await current.settles('the successor of a hostile worker', readAllOf(connect(ports[4]!, '127.0.0.1')))
+  if (String(answer) !== 'answer\n') current.problem(`a successor answered: ${String(answer)}`)
+  current.count('hostile workers')
+}
+
+await play(async (current) => {
+  scene = current
+  await Promise.all([
+    ...[0, 1].flatMap((place) =>
+      [true, false].flatMap((keep) => [1, 2, 3].map(() => ask(current, ports[place]!, keep)))
+    ),
+    ...[2, 3].flatMap((place) => [1, 2, 3].map(() => talk(current, ports[place]!))),
+    ...[0, 1, 2, 3].map((place) => attack(current, ports[place]!)),
+    current.repeat(5000, 15_000, async () => {
+      await server.reload()
+      current.count('reloads')
+    }),
+    current.repeat(10_000, 30_000, () => flood(current))
+  ])
+  const deadline = Date.now() + 60_000
+  const rest = () => server.stats().active === 0 && server.stats().workers.length === 9
+  while (!rest() && Date.now() < deadline) await delay(50)
+  if (!rest()) current.problem(`the superserver does not come to rest: ${JSON.stringify(server.stats())}`)
+})
