@@ -129,9 +129,9 @@ const attacks: readonly ((socket: Socket, scene: Scene) => unknown)[] = [
   async (socket, current) => {
     socket.write(upgrade)
     const frame = Buffer.from([0x81, 0xfd, ...Buffer.alloc(4), ...Buffer.alloc(125, 'x')])
-    const flood = Buffer.concat(Array.from({ length: 500 }, () => frame))
+    const frames = Buffer.concat(Array.from({ length: 500 }, () => frame))
     for (let left = 20; left > 0 && !socket.destroyed && !current.stopped; left--) {
-      socket.write(flood)
+      socket.write(frames)
       await delay(20)
     }
   }

@@ -257,8 +257,8 @@ ${table.join('\n')}
 - **fuzzing**: \`npm run fuzz\` feeds the parsers of foreign input with bytes that coverage guides.
 - **sanitizers**: \`npm run test:sanitizers\` runs core's tests under AddressSanitizer, ThreadSanitizer and valgrind, and the addon.
 - **faults**: \`npm run test:faults\` fails one system call in each run of a scenario, and checks the outcome.
-- **soak**: \`npm run test:soak\` runs a superserver, channels, a broker, a store and take-overs at once, under kills, reloads and full descriptor
-  tables. Clients count their answers; descriptors, threads and memory have to stay constant.
+- **soak**: \`npm run test:soak\` runs a superserver, unmodified programs under another one, channels, a broker, a store and take-overs at once, under kills,
+  reloads, full descriptor tables and hostile peers. Clients count their answers; descriptors, threads and memory have to stay constant.
 - **teardown**: \`npm run test:teardown\` ends Workers and processes at random moments of their I/O, on each version of Node and back end.
 - **conformance**: the tests of \`docs/proof\`: cases of other test suites and specifications, security promises, hostile peers, and programs
   that exit at any moment.
