@@ -1,7 +1,7 @@
 // Programs that know nothing of fdpass, express and a WebSocket server, under a superserver that reloads them again and again. Hostile clients
 // connect to them, and a hostile worker floods the superserver: no honest client sees anything. `programs.js SEED FOLDER`: where the programs are.
 import { once } from 'node:events'
-import { rmSync } from 'node:fs'
+import { existsSync, rmSync } from 'node:fs'
 import { Agent, get } from 'node:http'
 import { createRequire } from 'node:module'
 import { type Socket, connect } from 'node:net'
@@ -150,13 +150,16 @@ async function attack(current: Scene, port: number): Promise<void> {
   })
 }
 
-/** Has a new worker flood the superserver, and asks until its successor answers. */
+/** Has a new worker flood the superserver, which receives no more. Its successor answers both connections that it has got, or could not get. */
 async function flood(current: Scene): Promise<void> {
   const before = server.stats().workers.find(({ service }) => service === 'hostile')
-  rmSync(mark, { force: true })
+  for (const path of [mark, `${mark}.flooded`]) rmSync(path, { force: true })
   if (before !== undefined) process.kill(before.pid, 'SIGKILL')
-  const answer = await current.settles('the successor of a hostile worker', readAllOf(connect(ports[4]!, '127.0.0.1')))
-  if (String(answer) !== 'answer\n') current.problem(`a successor answered: ${String(answer)}`)
+  const taken = readAllOf(connect(ports[4]!, '127.0.0.1'))
+  while (!existsSync(`${mark}.flooded`) && !current.stopped) await delay(20)
+  const refused = readAllOf(connect(ports[4]!, '127.0.0.1'))
+  for (const answer of await current.settles('the successor of a hostile worker', Promise.all([taken, refused])))
+    if (String(answer) !== 'answer\n') current.problem(`a successor answered: ${String(answer)}`)
   current.count('hostile workers')
 }
 
