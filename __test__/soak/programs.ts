@@ -165,17 +165,22 @@ async function flood(current: Scene): Promise<void> {
 
 await play(async (current) => {
   scene = current
+  // A reload would leave its connection to the hostile worker until `drainTimeout`.
+  let turn: Promise<unknown> = Promise.resolve()
+  const alone = (task: () => Promise<void>) => (turn = turn.then(task, task))
   await Promise.all([
     ...[0, 1].flatMap((place) =>
       [true, false].flatMap((keep) => [1, 2, 3].map(() => ask(current, ports[place]!, keep)))
     ),
     ...[2, 3].flatMap((place) => [1, 2, 3].map(() => talk(current, ports[place]!))),
     ...[0, 1, 2, 3].map((place) => attack(current, ports[place]!)),
-    current.repeat(5000, 15_000, async () => {
-      await server.reload()
-      current.count('reloads')
-    }),
-    current.repeat(10_000, 30_000, () => flood(current))
+    current.repeat(5000, 15_000, () =>
+      alone(async () => {
+        await server.reload()
+        current.count('reloads')
+      })
+    ),
+    current.repeat(20_000, 60_000, () => alone(() => flood(current)))
   ])
   const deadline = Date.now() + 60_000
   const rest = () => server.stats().active === 0 && server.stats().workers.length === 9

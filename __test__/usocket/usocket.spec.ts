@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { closeSync, existsSync, readFileSync, realpathSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
+import { runInThisContext } from 'node:vm'
 import test, { type ExecutionContext } from 'ava'
 import { socketpair } from 'fdpass'
 import { UServer, USocket } from 'fdpass/usocket'
@@ -278,4 +279,19 @@ test('CommonJS modules require it, and fdpass-usocket by the name of usocket', (
   t.is(require('usocket').USocket, USocket)
   t.is(require('usocket').UServer, UServer)
   t.true(realpathSync(require.resolve('usocket')).startsWith(resolve('packages', 'usocket')))
+})
+
+test('fdpass-usocket is found where a loader cannot resolve or require fdpass: Jest and its versions before 28', (t) => {
+  const path = resolve('packages', 'usocket', 'index.js')
+  const load = runInThisContext(`(function (module, require, __filename) {${readFileSync(path, 'utf8')}})`) as (
+    ...args: unknown[]
+  ) => void
+  for (const error of [new SyntaxError('Unexpected token export'), new Error("Cannot find module 'fdpass/usocket'")]) {
+    const module: { exports?: { USocket: unknown } } = {}
+    const refuse = () => {
+      throw error
+    }
+    load(module, refuse, path)
+    t.is(module.exports!.USocket, USocket)
+  }
 })

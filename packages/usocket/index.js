@@ -2,8 +2,7 @@
 
 try {
   module.exports = require('fdpass/usocket')
-} catch (error) {
-  // Jest's loader knows no require() of an ES module; Node's own does.
-  if (!(error instanceof SyntaxError) && error.name !== 'SyntaxError') throw error
+} catch {
+  // Jest's loader knows no require() of an ES module, and before Jest 28 no "exports" of a package; Node's own does.
   module.exports = process.getBuiltinModule('module').createRequire(__filename)('fdpass/usocket')
 }
