@@ -152,11 +152,13 @@ async function attack(current: Scene, port: number): Promise<void> {
 
 /** Has a new worker flood the superserver, which receives no more. Its successor answers both connections that it has got, or could not get. */
 async function flood(current: Scene): Promise<void> {
-  const before = server.stats().workers.find(({ service }) => service === 'hostile')
   for (const path of [mark, `${mark}.flooded`]) rmSync(path, { force: true })
-  if (before !== undefined) process.kill(before.pid, 'SIGKILL')
+  for (const { service, pid } of server.stats().workers) if (service === 'hostile') process.kill(pid, 'SIGKILL')
   const taken = readAllOf(connect(ports[4]!, '127.0.0.1'))
-  while (!existsSync(`${mark}.flooded`) && !current.stopped) await delay(20)
+  const isFlooded = async () => {
+    while (!existsSync(`${mark}.flooded`)) await delay(20)
+  }
+  await current.settles('the flood', isFlooded())
   const refused = readAllOf(connect(ports[4]!, '127.0.0.1'))
   for (const answer of await current.settles('the successor of a hostile worker', Promise.all([taken, refused])))
     if (String(answer) !== 'answer\n') current.problem(`a successor answered: ${String(answer)}`)

@@ -32,6 +32,8 @@ if (tag !== `v${version}`) refuse(`the tag is ${tag}, but package.json has versi
 const address = options.repository?.replace(/\/$/, '')
 if (!URL.canParse(address) || new URL(address).protocol !== 'https:')
   refuse('--repository must be the https address of the repository')
+if (!readFileSync(join(root, 'CHANGELOG.md'), 'utf8').includes(`\n## [${version}]`))
+  refuse(`CHANGELOG.md has no section [${version}]`)
 const main = join(resolve(options.from), 'fdpass')
 if (!existsSync(join(main, 'package.json'))) refuse(`${main} is missing`)
 const platforms = Object.keys(read(main).optionalDependencies).map((name) => name.replace(/^fdpass-/, ''))

@@ -260,12 +260,15 @@ fn step(sides: &mut [Side; 2], input: &mut Input<'_>, probes: &Probes) {
 fn flush(sides: &mut [Side; 2]) {
   let [side, other] = sides;
   let Some(end) = &mut side.end else { return };
+  let waiting = end.waiting();
   match end.flush() {
     Ok(nothing) => assert_eq!(nothing, end.waiting() == 0),
     Err(Errno::EPIPE | Errno::ECONNRESET) => {
       assert!(other.end.is_none() || side.sent.perhaps_cut);
       assert_eq!(end.waiting(), 0, "it was dropped");
-      side.sent.parcels.clear();
+      // What had gone before a cut frame arrives, unless the peer has closed.
+      let gone = if other.end.is_some() { side.sent.parcels.len().saturating_sub(waiting) } else { 0 };
+      side.sent.parcels.truncate(gone);
     }
     Err(Errno::ETOOMANYREFS) => {}
     Err(errno) => panic!("{errno}"),
