@@ -1,5 +1,5 @@
-// The programs of servers.mjs and soak.mjs: what each needs from npm, and its source, or its files and the command that builds them. Each listens on PORT,
-// and answers '/' with "ok", a space and its process id, or with something else. `/slow` takes 200 ms.
+// The programs of servers.mjs and soak.mjs: what each needs from npm, and its source, or its files and the command that builds them. Each
+// listens on PORT, and answers '/' with "ok", a space and its process id, or with something else. `/slow` takes 200 ms.
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { delimiter, dirname, join } from 'node:path'

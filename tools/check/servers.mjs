@@ -28,6 +28,7 @@ const { values, positionals } = parseArgs({
 })
 const programs = programsOf(values.set)
 const chosen = positionals.length > 0 ? positionals.filter((name) => name !== 'restarts') : Object.keys(programs)
+
 /** Requires a package that is installed for the programs that share an installation. */
 const requireThere = (name) => createRequire(join(folderOf(values.set), 'x.js'))(name)
 
