@@ -1,5 +1,6 @@
-// `npm run test:faults -- [--seconds N] [--seed S] [--scenario X] [--call C] [--fault 'SCENARIO: CALL N ERROR']`: fails one system call of
-// fdpass in each run of a scenario, on both back ends, and checks the outcome. The last line counts the runs: `N passed, N failed`.
+// `npm run test:faults -- [--seconds N] [--seed S] [--skip N] [--scenario X] [--call C] [--error E] [--nth N] [--times N] [--backend B] [--verbose]`:
+// fails one system call of fdpass in each run of a scenario, on both back ends, and checks the outcome. `--skip` leaves out the first faults of
+// each scenario, which an earlier run with the same seed has tried. The last line counts the runs: `N passed, N failed`.
 import { spawnSync } from 'node:child_process'
 import { parseArgs } from 'node:util'
 import { root } from '../run.mjs'
@@ -14,6 +15,7 @@ const { values } = parseArgs({
     nth: { type: 'string' },
     times: { type: 'string' },
     backend: { type: 'string' },
+    skip: { type: 'string', default: '0' },
     verbose: { type: 'boolean', default: false }
   }
 })
@@ -46,6 +48,8 @@ for (const backend of backends) {
       .filter(({ error }) => values.error === undefined || error === values.error)
       .filter(({ nth }) => values.nth === undefined || nth === Number(values.nth))
       .filter(({ times }) => values.times === undefined || times === Number(values.times))
+    // They are taken from the end.
+    faults.splice(Math.max(0, faults.length - Number(values.skip)))
     const row = { backend, scenario, all: faults.length, run: 0, 'not reached': 0, retried: 0, reported: 0, failed: 0 }
     rows.push(row)
     queues.push({ runner, backend, baseline, faults, row })
