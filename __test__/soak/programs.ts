@@ -15,10 +15,14 @@ import { type Scene, play } from './scene.ts'
 
 /** What is used of the package ws, whose types are not installed. */
 interface WebSocketClient {
+  readonly readyState: number
   on(event: string, listener: (value: never) => void): this
   send(text: string): void
   close(): void
 }
+
+/** The state of a WebSocket in which messages can be sent. */
+const OPEN = 1
 
 const folder = process.argv[3]!
 const { WebSocket } = createRequire(join(folder, 'x.js'))('ws') as { WebSocket: new (url: string) => WebSocketClient }
@@ -84,22 +88,26 @@ async function talk(current: Scene, port: number): Promise<void> {
   while (!current.stopped) {
     const socket = new WebSocket(`ws://127.0.0.1:${port}`)
     let asked = 0
+    let answered = 0
     const closed = new Promise<number>((resolve) => socket.on('close', resolve))
     socket
       .on('error', (error: Error) => current.problem(error))
       .on('open', () => next())
       .on('message', (text: Buffer) => {
         if (String(text).split(' ')[2] !== `${asked}`) current.problem(`${asked} was answered: ${String(text)}`)
+        answered++
         current.count('answered')
         if (current.stopped) socket.close()
         else setTimeout(next, current.random.below(100))
       })
     const next = () => {
+      if (socket.readyState !== OPEN) return
       current.count('requests')
       socket.send(`${++asked}`)
     }
     const code = await closed
     current.count('connections')
+    if (asked > answered) current.count('messages that a close frame overtook')
     if (code !== 1001 && !current.stopped) current.problem(`a WebSocket was closed with ${code}`)
   }
 }

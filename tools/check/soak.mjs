@@ -45,6 +45,7 @@ function start(name, place) {
   const node = [
     process.execPath,
     '--expose-gc',
+    '--max-semi-space-size=2', // V8's young generation would grow for minutes, by more than a leak does
     '--trace-warnings',
     join(root, 'build', '__test__', 'soak', `${name}.js`),
     `${seed + place}`,
