@@ -158,15 +158,17 @@ async function attack(current: Scene, port: number): Promise<void> {
   })
 }
 
+/** Resolves when a hostile worker's children fill its channel. */
+async function flooded(): Promise<void> {
+  while (!existsSync(`${mark}.flooded`)) await delay(20)
+}
+
 /** Has a new worker flood the superserver, which receives no more. Its successor answers both connections that it has got, or could not get. */
 async function flood(current: Scene): Promise<void> {
   for (const path of [mark, `${mark}.flooded`]) rmSync(path, { force: true })
   for (const { service, pid } of server.stats().workers) if (service === 'hostile') process.kill(pid, 'SIGKILL')
   const taken = readAllOf(connect(ports[4]!, '127.0.0.1'))
-  const isFlooded = async () => {
-    while (!existsSync(`${mark}.flooded`)) await delay(20)
-  }
-  await current.settles('the flood', isFlooded())
+  await current.settles('the flood', flooded())
   const refused = readAllOf(connect(ports[4]!, '127.0.0.1'))
   for (const answer of await current.settles('the successor of a hostile worker', Promise.all([taken, refused])))
     if (String(answer) !== 'answer\n') current.problem(`a successor answered: ${String(answer)}`)
