@@ -55,9 +55,11 @@ const server = await superserve({
 })
 const ports = server.addresses.map(({ address }) => (address as { port: number }).port)
 let scene: Scene | undefined
-server.on('exit', ({ service, lost, signal }) => {
+/** What the superserver said last of each worker. */
+let known: Readonly<Record<number, object>> = {}
+server.on('exit', ({ service, pid, lost, signal }) => {
   if (service !== 'hostile' && (lost > 0 || signal === 'SIGKILL'))
-    scene?.problem(`a worker of ${service} ended with ${signal}, and lost ${lost}`)
+    scene?.problem(`a worker of ${service} ended with ${signal}, and lost ${lost}: ${JSON.stringify(known[pid])}`)
 })
 server.on('failure', ({ service, error }) => {
   if (service !== 'hostile') scene?.problem(`${service}: ${error.stack}`)
@@ -191,6 +193,11 @@ await play(async (current) => {
         await server.reload()
         current.count('reloads')
       })
+    ),
+    current.repeat(
+      100,
+      101,
+      () => (known = Object.fromEntries(server.stats().workers.map((each) => [each.pid, each])))
     ),
     current.repeat(20_000, 60_000, () => alone(() => flood(current)))
   ])
