@@ -68,19 +68,25 @@ server.on('failure', ({ service, error }) => {
 /** A client of express that asks again when it has its answer, over one connection or one each. */
 async function ask(current: Scene, port: number, keepAlive: boolean): Promise<void> {
   const agent = new Agent({ keepAlive, maxSockets: 1 })
+  let last = performance.now()
   await current.repeat(0, 100, async () => {
     const path = current.oneIn(20) ? '/slow' : '/'
     current.count('requests')
+    const idle = Math.round(performance.now() - last)
     const answered = new Promise<string>((resolve, reject) => {
-      get({ host: '127.0.0.1', port, path, agent }, (response) => {
+      const asking = get({ host: '127.0.0.1', port, path, agent }, (response) => {
         let text = `${response.statusCode} `
         response.setEncoding('utf8').on('data', (data: string) => (text += data))
         response.on('error', reject).on('end', () => resolve(text))
-      }).on('error', reject)
+      }).on('error', (error) => {
+        const over = asking.reusedSocket ? `a connection that had been idle for ${idle} ms` : 'a new connection'
+        reject(new Error(`GET ${path} over ${over}`, { cause: error }))
+      })
     })
     const text = await current.settles(`GET ${path}`, answered)
     if (!/^200 (ok \d+|slow)$/.test(text)) current.problem(`GET ${path} was answered: ${text}`)
     current.count('answered')
+    last = performance.now()
   })
   agent.destroy()
 }
