@@ -51,7 +51,7 @@ const known: Readonly<Record<string, readonly (readonly [call: string, error: st
     ['uv_poll_init', 'ENOSPC']
   ],
   programs: [['fork', 'EAGAIN']],
-  // A pipe that could not be watched was read as a file, and an empty one told so.
+  // A pipe that the reactor could not watch was read as a file: reading an empty one failed with EAGAIN.
   systemd: [['fcntl(F_SETFL)', 'EPERM']]
 }
 

@@ -55,7 +55,7 @@ const server = await superserve({
 })
 const ports = server.addresses.map(({ address }) => (address as { port: number }).port)
 let scene: Scene | undefined
-/** What the superserver said last of each worker. */
+/** The last statistics of each worker, by its process id. */
 let known: Readonly<Record<number, object>> = {}
 server.on('exit', ({ service, pid, lost, signal }) => {
   if (service !== 'hostile' && (lost > 0 || signal === 'SIGKILL'))
