@@ -1,7 +1,9 @@
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import type { ReadStream } from 'node:fs'
 import { type AddressInfo, type NetConnectOpts, Server, type ServerOpts, Socket, connect as dial } from 'node:net'
+import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { ExecutionContext } from 'ava'
 import {
@@ -13,6 +15,8 @@ import {
   receiveConnection,
   socketpair
 } from 'fdpass'
+import { temporaryFolder } from './descriptors.ts'
+import { runs } from './processes.ts'
 
 /** Connects to another program's socket, as soon as that has made it. */
 export async function connectWhenThere(address: Address, options?: ConnectOptions): Promise<UnixSocket> {
@@ -149,4 +153,15 @@ export async function listen<S extends Server>(t: ExecutionContext, server: S): 
   await once(server, 'listening')
   t.teardown(() => server.close())
   return { server, port: (server.address() as AddressInfo).port }
+}
+
+export const hasOpenssl = runs('openssl', 'version')
+
+/** Makes a key and a certificate for localhost, and returns their folder. */
+export function makeKey(): string {
+  const folder = temporaryFolder()
+  const files = ['-keyout', join(folder, 'key.pem'), '-out', join(folder, 'cert.pem')]
+  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-subj', '/CN=localhost']
+  execFileSync('openssl', ['req', '-x509', ...key, ...files], { stdio: 'ignore' })
+  return folder
 }

@@ -1,7 +1,8 @@
 import { EventEmitter, once } from 'node:events'
 import { readFileSync, readdirSync } from 'node:fs'
 import { type IncomingMessage, get } from 'node:http'
-import { type AddressInfo, type NetConnectOpts, connect } from 'node:net'
+import { type AddressInfo, type NetConnectOpts, type Socket, connect } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { ExecutionContext } from 'ava'
 import {
   type ProcessEvent,
@@ -143,4 +144,45 @@ export async function nextOf<E extends ProcessEvent>(
   name: 'spawn' | 'ready' | 'exit'
 ): Promise<E> {
   return ((await once(server, name)) as [E])[0]
+}
+
+/** Opens a connection and sends bytes. It does not outlive the test. */
+export async function dial(t: ExecutionContext, to: NetConnectOpts, data = ''): Promise<Socket> {
+  const socket = connect(to)
+  t.teardown(() => socket.destroy())
+  await once(socket, 'connect')
+  if (data !== '') socket.write(data)
+  return socket
+}
+
+/** Reads until a text has come. */
+export async function readTo(socket: Socket, text: string): Promise<string> {
+  let read = ''
+  while (!read.includes(text)) read += String(((await once(socket, 'data')) as [Buffer])[0])
+  return read
+}
+
+/** Closes a superserver, whose workers have half of this time before they end what would not end. */
+export const closeSoon = (server: Superserver) => server.close({ timeout: 10_000 })
+
+/**
+ * Closes a superserver while a client is slow to read a large response: it begins when an idle connection is ended, 5 seconds before the
+ * workers are killed.
+ */
+export async function readSlowly(t: ExecutionContext, server: Superserver): Promise<void> {
+  const slow = await dial(t, where(server), 'GET /large HTTP/1.1\r\nHost: x\r\n\r\n')
+  await once(slow, 'data')
+  slow.pause()
+  const idle = await dial(t, where(server), 'GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+  await readTo(idle, '\r\n\r\n')
+  const ended = once(idle.resume(), 'end')
+  const closing = closeSoon(server)
+  await ended
+  let length = 0
+  for await (const part of slow) {
+    length += (part as Buffer).length
+    await delay(1)
+  }
+  t.true(length > 15 * 1024 * 1024, `${length}`)
+  await closing
 }

@@ -14,7 +14,7 @@ import { folderInPackage, startServe } from '../helpers/cli.ts'
 import { newPort } from '../helpers/inetds.ts'
 import { endWith, fixturePath } from '../helpers/processes.ts'
 import { hasIPv6 } from '../helpers/sockets.ts'
-import { begin, fetchFrom, handoffs, pidsOf, where } from '../helpers/superserver.ts'
+import { begin, fetchFrom, handoffs, pidsOf, readSlowly, where } from '../helpers/superserver.ts'
 
 /** A service whose workers are a server that knows nothing of fdpass. */
 function plain(scene: string, options: Partial<ServiceOptions> = {}): ServiceOptions {
@@ -101,6 +101,13 @@ for (const handoff of handoffs) {
     t.is(await slow, 'slow')
     await reload
     t.like((await exit)[0], { code: 7, lost: 0 })
+  })
+
+  test(`${handoff}: a slow client of a large response gets all of it, whatever closes the server`, async (t) => {
+    const servers = await Promise.all(['listen', 'terminated'].map((scene) => begin(t, plain(scene, { handoff }))))
+    const exits = Promise.all(servers.map((server) => once(server, 'exit')))
+    await Promise.all(servers.map((server) => readSlowly(t, server)))
+    for (const [index, [exit]] of (await exits).entries()) t.like(exit, { code: [0, 7][index], signal: null, lost: 0 })
   })
 
   test(`${handoff}: SIGTERM to a worker ends it only when the superserver drains it`, async (t) => {

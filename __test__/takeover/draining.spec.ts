@@ -1,9 +1,14 @@
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { type IncomingMessage, type ServerResponse, createServer as createHttpServer } from 'node:http'
+import { createSecureServer } from 'node:http2'
 import { type Socket, connect as dial, createServer } from 'node:net'
+import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
 import test from 'ava'
-import { readAllOf } from '../helpers/connections.ts'
+import { onlyIf } from '../helpers/conditions.ts'
+import { hasOpenssl, makeKey, readAllOf } from '../helpers/connections.ts'
 import { newPath } from '../helpers/descriptors.ts'
 import { until } from '../helpers/inetds.ts'
 import { isPending } from '../helpers/promises.ts'
@@ -127,6 +132,89 @@ test('a connection that a response promised to keep stays for keepAliveTimeout a
   client.resume()
   await gone
   t.true(performance.now() - since > 500)
+  await ended
+})
+
+test('a request that has arrived before the server closes idle connections is answered, however late it is read', async (t) => {
+  const path = newPath()
+  const old = await begin(t, { path, listen: tcp })
+  const http = createHttpServer({ keepAliveTimeout: 60_000 }, (_request, response) => void response.end('old'))
+  const ended = old.serve(http, 'http')
+  const client = dial(portOf(old.listeners.http!), '127.0.0.1')
+  await requestOn(client, '/default')
+  http.keepAliveTimeout = 100 // of the drain; the timer of Node's own runs already
+  await begin(t, { path, listen: tcp })
+  await old.superseded
+  await new Promise<void>((done) => process.nextTick(done)) // the server drains, in the same turn
+  client.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200)
+  t.regex(String(await readAllOf(client)), /Connection: close[^]*old/)
+  await ended
+})
+
+/** A client of HTTP/2 in a thread, which asks once, and once more when it is told to: it goes on while the server's thread waits. */
+const asker = `
+  import { once } from 'node:events'
+  import { connect } from 'node:http2'
+  import { parentPort, workerData } from 'node:worker_threads'
+  const session = connect(workerData, { rejectUnauthorized: false })
+  const ask = async () => {
+    const stream = session.request({ ':path': '/' }).setEncoding('utf8').on('error', () => {})
+    let answer = ''
+    stream.on('data', (text) => (answer += text))
+    await once(stream, 'close')
+    return answer
+  }
+  parentPort.postMessage(await ask())
+  await once(parentPort, 'message')
+  parentPort.postMessage(await ask())
+  parentPort.close()
+`
+
+onlyIf(hasOpenssl, 'needs openssl')(
+  'an HTTP/2 stream that has arrived before GOAWAY is sent is served, however late it is read',
+  async (t) => {
+    const path = newPath()
+    const old = await begin(t, { path, listen: tcp })
+    const folder = makeKey()
+    const [key, cert] = ['key.pem', 'cert.pem'].map((name) => readFileSync(join(folder, name)))
+    const http = createSecureServer({ key, cert }, (_request, response) => void response.end('old'))
+    const ended = old.serve(http, 'http')
+    const url = new URL(`data:text/javascript,${encodeURIComponent(asker)}`)
+    const thread = new Worker(url, { workerData: `https://127.0.0.1:${portOf(old.listeners.http!)}` })
+    t.is((await once(thread, 'message'))[0], 'old')
+    await begin(t, { path, listen: tcp })
+    await old.superseded
+    await new Promise<void>((done) => process.nextTick(done)) // the server drains, in the same turn
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a port of a Worker has no origin
+    thread.postMessage('again')
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1500) // GOAWAY is sent after 1000
+    t.is((await once(thread, 'message'))[0], 'old')
+    await ended
+  }
+)
+
+test('a response that is not sent as a whole is no idle connection for a server that drains', async (t) => {
+  const path = newPath()
+  const old = await begin(t, { path, listen: tcp })
+  const large = 'x'.repeat(16 * 1024 * 1024)
+  const http = createHttpServer({ keepAliveTimeout: 100 }, ({ url }, response) => {
+    response.end(url === '/large' ? large : 'old')
+  })
+  const ended = old.serve(http, 'http')
+  const [slow, idle] = [1, 2].map(() => dial(portOf(old.listeners.http!), '127.0.0.1')) as [Socket, Socket]
+  slow.write('GET /large HTTP/1.1\r\nHost: x\r\n\r\n')
+  await once(slow, 'data')
+  slow.pause()
+  http.keepAliveTimeout = 60_000 // Node's own for the idle connection, which the drain is to close
+  await requestOn(idle, '/default')
+  http.keepAliveTimeout = 100
+  const closed = once(idle.resume(), 'close')
+  await begin(t, { path, listen: tcp })
+  await closed
+  const read = await readAllOf(slow.resume())
+  t.is(read.lastIndexOf('x') + 1, read.length)
+  t.true(read.length > large.length - 2 ** 20)
   await ended
 })
 

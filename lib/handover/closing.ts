@@ -2,7 +2,7 @@ import type { ServerResponse, IncomingMessage } from 'node:http'
 import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import { Duplex } from 'node:stream'
-import { clearTimeout, setTimeout } from 'node:timers'
+import { clearTimeout, setImmediate, setTimeout } from 'node:timers'
 import { Places } from '../base/collections.ts'
 
 /**
@@ -37,6 +37,11 @@ function withClose(headers: unknown): unknown {
     return [...(list as unknown[][]).filter(([name]) => !isConnection(name)), ['Connection', 'close']]
   }
   return [...list.filter((_, index) => !isConnection(list[index - (index % 2)])), 'Connection', 'close']
+}
+
+/** Acts after a time, and after what had arrived by then was read. In a turn of the event loop timers precede input, and a turn can be late. */
+export function afterInput(milliseconds: number, act: () => void): NodeJS.Timeout {
+  return setTimeout(() => setImmediate(act), milliseconds)
 }
 
 /** A GOAWAY frame without an error that refuses no stream: RFC 9113, 6.8. */
@@ -83,7 +88,7 @@ export class Http2Closing {
     const { session } = this
     if (session.closed || session.destroyed || this.#hasBegun) return
     this.#hasBegun = true
-    this.#limit = setTimeout(() => this.close(), MAX_WAIT_MS)
+    this.#limit = afterInput(MAX_WAIT_MS, () => this.close())
     // The first frame of a server is SETTINGS.
     if (session.pendingSettingsAck) session.once('localSettings', () => this.#begin())
     else this.#begin()
@@ -96,12 +101,19 @@ export class Http2Closing {
 
   #begin(): void {
     if ([...this.#streams].some((stream) => !stream.writableEnded)) this.#announce()
-    else this.#timer = setTimeout(() => this.#announce(), NEXT_STREAM_MS)
+    else this.#timer = afterInput(NEXT_STREAM_MS, () => this.#announceIfWaiting())
   }
 
   #stopTimer(): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
+  }
+
+  /** Announces that it closes, unless a stream has come first, which does so. */
+  #announceIfWaiting(): void {
+    if (this.#timer === undefined) return
+    this.#stopTimer()
+    this.#announce()
   }
 
   #announce(): void {

@@ -2,11 +2,11 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { Server as HttpServer, ServerResponse } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
-import { clearTimeout, setTimeout } from 'node:timers'
+import { clearTimeout } from 'node:timers'
 import { Places } from '../base/collections.ts'
 import { MAX_INT } from '../base/validate.ts'
 import { headOf, isHttp2Socket } from '../descriptor/node-internals.ts'
-import { closeAfter, Http2Closing, WebSockets } from './closing.ts'
+import { afterInput, closeAfter, Http2Closing, WebSockets } from './closing.ts'
 
 /** The shortest time for which a draining HTTP server keeps idle connections, in milliseconds. */
 const MIN_IDLE_MS = 100
@@ -29,6 +29,7 @@ interface RequestStart {
  *
  * - HTTP/1: each connection is closed after its next response, which says so, whatever headers the program sets. Idle connections are
  *   closed after `keepAliveTimeout`, and not immediately, because a client may be sending a request over a connection that was kept alive.
+ *   Meanwhile `closeIdleConnections` of the server, which Node's `close` calls, spares what still has a response to send.
  * - HTTP/2: each session gets GOAWAY, and ends with its last stream. Streams that the client begins before it reads GOAWAY are served; with TLS,
  *   and on Deno, they can be refused.
  * - WebSocket: each connection gets the close frame 1001 (going away).
@@ -75,7 +76,10 @@ export class ServerDrain implements Disposable {
       this.#after(timeout, () => this.#destroyAll())
       this.#after(timeout - Math.min(MAX_LAST_CALL_MS, timeout / 2), () => this.#endEndless())
     }
-    if (isHttp(this.#server)) this.#closeIdleConnections(this.#server)
+    if (isHttp(this.#server)) {
+      this.#spareResponses(this.#server)
+      this.#closeWhenIdle(this.#server)
+    }
     for (const response of this.#responses) {
       if (!response.headersSent) closeAfter(response)
       // Its header may have promised to keep the connection alive, which becomes idle with its end.
@@ -115,12 +119,27 @@ export class ServerDrain implements Disposable {
   }
 
   #after(milliseconds: number, act: () => void): NodeJS.Timeout {
-    const timer = setTimeout(act, milliseconds)
+    const timer = afterInput(milliseconds, act)
     this.#timers.push(timer)
     return timer
   }
 
-  #closeIdleConnections(server: HttpServer): void {
+  /** Has `closeIdleConnections` spare connections whose response is not sent as a whole. Node destroys them once `end` was called. */
+  #spareResponses(server: HttpServer): void {
+    const closeIdleConnections = server.closeIdleConnections.bind(server)
+    server.closeIdleConnections = () => {
+      const sockets = [...this.#responses].flatMap(({ socket }) => socket ?? [])
+      const restore = sockets.map((socket) => {
+        const { destroy } = socket
+        socket.destroy = () => socket
+        return () => (socket.destroy = destroy)
+      })
+      closeIdleConnections()
+      for (const each of restore) each()
+    }
+  }
+
+  #closeWhenIdle(server: HttpServer): void {
     const delay = Math.max(server.keepAliveTimeout ?? KEEP_ALIVE_MS, MIN_IDLE_MS)
     const timer = this.#after(delay, () => {
       server.closeIdleConnections()
@@ -157,8 +176,13 @@ export class ServerDrain implements Disposable {
     const server = this.#server
     if (isHttp(server)) server.closeIdleConnections()
     for (const session of this.#sessions) session.close()
-    const answering = new Set<Socket | null>()
-    for (const response of this.#responses) if (!isEventStream(response)) answering.add(response.socket)
+    const answering = new Set<Socket>()
+    for (const response of this.#responses) {
+      const { socket } = response
+      if (!socket || isEventStream(response)) continue
+      answering.add(socket)
+      response.once('close', () => socket.end()) // otherwise it would become idle
+    }
     const sockets = [...this.#sockets]
     // The end of a TCP connection would not be the end of the TLS connection over it.
     const below = new Set(sockets.map(parentOf))
