@@ -207,7 +207,7 @@ onLinux('serve drains open connections for no longer than --drain-timeout', asyn
   running.child.kill('SIGTERM')
   const { signal, stderr } = await running.ended
   t.is(signal, 'SIGTERM')
-  t.regex(stderr, /\nfdpass: serve: Process \d+ ended by SIGKILL; 1 connections were lost\n$/)
+  t.regex(stderr, /\nfdpass: serve: Process \d+ ended by SIGKILL: it exceeded drainTimeout; 1 connections were lost\n$/)
 })
 
 onLinux('SIGHUP has serve read its file again, and puts new workers in the place of the old ones', async (t) => {
@@ -290,7 +290,15 @@ onLinux('serve --json prints a line of JSON for all that happens', async (t) => 
     .trimEnd()
     .split('\n')
     .map((text) => JSON.parse(text))
-  t.deepEqual(events[1], { event: 'exit', service: 'service', pid, code: null, signal: 'SIGKILL', lost: 0 })
+  t.deepEqual(events[1], {
+    event: 'exit',
+    service: 'service',
+    pid,
+    code: null,
+    signal: 'SIGKILL',
+    lost: 0,
+    reason: null
+  })
   t.deepEqual(
     events.map(({ event }) => event),
     ['listening', 'exit', 'spawn', 'ready', 'exit']

@@ -57,9 +57,11 @@ const ports = server.addresses.map(({ address }) => (address as { port: number }
 let scene: Scene | undefined
 /** The last statistics of each worker, by its process id. */
 let known: Readonly<Record<number, object>> = {}
-server.on('exit', ({ service, pid, lost, signal }) => {
+server.on('exit', ({ service, pid, lost, signal, reason }) => {
   if (service !== 'hostile' && (lost > 0 || signal === 'SIGKILL'))
-    scene?.problem(`a worker of ${service} ended with ${signal}, and lost ${lost}: ${JSON.stringify(known[pid])}`)
+    scene?.problem(
+      `a worker of ${service} ended with ${signal} (${reason}), and lost ${lost}: ${JSON.stringify(known[pid])}`
+    )
 })
 server.on('failure', ({ service, error }) => {
   if (service !== 'hostile') scene?.problem(`${service}: ${error.stack}`)

@@ -138,7 +138,12 @@ for (const handoff of handoffs) {
     await client.ask('hello')
     const exit = nextOf<ExitEvent>(server, 'exit')
     await server.close({ timeout: 50 })
-    t.like(await exit, { code: null, signal: 'SIGKILL', lost: handoff === 'connection' ? 1 : 0 })
+    t.like(await exit, {
+      code: null,
+      signal: 'SIGKILL',
+      lost: handoff === 'connection' ? 1 : 0,
+      reason: 'drainTimeout'
+    })
     t.regex(await client.ended, /end|ECONNRESET/)
   })
 
@@ -267,12 +272,12 @@ for (const handoff of handoffs) {
     execFileSync('mkfifo', [path])
     const read = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
     const intruder = await begin(t, { ...onLoopback('intruder', path), handoff })
-    t.is((await nextOf<ExitEvent>(intruder, 'exit')).signal, 'SIGKILL')
+    t.like(await nextOf<ExitEvent>(intruder, 'exit'), { signal: 'SIGKILL', reason: 'channel' })
     await intruder.close({ timeout: 0 })
     t.false(hasWriter(read))
     closeSync(read)
     const garbage = await begin(t, { ...onLoopback('garbage'), handoff })
-    t.is((await nextOf<ExitEvent>(garbage, 'exit')).signal, 'SIGKILL')
+    t.like(await nextOf<ExitEvent>(garbage, 'exit'), { signal: 'SIGKILL', reason: 'channel' })
   })
 }
 

@@ -72,7 +72,7 @@ test('a worker that drains for longer than drainTimeout is killed [S100]', async
   await client.ask('hello')
   const exit = nextOf<ExitEvent>(server, 'exit')
   await server.reload()
-  t.like(await exit, { pid: old!, signal: 'SIGKILL', lost: 1 })
+  t.like(await exit, { pid: old!, signal: 'SIGKILL', lost: 1, reason: 'drainTimeout' })
   t.is(await client.ended, 'ECONNRESET')
 })
 

@@ -193,7 +193,14 @@ test('stats() counts what was accepted, acknowledged, ended and lost, and what e
   const lost = [2, 3, 4].filter((i) => pids[i] === pids[2])
   const exit = nextOf<ExitEvent>(server, 'exit')
   process.kill(dying, 'SIGKILL')
-  t.deepEqual(await exit, { service: 'service', pid: dying, code: null, signal: 'SIGKILL', lost: lost.length })
+  t.deepEqual(await exit, {
+    service: 'service',
+    pid: dying,
+    code: null,
+    signal: 'SIGKILL',
+    lost: lost.length,
+    reason: null
+  })
   for (const i of lost) t.is(await clients[i]!.ended, 'ECONNRESET')
   t.like(figures(), { completed: 2, lost: lost.length, active: 3 - lost.length })
 })

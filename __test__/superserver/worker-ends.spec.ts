@@ -18,7 +18,8 @@ test('a worker that dies is replaced at once: events report its exit, the start 
     client.say('exit 7')
     t.regex(await client.ended, /end|ECONNRESET/)
     const lost = handoff === 'connection' ? 1 : 0
-    t.deepEqual(await exit, { service: 'service', pid: pid!, code: 7, signal: null, lost } as ProcessEvent)
+    const expected = { service: 'service', pid: pid!, code: 7, signal: null, lost, reason: null }
+    t.deepEqual(await exit, expected as ProcessEvent)
     t.not((await spawned).pid, pid)
     t.deepEqual(await ready, await spawned)
     const other = await call(t, where(server))
@@ -72,7 +73,7 @@ test('what a worker had not acknowledged when it was killed is answered by anoth
   t.is(deaf.unacknowledged, 2)
   const exit = nextOf<ExitEvent>(server, 'exit')
   process.kill(deaf.pid, 'SIGKILL')
-  t.like(await exit, { pid: deaf.pid, signal: 'SIGKILL', lost: 0 })
+  t.like(await exit, { pid: deaf.pid, signal: 'SIGKILL', lost: 0, reason: null })
   const answers = await Promise.all(asked)
   t.false(answers.includes(`${deaf.pid}`))
   t.like(server.stats(), { accepted: 4, handedOn: 2, lost: 0 })
@@ -86,7 +87,7 @@ test('a worker that is stopped before it acknowledges is killed after acknowledg
   const clients = await Promise.all([1, 2, 3, 4].map(() => call(t, where(server))))
   const answers = await Promise.all(clients.map((client) => client.ask('pid')))
   t.false(answers.includes(`${stopped}`))
-  t.like(await exit, { pid: stopped!, signal: 'SIGKILL', lost: 0 })
+  t.like(await exit, { pid: stopped!, signal: 'SIGKILL', lost: 0, reason: 'acknowledgeTimeout' })
   t.like(server.stats(), { accepted: 4, handedOn: 2, lost: 0 })
 })
 

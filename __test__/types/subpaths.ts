@@ -283,6 +283,7 @@ export async function supervise(): Promise<void> {
     exactly<number | null>()(status.code)
     exactly<NodeJS.Signals | `SIG${number}` | null>()(status.signal)
     exactly<number>()(event.lost)
+    exactly<'readyTimeout' | 'acknowledgeTimeout' | 'drainTimeout' | 'channel' | null>()(event.reason)
   })
   server.on('pause', (event) => exactly<PauseEvent>()(event))
   server.on('failure', (event) => {

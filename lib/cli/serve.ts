@@ -322,13 +322,12 @@ function report({ server, superseded }: Serving): void {
   server.on('pause', ({ service, milliseconds }) => {
     reportError('serve', new CliError(`Too many processes: '${service}' pauses for ${milliseconds / 1000} s`))
   })
-  server.on('exit', ({ pid, code, signal, lost }) => {
+  server.on('exit', ({ pid, code, signal, lost, reason }) => {
     if (code === 0) return
-    const how = signal === null ? `with code ${code}` : `by ${signal}`
-    reportError(
-      'serve',
-      new CliError(`Process ${pid} ended ${how}${lost > 0 ? `; ${lost} connections were lost` : ''}`)
-    )
+    const why = reason === null ? '' : reason === 'channel' ? ': its channel failed' : `: it exceeded ${reason}`
+    const how = signal === null ? `with code ${code}` : `by ${signal}${why}`
+    const loss = lost > 0 ? `; ${lost} connections were lost` : ''
+    reportError('serve', new CliError(`Process ${pid} ended ${how}${loss}`))
   })
 }
 

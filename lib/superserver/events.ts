@@ -10,10 +10,18 @@ export interface ProcessEvent {
   readonly pid: number
 }
 
+/** Why a superserver kills a worker. */
+export type KillReason = 'readyTimeout' | 'acknowledgeTimeout' | 'drainTimeout' | 'channel'
+
 /** An event about the exit of a process. */
 export interface ExitEvent extends ProcessEvent, ExitStatus {
   /** The number of connections lost with it: see {@link ConnectionCounters.lost}. */
   readonly lost: number
+  /**
+   * Why the superserver killed it: the limit of {@link ServiceOptions} that it exceeded (`drainTimeout` stands for the timeout of `close`
+   * too), or `'channel'` if it broke the protocol of its channel. Null if it ended for another reason.
+   */
+  readonly reason: KillReason | null
 }
 
 /** An event about a service that starts no process for a while. */

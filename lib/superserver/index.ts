@@ -11,7 +11,7 @@ import '../stream/index.ts' // adds the casts to Descriptor and UnixSocket
 export type { ListenSource } from '../socket/internal.ts'
 export type { ExitStatus } from './child.ts'
 export { type ConnectionsOptions, type WorkerListener, connections, listeners } from './connections.ts'
-export type { ExitEvent, FailureEvent, PauseEvent, ProcessEvent, SuperserverEventMap } from './events.ts'
+export type { ExitEvent, FailureEvent, KillReason, PauseEvent, ProcessEvent, SuperserverEventMap } from './events.ts'
 export type { ListenAlias, ReadyCondition } from './passed-socket.ts'
 export type { ResourceLimit, ServiceOptions } from './service-options.ts'
 export type { ConnectionCounters, SuperserverStats, WorkerState } from './stats.ts'

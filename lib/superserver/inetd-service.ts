@@ -24,7 +24,7 @@ export class InetdService extends NativeService {
   }
 
   protected override programEnded(pid: number, status: NativeExitStatus): void {
-    this.reportExit(pid, exitStatusOf(status), 0)
+    this.reportExit(pid, exitStatusOf(status))
   }
 
   protected startWorkers(): Promise<void> {

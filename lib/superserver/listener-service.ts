@@ -81,7 +81,7 @@ export class ListenerService extends Service {
         else this.#note(worker, noteOf(message.value))
       }
     } catch {
-      worker.kill()
+      worker.kill('channel')
     }
   }
 

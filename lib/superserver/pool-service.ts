@@ -83,7 +83,7 @@ export class PoolService extends NativeService {
 
   /** Kills a worker whose channel failed before its connections are reassigned, because it may already be reading from them. */
   protected override channelFailed(number: number): void {
-    this.#workers.get(number)?.kill()
+    this.#workers.get(number)?.kill('channel')
   }
 
   protected override workerRemoved(number: number, lost: number): void {
@@ -109,7 +109,7 @@ export class PoolService extends NativeService {
     if (this.native < 0) return
     const check = () => {
       const number = native.overdueWorker(this.native, acknowledgeTimeout)
-      if (number >= 0) this.#workers.get(number)?.kill()
+      if (number >= 0) this.#workers.get(number)?.kill('acknowledgeTimeout')
     }
     this.#watch = setInterval(check, Math.max(acknowledgeTimeout / 4, 10)).unref()
   }

@@ -187,7 +187,7 @@ class Relay {
         )
         if (failure === undefined) return
         // It may have received the connection. As with `handoff: 'connection'`, it must not serve it together with another worker.
-        if (failure.code === 'ETIMEDOUT') worker.kill()
+        if (failure.code === 'ETIMEDOUT') worker.kill('acknowledgeTimeout')
       }
     } finally {
       closeFds([fd])

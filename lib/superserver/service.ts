@@ -3,7 +3,7 @@ import { invalidValue, raceAbort } from '../base/internal.ts'
 import { ListeningSocket, type Source, isDatagram } from '../socket/internal.ts'
 import type { ExitStatus } from './child.ts'
 import { type WorkerGroupEvents, superserverClosed } from './worker-group.ts'
-import { type Events, emitFailure } from './events.ts'
+import { type Events, type KillReason, emitFailure } from './events.ts'
 import { type PassedSocket, describe } from './passed-socket.ts'
 import type { Settings } from './settings.ts'
 import type { SuperserverStats } from './stats.ts'
@@ -188,12 +188,13 @@ export abstract class Service {
   protected readonly workerEvents: WorkerGroupEvents = {
     spawned: ({ child }) => this.reportSpawn(child.pid),
     ready: ({ child }) => this.events.emit('ready', { service: this.name, pid: child.pid }),
-    exited: ({ child, lost }, status) => this.reportExit(child.pid, status, lost),
+    exited: ({ child, lost, killedFor }, status) => this.reportExit(child.pid, status, lost, killedFor),
     failed: (error) => this.reportFailure(error)
   }
 
-  protected reportExit(pid: number, { code, signal }: ExitStatus, lost: number): void {
-    this.events.emit('exit', { service: this.name, pid, code, signal, lost })
+  protected reportExit(pid: number, { code, signal }: ExitStatus, lost = 0, killedFor: KillReason | null = null): void {
+    const reason = signal === 'SIGKILL' ? killedFor : null
+    this.events.emit('exit', { service: this.name, pid, code, signal, lost, reason })
   }
 
   protected reportFailure(error: unknown): void {

@@ -1,6 +1,7 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { type ProgramDescription, closeFds, systemError, native } from '../native/internal.ts'
 import { Child, type ExitStatus } from './child.ts'
+import type { KillReason } from './events.ts'
 import type { Settings } from './settings.ts'
 import { withCode } from '../base/internal.ts'
 
@@ -29,11 +30,12 @@ export class Worker {
   isRetiring = false
   /** Its own reason why it is not ready. */
   waits: string | undefined
-  #isLate = false
   readonly #transport: WorkerTransport
   phase: WorkerPhase = 'starting'
   /** The number of connections that it had acknowledged and not finished when it died. */
   lost = 0
+  /** Why it was killed; null if it was not, or for no fault of its own. */
+  killedFor: KillReason | null = null
   /** Resolves when the worker is ready; rejects with ERR_WORKER_FAILED if it exits before. */
   readonly ready: Promise<void>
   #becomeReady!: () => void
@@ -69,7 +71,7 @@ export class Worker {
     })
     this.ready = Promise.race([isReady, failed])
     this.ready.catch(() => {})
-    this.#killAfter(settings.readyTimeout)
+    this.#killAfter(settings.readyTimeout, 'readyTimeout')
   }
 
   /** Marks the worker as ready. */
@@ -85,21 +87,19 @@ export class Worker {
   drain(timeout = this.settings.drainTimeout): void {
     if (this.phase !== 'draining') this.#transport.drain(timeout)
     this.phase = 'draining'
-    this.#killAfter(timeout)
+    this.#killAfter(timeout, 'drainTimeout')
   }
 
-  /** Kills the worker and its process group. */
-  kill(): void {
+  /** Kills the worker and its process group, for its first reason. */
+  kill(reason: KillReason | null = null): void {
+    this.killedFor ??= reason
     this.child.kill('SIGKILL', true)
   }
 
-  #killAfter(milliseconds: number): void {
+  #killAfter(milliseconds: number, reason: KillReason): void {
     clearTimeout(this.#killer)
     if (this.child.closed) return
-    this.#killer = setTimeout(() => {
-      this.#isLate = this.phase === 'starting'
-      this.kill()
-    }, milliseconds)
+    this.#killer = setTimeout(() => this.kill(reason), milliseconds)
     this.#killer.unref()
   }
 
@@ -107,7 +107,8 @@ export class Worker {
   #failure({ code, signal }: ExitStatus): Error {
     const { program, readyTimeout } = this.settings
     const how = signal === null ? `ended with code ${code}` : `ended by ${signal}`
-    const happened = this.#isLate ? `was not ready within ${readyTimeout} ms` : `${how} before it was ready`
+    const happened =
+      this.killedFor === 'readyTimeout' ? `was not ready within ${readyTimeout} ms` : `${how} before it was ready`
     const reason = this.waits === undefined ? '' : `. ${this.waits}`
     const text = `A worker ${happened}: ${program.arguments.join(' ')}${reason}`
     return Object.assign(withCode(new Error(text), 'ERR_WORKER_FAILED'), { exitCode: code, signal })
