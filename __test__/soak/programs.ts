@@ -21,6 +21,8 @@ interface WebSocketClient {
   close(): void
 }
 
+/** The `keepAliveTimeout` of Node's servers, which express has. */
+const KEEP_ALIVE_MS = 5000
 /** The state of a WebSocket in which messages can be sent. */
 const OPEN = 1
 
@@ -70,25 +72,29 @@ server.on('failure', ({ service, error }) => {
 /** A client of express that asks again when it has its answer, over one connection or one each. */
 async function ask(current: Scene, port: number, keepAlive: boolean): Promise<void> {
   const agent = new Agent({ keepAlive, maxSockets: 1 })
-  let last = performance.now()
+  let sent = 0
   await current.repeat(0, 100, async () => {
     const path = current.oneIn(20) ? '/slow' : '/'
     current.count('requests')
-    const idle = Math.round(performance.now() - last)
-    const answered = new Promise<string>((resolve, reject) => {
+    const before = sent
+    sent = performance.now()
+    const since = sent - before
+    const answered = new Promise<string | undefined>((resolve, reject) => {
       const asking = get({ host: '127.0.0.1', port, path, agent }, (response) => {
         let text = `${response.statusCode} `
         response.setEncoding('utf8').on('data', (data: string) => (text += data))
         response.on('error', reject).on('end', () => resolve(text))
       }).on('error', (error) => {
-        const over = asking.reusedSocket ? `a connection that had been idle for ${idle} ms` : 'a new connection'
+        // The server may close a connection that this process, on a busy machine, has left idle for so long.
+        if (asking.reusedSocket && since >= KEEP_ALIVE_MS) return resolve(undefined)
+        const over = asking.reusedSocket ? `the connection of a request ${since} ms before` : 'a new connection'
         reject(new Error(`GET ${path} over ${over}`, { cause: error }))
       })
     })
     const text = await current.settles(`GET ${path}`, answered)
+    if (text === undefined) return current.count('requests later than keepAliveTimeout')
     if (!/^200 (ok \d+|slow)$/.test(text)) current.problem(`GET ${path} was answered: ${text}`)
     current.count('answered')
-    last = performance.now()
   })
   agent.destroy()
 }
