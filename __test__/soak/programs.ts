@@ -138,10 +138,11 @@ const attacks: readonly ((socket: Socket, scene: Scene) => unknown)[] = [
   (socket) => socket.write('GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf'),
   (socket) => socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(500)),
   async (socket, current) => {
-    for (const byte of upgrade) {
+    // A few pieces only: on a busy machine the turns for each byte would take longer than `drainTimeout`, and a reload end the worker.
+    for (const piece of upgrade.match(/[^]{1,16}/g)!) {
       if (socket.destroyed || current.stopped) return
-      socket.write(byte)
-      await delay(10)
+      socket.write(piece)
+      await delay(100)
     }
   },
   async (socket, { random }) => {
