@@ -98,6 +98,15 @@ test('a timeout ends a request and aborts its handler [S69]', async (t) => {
   t.true(signal.aborted)
 })
 
+test('a response that has arrived before the timeout is received, however late this process is', async (t) => {
+  const [a, b] = openChannels(t)
+  b.onRequest(() => {
+    setImmediate(() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2500))
+    return { value: 'sent' }
+  })
+  t.is((await a.request('x', null, { timeout: 2000 })).value, 'sent')
+})
+
 test('requests reject with ECONNRESET when the peer closes, and handlers are aborted', async (t) => {
   const [a, b] = openChannels(t)
   const [ofA, ofB] = [recordRequests(a), recordRequests(b)]

@@ -1,4 +1,4 @@
-import { setTimeout, clearTimeout } from 'node:timers'
+import { clearImmediate, clearTimeout, setImmediate, setTimeout } from 'node:timers'
 import { addAbortListener } from 'node:events'
 import { invalidType, withCode, timedOut } from './errors.ts'
 import { Places } from './collections.ts'
@@ -78,6 +78,41 @@ export function onAbort(signal: AbortSignal | undefined, abort: () => void): Dis
   }
 }
 
+/**
+ * A timer that fires when what had arrived by then was read: in a turn of the event loop timers precede input, so that a timer of a process
+ * that was late would overtake what it waits for.
+ */
+export class InputTimer implements Disposable {
+  readonly #timer: NodeJS.Timeout
+  #immediate: NodeJS.Immediate | undefined
+
+  constructor(milliseconds: number, act: () => void) {
+    this.#timer = setTimeout(() => (this.#immediate = setImmediate(act)), milliseconds)
+  }
+
+  /** Has it not keep the process alive. */
+  unref(): this {
+    this.#timer.unref()
+    return this
+  }
+
+  /** Has it keep the process alive. */
+  ref(): void {
+    this.#timer.ref()
+  }
+
+  /** Starts it anew. */
+  refresh(): void {
+    this.#timer.refresh()
+  }
+
+  /** Stops it. */
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer)
+    clearImmediate(this.#immediate)
+  }
+}
+
 /** The limits of a pending operation: its caller's signal, and a time. Disposing of it lifts both. */
 export interface Limit extends Disposable {
   /** Whether the timer keeps the process alive (default true). */
@@ -94,7 +129,9 @@ export function onLimit(
   if (signal === undefined && milliseconds === undefined) return undefined
   const abortion = onAbort(signal, () => end(() => aborted(signal!)))
   const timer =
-    milliseconds === undefined ? undefined : setTimeout(end, milliseconds, () => timedOut(milliseconds, syscall))
+    milliseconds === undefined
+      ? undefined
+      : new InputTimer(milliseconds, () => end(() => timedOut(milliseconds, syscall)))
   return {
     set referenced(on: boolean) {
       if (on) timer?.ref()
@@ -102,7 +139,7 @@ export function onLimit(
     },
     [Symbol.dispose]() {
       abortion?.[Symbol.dispose]()
-      clearTimeout(timer)
+      timer?.[Symbol.dispose]()
     }
   }
 }

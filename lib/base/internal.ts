@@ -1,5 +1,5 @@
 // What this room offers to the rooms above it, and not to users.
-export { onAbort, raceAbort, withLimit, signalOf, aborted } from './abort.ts'
+export { InputTimer, onAbort, raceAbort, withLimit, signalOf, aborted } from './abort.ts'
 export { Iteration, end } from './async-iterator.ts'
 export {
   DEFAULT_BACKLOG,

@@ -2,7 +2,7 @@ import type { ServerResponse, IncomingMessage } from 'node:http'
 import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import { Duplex } from 'node:stream'
-import { clearTimeout, setImmediate, setTimeout } from 'node:timers'
+import { InputTimer } from '../base/abort.ts'
 import { Places } from '../base/collections.ts'
 
 /**
@@ -39,11 +39,6 @@ function withClose(headers: unknown): unknown {
   return [...list.filter((_, index) => !isConnection(list[index - (index % 2)])), 'Connection', 'close']
 }
 
-/** Acts after a time, and after what had arrived by then was read. In a turn of the event loop timers precede input, and a turn can be late. */
-export function afterInput(milliseconds: number, act: () => void): NodeJS.Timeout {
-  return setTimeout(() => setImmediate(act), milliseconds)
-}
-
 /** A GOAWAY frame without an error that refuses no stream: RFC 9113, 6.8. */
 const GOAWAY_NOTICE = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0])
 /** The maximum time for which a session without streams waits for the next one, in milliseconds. */
@@ -64,8 +59,8 @@ export class Http2Closing {
   readonly session: ServerHttp2Session
   readonly #streams = new Places<ServerHttp2Stream>()
   #hasBegun = false
-  #timer: NodeJS.Timeout | undefined
-  #limit: NodeJS.Timeout | undefined
+  #timer: InputTimer | undefined
+  #limit: InputTimer | undefined
 
   /** Create it before the session has streams. */
   constructor(session: ServerHttp2Session) {
@@ -79,7 +74,7 @@ export class Http2Closing {
     })
     session.once('close', () => {
       this.#stopTimer()
-      clearTimeout(this.#limit)
+      this.#limit?.[Symbol.dispose]()
     })
   }
 
@@ -88,7 +83,7 @@ export class Http2Closing {
     const { session } = this
     if (session.closed || session.destroyed || this.#hasBegun) return
     this.#hasBegun = true
-    this.#limit = afterInput(MAX_WAIT_MS, () => this.close())
+    this.#limit = new InputTimer(MAX_WAIT_MS, () => this.close())
     // The first frame of a server is SETTINGS.
     if (session.pendingSettingsAck) session.once('localSettings', () => this.#begin())
     else this.#begin()
@@ -101,23 +96,17 @@ export class Http2Closing {
 
   #begin(): void {
     if ([...this.#streams].some((stream) => !stream.writableEnded)) this.#announce()
-    else this.#timer = afterInput(NEXT_STREAM_MS, () => this.#announceIfWaiting())
+    else this.#timer = new InputTimer(NEXT_STREAM_MS, () => this.#announce())
   }
 
   #stopTimer(): void {
-    clearTimeout(this.#timer)
+    this.#timer?.[Symbol.dispose]()
     this.#timer = undefined
-  }
-
-  /** Announces that it closes, unless a stream has come first, which does so. */
-  #announceIfWaiting(): void {
-    if (this.#timer === undefined) return
-    this.#stopTimer()
-    this.#announce()
   }
 
   #announce(): void {
     const { session } = this
+    this.#timer = undefined
     if (session.closed || session.destroyed) return
     try {
       if (session.encrypted === false && process.versions.deno === undefined) {

@@ -2,11 +2,11 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { Server as HttpServer, ServerResponse } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
-import { clearTimeout } from 'node:timers'
+import { InputTimer } from '../base/abort.ts'
 import { Places } from '../base/collections.ts'
 import { MAX_INT } from '../base/validate.ts'
 import { headOf, isHttp2Socket } from '../descriptor/node-internals.ts'
-import { afterInput, closeAfter, Http2Closing, WebSockets } from './closing.ts'
+import { closeAfter, Http2Closing, WebSockets } from './closing.ts'
 
 /** The shortest time for which a draining HTTP server keeps idle connections, in milliseconds. */
 const MIN_IDLE_MS = 100
@@ -48,8 +48,8 @@ export class ServerDrain implements Disposable {
   readonly #responses = new Places<ServerResponse>()
   #draining = false
   #emptied: Promise<void> | undefined
-  readonly #timers: NodeJS.Timeout[] = []
-  #idleTimer: NodeJS.Timeout | undefined
+  readonly #timers: InputTimer[] = []
+  #idleTimer: InputTimer | undefined
 
   constructor(server: Server) {
     this.#server = server
@@ -107,7 +107,7 @@ export class ServerDrain implements Disposable {
 
   /** Stops timers and removes listeners. */
   [Symbol.dispose](): void {
-    for (const timer of this.#timers) clearTimeout(timer)
+    for (const timer of this.#timers) timer[Symbol.dispose]()
     this.#idleTimer = undefined
     const server = this.#server
     server.off('connection', this.#addSocket)
@@ -118,8 +118,8 @@ export class ServerDrain implements Disposable {
     this.#webSockets[Symbol.dispose]()
   }
 
-  #after(milliseconds: number, act: () => void): NodeJS.Timeout {
-    const timer = afterInput(milliseconds, act)
+  #after(milliseconds: number, act: () => void): InputTimer {
+    const timer = new InputTimer(milliseconds, act)
     this.#timers.push(timer)
     return timer
   }

@@ -1,5 +1,6 @@
 import { isIPv6, type Server, type Socket } from 'node:net'
 import { clearInterval, setImmediate, setInterval, setTimeout } from 'node:timers'
+import { InputTimer } from '../base/internal.ts'
 import { type ConnectionHandle, openHandle, setServerHandle } from '../descriptor/internal.ts'
 import type { ServerDrain } from '../handover/internal.ts'
 import { closeFds, native } from '../native/internal.ts'
@@ -277,7 +278,7 @@ class WorkerTaking implements Taking<WorkerSource> {
 function lastCall(timeout: number): Promise<void> {
   if (timeout === Infinity) return new Promise(() => {})
   return new Promise((resolve) => {
-    setTimeout(resolve, Math.max(timeout - Math.min(MAX_LAST_CALL_MS, timeout / 2), 0)).unref()
+    new InputTimer(Math.max(timeout - Math.min(MAX_LAST_CALL_MS, timeout / 2), 0), resolve).unref()
   })
 }
 

@@ -1,9 +1,8 @@
-import { clearTimeout, setTimeout } from 'node:timers'
 import { type ProgramDescription, closeFds, systemError, native } from '../native/internal.ts'
 import { Child, type ExitStatus } from './child.ts'
 import type { KillReason } from './events.ts'
 import type { Settings } from './settings.ts'
-import { withCode } from '../base/internal.ts'
+import { InputTimer, withCode } from '../base/internal.ts'
 
 /** The state of a worker. */
 export type WorkerPhase = 'starting' | 'ready' | 'draining'
@@ -43,7 +42,7 @@ export class Worker {
   readonly ended: Promise<ExitStatus>
   /** When it became ready, on the clock of `performance.now()`; Infinity before. */
   readySince = Infinity
-  #killer: NodeJS.Timeout | undefined
+  #killer: InputTimer | undefined
 
   constructor(settings: Settings, place: number, program: ProgramDescription, connect: ConnectWorker) {
     this.settings = settings
@@ -62,7 +61,7 @@ export class Worker {
     const isReady = new Promise<void>((resolve) => (this.#becomeReady = resolve))
     this.#transport = connect(ours, this)
     this.ended = this.child.ended.then(async (status) => {
-      clearTimeout(this.#killer)
+      this.#killer?.[Symbol.dispose]()
       await this.#transport.release()
       return status
     })
@@ -79,7 +78,7 @@ export class Worker {
     if (this.phase !== 'starting') return
     this.phase = 'ready'
     this.readySince = performance.now()
-    clearTimeout(this.#killer)
+    this.#killer?.[Symbol.dispose]()
     this.#becomeReady()
   }
 
@@ -97,10 +96,9 @@ export class Worker {
   }
 
   #killAfter(milliseconds: number, reason: KillReason): void {
-    clearTimeout(this.#killer)
+    this.#killer?.[Symbol.dispose]()
     if (this.child.closed) return
-    this.#killer = setTimeout(() => this.kill(reason), milliseconds)
-    this.#killer.unref()
+    this.#killer = new InputTimer(milliseconds, () => this.kill(reason)).unref()
   }
 
   /** Returns the error of a worker that has ended before it was ready. */

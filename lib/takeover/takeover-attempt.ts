@@ -1,7 +1,7 @@
 import { constants } from 'node:os'
-import { clearTimeout, setTimeout } from 'node:timers'
+import { setTimeout } from 'node:timers'
 import { type FileId, claimFile, disownFile } from '../address/internal.ts'
-import { bytesOf, invalidReturn, protocolError, invalidState } from '../base/internal.ts'
+import { InputTimer, bytesOf, invalidReturn, protocolError, invalidState } from '../base/internal.ts'
 import { Channel, type ChannelReply, type ChannelRequest } from '../channel/index.ts'
 import { serializeError } from '../channel/internal.ts'
 import { borrow, wrapFd } from '../descriptor/internal.ts'
@@ -35,9 +35,9 @@ export class TakeoverAttempt {
   readonly #credentials: Credentials
   readonly #sockets: HandoverSockets
   readonly #settings: Settings
-  readonly #timer: NodeJS.Timeout
+  readonly #timer: InputTimer
   /** Ends the attempt of a process that requests nothing, because others wait for their turn. */
-  readonly #silence: NodeJS.Timeout
+  readonly #silence: InputTimer
   readonly #abortion = new AbortController()
   #settle!: (successor: Successor | null) => void
   /** The reason why the attempt cannot succeed any more. */
@@ -53,9 +53,9 @@ export class TakeoverAttempt {
     this.#credentials = credentials
     this.outcome = new Promise((resolve) => (this.#settle = resolve))
     this.#channel = new Channel(socket, PREDECESSOR_LIMITS).unref().onRequest((request) => this.#answer(request))
-    this.#timer = setTimeout(() => this.#cancel(settings.timeout), settings.timeout).unref()
+    this.#timer = new InputTimer(settings.timeout, () => this.#cancel(settings.timeout)).unref()
     const silence = Math.min(settings.timeout, SILENCE_MS)
-    this.#silence = setTimeout(() => this.#cancel(silence), silence).unref()
+    this.#silence = new InputTimer(silence, () => this.#cancel(silence)).unref()
     void this.#untilClosed()
   }
 
@@ -84,8 +84,8 @@ export class TakeoverAttempt {
   #fail(error: Error): void {
     if (this.#failure !== undefined) return
     this.#failure = error
-    clearTimeout(this.#timer)
-    clearTimeout(this.#silence)
+    this.#timer[Symbol.dispose]()
+    this.#silence[Symbol.dispose]()
     this.#abortion.abort(error)
     for (const [fd, file] of this.#handed) claimFile(fd, file)
     this.#connections?.close()
@@ -110,7 +110,7 @@ export class TakeoverAttempt {
     if ((request.service ?? '') !== service) throw otherService(this.#settings.path, service, request.service)
     if (this.#listenersSent) throw protocolError('the successor requested the listeners twice')
     this.#listenersSent = true
-    clearTimeout(this.#silence)
+    this.#silence[Symbol.dispose]()
     const matched = matchListeners(this.#sockets.listeners, request.listen)
     const { control } = this.#sockets
     const numbers = [control[borrow](), ...matched.flatMap((listening) => listening?.fd ?? [])]
@@ -139,7 +139,7 @@ export class TakeoverAttempt {
   }
 
   #succeed(): void {
-    clearTimeout(this.#timer)
+    this.#timer[Symbol.dispose]()
     this.#failure = invalidState('The successor is ready already') // its exit does not matter any more
     this.#settle(new Successor(this.#credentials, this.#connections))
   }
