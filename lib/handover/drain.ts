@@ -15,6 +15,12 @@ const KEEP_ALIVE_MS = 5000
 /** The longest time before the deadline at which what would never end is ended, in milliseconds. */
 const MAX_LAST_CALL_MS = 5000
 
+/**
+ * The time after its deadline at which a worker destroys its connections, in milliseconds. Its superserver, unless it is gone, kills the
+ * worker before, resets these connections and counts them as lost.
+ */
+export const KILL_MARGIN_MS = 5000
+
 /** Node reports each HTTP/1 request here before it emits 'request', 'checkContinue' or 'checkExpectation', or answers by itself. */
 const REQUEST_STARTS = 'http.server.request.start'
 
@@ -35,7 +41,7 @@ interface RequestStart {
  * - WebSocket: each connection gets the close frame 1001 (going away).
  *
  * Some time before the deadline, idle HTTP connections and those of other protocols are ended, and so are streams of server-sent events,
- * which would never end. At the deadline the remaining connections are destroyed.
+ * which would never end. At the deadline the remaining connections are reset, so that no client takes half a response for a whole one.
  *
  * Create it before the server has connections, and dispose of it when all of them are closed.
  */
@@ -67,13 +73,14 @@ export class ServerDrain implements Disposable {
    * Starts to drain.
    *
    * @param timeout the time until the deadline, in milliseconds (default: there is none)
+   * @param margin the time from the deadline until the remaining connections are reset, in milliseconds
    * @param farewell called first. WebSocket clients get their close frame when it has resolved, so that the program can send them a last message
    * @returns settles as `farewell`
    */
-  start(timeout = Infinity, farewell?: () => unknown): Promise<void> {
+  start(timeout = Infinity, margin = 0, farewell?: () => unknown): Promise<void> {
     this.#draining = true
     if (timeout < MAX_INT) {
-      this.#after(timeout, () => this.#destroyAll())
+      this.#after(Math.min(timeout + margin, MAX_INT), () => this.#resetAll())
       this.#after(timeout - Math.min(MAX_LAST_CALL_MS, timeout / 2), () => this.#endEndless())
     }
     if (isHttp(this.#server)) {
@@ -183,15 +190,23 @@ export class ServerDrain implements Disposable {
       answering.add(socket)
       response.once('close', () => socket.end()) // otherwise it would become idle
     }
-    const sockets = [...this.#sockets]
-    // The end of a TCP connection would not be the end of the TLS connection over it.
-    const below = new Set(sockets.map(parentOf))
-    for (const socket of sockets) if (!answering.has(socket) && !below.has(socket) && !isBusy(socket)) socket.end()
+    const below = this.#below()
+    for (const socket of this.#sockets)
+      if (!answering.has(socket) && !below.has(socket) && !isBusy(socket)) socket.end()
   }
 
-  #destroyAll(): void {
+  #resetAll(): void {
     for (const { session } of this.#sessions) session.destroy()
-    for (const socket of this.#sockets) socket.destroy()
+    const below = this.#below()
+    for (const socket of this.#sockets) {
+      if (canReset(socket) && !below.has(socket)) socket.resetAndDestroy()
+      else socket.destroy()
+    }
+  }
+
+  /** Returns the TCP connections below TLS connections, which would not end with them as TLS requires. */
+  #below(): ReadonlySet<Socket | null | undefined> {
+    return new Set([...this.#sockets].map(parentOf))
   }
 }
 
@@ -206,6 +221,11 @@ function isHttp2(server: Server): boolean {
 
 function isEventStream(response: ServerResponse): boolean {
   return /^content-type: *text\/event-stream/im.test(headOf(response))
+}
+
+/** Returns whether a connection can be reset: one of TCP. With a descriptor whose end is being sent, libuv refuses it (uv_tcp_close_reset). */
+function canReset(socket: Socket): boolean {
+  return socket.remoteFamily !== undefined && !('encrypted' in socket) && !socket.writableEnded
 }
 
 /** Returns the TCP connection below a TLS connection. */

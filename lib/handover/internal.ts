@@ -6,4 +6,4 @@ export {
   openReceivedConnection
 } from './receive-connection.ts'
 export { type ServerOptions, isServer, serveConnection } from './adopt-connection.ts'
-export { ServerDrain } from './drain.ts'
+export { KILL_MARGIN_MS, ServerDrain } from './drain.ts'

@@ -2,7 +2,7 @@ import { isIPv6, type Server, type Socket } from 'node:net'
 import { clearInterval, setImmediate, setInterval, setTimeout } from 'node:timers'
 import { InputTimer } from '../base/internal.ts'
 import { type ConnectionHandle, openHandle, setServerHandle } from '../descriptor/internal.ts'
-import type { ServerDrain } from '../handover/internal.ts'
+import { KILL_MARGIN_MS, type ServerDrain } from '../handover/internal.ts'
 import { closeFds, native } from '../native/internal.ts'
 import {
   ConnectionIntake,
@@ -261,7 +261,7 @@ class WorkerTaking implements Taking<WorkerSource> {
     const timeout = deadline - Date.now()
     debug(`drains, for ${timeout} ms at most`)
     const drains = [...this.#drains.values()]
-    for (const drain of drains) void drain.start(timeout)
+    for (const drain of drains) void drain.start(timeout, KILL_MARGIN_MS)
     const ended = this.#disposeAfter(Promise.all([finished, ...drains.map((drain) => drain.emptied)]))
     await Promise.race([ended, lastCall(timeout)])
     endProgram(this.#drains.keys(), this.#datagrams, ended)

@@ -1,7 +1,7 @@
 import type { Server, Socket } from 'node:net'
 import type { Abortable } from '../base/index.ts'
 import { invalidType, optionsOf, raceAbort, signalOf } from '../base/internal.ts'
-import { ServerDrain, type ServerOptions, isServer, serveConnection } from '../handover/internal.ts'
+import { KILL_MARGIN_MS, ServerDrain, type ServerOptions, isServer, serveConnection } from '../handover/internal.ts'
 import { type ConnectionHandler, ConnectionIntake, checkSockets, openSocketOf } from './connection-intake.ts'
 import { worker } from './worker-channel.ts'
 
@@ -58,7 +58,7 @@ export async function serve(server: Server, options?: ServeOptions): Promise<voi
   try {
     await raceAbort(taken.drained, signal)
     const { deadline } = await worker.draining
-    const farewell = drain.start(deadline - Date.now(), onDrain && (() => onDrain(deadline)))
+    const farewell = drain.start(deadline - Date.now(), KILL_MARGIN_MS, onDrain && (() => onDrain(deadline)))
     const emptied = drains.map((each) => each.emptied)
     await Promise.all([raceAbort(Promise.all([taken.finished, ...emptied]), signal), farewell])
   } catch (error) {

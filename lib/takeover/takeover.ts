@@ -122,7 +122,7 @@ export class Takeover implements Disposable {
    *
    * Then the server stops listening. An HTTP server closes each connection after its next response, whatever `Connection` header the
    * program sets, and idle connections after its `keepAliveTimeout`. The caller must close, or hand over, connections that are not HTTP any
-   * more, such as WebSockets. After `drainTimeout` the remaining connections are destroyed.
+   * more, such as WebSockets. After `drainTimeout` the remaining connections are reset.
    *
    * While the descriptor table is full, Node closes each new connection that it accepts, and no event reports it.
    *
