@@ -98,7 +98,7 @@ test('a timeout ends a request and aborts its handler [S69]', async (t) => {
   t.true(signal.aborted)
 })
 
-test('a response that has arrived before the timeout is received, however late this process is', async (t) => {
+test.serial('a response that has arrived before the timeout is received, however late this process is', async (t) => {
   const [a, b] = openChannels(t)
   b.onRequest(() => {
     setImmediate(() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2500))

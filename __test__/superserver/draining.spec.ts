@@ -251,16 +251,19 @@ for (const handoff of handoffs) {
   })
 }
 
-test('what a client holds until drainTimeout is reset, and counts as lost, however late the superserver kills the worker', async (t) => {
-  const server = await begin(t, serving('http', { drainTimeout: 500 }))
-  const client = await dial(t, where(server), 'GET / HT')
-  const ended = readToEnd(client)
-  const exit = once(server, 'exit')
-  await server.reload()
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1500)
-  t.like((await exit)[0], { signal: 'SIGKILL', lost: 1, reason: 'drainTimeout' })
-  t.is(await ended, ' ECONNRESET')
-})
+test.serial(
+  'what a client holds until drainTimeout is reset, and counts as lost, however late the superserver kills the worker',
+  async (t) => {
+    const server = await begin(t, serving('http', { drainTimeout: 500 }))
+    const client = await dial(t, where(server), 'GET / HT')
+    const ended = readToEnd(client)
+    const exit = once(server, 'exit')
+    await server.reload()
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1500)
+    t.like((await exit)[0], { signal: 'SIGKILL', lost: 1, reason: 'drainTimeout' })
+    t.is(await ended, ' ECONNRESET')
+  }
+)
 
 test('a connection whose listener throws is reported when it is closed, and the worker ends', async (t) => {
   const server = await begin(t, serving('throwing'))

@@ -16,7 +16,7 @@ const KEEP_ALIVE_MS = 5000
 const MAX_LAST_CALL_MS = 5000
 
 /**
- * The time after its deadline at which a worker destroys its connections, in milliseconds. Its superserver, unless it is gone, kills the
+ * The time after its deadline at which a worker resets its connections itself, in milliseconds. Its superserver, unless it is gone, kills the
  * worker before, resets these connections and counts them as lost.
  */
 export const KILL_MARGIN_MS = 5000
@@ -190,23 +190,21 @@ export class ServerDrain implements Disposable {
       answering.add(socket)
       response.once('close', () => socket.end()) // otherwise it would become idle
     }
-    const below = this.#below()
-    for (const socket of this.#sockets)
-      if (!answering.has(socket) && !below.has(socket) && !isBusy(socket)) socket.end()
+    const sockets = [...this.#sockets]
+    // The end of a TCP connection would not be the end of the TLS connection over it.
+    const below = new Set(sockets.map(parentOf))
+    for (const socket of sockets) if (!answering.has(socket) && !below.has(socket) && !isBusy(socket)) socket.end()
   }
 
+  /** Resets connections. Clients of HTTP/2 are told which of their streams are cut, and have the others. */
   #resetAll(): void {
+    const sockets = [...this.#sockets]
+    const others = new Set(sockets.flatMap((socket) => (canReset(socket) ? [] : [socket, parentOf(socket)])))
     for (const { session } of this.#sessions) session.destroy()
-    const below = this.#below()
-    for (const socket of this.#sockets) {
-      if (canReset(socket) && !below.has(socket)) socket.resetAndDestroy()
+    for (const socket of sockets) {
+      if (isTcp(socket) && !others.has(socket)) socket.resetAndDestroy()
       else socket.destroy()
     }
-  }
-
-  /** Returns the TCP connections below TLS connections, which would not end with them as TLS requires. */
-  #below(): ReadonlySet<Socket | null | undefined> {
-    return new Set([...this.#sockets].map(parentOf))
   }
 }
 
@@ -223,9 +221,13 @@ function isEventStream(response: ServerResponse): boolean {
   return /^content-type: *text\/event-stream/im.test(headOf(response))
 }
 
-/** Returns whether a connection can be reset: one of TCP. With a descriptor whose end is being sent, libuv refuses it (uv_tcp_close_reset). */
+/** Returns whether a connection may be reset. libuv refuses it when the end is being sent: uv_tcp_close_reset. */
 function canReset(socket: Socket): boolean {
-  return socket.remoteFamily !== undefined && !('encrypted' in socket) && !socket.writableEnded
+  return !socket.writableEnded && !isHttp2Socket(socket)
+}
+
+function isTcp(socket: Socket): boolean {
+  return socket.remoteFamily !== undefined && !('encrypted' in socket)
 }
 
 /** Returns the TCP connection below a TLS connection. */
