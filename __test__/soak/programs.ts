@@ -23,6 +23,10 @@ interface WebSocketClient {
 
 /** The `keepAliveTimeout` of Node's servers, which express has. */
 const KEEP_ALIVE_MS = 5000
+/** The `drainTimeout` of the workers. */
+const DRAIN_MS = 30_000
+/** The time for which a client has to hold a connection so that its worker cannot drain in time: less what passes until the worker knows that it drains. */
+const HELD_MS = DRAIN_MS - 5000
 /** The state of a WebSocket in which messages can be sent. */
 const OPEN = 1
 
@@ -37,7 +41,7 @@ const program = (name: string, handoff: 'connection' | 'listener') => ({
   preload: true,
   execArgv: [],
   workers: 2,
-  drainTimeout: 30_000,
+  drainTimeout: DRAIN_MS,
   handoff
 })
 const server = await superserve({
@@ -59,11 +63,32 @@ const ports = server.addresses.map(({ address }) => (address as { port: number }
 let scene: Scene | undefined
 /** The last statistics of each worker, by its process id. */
 let known: Readonly<Record<number, object>> = {}
+
+/** A connection of a hostile client, which it holds until a time. */
+interface Hold {
+  readonly port: number
+  readonly since: number
+  until: number
+}
+const holds = new Set<Hold>()
+
+/** Returns the longest time for which a hostile client has lately held a connection of a service, in milliseconds. */
+function longestHold(service: string): number {
+  const now = performance.now()
+  const port = ports[server.addresses.findIndex((one) => one.service === service)]
+  const recent = [...holds].filter((hold) => hold.port === port && hold.until > now - DRAIN_MS)
+  return Math.max(0, ...recent.map(({ since, until }) => Math.min(until, now) - since))
+}
+
 server.on('exit', ({ service, pid, lost, signal, reason }) => {
-  if (service !== 'hostile' && (lost > 0 || signal === 'SIGKILL'))
-    scene?.problem(
-      `a worker of ${service} ended with ${signal} (${reason}), and lost ${lost}: ${JSON.stringify(known[pid])}`
-    )
+  if (service === 'hostile' || (lost === 0 && signal !== 'SIGKILL')) return
+  const longest = longestHold(service)
+  // On a busy machine the few pieces of a request can take so long.
+  if (reason === 'drainTimeout' && longest >= HELD_MS) return scene?.count('workers that a hostile client held')
+  const state = JSON.stringify(known[pid])
+  scene?.problem(
+    `a worker of ${service} ended with ${signal} (${reason}), and lost ${lost}: ${state}, held ${longest} ms`
+  )
 })
 server.on('failure', ({ service, error }) => {
   if (service !== 'hostile') scene?.problem(`${service}: ${error.stack}`)
@@ -164,6 +189,8 @@ const attacks: readonly ((socket: Socket, scene: Scene) => unknown)[] = [
 
 async function attack(current: Scene, port: number): Promise<void> {
   await current.repeat(0, 300, async () => {
+    const hold: Hold = { port, since: performance.now(), until: Infinity }
+    holds.add(hold)
     const socket = connect({ host: '127.0.0.1', port }).on('error', () => {})
     const closed = new Promise((resolve) => socket.on('close', resolve))
     await once(socket, 'connect')
@@ -171,6 +198,8 @@ async function attack(current: Scene, port: number): Promise<void> {
     await delay(current.random.below(300))
     socket.resetAndDestroy()
     await closed
+    hold.until = performance.now()
+    if (hold.until - hold.since < HELD_MS) holds.delete(hold)
     current.count('hostile clients')
   })
 }
