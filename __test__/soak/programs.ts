@@ -1,7 +1,7 @@
 // Programs that know nothing of fdpass, express and a WebSocket server, under a superserver that reloads them again and again. Hostile clients
 // connect to them, and a hostile worker floods the superserver: no honest client sees anything. `programs.js SEED FOLDER`: where the programs are.
 import { once } from 'node:events'
-import { existsSync, rmSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { Agent, get } from 'node:http'
 import { createRequire } from 'node:module'
 import { type Socket, connect } from 'node:net'
@@ -61,8 +61,28 @@ const server = await superserve({
 })
 const ports = server.addresses.map(({ address }) => (address as { port: number }).port)
 let scene: Scene | undefined
-/** The last statistics of each worker, by its process id. */
-let known: Readonly<Record<number, object>> = {}
+/** The workers that drain, by process id: how long each had waited for a processor at first, and at last, in milliseconds. */
+const draining = new Map<number, { readonly first: number; last: number }>()
+
+/** Returns how long the first thread of a process has waited for a processor, in milliseconds: the second number of its schedstat. */
+function waitOf(pid: number): number {
+  try {
+    return Number(readFileSync(`/proc/${pid}/schedstat`, 'utf8').split(' ')[1]) / 1e6
+  } catch {
+    return 0 // it has just ended, or this is not Linux
+  }
+}
+
+/** Looks how long the workers that drain have waited. */
+function lookAtDraining(): void {
+  for (const { pid, state } of server.stats().workers) {
+    if (state !== 'draining') continue
+    const wait = waitOf(pid)
+    const seen = draining.get(pid)
+    if (seen === undefined) draining.set(pid, { first: wait, last: wait })
+    else if (wait > 0) seen.last = wait
+  }
+}
 
 /** A connection of a hostile client, which it holds until a time. */
 interface Hold {
@@ -81,13 +101,17 @@ function longestHold(service: string): number {
 }
 
 server.on('exit', ({ service, pid, lost, signal, reason }) => {
+  const { first, last } = draining.get(pid) ?? { first: 0, last: 0 }
+  draining.delete(pid)
   if (service === 'hostile' || (lost === 0 && signal !== 'SIGKILL')) return
   const longest = longestHold(service)
   // On a busy machine the few pieces of a request can take so long.
   if (reason === 'drainTimeout' && longest >= HELD_MS) return scene?.count('workers that a hostile client held')
-  const state = JSON.stringify(known[pid])
+  const waited = last - first
+  if (reason === 'drainTimeout' && lost === 0 && waited >= DRAIN_MS / 2)
+    return scene?.count('workers without a processor')
   scene?.problem(
-    `a worker of ${service} ended with ${signal} (${reason}), and lost ${lost}: ${state}, held ${longest} ms`
+    `a worker of ${service} ended with ${signal} (${reason}), and lost ${lost}; it was held for ${longest} ms, and without a processor for ${waited}`
   )
 })
 server.on('failure', ({ service, error }) => {
@@ -238,11 +262,7 @@ await play(async (current) => {
         current.count('reloads')
       })
     ),
-    current.repeat(
-      100,
-      101,
-      () => (known = Object.fromEntries(server.stats().workers.map((each) => [each.pid, each])))
-    ),
+    current.repeat(100, 101, lookAtDraining),
     current.repeat(20_000, 60_000, () => alone(() => flood(current)))
   ])
   const deadline = Date.now() + 60_000
