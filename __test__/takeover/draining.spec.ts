@@ -158,7 +158,7 @@ test.serial(
   }
 )
 
-/** A client of HTTP/2 in a thread, which asks once, and once more when it is told to: it goes on while the server's thread waits. */
+/** An HTTP/2 client in a thread, which runs while the server's thread is blocked. It sends a request, and another one after a message. */
 const asker = `
   import { once } from 'node:events'
   import { connect } from 'node:http2'
@@ -245,7 +245,7 @@ for (const kind of ['HTTP', 'net'] as const) {
     const seen = await ends
     // Connections of other protocols are ended before, unless this process is too late for that.
     if (kind === 'HTTP') t.deepEqual(seen, [' ECONNRESET', ' ECONNRESET', ' ECONNRESET'])
-    else t.is(seen.length, clients.length)
+    else for (const one of seen) t.true(['', ' ECONNRESET'].includes(one), one)
   })
 }
 

@@ -41,7 +41,8 @@ interface RequestStart {
  * - WebSocket: each connection gets the close frame 1001 (going away).
  *
  * Some time before the deadline, idle HTTP connections and those of other protocols are ended, and so are streams of server-sent events,
- * which would never end. At the deadline the remaining connections are reset, so that no client takes half a response for a whole one.
+ * which would never end. At the deadline the remaining TCP connections are reset, so that no HTTP/1 client takes half a response for a whole one;
+ * HTTP/2 sessions and other sockets are destroyed.
  *
  * Create it before the server has connections, and dispose of it when all of them are closed.
  */
@@ -196,7 +197,7 @@ export class ServerDrain implements Disposable {
     for (const socket of sockets) if (!answering.has(socket) && !below.has(socket) && !isBusy(socket)) socket.end()
   }
 
-  /** Resets connections. Clients of HTTP/2 are told which of their streams are cut, and have the others. */
+  /** Resets TCP connections, and destroys others. An HTTP/2 session is destroyed: it sends RST_STREAM for the streams that are cut only. */
   #resetAll(): void {
     const sockets = [...this.#sockets]
     const others = new Set(sockets.flatMap((socket) => (canReset(socket) ? [] : [socket, parentOf(socket)])))
@@ -226,8 +227,10 @@ function canReset(socket: Socket): boolean {
   return !socket.writableEnded && !isHttp2Socket(socket)
 }
 
+/** Returns whether a socket is a TCP connection of this process. */
 function isTcp(socket: Socket): boolean {
-  return socket.remoteFamily !== undefined && !('encrypted' in socket)
+  // A connection that was sent to another process has no local address here, and nothing to reset.
+  return socket.localFamily !== undefined && !('encrypted' in socket)
 }
 
 /** Returns the TCP connection below a TLS connection. */

@@ -33,7 +33,7 @@ export class Worker {
   phase: WorkerPhase = 'starting'
   /** The number of connections that it had acknowledged and not finished when it died. */
   lost = 0
-  /** Why it was killed; null if it was not, or for no fault of its own. */
+  /** Why it was killed; null if it was not, or not for one of these reasons. */
   killedFor: KillReason | null = null
   /** Resolves when the worker is ready; rejects with ERR_WORKER_FAILED if it exits before. */
   readonly ready: Promise<void>
